@@ -65,9 +65,11 @@ impl Outgoing {
         reply_head(provider, self.extras, self.number)
     }
 
-    /// The message for a provider, up to its parameters' text. Additions only for one whose Card wants them. `uid` is who connected.
-    pub(crate) fn head(&self, wants_uid: bool, uid: u32, number: u64) -> Vec<u8> {
-        let uid = self.uid.unwrap_or(uid);
+    /// The message for a provider, up to its parameters' text. Additions only for one whose Card wants them, but that it is told of whoever
+    /// calls through a module that speaks for others, if its interface is one of ours: it would open its own user's files for him else.
+    /// `peer` is who connected.
+    pub(crate) fn head(&self, wants_uid: bool, peer: u32, number: u64) -> Vec<u8> {
+        let uid = self.uid.unwrap_or(peer);
         let mut out = Vec::with_capacity(256);
         out.push(b'{');
         if wants_uid {
@@ -81,6 +83,9 @@ impl Outgoing {
                     push_text_member(&mut out, key, value);
                 }
             }
+        }
+        if !wants_uid && uid != peer && self.interface.starts_with(interface::OURS) {
+            push_number_member(&mut out, KEY_UID, uid.into());
         }
         for (set, member) in [(self.more, "\"more\":true,"), (self.oneway, "\"oneway\":true,"), (self.upgrade, "\"upgrade\":true,")] {
             if set {
@@ -179,4 +184,26 @@ pub(crate) fn span(whole: &[u8], part: &[u8]) -> Range<usize> {
     }
     let start = part.as_ptr().addr() - whole.as_ptr().addr();
     start..start + part.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(method: &str, uid: Option<u32>, wants_uid: bool) -> String {
+        let uid = uid.map(|uid| format!(",\"{KEY_UID}\":{uid}")).unwrap_or_default();
+        let call = Outgoing::read(format!("{{\"method\":\"{method}\"{uid}}}").into_bytes()).expect("a call");
+        String::from_utf8(call.head(wants_uid, 1000, 7)).expect("text")
+    }
+
+    #[test]
+    fn whoever_calls_through_a_module_is_named_to_a_provider_of_ours_whatever_its_card_says() {
+        let ours = format!("{}.Info", interface::embed::INTERFACE.name);
+        let named = |head: &str, uid: u32| head.contains(&format!("\"{KEY_UID}\":{uid},"));
+        assert!(named(&head(&ours, Some(65534), false), 65534) && named(&head(&ours, Some(65534), true), 65534));
+        assert!(named(&head(&ours, None, true), 1000));
+        for plain in [head(&ours, None, false), head(&ours, Some(1000), false), head("com.example.Thing.Do", Some(65534), false)] {
+            assert!(!plain.contains(KEY_UID) && !plain.contains(KEY_CALL), "{plain}");
+        }
+    }
 }

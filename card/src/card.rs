@@ -94,7 +94,8 @@ pub struct Card {
     #[serde(default)]
     pub watchdog_s: u32,
     /// Whether it is told the caller's uid (`org.brahman.uid`), and with it the other additions to a call's header. A strict
-    /// peer refuses keys that it does not know, so a foreign program is spared them unless it asks.
+    /// peer refuses keys that it does not know, so a foreign program is spared them unless it asks; but of an interface of the mesh's own it
+    /// is told the uid of whoever calls through a module with `delegate_uid`, lest it take him for the mesh's user.
     #[serde(default)]
     pub wants_uid: bool,
     /// Whether the broker takes its word on whose behalf it calls (`org.brahman.uid`): for a module through which others reach the mesh.

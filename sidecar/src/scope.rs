@@ -1,20 +1,24 @@
 //! What the active profile lets be named: followed from `org.brahman.Profiles`, and asked before anything that has a name is touched.
 //!
 //! For modules that own indexes or datasets, so that no way into the mesh leads around it. Invariants: while it is not known which profile
-//! is active nothing can be named, but for a mesh that has no profile service; while that service is away what it last said stands; a change
-//! is confirmed by asking for the next, so that whoever switches knows when it counts.
+//! is active nothing can be named, but for a mesh that has no profile service, which is init's to say: a broker that has only just begun
+//! knows of nobody; while that service is away what it last said stands; a change is confirmed by asking for the next, so that whoever
+//! switches knows when it counts. A call is judged by what is active when it begins, and ends so.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use brahman_card::interface::broker::{self, FlowIn};
 use brahman_card::interface::profiles::{self, ActiveIn, ActiveOut, error};
+use brahman_card::interface::{Empty, init};
 use brahman_card::{Fault, ModuleState};
 use tokio::sync::watch;
 
 use crate::client::encode_method;
+use crate::place::init_socket;
 use crate::{Backoff, CallOptions, ClientError, Connection, Deadline, chain};
 
 /// How long a call waits for the first word, which comes in milliseconds once the profile service runs.
@@ -62,6 +66,12 @@ impl Scope {
     #[must_use]
     pub fn open() -> Self {
         Self { view: Arc::new(watch::channel(View::Open).0) }
+    }
+
+    /// One that stands as the profile service's word says, for a service that follows nobody.
+    #[must_use]
+    pub fn of(word: ActiveOut) -> Self {
+        Self { view: Arc::new(watch::channel(View::of(word)).0) }
     }
 
     /// One that is not known yet: [`Self::follow`] learns it.
@@ -126,6 +136,33 @@ impl Scope {
         self.check(name, "dataset", |bounds| &bounds.datasets)
     }
 
+    /// Whether the active profile hides datasets, so that what is told of all of them at once is not told whole.
+    #[must_use]
+    pub fn hides_datasets(&self) -> bool {
+        match &*self.view.borrow() {
+            View::Bound(bounds) => bounds.datasets.is_some(),
+            View::Open => false,
+            View::Unknown => true,
+        }
+    }
+
+    /// That nothing is hidden, for a method that acts upon all indexes or datasets at once and would be wrong of a part of them.
+    ///
+    /// # Errors
+    /// `Forbidden` of `org.brahman.Profiles`, naming the profile, and `*`.
+    pub fn whole(&self, method: &str) -> Result<(), Fault> {
+        let view = self.view.borrow();
+        let View::Bound(bounds) = &*view else { return Ok(()) };
+        if bounds.indexes.is_none() && bounds.datasets.is_none() {
+            return Ok(());
+        }
+        let profile = bounds.profile.clone();
+        let message = format!(
+            "profile `{profile}` is active and hides what it does not bind, and {method} is of everything: deactivate the profile first"
+        );
+        Err(Fault::of(&error::Forbidden { profile, name: "*".to_owned() }, false, message))
+    }
+
     fn check(&self, name: &str, what: &str, of: impl Fn(&Bounds) -> &Option<BTreeSet<String>>) -> Result<(), Fault> {
         let view = self.view.borrow();
         let View::Bound(bounds) = &*view else { return Ok(()) };
@@ -162,12 +199,25 @@ impl Scope {
         let mut pauses = PAUSES;
         loop {
             match self.once(&mesh, &mut pauses).await {
-                // No mesh at all: this module is run by itself.
-                Err(ClientError::Connect { path, .. }) if path == mesh && *self.view.borrow() == View::Unknown => self.set(View::Open),
+                // No broker: of a mesh that has none, or of one that is only beginning, which init knows; or this module is run by itself.
+                Err(ClientError::Connect { path, source }) if path == mesh && is_absent(&source) => self.without_broker(&mesh).await,
                 Err(error) => tracing::debug!("the active profile is not followed just now: {}", chain(&error)),
                 Ok(()) => {}
             }
             pauses.wait().await;
+        }
+    }
+
+    /// Where nobody has said anything and no broker is there: opens what no profile service of init's, or no init at all, can hide.
+    async fn without_broker(&self, mesh: &Path) {
+        if *self.view.borrow() != View::Unknown {
+            return;
+        }
+        match is_in_table(mesh).await {
+            Ok(false) => self.set(View::Open),
+            Err(ClientError::Connect { source, .. }) if is_absent(&source) => self.set(View::Open),
+            Ok(true) => {}
+            Err(error) => tracing::debug!("whether there are profiles is not known just now: {}", chain(&error)),
         }
     }
 
@@ -176,7 +226,7 @@ impl Scope {
         let mut broker = Connection::connect(mesh).await?;
         let ask = FlowIn { flow: PROFILES.to_owned(), ..FlowIn::default() };
         let explained = broker.call_method::<broker::method::Explain>(&ask).await?;
-        if explained.candidates.is_empty() {
+        if explained.candidates.is_empty() && !is_in_table(mesh).await? {
             self.set(View::Open);
         }
         broker.send(&encode_method::<broker::method::Watch>(&ask, &CallOptions::default(), true, false)?).await?;
@@ -207,15 +257,129 @@ impl Scope {
     }
 }
 
+/// Whether nobody listens at a socket, and not merely too many others wait there.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+/// Whether the mesh has a profile service, whatever state that is in, by init's own table: the broker's is empty until init has spoken.
+async fn is_in_table(mesh: &Path) -> Result<bool, ClientError> {
+    let mut init = Connection::connect(&init_socket(mesh)).await?;
+    let table = init.call_method::<init::method::List>(&Empty {}).await?;
+    Ok(table.modules.iter().any(|module| module.card.offered_interfaces().any(|name| name == PROFILES)))
+}
+
 #[cfg(test)]
 mod tests {
+    use brahman_card::{Card, ModuleRecord};
+    use serde_json::{Value, json};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+    use tokio::sync::mpsc;
+
     use super::*;
+
+    /// Answers calls at a socket as `replies` says, by method, and tells of each; one without a reply is never answered.
+    fn answering(path: &Path, replies: Vec<(&'static str, Value)>, asked: mpsc::Sender<String>) {
+        let listener = UnixListener::bind(path).expect("bound");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (replies, asked) = (replies.clone(), asked.clone());
+                tokio::spawn(async move {
+                    let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+                    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+                        bytes.extend_from_slice(&buffer[..read]);
+                        while let Some(end) = bytes.iter().position(|byte| *byte == 0) {
+                            let message: Vec<u8> = bytes.drain(..=end).collect();
+                            let call: Value = serde_json::from_slice(&message[..end]).expect("a call");
+                            let method = call["method"].as_str().unwrap_or_default().to_owned();
+                            let reply = replies.iter().find(|(known, _)| *known == method);
+                            if let Some((_, parameters)) = reply {
+                                let text = format!("{}\0", json!({ "parameters": parameters }));
+                                stream.write_all(text.as_bytes()).await.expect("taken");
+                            }
+                            // The test may have heard enough.
+                            let _ = asked.send(method).await;
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    /// init's record of a module.
+    fn record(card: &str) -> Value {
+        let card = Card::parse("t.toml", card.as_bytes()).expect("a good Card");
+        let record = ModuleRecord {
+            socket: String::new(),
+            card,
+            state: ModuleState::Starting,
+            pid: 0,
+            incarnation: 1,
+            restarts: 0,
+            deaths: None,
+            kills: None,
+            uptime_ms: 0,
+            reason: None,
+            attributes: std::collections::BTreeMap::new(),
+            shortfalls: Vec::new(),
+            origin: None,
+        };
+        serde_json::to_value(record).expect("JSON")
+    }
+
+    #[tokio::test]
+    async fn a_broker_that_knows_of_nobody_yet_opens_nothing_where_init_has_a_profile_service() {
+        let service = "schema_version = 1\nlabel = \"profiles\"\npayload = \"virtual\"\n[[flow.output]]\nname = \"profiles\"\n\
+                       type.interface.name = \"org.brahman.Profiles\"\n";
+        let other = "schema_version = 1\nlabel = \"other\"\npayload = \"virtual\"\n";
+        for (card, is_open) in [(service, false), (other, true)] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let mesh = folder.path().join("brahman.sock");
+            let (asked, mut heard) = mpsc::channel(16);
+            let none = json!({ "context": null, "candidates": [] });
+            answering(&mesh, vec![(<broker::method::Explain as brahman_card::interface::Method>::NAME, none)], asked.clone());
+            let table = json!({ "modules": [record(card)] });
+            answering(&init_socket(&mesh), vec![(<init::method::List as brahman_card::interface::Method>::NAME, table)], asked);
+            let scope = Scope::unknown();
+            let following = tokio::spawn(scope.clone().follow(mesh));
+            // By then it has made up its mind.
+            while heard.recv().await.expect("a call") != <broker::method::Watch as brahman_card::interface::Method>::NAME {}
+            assert_eq!(scope.is_open(), is_open, "{card}");
+            following.abort();
+        }
+    }
+
+    #[tokio::test]
+    async fn before_there_is_a_broker_init_says_whether_anything_can_be_hidden() {
+        let service = "schema_version = 1\nlabel = \"profiles\"\npayload = \"virtual\"\n[[flow.output]]\nname = \"profiles\"\n\
+                       type.interface.name = \"org.brahman.Profiles\"\n";
+        let folder = tempfile::tempdir().expect("a folder");
+        let mesh = folder.path().join("brahman.sock");
+        let (asked, mut heard) = mpsc::channel(16);
+        let table = json!({ "modules": [record(service)] });
+        answering(&init_socket(&mesh), vec![(<init::method::List as brahman_card::interface::Method>::NAME, table)], asked);
+        let scope = Scope::unknown();
+        let following = tokio::spawn(scope.clone().follow(mesh));
+        // By the second question the first answer has been heard.
+        for _ in 0..2 {
+            heard.recv().await.expect("a call");
+        }
+        assert!(!scope.is_open());
+        following.abort();
+    }
+
+    #[test]
+    fn what_is_of_everything_is_refused_while_anything_is_hidden() {
+        let fault = bound(Some(&["cvs"])).whole("Snapshot").expect_err("refused");
+        assert_eq!((&fault.parameters["profile"], &fault.parameters["name"]), (&"recruiter".into(), &"*".into()));
+        assert!(bound(None).whole("Snapshot").is_ok() && Scope::open().whole("Snapshot").is_ok());
+        assert!(!bound(None).hides_datasets() && Scope::unknown().hides_datasets());
+    }
 
     fn bound(indexes: Option<&[&str]>) -> Scope {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let scope = Scope::unknown();
-        scope.set(View::of(ActiveOut { id: Some("recruiter".to_owned()), indexes: indexes.map(names), ..ActiveOut::default() }));
-        scope
+        Scope::of(ActiveOut { id: Some("recruiter".to_owned()), indexes: indexes.map(names), ..ActiveOut::default() })
     }
 
     #[tokio::test]

@@ -33,7 +33,8 @@ interface! {
         Loaded() -> LoadedOut: idempotent;
     }
     errors {
-        /// The active profile does not bind what the call names: an index, a dataset, or a module.
+        /// The active profile does not bind what the call names: an index, a dataset, or a module. `name` is `*` of a call that is of
+        /// everything, such as a backup, while anything is hidden.
         Forbidden { profile: String, name: String }
         /// There is not enough memory, and what is idle and not pinned would not give enough.
         NoRoom { slot: String, needed_mib: u64, free_mib: u64, holders: Vec<super::Holder>, unowned_mib: Option<u64> }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use brahman_mcp::{McpContext, RpcMessage, too_many};
+use brahman_mcp::{McpContext, RpcMessage, in_use, too_many};
 use brahman_sidecar::CallOptions;
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -94,6 +94,10 @@ impl Requests {
         };
         if self.tasks.len() >= REQUESTS_MAX {
             return Some(too_many(&request.id));
+        }
+        // By its id it is cancelled: of two of one id only one could be.
+        if self.running.get(&request.id.to_string()).is_some_and(|task| !task.is_finished()) {
+            return Some(in_use(&request.id));
         }
         let (id, context, outgoing) = (request.id.to_string(), context.clone(), outgoing.clone());
         let name = id.clone();

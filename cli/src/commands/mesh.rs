@@ -293,7 +293,7 @@ const SCREEN: (&[u8], &[u8]) = (b"\x1b[?1049h", b"\x1b[?1049l");
 /// What makes it show nothing, from its first line on.
 const EMPTY: &[u8] = b"\x1b[H\x1b[J";
 
-/// Shows the status again and again until Ctrl-C, on a screen of its own; with --json a line each time.
+/// Shows the status again and again until Ctrl-C or SIGTERM, on a screen of its own; with --json a line each time.
 pub(crate) async fn top(socket: &Path, every: u64, output: &Output) -> anyhow::Result<()> {
     let is_screen = std::io::stdout().is_terminal() && !output.json();
     let watching = async {
@@ -313,12 +313,15 @@ pub(crate) async fn top(socket: &Path, every: u64, output: &Output) -> anyhow::R
             }
         }
     };
+    // Whoever ends it so gets his own screen back, too.
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     if is_screen {
         output.put(SCREEN.0);
     }
     let outcome = tokio::select! {
         outcome = watching => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
+        _ = terminated.recv() => Ok(()),
     };
     if is_screen {
         output.put(SCREEN.1);

@@ -4,13 +4,62 @@
 """
 
 import asyncio
+import fcntl
 import os
 import signal
+import socket
 import tempfile
 import unittest
 import warnings
 
 import brahman
+from brahman._sync import Connection
+from brahman._wire import Frames
+
+
+class ConnectionTest(unittest.TestCase):
+    def test_what_is_no_reply_is_an_error_of_one_kind(self) -> None:
+        for text in (b"{", b"[]", b'{"parameters": [1]}', b'{"parameters": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"):
+            frames = Frames()
+            frames.feed(text + b"\0")
+            with self.assertRaises(brahman.ProtocolError):
+                frames.next()
+
+    def test_a_connection_of_a_high_descriptor_is_used_again(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+            path = os.path.join(folder, "s")
+            server.bind(path)
+            server.listen()
+            connection = Connection(path, 1.0)
+            self.addCleanup(connection.close)
+            other, _ = server.accept()
+            self.assertTrue(connection.is_reusable)
+            try:
+                high = fcntl.fcntl(connection._socket.fileno(), fcntl.F_DUPFD, 1024)
+            except (OSError, ValueError):
+                self.skipTest("no descriptor is as high")
+            connection._socket.close()
+            connection._socket = socket.socket(fileno=high)
+            self.assertTrue(connection.is_reusable)
+            other.close()
+            self.assertFalse(connection.is_reusable, "the other end has gone")
+
+    def test_a_process_that_was_forked_uses_no_connection_of_its_parent(self) -> None:
+        with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+            path = os.path.join(folder, "s")
+            server.bind(path)
+            server.listen()
+            client = brahman.Client(path, timeout=1.0)
+            self.addCleanup(client.close)
+            first = client._take()
+            client._give_back(first)
+            self.assertIs(client._take(), first)
+            client._give_back(first)
+            client._process = -1
+            other = client._take()
+            self.addCleanup(other.close)
+            self.assertIsNot(other, first)
+            first.close()
 
 
 @unittest.skipUnless(os.environ.get("BRAHMAN_SOCKET"), "no mesh")

@@ -2,7 +2,7 @@
 //! datasets whose objects are whole, [`remote`] puts datasets into S3 and [`adopt`] takes them up from there, [`rescue`] copies objects
 //! and brings them back, [`borrow`] has them read there while their bucket is away, [`scrub`] looks whether they still are what they
 //! were, [`sweep`] deletes what nothing needs, [`copy`] makes datasets of others, [`shown`] keeps their stable paths, [`sample`] looks at
-//! rows. [`dispatch`] says which method does what.
+//! rows, [`scoped`] leaves out what the active profile hides. [`dispatch`] says which method does what.
 
 mod adopt;
 mod borrow;
@@ -15,6 +15,7 @@ mod remote;
 mod rescue;
 mod resync;
 mod sample;
+mod scoped;
 mod scrub;
 mod shown;
 mod storage;
@@ -438,6 +439,7 @@ impl CatalogService {
             if realm == Realm::Mock {
                 seen.extend(mock);
             }
+            seen.retain(|name, _| self.scope.binds_dataset(name));
             let runs = seen.iter().filter_map(|(name, (_, run))| Some((name.clone(), run.clone()?))).collect();
             let generations = seen.into_iter().map(|(name, (generation, _))| (name, generation)).collect();
             let word = WatchOut { generations, runs: Some(runs) };

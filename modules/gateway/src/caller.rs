@@ -21,6 +21,12 @@ use crate::settings::Settings;
 
 /// The uid of callers without one: `nobody` of the kernel's own (`overflowuid`).
 const NOBODY: u32 = 65534;
+
+/// The same, but never that of the mesh itself: in a container it may well run as `nobody`.
+fn nobody(own: u32) -> u32 {
+    if own == NOBODY { NOBODY - 1 } else { NOBODY }
+}
+
 /// Longest name of a context that is passed on; the broker has its own bound.
 const WORD_BYTES_MAX: usize = 256;
 /// Longest deadline that may be asked for.
@@ -76,7 +82,7 @@ impl Caller {
                 None if keys.is_empty() => None,
                 None => return Err(unauthorized("the key is not known here")),
             },
-            (None, Origin::Tcp { at }) if !at.ip().is_loopback() => return Err(unauthorized("a key is needed here")),
+            (None, Origin::Tcp { at }) if !at.ip().to_canonical().is_loopback() => return Err(unauthorized("a key is needed here")),
             (None, Origin::Tcp { .. }) => None,
         };
         if let Some(key) = &key {
@@ -96,9 +102,14 @@ impl Caller {
         };
         let uid = match origin {
             Origin::Socket => None,
-            Origin::Tcp { .. } => Some(NOBODY),
+            Origin::Tcp { .. } => Some(nobody(rustix::process::geteuid().as_raw())),
         };
         Ok(Self { flows, uid, key, context: word(headers, "brahman-context")?, trace: word(headers, "traceparent")?, deadline })
+    }
+
+    /// Whether this caller comes by TCP.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.uid.is_some()
     }
 
     /// Whether this caller may call an interface.
@@ -154,4 +165,16 @@ fn too_many(key: &Key, wait: Duration) -> Refusal {
     let retry_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
     let fault = Fault::of(&Overloaded { retry_after_ms }, true, format!("the key `{}` has been used too often within a minute", key.name));
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_no_uid_is_never_the_meshs_own_user() {
+        for own in [0, 1000, NOBODY, NOBODY - 1] {
+            assert!(nobody(own) != own && nobody(own) != 0, "{own}");
+        }
+    }
 }

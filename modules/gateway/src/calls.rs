@@ -123,6 +123,7 @@ async fn stream(
     parameters: &RawValue,
     format: StreamFormat,
 ) -> Result<Answer, Refusal> {
+    let place = mesh.stream_place(caller)?;
     let options = caller.options();
     let mut message = encode_call(method, &parameters, &options, true, false).map_err(Fault::from)?;
     let name = method.rsplit_once('.').map_or(method, |(_, name)| name);
@@ -141,7 +142,10 @@ async fn stream(
     let (provider, mock) = (first.provider.clone(), first.mock);
     // Whoever watches begins anew with the next life of this process.
     let drain = if interface::is_endless(interface, name) { mesh.drain.clone() } else { CancellationToken::new() };
-    tokio::spawn(pump(connection, first, format, parts, drain));
+    tokio::spawn(async move {
+        let _place = place;
+        pump(connection, first, format, parts, drain).await;
+    });
     let mut answer = answer::of(StatusCode::OK, format.media_type(), AnswerBody::Parts(waiting));
     answer::set(&mut answer, "cache-control", "no-store");
     answer::sign(&mut answer, provider.as_deref(), mock);
@@ -219,6 +223,7 @@ pub(crate) async fn interfaces(mesh: &Mesh, caller: &Caller) -> Result<Answer, R
 
 /// `GET /v1/interfaces/{name}`: its IDL text.
 pub(crate) async fn interface_text(mesh: &Mesh, caller: &Caller, name: &str) -> Result<Answer, Refusal> {
+    caller.allow(name)?;
     let text = description(mesh, caller, name).await?;
     Ok(answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", text))
 }

@@ -1,7 +1,7 @@
 //! Connections: who is let in, how many, and how slow they may be.
 //!
 //! Invariants: no failed accept ends the loop; over the Unix socket only the mesh's own user and root come in, by SO_PEERCRED; whoever
-//! takes or sends nothing is cut, and holds up nobody else.
+//! takes or sends nothing is cut, or next to nothing, and holds up nobody else.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,14 +16,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::caller::Origin;
+use crate::places::{Place, Places};
 use crate::service::Gateway;
 
 /// How long a request's head may take, and a connection may lie idle before it.
@@ -32,8 +33,16 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Headers of a request.
 const HEADERS_MAX: usize = 100;
-/// Whoever takes no byte for this long is gone.
+/// Whoever takes less than [`TAKEN_MIN`] of what lies ready for this long is gone, or would have us keep it for ever.
 const WRITE_STALL: Duration = Duration::from_secs(30);
+/// Bytes: as slow as a telephone's line once was.
+const TAKEN_MIN: usize = 64 * 1024;
+/// After so long in silence a peer's machine is asked whether it is still there, and then so often: one that sleeps or has lost its net says
+/// nothing, and a stream with no news would be kept for it for ever.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+const ASKED_EVERY: Duration = Duration::from_secs(15);
+/// Without an answer to so many questions it has gone.
+const ASKED_MAX: u32 = 4;
 /// How long the word that somebody is not let in may take.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed: long enough to let a connection end.
@@ -43,14 +52,14 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Door {
     gateway: Arc<Gateway>,
-    places: Arc<Semaphore>,
+    places: Places,
     drain: CancellationToken,
     tracker: TaskTracker,
 }
 
 impl Door {
     pub(crate) fn new(gateway: Arc<Gateway>, connections: usize, drain: CancellationToken) -> Self {
-        Self { gateway, places: Arc::new(Semaphore::new(connections)), drain, tracker: TaskTracker::new() }
+        Self { gateway, places: Places::new(connections), drain, tracker: TaskTracker::new() }
     }
 
     /// Lets connections in at all addresses until drained, and then waits for those that are answered.
@@ -97,6 +106,9 @@ impl Door {
             let Some((stream, peer)) = self.taken(accepted).await else { continue };
             // Whether small answers are held back is a question of speed alone.
             let _ = stream.set_nodelay(true);
+            if let Err(error) = ask_after(&stream) {
+                tracing::debug!(%error, %peer, "whether it is still there is not asked");
+            }
             match stream.local_addr() {
                 Ok(at) => {
                     tracing::debug!(%peer, %at, "connected");
@@ -121,9 +133,9 @@ impl Door {
 
     /// Answers a connection's requests, if there is a place.
     fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, origin: Origin) {
-        match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => drop(self.tracker.spawn(converse(stream, origin, Arc::clone(&self.gateway), self.drain.clone(), place))),
-            Err(_) => {
+        match self.places.take(1, origin.at().is_some()) {
+            Some(place) => drop(self.tracker.spawn(converse(stream, origin, Arc::clone(&self.gateway), self.drain.clone(), place))),
+            None => {
                 tracing::warn!(?origin, "no place is left for another connection");
                 let fault = Fault::overloaded("too many connections are open here", 1000);
                 self.tracker.spawn(turn_away(stream, StatusCode::SERVICE_UNAVAILABLE, fault));
@@ -137,7 +149,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     origin: Origin,
     gateway: Arc<Gateway>,
     drain: CancellationToken,
-    place: OwnedSemaphorePermit,
+    place: Place,
 ) {
     gateway.metrics.connections.inc();
     let answering = Arc::clone(&gateway);
@@ -163,6 +175,15 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     drop(place);
 }
 
+/// Has the kernel ask a silent peer whether it is still there.
+fn ask_after(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, SILENCE_MAX)?;
+    sockopt::set_tcp_keepintvl(stream, ASKED_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, ASKED_MAX)?;
+    Ok(())
+}
+
 /// Tells somebody why he is not let in, as far as he takes it, and hangs up.
 async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, status: StatusCode, fault: Fault) {
     let body = serde_json::to_string(&fault).unwrap_or_default();
@@ -178,27 +199,52 @@ async fn turn_away<S: AsyncWrite + Unpin>(mut stream: S, status: StatusCode, fau
     let _ = tokio::time::timeout(REFUSAL_PATIENCE, told).await;
 }
 
+/// A reader that does not take what lies ready.
+struct Stall {
+    /// When it will have taken too long.
+    until: Pin<Box<Sleep>>,
+    /// Bytes that it has taken since it began.
+    taken: usize,
+}
+
 /// A stream whose reader is waited for, but not for ever.
 struct PatientStream<S> {
     inner: S,
-    /// Runs while the reader takes nothing.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Since the reader last took all there was, or enough of it.
+    stalled: Option<Stall>,
 }
 
 impl<S> PatientStream<S> {
     /// What writing came to: waiting becomes a failure after a while.
-    fn bounded<T>(&mut self, outcome: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
-        match outcome {
-            Poll::Ready(done) => {
+    fn written(&mut self, outcome: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &outcome {
+            let is_enough = self.stalled.as_mut().is_some_and(|stall| {
+                stall.taken = stall.taken.saturating_add(*bytes);
+                stall.taken >= TAKEN_MIN
+            });
+            if is_enough {
                 self.stalled = None;
-                Poll::Ready(done)
-            }
-            Poll::Pending => {
-                let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
-                ready!(stalled.as_mut().poll(context));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
         }
+        self.bounded(outcome, context)
+    }
+
+    /// The same of what is done once everything was taken.
+    fn flushed(&mut self, outcome: Poll<io::Result<()>>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if outcome.is_ready() {
+            self.stalled = None;
+        }
+        self.bounded(outcome, context)
+    }
+
+    fn bounded<T>(&mut self, outcome: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            return outcome;
+        }
+        let begin = || Stall { until: Box::pin(tokio::time::sleep(WRITE_STALL)), taken: 0 };
+        let stall = self.stalled.get_or_insert_with(begin);
+        ready!(stall.until.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -211,12 +257,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for PatientStream<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(context, bytes);
-        self.bounded(outcome, context)
+        self.written(outcome, context)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write_vectored(context, parts);
-        self.bounded(outcome, context)
+        self.written(outcome, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -225,11 +271,69 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.inner).poll_flush(context);
-        self.bounded(outcome, context)
+        self.flushed(outcome, context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.inner).poll_shutdown(context);
-        self.bounded(outcome, context)
+        self.flushed(outcome, context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// A stream that is read so slowly that it takes some bytes and then none, by turns.
+    struct SlowReader {
+        takes: usize,
+        is_turn: bool,
+    }
+
+    impl AsyncWrite for SlowReader {
+        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.is_turn = !self.is_turn;
+            if self.is_turn {
+                return Poll::Ready(Ok(self.takes.min(bytes.len())));
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_has_gone_in_silence_is_noticed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        ask_after(&stream).expect("set");
+        assert!(sockopt::socket_keepalive(&stream).expect("told"));
+        assert_eq!(sockopt::tcp_keepidle(&stream).expect("told"), SILENCE_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_takes_a_byte_now_and_then_is_still_stalled() {
+        for (takes, is_patient) in [(1, false), (TAKEN_MIN, true)] {
+            let mut stream = PatientStream { inner: SlowReader { takes, is_turn: true }, stalled: None };
+            let steps = poll_fn(|context| {
+                let bytes = vec![0; 2 * TAKEN_MIN];
+                // The first is made to wait, the next one takes.
+                assert!(Pin::new(&mut stream).poll_write(context, &bytes).is_pending());
+                assert!(Pin::new(&mut stream).poll_write(context, &bytes).is_ready());
+                Poll::Ready(stream.stalled.is_none())
+            });
+            assert_eq!(steps.await, is_patient, "{takes}");
+            stream.flush().await.expect("flushed");
+            assert!(stream.stalled.is_none(), "who has taken all is waited for no more");
+        }
     }
 }

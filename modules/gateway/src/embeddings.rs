@@ -8,6 +8,7 @@ use brahman_card::interface::WireError as _;
 use brahman_card::interface::embed::{EmbedTextIn, FailedText, TokenizeIn, Truncation, method};
 use brahman_card::interface::service::error::MethodNotFound;
 use futures_util::future::try_join_all;
+use hyper::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -21,6 +22,8 @@ use crate::refusal::Refusal;
 const TEXTS_MAX: usize = 16 * 1024;
 /// Texts of one call: of the longest vectors that are common (4,096 numbers) as many as a message holds.
 const PART_TEXTS: usize = 256;
+/// Bytes of a request's vectors as JSON: 16,384 of 384 numbers come to a third.
+const VECTORS_BYTES_MAX: usize = 256 << 20;
 /// Calls at once for one request: the provider batches what comes together.
 const PARTS_AT_ONCE: usize = 4;
 
@@ -66,6 +69,7 @@ pub(crate) struct Vectors {
     provider: Option<String>,
     fingerprint: String,
     warnings: Vec<String>,
+    bytes: usize,
 }
 
 impl Vectors {
@@ -99,6 +103,11 @@ impl Vectors {
         }
         if let Some(failed) = reply.failed.iter().flatten().next() {
             return Err(Fault::new(failed.error.clone(), false, failed.message.clone()).into());
+        }
+        self.bytes += reply.vectors.iter().map(|vector| vector.get().len()).sum::<usize>();
+        if self.bytes > VECTORS_BYTES_MAX {
+            let fault = Fault::overloaded(format!("the vectors have more than {VECTORS_BYTES_MAX} bytes: ask for fewer texts at once"), 0);
+            return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, fault));
         }
         self.vectors.extend(reply.vectors);
         self.cached += reply.cached;

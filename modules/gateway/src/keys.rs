@@ -144,7 +144,7 @@ impl Keys {
 /// 32 bytes from their hexadecimal digits.
 fn unhex(text: &str) -> Option<[u8; 32]> {
     let digits = text.as_bytes();
-    if digits.len() != 64 {
+    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
         return None;
     }
     let mut bytes = [0_u8; 32];
@@ -182,6 +182,15 @@ mod tests {
         assert!(found.flows.allow(interface::embed::INTERFACE.name) && !found.flows.allow(interface::index::INTERFACE.name));
         assert!(keys.find(b"beta").expect("known").flows.allow("com.example.Thing"));
         assert!(keys.find(b"gamma").is_none() && keys.find(b"").is_none() && keys.find(&[b'x'; 600]).is_none());
+    }
+
+    #[test]
+    fn a_digest_is_of_digits_alone() {
+        let digits = hex(&sha256(b"alpha"));
+        assert!(unhex(&digits).is_some() && unhex(&digits.to_ascii_uppercase()).is_some());
+        for bad in [format!("+{}", &digits[1..]), digits[1..].to_owned(), format!("{digits}0"), "ä".repeat(32)] {
+            assert!(unhex(&bad).is_none(), "{bad}");
+        }
     }
 
     #[test]

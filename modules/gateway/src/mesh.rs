@@ -17,10 +17,14 @@ use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::caller::Caller;
+use crate::places::{Place, Places};
 use crate::refusal::Refusal;
 
 /// How long it is remembered who serves what: the broker's word counts for each call all the same.
 const SERVED_LIFE: Duration = Duration::from_secs(1);
+
+/// Streams at once: each holds a provider, or asks again and again, for as long as somebody reads.
+const STREAMS_MAX: usize = 256;
 
 /// What a call requires of its provider.
 pub(crate) type Requirements = BTreeMap<String, String>;
@@ -61,11 +65,21 @@ pub(crate) struct Mesh {
     /// Cancelled when this process is to end: what has no end of its own ends then.
     pub(crate) drain: CancellationToken,
     served: Mutex<HashMap<&'static str, (Instant, ServedModels)>>,
+    streams: Places,
 }
 
 impl Mesh {
     pub(crate) fn new(mesh: &Path, drain: CancellationToken) -> Self {
-        Self { client: Client::new(mesh), drain, served: Mutex::default() }
+        Self { client: Client::new(mesh), drain, served: Mutex::default(), streams: Places::new(STREAMS_MAX) }
+    }
+
+    /// A place for a stream, which has to be held until its work has ended: its request is over before that.
+    ///
+    /// # Errors
+    /// 503 if as many are open as may be.
+    pub(crate) fn stream_place(&self, caller: &Caller) -> Result<Place, Refusal> {
+        let none = || Fault::overloaded(format!("as many streams are open as may be, of {STREAMS_MAX} in all"), 1000).into();
+        self.streams.take(1, caller.is_remote()).ok_or_else(none)
     }
 
     /// For what is not one call and one answer.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use brahman_card::Fault;
 use brahman_card::interface::broker::{self, ModuleStatus};
-use brahman_card::interface::embed;
+use brahman_card::interface::{self, INTERNAL, embed};
 use hyper::StatusCode;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -71,7 +71,7 @@ impl Metrics {
         self.duration.get_or_create(&vec![path()]).observe(took.as_secs_f64());
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
         if let Some(name) = header("brahman-error") {
-            self.errors.get_or_create(&vec![path(), ("error", name.to_owned())]).inc();
+            self.errors.get_or_create(&vec![path(), ("error", known_error(name).to_owned())]).inc();
         }
         if let Some(count) = header(answer::TRUNCATED).and_then(|count| count.parse().ok()) {
             self.truncations.get_or_create(&vec![path()]).inc_by(count);
@@ -81,6 +81,12 @@ impl Metrics {
     fn text(&self) -> Result<String, Refusal> {
         text_of(&self.registry)
     }
+}
+
+/// An error's name if it is one of an interface that is shipped: somebody else's module may make up as many as it likes.
+fn known_error(name: &str) -> &str {
+    let is_known = name == INTERNAL || name.rsplit_once('.').is_some_and(|(interface, _)| interface::known(interface).is_some());
+    if is_known { name } else { "other" }
 }
 
 fn text_of(registry: &Registry) -> Result<String, Refusal> {
@@ -184,6 +190,13 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_that_a_stranger_made_up_is_one_of_others() {
+        let known = embed::INTERFACE.name.to_owned() + ".TextTooLong";
+        assert_eq!((known_error(&known), known_error("org.example.Made.Up"), known_error("x")), (known.as_str(), "other", "other"));
+        assert_eq!(known_error(INTERNAL), INTERNAL);
+    }
 
     #[test]
     fn the_older_format_declares_a_counter_by_its_samples_name() {

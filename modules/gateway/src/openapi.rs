@@ -2,6 +2,8 @@
 //!
 //! Invariant: what it says of a method is what the method's IDL says; nothing of a method is written here.
 
+use std::time::Duration;
+
 use brahman_card::interface;
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
@@ -12,6 +14,9 @@ use crate::calls::{description, offered};
 use crate::idl::{IdlInterface, IdlType};
 use crate::mesh::Mesh;
 use crate::refusal::Refusal;
+
+/// How long a module of somebody else's may take to say what it offers.
+const DESCRIPTION_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Paths that are not methods of the mesh: path, whether it is a POST, and what it does.
 const PLAIN: [(&str, bool, &str); 26] = [
@@ -55,7 +60,18 @@ pub(crate) async fn document(mesh: &Mesh, caller: &Caller) -> Result<Answer, Ref
         }
         let text = match interface::known(&name) {
             Some(known) => known.idl().to_owned(),
-            None => description(mesh, caller, &name).await?,
+            // One that does not say it hides nobody else's.
+            None => match tokio::time::timeout(DESCRIPTION_PATIENCE, description(mesh, caller, &name)).await {
+                Ok(Ok(text)) => text,
+                Ok(Err(refusal)) => {
+                    unread.push(format!("{name}: {}", refusal.fault.message()));
+                    continue;
+                }
+                Err(_) => {
+                    unread.push(format!("{name}: it was not told within {DESCRIPTION_PATIENCE:?}"));
+                    continue;
+                }
+            },
         };
         match IdlInterface::read(&text) {
             Ok(read) => add(&read, &mut paths, &mut schemas),

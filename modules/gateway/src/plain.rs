@@ -38,9 +38,11 @@ pub(crate) async fn status(mesh: &Mesh, caller: &Caller) -> Result<Answer, Refus
 /// `GET /v1/events`: the status, again and again.
 pub(crate) async fn events(mesh: &Mesh, caller: &Caller) -> Result<Answer, Refusal> {
     caller.allow(broker::INTERFACE.name)?;
+    let place = mesh.stream_place(caller)?;
     let (client, options, drain) = (mesh.client().clone(), caller.options(), mesh.drain.clone());
     let (parts, waiting) = mpsc::channel::<Bytes>(EVENTS_WAITING);
     tokio::spawn(async move {
+        let _place = place;
         let mut beats = tokio::time::interval(EVENTS_EVERY);
         loop {
             tokio::select! {
@@ -125,7 +127,7 @@ pub(crate) fn decoded(text: &str) -> Option<String> {
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
         if *first == b'%' {
-            let digits = std::str::from_utf8(after.get(..2)?).ok()?;
+            let digits = std::str::from_utf8(after.get(..2).filter(|two| two.iter().all(u8::is_ascii_hexdigit))?).ok()?;
             bytes.push(u8::from_str_radix(digits, 16).ok()?);
             rest = &after[2..];
         } else {
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn escapes_are_undone() {
         assert_eq!(decoded("a/b%20c%C3%A4").as_deref(), Some("a/b cä"));
-        for bad in ["%", "%2", "%zz", "%ff"] {
+        for bad in ["%", "%2", "%zz", "%ff", "%+f"] {
             assert_eq!(decoded(bad), None, "{bad}");
         }
     }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use brahman_card::ModuleState;
-use brahman_sidecar::{Module, ModuleError, run};
+use brahman_sidecar::{Module, ModuleError, chain, run};
 use thiserror::Error;
 
 use crate::door::Door;
@@ -16,6 +16,7 @@ use crate::keys::Keys;
 use crate::mesh::Mesh;
 use crate::service::Gateway;
 use crate::settings::Settings;
+use crate::upload;
 
 /// Connections at once, if init does not say.
 const CONNECTIONS_DEFAULT: usize = 4096;
@@ -41,13 +42,17 @@ pub fn gateway() -> ExitCode {
         let mut named = Vec::new();
         for listener in &addresses {
             let address = listener.local_addr()?;
-            if !address.ip().is_loopback() && keys.is_empty() {
+            if !address.ip().to_canonical().is_loopback() && keys.is_empty() {
                 return Err(ModuleError::refused(OpenAddress { port: address.port(), address }));
             }
             named.push(format!("http://{address}"));
         }
         let connections = std::env::var("BRAHMAN_QUOTA_CONNECTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(CONNECTIONS_DEFAULT);
-        let gateway = Arc::new(Gateway::new(Mesh::new(&module.mesh, module.drain.clone()), settings, keys, module.cache.join("uploads")));
+        let uploads = module.cache.join("uploads").join(module.label());
+        if let Err(error) = upload::clear(&uploads) {
+            tracing::warn!("files that were on their way stay in {}: {}", uploads.display(), chain(&error));
+        }
+        let gateway = Arc::new(Gateway::new(Mesh::new(&module.mesh, module.drain.clone()), settings, keys, uploads));
         let door = Door::new(gateway, connections, module.drain.clone());
         let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(|path| path.display().to_string()));
         let mut attributes = BTreeMap::from([("socket".to_owned(), path.unwrap_or_default())]);

@@ -16,6 +16,9 @@ use crate::caller::Caller;
 use crate::mesh::Mesh;
 use crate::refusal::Refusal;
 
+/// Ranges that a request may name: a conversation has fewer responses.
+const RANGES_MAX: usize = 4096;
+
 /// What stands before and after an assistant's response, by chat format. The first format of which something is found counts.
 const MARKERS: [(&str, &[&str]); 9] = [
     // ChatML: Qwen, Yi, SmolLM and many others.
@@ -74,6 +77,9 @@ pub(crate) async fn score(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<A
         let expected = format!("{start} to {end}: expected places from 1 to {count}, the first token has no log-probability");
         return Err(Refusal::parameter("ranges", expected));
     }
+    if let Some(ranges) = request.ranges.as_ref().filter(|ranges| ranges.len() > RANGES_MAX) {
+        return Err(Refusal::parameter("ranges", format!("{} of them, expected at most {RANGES_MAX}", ranges.len())));
+    }
     let model = mesh.model(caller, score::INTERFACE.name, Some(&request.model)).await?;
     let ask = LogprobsIn { tokens: Some(request.prompt), text: None, priority: request.priority };
     let given = mesh.ask::<method::Logprobs>(caller, &ask, model.requirements()).await?;
@@ -104,21 +110,30 @@ pub(crate) async fn score(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<A
     Ok(answer)
 }
 
-/// The tokens of each response of the assistant, by the text of each token. A response that nothing ends goes on to the prompt's end.
+/// The tokens of each response of the assistant, by the text of each token. A response that nothing ends goes on to the prompt's end. It
+/// takes as long as the text is, for each format, however many responses there are.
 fn responses(pieces: &[String]) -> Vec<Range<usize>> {
     let text = pieces.concat();
+    let starts = starts(pieces);
     for (open, closes) in MARKERS {
         let mut spans = Vec::new();
         let mut from = 0;
+        // Where each of the ends lies next, from what was looked at so far; none if it does not come again.
+        let mut next: Vec<Option<usize>> = vec![Some(0); closes.len()];
         while let Some(at) = text[from..].find(open) {
             let start = from + at + open.len();
-            let end = closes.iter().filter_map(|close| text[start..].find(close)).min().map_or(text.len(), |length| start + length);
+            for (next, close) in next.iter_mut().zip(closes) {
+                if next.is_some_and(|at| at < start) {
+                    *next = text[start..].find(close).map(|length| start + length);
+                }
+            }
+            let end = next.iter().flatten().copied().min().unwrap_or(text.len());
             if end > start {
                 spans.push(start..end);
             }
             from = end.max(start);
         }
-        let ranges: Vec<Range<usize>> = spans.into_iter().filter_map(|span| tokens_within(pieces, &span)).collect();
+        let ranges: Vec<Range<usize>> = spans.into_iter().filter_map(|span| tokens_within(pieces, &starts, &span)).collect();
         if !ranges.is_empty() {
             return ranges;
         }
@@ -126,17 +141,29 @@ fn responses(pieces: &[String]) -> Vec<Range<usize>> {
     Vec::new()
 }
 
-/// The tokens that begin within a span of the text.
-fn tokens_within(pieces: &[String], span: &Range<usize>) -> Option<Range<usize>> {
-    let (mut at, mut first, mut end) = (0, None, 0);
-    for (place, piece) in pieces.iter().enumerate() {
-        if span.contains(&at) && !piece.is_empty() {
-            first = first.or(Some(place));
-            end = place + 1;
-        }
+/// At which byte of the text each token begins.
+fn starts(pieces: &[String]) -> Vec<usize> {
+    let mut at = 0;
+    let begin = |piece: &String| {
+        let start = at;
         at += piece.len();
+        start
+    };
+    pieces.iter().map(begin).collect()
+}
+
+/// The tokens that begin within a span of the text.
+fn tokens_within(pieces: &[String], starts: &[usize], span: &Range<usize>) -> Option<Range<usize>> {
+    let mut first = starts.partition_point(|start| *start < span.start);
+    let mut end = starts.partition_point(|start| *start < span.end);
+    // Those that are no text at all stand beside it.
+    while first < end && pieces[first].is_empty() {
+        first += 1;
     }
-    first.map(|first| first..end)
+    while first < end && pieces[end - 1].is_empty() {
+        end -= 1;
+    }
+    (first < end).then_some(first..end)
 }
 
 #[cfg(test)]
@@ -157,5 +184,16 @@ mod tests {
         let lines = ["user: ", "hi", "\n", "assistant: ", "yes", " sir", "\n"];
         assert_eq!(responses(&pieces(&lines)), vec![4..6; 1]);
         assert!(responses(&pieces(&["nothing", " here"])).is_empty());
+        let bare = ["assistant: ", "", "yes", "", " sir", "", "\n", ""];
+        assert_eq!(responses(&pieces(&bare)), vec![2..5; 1], "what has no text is of no response");
+    }
+
+    #[test]
+    fn a_long_conversation_takes_as_long_as_its_text() {
+        // Of the four ends of this format three never come.
+        let turns = 100_000;
+        let talk: Vec<String> = (0..turns).flat_map(|_| pieces(&["<|assistant|>\n", "yes", "<|end|>"])).collect();
+        let found = responses(&talk);
+        assert_eq!((found.len(), found.first(), found.last()), (turns, Some(&(1..2)), Some(&(3 * turns - 2..3 * turns - 1))));
     }
 }

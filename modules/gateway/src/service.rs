@@ -17,16 +17,16 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{ACCEPT, HOST, HeaderMap, ORIGIN};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::answer::{self, Answer};
 use crate::caller::{Caller, Origin};
 use crate::keys::Keys;
 use crate::mesh::Mesh;
 use crate::metrics::{self, Metrics};
+use crate::places::{Place, Places};
 use crate::refusal::Refusal;
 use crate::routes::{Route, dialect};
-use crate::settings::Settings;
+use crate::settings::{Settings, is_own_origin};
 use crate::{calls, mcp, ollama, openai, openapi, page, plain, rerank, score, tei, upload};
 
 /// Longest body: with the rest of its call it has to fit a message.
@@ -49,16 +49,16 @@ pub(crate) struct Gateway {
     settings: Settings,
     keys: Keys,
     pub(crate) metrics: Metrics,
-    places: Semaphore,
-    /// KiB that are left for bodies.
-    memory: Semaphore,
+    places: Places,
+    /// KiB for bodies.
+    memory: Places,
     /// Where files lie while they are taken in.
     uploads: PathBuf,
 }
 
 impl Gateway {
     pub(crate) fn new(mesh: Mesh, settings: Settings, keys: Keys, uploads: PathBuf) -> Self {
-        let (places, memory) = (Semaphore::new(REQUESTS_MAX), Semaphore::new(BODIES_KIB_MAX));
+        let (places, memory) = (Places::new(REQUESTS_MAX), Places::new(BODIES_KIB_MAX));
         Self { mesh, settings, keys, metrics: Metrics::new(), places, memory, uploads }
     }
 
@@ -94,18 +94,18 @@ impl Gateway {
             let fault = Fault::new(MethodNotImplemented::NAME, false, format!("{path} takes {expected}, not {}", head.method));
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, fault));
         }
-        self.check_origin(&head.headers, origin)?;
+        self.check_origin(head, route)?;
         let caller = Caller::identify(&head.headers, origin, &self.keys, &self.settings)?;
         self.mesh.check_context(&caller).await?;
         if route == Route::Upload {
             return upload::files(&self.mesh, &caller, head, body, &self.uploads).await;
         }
         // Before it has a place among those that are worked on: who sends slowly keeps nobody from one.
-        let (body, _memory) = if route.is_post() { read(body, &self.memory).await? } else { (Vec::new(), None) };
-        let place = tokio::time::timeout(PLACE_PATIENCE, self.places.acquire()).await;
-        // The semaphore is never closed.
+        let is_remote = caller.is_remote();
+        let (body, _memory) = if route.is_post() { read(body, &self.memory, is_remote).await? } else { (Vec::new(), None) };
+        let place = tokio::time::timeout(PLACE_PATIENCE, self.places.wait(is_remote)).await;
         let _place = match place {
-            Ok(Ok(place)) => place,
+            Ok(Some(place)) => place,
             _ => return Err(Fault::overloaded(format!("{REQUESTS_MAX} requests are being worked on"), 1000).into()),
         };
         self.dispatch(route, &caller, head, &body).await
@@ -155,9 +155,11 @@ impl Gateway {
 
     /// Whether it is this gateway that is meant.
     fn check_host(&self, head: &Parts, origin: &Origin) -> Result<(), Refusal> {
-        let named = head.headers.get(HOST).and_then(|host| host.to_str().ok());
-        let host = head.uri.authority().map(|authority| authority.as_str()).or(named).unwrap_or_default();
-        let are_alike = head.uri.authority().is_none() || named.is_none() || named == Some(host);
+        let host = host_of(head);
+        let mut named = head.headers.get_all(HOST).iter();
+        let first = named.next();
+        // Of two names nobody can tell which one somebody before us has looked at.
+        let are_alike = named.next().is_none() && first.is_none_or(|name| name.as_bytes() == host.as_bytes());
         if are_alike && self.settings.is_host(host, origin.at()) {
             return Ok(());
         }
@@ -167,11 +169,19 @@ impl Gateway {
     }
 
     /// A browser says from where a page asks; a page of elsewhere is answered only if that is allowed.
-    fn check_origin(&self, headers: &HeaderMap, from: &Origin) -> Result<(), Refusal> {
-        let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    fn check_origin(&self, head: &Parts, route: Route<'_>) -> Result<(), Refusal> {
+        let word = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let Some(origin) = head.headers.get(ORIGIN) else {
+            // Asked by a page for an image or the like, it has none. What a person has followed a link to is another matter.
+            let is_foreign = ["cross-site", "same-site"].contains(&word("sec-fetch-site")) && word("sec-fetch-dest") != "document";
+            return match is_foreign && route != Route::Page {
+                true => Err(Fault::permission_denied("pages of another origin may not ask here").into()),
+                false => Ok(()),
+            };
+        };
         let origin = origin.to_str().unwrap_or_default();
-        let host = origin.split_once("://").map_or("", |(_, host)| host);
-        if self.settings.is_origin(origin) || self.settings.is_host(host, from.at()) {
+        // Another port of this machine is another's page as well.
+        if self.settings.is_origin(origin) || is_own_origin(origin, host_of(head)) {
             return Ok(());
         }
         let why = format!("pages of `{}` may not ask here: BRAHMAN_GATEWAY_ORIGINS says which may", origin.escape_debug());
@@ -201,8 +211,14 @@ impl Gateway {
     }
 }
 
+/// Which host a request names: in its target, or in its header.
+fn host_of(head: &Parts) -> &str {
+    let named = || head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    head.uri.authority().map(|authority| authority.as_str()).or_else(named).unwrap_or_default()
+}
+
 /// Reads a body, as far as it may go. What it takes of the memory for bodies is given back with the second.
-async fn read(mut body: Incoming, memory: &Semaphore) -> Result<(Vec<u8>, Option<SemaphorePermit<'_>>), Refusal> {
+async fn read(mut body: Incoming, memory: &Places, is_remote: bool) -> Result<(Vec<u8>, Option<Place>), Refusal> {
     let too_long = || {
         let fault = Fault::overloaded(format!("the body has more than {BODY_BYTES_MAX} bytes"), 0);
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, fault)
@@ -212,7 +228,7 @@ async fn read(mut body: Incoming, memory: &Semaphore) -> Result<(Vec<u8>, Option
         return Err(too_long());
     }
     let until = Instant::now() + BODY_TIME_MAX;
-    let (mut bytes, mut held, mut held_kib) = (Vec::new(), None::<SemaphorePermit<'_>>, 0_u32);
+    let (mut bytes, mut held, mut held_kib) = (Vec::new(), None::<Place>, 0_u32);
     loop {
         let next = poll_fn(|context| Pin::new(&mut body).poll_frame(context));
         let stalled = (Instant::now() + BODY_STALL_MAX).min(until);
@@ -227,8 +243,8 @@ async fn read(mut body: Incoming, memory: &Semaphore) -> Result<(Vec<u8>, Option
                 }
                 let needed_kib = u32::try_from((bytes.len() + data.len()).div_ceil(1024)).unwrap_or(u32::MAX);
                 if needed_kib > held_kib {
-                    let more = memory.try_acquire_many(needed_kib - held_kib);
-                    let more = more.map_err(|_| Fault::overloaded("no memory is left for another body", 1000))?;
+                    let more = memory.take(needed_kib - held_kib, is_remote);
+                    let more = more.ok_or_else(|| Fault::overloaded("no memory is left for another body", 1000))?;
                     held_kib = needed_kib;
                     match &mut held {
                         Some(held) => held.merge(more),

@@ -40,7 +40,11 @@ impl Settings {
             return true;
         }
         match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            Ok(address) => address.is_loopback() || at.is_some_and(|at| at.ip() == address),
+            // Who listens for both kinds of addresses is told of one kind in the words of the other.
+            Ok(address) => {
+                let address = address.to_canonical();
+                address.is_loopback() || at.is_some_and(|at| at.ip().to_canonical() == address)
+            }
             Err(_) => name == "localhost" || name.ends_with(".localhost") || (at.is_none() && is_placeholder(name)),
         }
     }
@@ -49,6 +53,18 @@ impl Settings {
     pub(crate) fn is_origin(&self, origin: &str) -> bool {
         self.origins.iter().any(|known| known == origin || known == "*")
     }
+}
+
+/// Whether a page's origin is the one that a request's `Host` names: the same host at the same port, that of its scheme unless said.
+pub(crate) fn is_own_origin(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let usual = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return false,
+    };
+    let bare = |name: &str| name.strip_suffix(usual).unwrap_or(name).to_ascii_lowercase();
+    !authority.is_empty() && bare(authority) == bare(host)
 }
 
 /// Over a Unix socket there is no host: clients put whatever their library wants. Nothing of a browser's comes this way.
@@ -78,6 +94,35 @@ mod tests {
         for host in ["evil.example", "192.0.2.8", "127.0.0.1.evil.example", "", "evil", "localhost.evil.example"] {
             assert!(!settings.is_host(host, at), "{host}");
         }
+        let mapped: Option<SocketAddr> = "[::ffff:192.0.2.7]:7077".parse().ok();
+        for host in ["192.0.2.7", "[::ffff:192.0.2.7]:7077", "[::ffff:127.0.0.1]:7077", "127.0.0.1:7077"] {
+            assert!(settings.is_host(host, mapped), "{host}");
+        }
+        assert!(!settings.is_host("192.0.2.8", mapped));
         assert!(settings.is_host("brahman", None) && !settings.is_host("evil.example", None));
+    }
+
+    #[test]
+    fn a_page_of_another_port_is_a_stranger() {
+        for (origin, host) in [
+            ("http://localhost:7077", "localhost:7077"),
+            ("http://Brahman.example", "brahman.example"),
+            ("https://brahman.example", "brahman.example:443"),
+            ("http://brahman.example:80", "brahman.example"),
+            ("http://[::1]:7077", "[::1]:7077"),
+        ] {
+            assert!(is_own_origin(origin, host), "{origin} {host}");
+        }
+        for (origin, host) in [
+            ("http://localhost:3000", "localhost:7077"),
+            ("http://localhost", "localhost:7077"),
+            ("http://127.0.0.1:7077", "localhost:7077"),
+            ("null", "localhost:7077"),
+            ("http://", ""),
+            ("file://localhost:7077", "localhost:7077"),
+            ("https://localhost:80", "localhost"),
+        ] {
+            assert!(!is_own_origin(origin, host), "{origin} {host}");
+        }
     }
 }

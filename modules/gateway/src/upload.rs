@@ -1,7 +1,8 @@
 //! `POST /v1/ingest/files`: a file that comes as a body, and becomes a dataset.
 //!
 //! Invariants: what comes is written to a folder that nobody else enters, and is gone when the call is over, whatever came of it; its name is
-//! a file's name and no path; its length is bounded, and so is the number of such files at once.
+//! a file's name and no path; its length is bounded, and so are its time and the number of such files at once; what a life that was cut
+//! off has left is removed by the next.
 
 use std::fs::{File, OpenOptions};
 use std::future::poll_fn;
@@ -9,8 +10,9 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
 use brahman_card::interface::ingest::{self, FilesIn, method};
@@ -18,11 +20,12 @@ use brahman_sidecar::{CallOptions, chain, place};
 use hyper::StatusCode;
 use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::http::request::Parts;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::answer::{self, Answer};
 use crate::caller::Caller;
 use crate::mesh::Mesh;
+use crate::places::Places;
 use crate::plain::decoded;
 use crate::refusal::Refusal;
 
@@ -34,10 +37,28 @@ const NAME_BYTES_MAX: usize = 200;
 const FILES_MAX: usize = 8;
 /// How long nothing of a file may come.
 const STALL_MAX: Duration = Duration::from_secs(30);
+/// Bytes a second that have to come in the long run: who sends slower holds a place for nothing.
+const RATE_MIN: u64 = 16 * 1024;
 /// Pieces of a file that may wait to be written.
 const PIECES_WAITING: usize = 16;
 
-static PLACES: Semaphore = Semaphore::const_new(FILES_MAX);
+static PLACES: LazyLock<Places> = LazyLock::new(|| Places::new(FILES_MAX));
+
+/// Removes what an earlier life of this gateway was taking in when it was killed.
+///
+/// # Errors
+/// As the file system gives them; no folder is none.
+pub(crate) fn clear(folder: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// How long a file of which so many bytes have come may have been on its way.
+fn allowed(bytes: u64) -> Duration {
+    STALL_MAX + Duration::from_secs(bytes / RATE_MIN)
+}
 
 /// A folder for one file, which goes with this.
 struct UploadFolder(PathBuf);
@@ -93,7 +114,8 @@ impl UploadTerms {
 pub(crate) async fn files(mesh: &Mesh, caller: &Caller, head: &Parts, body: Incoming, folder: &Path) -> Result<Answer, Refusal> {
     caller.allow(ingest::INTERFACE.name)?;
     let UploadTerms { dataset, name, format } = UploadTerms::read(head.uri.query().unwrap_or_default())?;
-    let _place = PLACES.try_acquire().map_err(|_| Fault::overloaded(format!("{FILES_MAX} files are on their way already"), 1000))?;
+    let full = || Fault::overloaded(format!("as many files are on their way as may be, of {FILES_MAX} in all"), 1000);
+    let _place = PLACES.take(1, caller.is_remote()).ok_or_else(full)?;
     let unwritable = |error: io::Error| Fault::internal(format!("the file cannot be kept: {}", chain(&error)));
     let upload = UploadFolder::make(folder).map_err(unwritable)?;
     let path = upload.0.join(name);
@@ -117,9 +139,10 @@ async fn store(mut body: Incoming, mut file: File) -> Result<(), Refusal> {
         }
         file.flush()
     });
-    let mut bytes = 0_u64;
+    let (begun, mut bytes) = (Instant::now(), 0_u64);
     loop {
-        let next = tokio::time::timeout(STALL_MAX, poll_fn(|context| Pin::new(&mut body).poll_frame(context)));
+        let until = (begun + allowed(bytes)).min(Instant::now() + STALL_MAX);
+        let next = tokio::time::timeout_at(until.into(), poll_fn(|context| Pin::new(&mut body).poll_frame(context)));
         let frame = match next.await {
             Err(_) => return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, Fault::deadline_exceeded("the file was on its way"))),
             Ok(None) => break,
@@ -145,6 +168,24 @@ async fn store(mut body: Incoming, mut file: File) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_sends_a_byte_now_and_then_is_cut() {
+        assert_eq!((allowed(0), allowed(RATE_MIN - 1)), (STALL_MAX, STALL_MAX));
+        assert_eq!(allowed(60 * RATE_MIN), STALL_MAX + Duration::from_secs(60));
+    }
+
+    #[test]
+    fn what_an_earlier_life_left_is_removed() {
+        let folder = std::env::temp_dir().join(format!("brahman-uploads-{}", std::process::id()));
+        let upload = UploadFolder::make(&folder).expect("made");
+        std::fs::write(upload.0.join("rows.csv"), "id\n").expect("written");
+        // As if it had been killed.
+        std::mem::forget(upload);
+        clear(&folder).expect("removed");
+        assert!(!folder.exists());
+        clear(&folder).expect("nothing is there");
+    }
 
     #[test]
     fn a_files_name_is_no_path() {

@@ -291,8 +291,8 @@ impl IndexService {
         if self.scope.is_open() {
             return Ok(());
         }
-        // What cannot be read so cannot be read by the method itself either, which says why.
-        let CallNames { name, index, dataset } = serde_json::from_slice(call.raw_parameters()).unwrap_or_default();
+        // Parameters in which names cannot be found are refused, and not taken for parameters without names.
+        let CallNames { name, index, dataset } = call.parameters()?;
         name.iter().chain(&index).try_for_each(|name| self.scope.index(name))?;
         dataset.iter().try_for_each(|name| self.scope.dataset(name))
     }

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use brahman_sidecar::{Client, Module, ModuleError, run};
+use brahman_sidecar::{Client, Module, ModuleError, Scope, run};
 
 use crate::service::IngestService;
 
@@ -15,10 +15,15 @@ pub fn ingest() -> ExitCode {
     run("ingest", async |module: Module| {
         let client = Client::new(&module.mesh);
         let service = IngestService::new(client, module.label(), &module.state);
-        let service = Arc::new(service.map_err(|e| ModuleError::cannot("read the watches", e))?);
+        let service = service.map_err(|e| ModuleError::cannot("read the watches", e))?;
+        let scope = Scope::unknown();
+        let service = Arc::new(service.scoped(scope.clone()));
+        let scoping = tokio::spawn(scope.follow(module.mesh.clone()));
         service.bury().await;
         let attributes = service.attributes();
-        module.serve_with(service, attributes).await
+        let outcome = module.serve_with(service, attributes).await;
+        scoping.abort();
+        outcome
     })
 }
 
@@ -27,8 +32,12 @@ pub fn ingest() -> ExitCode {
 pub fn mock() -> ExitCode {
     run("ingest-mock", async |module: Module| {
         let client = Client::new(&module.mesh);
-        let service = Arc::new(IngestService::synthetic(client, module.label()));
+        let scope = Scope::unknown();
+        let service = Arc::new(IngestService::synthetic(client, module.label()).scoped(scope.clone()));
+        let scoping = tokio::spawn(scope.follow(module.mesh.clone()));
         service.bury().await;
-        module.serve(service).await
+        let outcome = module.serve(service).await;
+        scoping.abort();
+        outcome
     })
 }

@@ -14,7 +14,7 @@ use brahman_card::interface::ingest::{
 };
 use brahman_card::names::Kind;
 use brahman_card::{Fault, Interface};
-use brahman_sidecar::{Call, Client, Reply, Service, chain};
+use brahman_sidecar::{Call, Client, Reply, Scope, Service, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +66,8 @@ pub struct IngestService {
     watches: Option<Arc<Watches>>,
     /// Where unfinished reads are noted; the mock has none.
     state: Option<PathBuf>,
+    /// What the active profile lets be named. Datasets themselves are the catalog's to refuse; here are what reads them and what did.
+    scope: Scope,
 }
 
 impl IngestService {
@@ -82,13 +84,21 @@ impl IngestService {
             mysql: Server { read: mysql::read, hold: mysql::hold },
             watches,
             state: Some(state.to_owned()),
+            scope: Scope::open(),
         })
     }
 
     /// One whose tables are synthetic, and which watches nothing.
     #[must_use]
     pub fn synthetic(client: Client, label: &str) -> Self {
-        Self { runs: Arc::new(Runs::new(client, label).of_a_mock()), postgres: MOCK, mysql: MOCK, watches: None, state: None }
+        let runs = Arc::new(Runs::new(client, label).of_a_mock());
+        Self { runs, postgres: MOCK, mysql: MOCK, watches: None, state: None, scope: Scope::open() }
+    }
+
+    /// The same, in which only what this scope binds can be named.
+    #[must_use]
+    pub fn scoped(self, scope: Scope) -> Self {
+        Self { scope, ..self }
     }
 
     /// Ends, in the lineage, what this module had begun when it last died.
@@ -111,6 +121,7 @@ impl IngestService {
     async fn watch(&self, call: &Call) -> Result<Reply, Fault> {
         let ask: WatchIn = call.parameters()?;
         call.allow_paths()?;
+        self.scope.dataset(&ask.dataset)?;
         if ask.paths.is_empty() {
             return Err(Fault::invalid_parameter("paths", "expected at least one folder"));
         }
@@ -487,6 +498,7 @@ impl Service for IngestService {
     }
 
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
+        self.scope.known(call.deadline).await?;
         match call.method() {
             "Files" => self.files(&call).await,
             "Explain" => self.explain(&call).await,
@@ -496,12 +508,24 @@ impl Service for IngestService {
             "Unwatch" => {
                 let UnwatchIn { dataset } = call.parameters()?;
                 call.allow_paths()?;
+                self.scope.dataset(&dataset)?;
                 Reply::of(&UnwatchOut { stopped: self.watches()?.unwatch(&dataset)? })
             }
-            "Watches" => Reply::of(&WatchesOut { watches: self.watches.as_ref().map_or_else(|| Ok(Vec::new()), |w| w.list())? }),
-            "Runs" => Reply::of(&RunsOut { runs: self.runs.list() }),
+            "Watches" => {
+                let mut watches = self.watches.as_ref().map_or_else(|| Ok(Vec::new()), |w| w.list())?;
+                watches.retain(|watch| self.scope.binds_dataset(&watch.dataset));
+                Reply::of(&WatchesOut { watches })
+            }
+            "Runs" => {
+                let mut runs = self.runs.list();
+                runs.retain(|run| self.scope.binds_dataset(&run.dataset));
+                Reply::of(&RunsOut { runs })
+            }
             "Cancel" => {
                 let CancelIn { run_id } = call.parameters()?;
+                if let Some(run) = self.runs.list().iter().find(|run| run.run_id == run_id) {
+                    self.scope.dataset(&run.dataset)?;
+                }
                 Reply::of(&CancelOut { cancelled: self.runs.cancel(&run_id) })
             }
             _ => Err(call.unknown()),

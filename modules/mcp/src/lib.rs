@@ -126,6 +126,12 @@ pub fn too_many(id: &Value) -> Value {
     failure(id, &RpcError::new(INTERNAL_ERROR, "too many requests are being worked on: wait for their answers"))
 }
 
+/// The answer to a request whose id is that of another one that is being worked on.
+#[must_use]
+pub fn in_use(id: &Value) -> Value {
+    failure(id, &RpcError::new(INVALID_REQUEST, "a request of this id is being worked on: expected another id"))
+}
+
 /// Says whether an interface may be called.
 type Permission = Arc<dyn Fn(&str) -> Result<(), Fault> + Send + Sync>;
 
@@ -290,5 +296,6 @@ mod tests {
         let cancelled = RpcMessage::read(br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#);
         assert!(matches!(cancelled, Ok(RpcMessage::Cancellation(id)) if id == 7));
         assert!(matches!(RpcMessage::read(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#), Ok(RpcMessage::Notification)));
+        assert_eq!((&in_use(&json!(3))["id"], &in_use(&json!(3))["error"]["code"]), (&json!(3), &json!(INVALID_REQUEST)));
     }
 }

@@ -17,6 +17,12 @@ use crate::McpContext;
 /// Hits that a search gives unless told otherwise, and at most: more is not read.
 const HITS: u64 = 8;
 const HITS_MAX: u64 = 50;
+/// Indexes that one search looks into: they are asked one after the other.
+const INDEXES_MAX: usize = 64;
+/// Files and folders of one `ingest`.
+const PATHS_MAX: usize = 256;
+/// Messages of one `score`: each memory among them is a pass of a model.
+const MESSAGES_MAX: usize = 2048;
 /// Lines of a document that are given at once.
 const LINES_MAX: usize = 2000;
 /// Texts that are embedded at once: vectors are long, and a model has no use for many.
@@ -40,7 +46,7 @@ pub(super) fn list() -> Value {
             true,
             json!({
                 "query": { "type": "string", "description": "What is looked for. \"A phrase\" in quotation marks must be there, -word must not." },
-                "indexes": { "type": "array", "items": { "type": "string" }, "description": "Which indexes; all of them unless said. `list` names them." },
+                "indexes": { "type": "array", "items": { "type": "string" }, "maxItems": INDEXES_MAX, "description": "Which indexes; all of them unless said. `list` names them." },
                 "k": { "type": "integer", "minimum": 1, "maximum": HITS_MAX, "description": "How many hits; 8 unless said." },
                 "mode": { "type": "string", "enum": ["hybrid", "semantic", "lexical"], "description": "hybrid (the default) finds by meaning and by words." },
                 "filter": { "type": "object", "description": "Which rows, by the index's filter columns, such as {\"lang\": \"rust\", \"year\": {\"$gte\": 2020}}." },
@@ -74,7 +80,7 @@ pub(super) fn list() -> Value {
             false,
             json!({
                 "dataset": { "type": "string", "description": "Its name: lower-case letters, digits, `.`, `_` and `-`." },
-                "paths": { "type": "array", "items": { "type": "string" }, "minItems": 1, "description": "Absolute paths of files and folders." },
+                "paths": { "type": "array", "items": { "type": "string" }, "minItems": 1, "maxItems": PATHS_MAX, "description": "Absolute paths of files and folders." },
                 "index": { "type": "boolean", "description": "Make and refresh an index of the same name; true unless said. For documents only." },
                 "watch": { "type": "boolean", "description": "Follow the folders from now on, instead of reading them once." },
             }),
@@ -98,6 +104,7 @@ pub(super) fn list() -> Value {
                 "messages": {
                     "type": "array",
                     "items": { "type": "object" },
+                    "maxItems": MESSAGES_MAX,
                     "description": "Messages with `role` and `content`; one that is a memory has its key in `memory`.",
                 },
             }),
@@ -160,12 +167,16 @@ struct SearchArguments {
 }
 
 async fn search(ask: SearchArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
-    let names = match ask.indexes {
-        Some(names) => names,
+    let mut names: Vec<String> = match ask.indexes {
+        Some(names) => each_once(within("indexes", names, INDEXES_MAX)?),
         None => context.ask::<index::method::List>(&Empty {}).await?.indexes.into_iter().map(|index| index.name).collect(),
     };
     let k = ask.k.unwrap_or(HITS).clamp(1, HITS_MAX);
     let (mut hits, mut notes): (Vec<(String, index::Hit)>, Vec<String>) = (Vec::new(), Vec::new());
+    if names.len() > INDEXES_MAX {
+        notes.push(format!("{} more indexes were not searched: name those that matter", names.len() - INDEXES_MAX));
+        names.truncate(INDEXES_MAX);
+    }
     for name in &names {
         let request = index::SearchIn {
             index: name.clone(),
@@ -211,6 +222,20 @@ async fn search(ask: SearchArguments, context: &McpContext) -> Result<ToolOutput
     let data: Vec<Value> =
         hits.iter().map(|(name, hit)| json!({ "index": name, "doc_id": hit.doc_id, "line": hit.line, "score": hit.score })).collect();
     Ok(ToolOutput { text, data: json!({ "hits": data, "notes": notes }) })
+}
+
+/// A list that is no longer than it may be.
+fn within<T>(argument: &str, list: Vec<T>, most: usize) -> Result<Vec<T>, Fault> {
+    if list.len() > most {
+        return Err(Fault::invalid_parameter(argument, format!("{} of them, expected at most {most}", list.len())));
+    }
+    Ok(list)
+}
+
+/// Names in their order, without those that came before.
+fn each_once(names: Vec<String>) -> Vec<String> {
+    let mut known = std::collections::BTreeSet::new();
+    names.into_iter().filter(|name| known.insert(name.clone())).collect()
 }
 
 /// What a model should know of an index's answer.
@@ -357,7 +382,7 @@ async fn files(ask: IngestArguments, context: &McpContext) -> Result<ToolOutput,
         }
         Ok(path.clone())
     };
-    let paths: Vec<String> = ask.paths.iter().map(path).collect::<Result<_, _>>()?;
+    let paths: Vec<String> = within("paths", ask.paths, PATHS_MAX)?.iter().map(path).collect::<Result<_, _>>()?;
     let dataset = ask.dataset;
     if ask.watch.unwrap_or(false) {
         let request = ingest::WatchIn { dataset: dataset.clone(), paths, ..ingest::WatchIn::default() };
@@ -438,7 +463,8 @@ struct ScoreArguments {
 }
 
 async fn matrix(ask: ScoreArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
-    let request = score::MatrixIn { messages: Some(ask.messages), ..score::MatrixIn::default() };
+    let messages = within("messages", ask.messages, MESSAGES_MAX)?;
+    let request = score::MatrixIn { messages: Some(messages), ..score::MatrixIn::default() };
     // Each row is a reply of its own; the call without `more` has them all in one.
     let out = context.ask::<score::method::ScoreMatrix>(&request).await?;
     let data = serde_json::to_value(&out).map_err(|error| Fault::internal(format!("the matrix is not JSON: {error}")))?;
@@ -491,6 +517,15 @@ mod tests {
         let chunks = [chunk(11, &whole[11..]), chunk(0, &whole[..16]), chunk(3, &whole[3..9])];
         assert_eq!(joined(&chunks), whole);
         assert_eq!(joined(&[chunk(0, "a"), chunk(10, "b")]), "a\nb", "what is missing is a line's end");
+    }
+
+    #[test]
+    fn arguments_are_bounded_and_no_index_is_searched_twice() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+        assert_eq!(each_once(names(&["a", "b", "a"])), names(&["a", "b"]));
+        let fault = within("indexes", vec![0; INDEXES_MAX + 1], INDEXES_MAX).expect_err("too many");
+        assert!(fault.message().contains("65") && fault.message().contains("64"), "{fault}");
+        assert!(within("indexes", vec![0; INDEXES_MAX], INDEXES_MAX).is_ok());
     }
 
     #[test]

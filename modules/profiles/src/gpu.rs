@@ -18,6 +18,8 @@ use tokio::sync::oneshot;
 
 /// How long an answer may take: NVML's come in milliseconds, the first in a second where a driver has to be woken up.
 pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How often is looked whether another's question has been taken: NVML answers in milliseconds.
+const TURN_EVERY: Duration = Duration::from_millis(5);
 /// Graphics processors that are looked at: more than any machine has.
 const GPUS_MAX: u32 = 64;
 const MIB: u64 = 1 << 20;
@@ -193,17 +195,22 @@ impl GpuWatch {
     /// # Errors
     /// [`GpuError`].
     pub async fn read(&self) -> Result<Vec<GpuReading>, GpuError> {
-        if let Some(hangs) = self.hangs() {
-            return Err(hangs);
+        let until = tokio::time::Instant::now() + self.patience;
+        let (mut question, answer) = oneshot::channel();
+        loop {
+            if let Some(hangs) = self.hangs() {
+                return Err(hangs);
+            }
+            question = match self.questions.try_send(question) {
+                Ok(()) => break,
+                // Another waits already, which says nothing of the driver.
+                Err(TrySendError::Full(question)) if tokio::time::Instant::now() < until => question,
+                Err(TrySendError::Full(_)) => return Err(GpuError::Hanging { seconds: self.patience.as_secs() }),
+                Err(TrySendError::Disconnected(_)) => return Err(GpuError::Ended),
+            };
+            tokio::time::sleep(TURN_EVERY).await;
         }
-        let (question, answer) = oneshot::channel();
-        match self.questions.try_send(question) {
-            Ok(()) => {}
-            // Another waits already: its answer would come later than this one's patience lasts, if the driver is that slow.
-            Err(TrySendError::Full(_)) => return Err(GpuError::Hanging { seconds: 0 }),
-            Err(TrySendError::Disconnected(_)) => return Err(GpuError::Ended),
-        }
-        match tokio::time::timeout(self.patience, answer).await {
+        match tokio::time::timeout_at(until, answer).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(GpuError::Ended),
             Err(_) => Err(GpuError::Hanging { seconds: self.patience.as_secs() }),
@@ -279,6 +286,25 @@ mod tests {
             }
         };
         assert_eq!(told.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn several_that_ask_at_once_are_answered_one_after_the_other() {
+        let (say, script) = std::sync::mpsc::channel();
+        let watch = Arc::new(GpuWatch::start(Script(script)).expect("a thread"));
+        let asked = [0; 4].map(|_| {
+            let watch = Arc::clone(&watch);
+            tokio::spawn(async move { watch.read().await })
+        });
+        // All of them have asked by then, and one question alone may wait.
+        tokio::task::yield_now().await;
+        for _ in 0..4 {
+            say.send(Ok(vec![gpu(0)])).expect("the thread is there");
+        }
+        for task in asked {
+            let outcome = task.await.expect("no panic");
+            assert!(outcome.is_ok(), "{outcome:?}");
+        }
     }
 
     #[tokio::test]

@@ -20,7 +20,8 @@ use brahman_card::clock::now_ms;
 use brahman_card::interface::profiles::{
     self, ActivateIn, ActiveIn, ActiveOut, DefineIn, DefineOut, ListOut, PreloadIn, Profile, ProfileInfo, RemoveIn, UnloadIn, error,
 };
-use brahman_card::{Fault, Interface, ModuleRecord};
+use brahman_card::interface::{catalog, index, ingest};
+use brahman_card::{Fault, Interface, ModuleRecord, ModuleState};
 use brahman_sidecar::place::cards::own_folder;
 use brahman_sidecar::{Call, Client, ClientError, Reply, Service, chain};
 use thiserror::Error;
@@ -35,8 +36,13 @@ use crate::settings::Settings;
 use crate::state::{ActiveRecord, DEFINED_MAX, Peak, StateError, Store};
 use residency::Activity;
 
-/// How long a switch waits for those that own indexes and datasets to have heard of it: they are told in microseconds.
+/// How long a switch waits for those that own indexes and datasets to have heard of it: they are told in microseconds, and those that lost
+/// this service with its last life are back in half a second.
 const HEARD_MAX: Duration = Duration::from_secs(1);
+/// Who owns what a profile hides, and so follows what is active.
+const FOLLOWERS: [&str; 3] = [index::INTERFACE.name, catalog::INTERFACE.name, ingest::INTERFACE.name];
+/// What changes what everybody can name, or what is loaded: it is the owner's and root's, whoever else may ask what is active.
+const ADMINISTRATION: [&str; 6] = ["Activate", "Deactivate", "Define", "Remove", "Preload", "Unload"];
 
 /// Why the service does not open.
 #[derive(Debug, Error)]
@@ -247,9 +253,9 @@ impl ProfilesService {
         Reply::of(&self.word().shown())
     }
 
-    /// Writes down what is active, then tells everybody, and waits until those that follow have heard. Another generation only where what
-    /// can be named is another.
-    async fn publish(&self, record: ActiveRecord) -> Result<(), Fault> {
+    /// Writes down what is active, then tells everybody, and waits until those that follow have heard, at least as many as there are in
+    /// `records`. Another generation only where what can be named is another. What one should know of those that have not heard, in words.
+    async fn publish(&self, record: ActiveRecord, records: &[ModuleRecord]) -> Result<Option<String>, Fault> {
         let former = self.word();
         let generation = if former.record.profile == record.profile { former.generation } else { former.generation + 1 };
         let word = ActiveWord::new(generation, record).map_err(|error| profile_fault("", &error))?;
@@ -258,15 +264,21 @@ impl ProfilesService {
             Fault::internal(format!("cannot write down which profile is active, in {path}: {error}"))
         })?;
         let mut counts = self.waiting.subscribe();
-        let expected = counts.borrow_and_update().get(&former.generation).copied().unwrap_or(0);
+        let waiting = counts.borrow_and_update().get(&former.generation).copied().unwrap_or(0);
+        // One that has just lost this service, with its last life, waits for nothing yet and goes on as it was told before.
+        let expected = waiting.max(followers(records));
         self.active.send_replace(word);
         if generation != former.generation {
             let have_heard = counts.wait_for(|counts| counts.get(&generation).copied().unwrap_or(0) >= expected);
             if tokio::time::timeout(HEARD_MAX, have_heard).await.is_err() {
-                tracing::warn!("not all of the {expected} modules that follow have heard within {HEARD_MAX:?} what is active");
+                let words = format!(
+                    "not all of the {expected} modules that own indexes and datasets have confirmed within {HEARD_MAX:?} that they act by it"
+                );
+                tracing::warn!("{words}");
+                return Ok(Some(words));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn define(&self, ask: DefineIn) -> Result<DefineOut, Fault> {
@@ -307,6 +319,12 @@ impl ProfilesService {
     }
 }
 
+/// How many modules serve that own what a profile hides.
+fn followers(records: &[ModuleRecord]) -> usize {
+    let owns = |record: &&ModuleRecord| record.card.offered_interfaces().any(|name| FOLLOWERS.contains(&name));
+    records.iter().filter(|record| record.state == ModuleState::Ready).filter(owns).count()
+}
+
 /// Does work that a hang-up of its caller must not cut off in the middle.
 async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Fault>> + Send + 'static) -> Result<T, Fault> {
     tokio::spawn(work).await.map_err(|error| Fault::internal(format!("the work ended early: {}", chain(&error))))?
@@ -318,6 +336,9 @@ impl Service for ProfilesService {
     }
 
     async fn call(self: Arc<Self>, call: Call) -> Result<Reply, Fault> {
+        if ADMINISTRATION.contains(&call.method()) {
+            call.allow_administration()?;
+        }
         match call.method() {
             "Activate" => {
                 let ActivateIn { id } = call.parameters()?;

@@ -110,6 +110,19 @@ impl Call {
         }
         Err(Fault::permission_denied(format!("uid {} may not have files opened by uid {own}: send the content instead", self.uid)))
     }
+
+    /// Whether this caller may change what is everybody's: only the server's own user, or root.
+    ///
+    /// # Errors
+    /// `PermissionDenied` for any other uid, which names the method.
+    pub fn allow_administration(&self) -> Result<(), Fault> {
+        let own = nix::unistd::geteuid().as_raw();
+        if self.uid == own || self.uid == 0 {
+            return Ok(());
+        }
+        let why = format!("{} is for the mesh's own user (uid {own}) and root, not for uid {}", self.method(), self.uid);
+        Err(Fault::permission_denied(why))
+    }
 }
 
 type UpgradeFuture = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;

@@ -2,11 +2,11 @@
 //! becomes of requests when a process dies.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -273,6 +273,22 @@ async fn a_host_that_is_not_ours_and_a_body_that_is_too_long_are_turned_away() {
     let foreign = [("origin", "https://evil.example")];
     let answer = send(&mesh, &request("GET", "/v1/models", &foreign, ""));
     assert!(answer.status == 403 && !answer.headers.contains_key("access-control-allow-origin"), "{answer:?}");
+    // A page of another port of this machine is a stranger, too; whoever has no origin says from where he asks.
+    for (headers, status) in [
+        (&[("origin", "http://localhost:3000")][..], 403),
+        (&[("origin", "null")][..], 403),
+        (&[("origin", "http://localhost")][..], 200),
+        (&[("sec-fetch-site", "cross-site")][..], 403),
+        (&[("sec-fetch-site", "same-site")][..], 403),
+        (&[("sec-fetch-site", "same-origin")][..], 200),
+        (&[("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "document")][..], 200),
+    ] {
+        assert_eq!(send(&mesh, &request("GET", "/v1/models", headers, "")).status, status, "{headers:?}");
+    }
+    let twice = [("host", "localhost"), ("host", "evil.example")];
+    assert_eq!(send(&mesh, &request("GET", "/v1/models", &twice, "")).status, 421);
+    let other = b"GET http://localhost/v1/models HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n";
+    assert_eq!(send(&mesh, other).status, 421);
     let head = format!("POST /v1/embeddings HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", 1_u64 << 40);
     assert_eq!(send(&mesh, head.as_bytes()).status, 413);
     let head = format!("GET / HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "a".repeat(1 << 20));
@@ -286,6 +302,52 @@ async fn a_host_that_is_not_ours_and_a_body_that_is_too_long_are_turned_away() {
     let mut both = b"GET /api/version HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec();
     both.extend(request("GET", "/api/version", &[], ""));
     assert_eq!(send(&mesh, &both).text().matches("HTTP/1.1 200").count(), 1, "the second answer lies behind the first");
+}
+
+/// Reads from a stream until this has come; gives all that has.
+fn read_until(stream: &mut impl Read, word: &str) -> String {
+    let mut text = String::new();
+    let mut buffer = [0; 4096];
+    while !text.contains(word) {
+        let read = stream.read(&mut buffer).expect("readable");
+        assert!(read > 0, "it hung up after: {text}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    text
+}
+
+#[tokio::test]
+async fn streams_are_bounded_and_whoever_hangs_up_gives_his_place_back() {
+    let mesh = mesh().await;
+    let open = || {
+        let mut stream = socket(&mesh);
+        stream.write_all(&request("GET", "/v1/events", &[], "")).expect("it takes the request");
+        let head = read_until(&mut stream, "\r\n\r\n");
+        (head.starts_with("HTTP/1.1 200"), stream)
+    };
+    let mut streams = Vec::new();
+    let refused = loop {
+        let (is_open, stream) = open();
+        if !is_open {
+            break stream;
+        }
+        streams.push(stream);
+        assert!(streams.len() <= 1000, "there is no bound");
+    };
+    drop(refused);
+    // What is no stream is answered all the same.
+    assert_eq!(get(&mesh, "/v1/models").status, 200);
+    let progress = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+                           "params": { "name": "list", "arguments": {}, "_meta": { "progressToken": 1 } } });
+    let both = [("accept", "application/json, text/event-stream")];
+    assert_eq!(send(&mesh, &request("POST", "/mcp", &both, &progress.to_string())).status, 503);
+    drop(streams);
+    let again = async {
+        while !open().0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("the places are given back");
 }
 
 /// A Card for a gateway that listens at a TCP address that is free just now.
@@ -306,8 +368,8 @@ fn over_tcp(port: u16, bytes: &[u8]) -> HttpAnswer {
 #[tokio::test]
 async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_path() {
     let (card, port) = listening("127.0.0.1");
-    let cards = ["broker", "embed-mock", "catalog", "ingest", "index"].map(shipped);
-    let setup = Setup::new(&cards).with_cards(&[card]).context("test");
+    let cards = ["broker", "embed-mock", "catalog", "ingest", "index", "profiles"].map(shipped);
+    let setup = Setup::new(&cards).with_cards(&[card]).context("test").env("BRAHMAN_NVML", "/no/such/nvml.so");
     let secrets = setup.state().with_file_name("secrets.toml");
     let entry = |name: &str, key: &str, rest: &str| format!("[{name}]\nkey_sha256 = \"{}\"\n{rest}\n", hex(&sha256(key.as_bytes())));
     let all = [
@@ -343,6 +405,23 @@ async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_p
     assert!(by_path.status == 403 || by_path.headers["brahman-error"].ends_with("FileUnreadable"), "{} {}", by_path.status, by_path.text());
     assert_eq!(with("alpha", "POST", "/v1/call/org.brahman.Broker.SetContext", "{\"context\": null}").status, 403);
     assert_eq!(with("alpha", "POST", "/v1/call/org.brahman.Init.Stop", "{\"label\": \"index\"}").status, 403);
+    // Nor does whoever is nobody say what the others may see, or where buckets lie.
+    for (method, ask) in [
+        ("Profiles.Define", json!({ "profile": { "id": "p" } })),
+        ("Profiles.Activate", json!({ "id": "p" })),
+        ("Profiles.Deactivate", json!({})),
+        ("Profiles.Unload", json!({ "model": "embed-mock" })),
+        ("Storage.AddBucket", json!({ "name": "b", "url": "file:///tmp" })),
+        ("Ingest.Files", json!({ "dataset": "d", "paths": ["/etc/passwd"] })),
+        ("Ingest.Watch", json!({ "dataset": "d", "paths": ["/etc"] })),
+        ("Ingest.Postgres", json!({ "dataset": "d", "dsn": "postgres://localhost/x", "table": "t" })),
+        ("Catalog.Snapshot", json!({ "folder": "/tmp" })),
+    ] {
+        let refused = with("alpha", "POST", &format!("/v1/call/org.brahman.{method}"), &ask.to_string());
+        assert_eq!(refused.status, 403, "{method}: {}", refused.text());
+    }
+    assert_eq!(with("alpha", "POST", "/v1/call/org.brahman.Profiles.Active", "{}").status, 200, "who is active is no secret");
+    assert_eq!(with("beta", "GET", "/v1/interfaces/org.brahman.Index", "").status, 403);
     // Over the Unix socket the same is the owner's.
     let by_path = post(&mesh, "/v1/call/org.brahman.Embed.EmbedFile", &json!({ "path": file }));
     assert_eq!(by_path.status, 200, "{}", by_path.text());
@@ -509,6 +588,21 @@ async fn openais_ollamas_and_mcps_own_clients_are_satisfied() {
     let out = command.output().expect("python runs");
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert_eq!(String::from_utf8_lossy(&out.stdout).matches(": fine").count(), 3);
+}
+
+#[tokio::test]
+async fn a_live_status_ends_by_sigterm_as_it_does_by_a_key() {
+    let mesh = mesh().await;
+    let mut command = Command::new(binary("brahman"));
+    command.args(["top", "--json"]).env("BRAHMAN_SOCKET", mesh.socket()).stdout(Stdio::piped());
+    let mut top = command.spawn().expect("it runs");
+    let mut lines = BufReader::new(top.stdout.take().expect("a pipe"));
+    let mut line = String::new();
+    lines.read_line(&mut line).expect("a line");
+    assert!(!line.is_empty());
+    mesh.signal(top.id(), "TERM");
+    assert!(top.wait().expect("it ends").success());
+    drop(lines);
 }
 
 #[tokio::test]

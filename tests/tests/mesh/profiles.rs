@@ -321,6 +321,54 @@ fn ollama() -> String {
     address
 }
 
+/// One that has a model, and never answers whoever has it load that; gives its address, and word of each such request.
+fn stuck_ollama() -> (String, std::sync::mpsc::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    let (say, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut stuck = Vec::new();
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);
+            while !is_whole(&bytes) {
+                match stream.read(&mut buffer) {
+                    Ok(read) if read > 0 => bytes.extend_from_slice(&buffer[..read]),
+                    _ => break,
+                }
+            }
+            if !bytes.starts_with(b"GET ") {
+                stuck.push(stream);
+                if say.send(()).is_err() {
+                    return;
+                }
+                continue;
+            }
+            let body = r#"{"models":[{"name":"large:latest"}]}"#;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            // Whoever asked may have gone.
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    (address, heard)
+}
+
+#[tokio::test]
+async fn an_ollama_server_that_loads_for_ever_holds_up_no_switch() {
+    let (address, heard) = stuck_ollama();
+    let mesh = setup(&[mock("a", 100)], 1000).env("BRAHMAN_OLLAMA_URL", &address).up().await;
+    mesh.when(|modules| modules.iter().all(|module| module.state == ModuleState::Ready)).await;
+    define(&mesh, json!({"id": "a", "modules": ["a"]})).await;
+    let mut asking = Connection::connect(&mesh.beside("profiles.sock")).await.expect("connected");
+    let ask = encode_call("org.brahman.Profiles.Preload", &json!({"model": "large"}), &CallOptions::default(), false, false);
+    asking.send(&ask.expect("a call")).await.expect("sent");
+    tokio::task::spawn_blocking(move || heard.recv_timeout(PATIENCE).expect("it is asked to load")).await.expect("no panic");
+    let begun = Instant::now();
+    activate(&mesh, "a").await.expect("activated");
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    mesh.down();
+}
+
 /// Whether a request has come to its end.
 fn is_whole(request: &[u8]) -> bool {
     let text = String::from_utf8_lossy(request).to_lowercase();
@@ -402,7 +450,11 @@ async fn assert_scope(mesh: &Mesh, profile: &str, bound: &str, other: &str) {
         (catalog.clone(), "org.brahman.Catalog.Sample", json!({"name": other})),
         (catalog.clone(), "org.brahman.Catalog.Copy", json!({"name": bound, "to": other})),
         (catalog.clone(), "org.brahman.Catalog.Delete", json!({"name": other})),
-        (catalog, "org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": key})),
+        (catalog.clone(), "org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": key})),
+        (catalog.clone(), "org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": format!("indexes/{other}/index.json")})),
+        (catalog.clone(), "org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": format!("manifests/{other}/1.json")})),
+        (catalog, "org.brahman.Storage.Scrub", json!({"dataset": other})),
+        (mesh.beside("ingest.sock"), "org.brahman.Ingest.Unwatch", json!({"dataset": other})),
     ] {
         let refused = fault(at(&socket, method, parameters).await);
         assert_eq!(refused.name, "org.brahman.Profiles.Forbidden", "{method}: {refused}");
@@ -413,6 +465,37 @@ async fn assert_scope(mesh: &Mesh, profile: &str, bound: &str, other: &str) {
     };
     assert_eq!(names(&mesh.call("org.brahman.Index.List", json!({})).await.expect("listed"), "indexes"), [bound]);
     assert_eq!(names(&mesh.call("org.brahman.Catalog.List", json!({})).await.expect("listed"), "datasets"), [bound]);
+    // Nor is it told by what is of everything.
+    for (method, parameters) in [
+        ("org.brahman.Ingest.Runs", json!({})),
+        ("org.brahman.Ingest.Watches", json!({})),
+        ("org.brahman.Index.AgentStatus", json!({})),
+        ("org.brahman.Storage.Errors", json!({})),
+        ("org.brahman.Storage.Scrub", json!({})),
+    ] {
+        let told = mesh.call(method, parameters).await.unwrap_or_else(|error| panic!("{method}: {error}")).to_string();
+        assert!(!told.contains(&format!("\"{other}\"")) && !told.contains(&format!("datasets/{other}/")), "{method}: {told}");
+    }
+    let folder = mesh.folder.path().join("copy");
+    std::fs::create_dir_all(&folder).expect("made");
+    for (method, parameters) in [
+        ("org.brahman.Catalog.Snapshot", json!({"folder": folder})),
+        ("org.brahman.Index.Snapshot", json!({"folder": folder})),
+        ("org.brahman.Catalog.ResyncMissing", json!({})),
+    ] {
+        let refused = fault(mesh.call(method, parameters).await);
+        assert_eq!(
+            (refused.name.as_ref(), &refused.parameters["profile"]),
+            ("org.brahman.Profiles.Forbidden", &json!(profile)),
+            "{method}"
+        );
+    }
+    let mut watching = Connection::connect(&mesh.beside("catalog.sock")).await.expect("connected");
+    let watch = encode_call("org.brahman.Catalog.Watch", &json!({}), &CallOptions::default(), true, false).expect("a call");
+    watching.send(&watch).await.expect("sent");
+    let word: Value = watching.receive().await.expect("told").typed().expect("a word").value;
+    let seen: Vec<&String> = word["generations"].as_object().expect("by name").keys().collect();
+    assert_eq!(seen, [bound], "{word}");
 }
 
 #[tokio::test]

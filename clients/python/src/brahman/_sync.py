@@ -1,5 +1,6 @@
 """The client for threads."""
 
+import os
 import select
 import socket
 import struct
@@ -67,7 +68,12 @@ class Connection:
     @property
     def is_reusable(self) -> bool:
         """Whether another call may be made: nothing lies unread, and the other end is there."""
-        return self.is_clean and not select.select([self._socket], [], [], 0)[0]
+        if not self.is_clean:
+            return False
+        # Not select(), which cannot look at a descriptor of 1024 or more.
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        return not poller.poll(0)
 
     def exactly(self, count: int, timeout: Optional[float]) -> bytes:
         """So many bytes of a connection that has left Varlink."""
@@ -108,6 +114,7 @@ class Client:
         self.require = dict(require or {})
         self._idle: List[Connection] = []
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     # The connection's life.
 
@@ -115,6 +122,9 @@ class Client:
         return CallOptions(timeout if timeout is not None else self.timeout, context or self.context, require or self.require)
 
     def _take(self) -> Connection:
+        if self._process != os.getpid():
+            # After a fork they are the parent's as well: each would read the other's answers.
+            self._idle, self._lock, self._process = [], threading.Lock(), os.getpid()
         with self._lock:
             while self._idle:
                 connection = self._idle.pop()

@@ -82,13 +82,15 @@ class Frames:
             return None
         try:
             message = json.loads(bytes(memoryview(self._buffer)[:end]))
-        except ValueError as cause:
-            raise ProtocolError("the reply is not JSON") from cause
+        except (ValueError, RecursionError) as cause:
+            raise ProtocolError("the reply is not JSON, or is nested too deeply") from cause
         del self._buffer[: end + 1]
         self._seen = 0
         if not isinstance(message, dict):
             raise ProtocolError("the reply is not an object")
         parameters = message.get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise ProtocolError("the reply's parameters are not an object")
         if "error" in message:
             raise error(str(message["error"]), parameters)
         provider = message.get("org.brahman.provider")

@@ -12,7 +12,6 @@ use brahman_card::interface::storage as storage_interface;
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Reply, Service, chain};
 use brahman_storage::writable;
-use serde::Deserialize;
 
 use super::realm::Realm;
 use super::{CatalogService, held, unanswered};
@@ -46,41 +45,6 @@ const CHANGES: [&str; 19] = [
     "CompactErrors",
 ];
 
-/// The names of datasets in a call, of whichever method, and the key of an object, which may be one of a dataset's.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct CallNames {
-    name: Option<String>,
-    to: Option<String>,
-    key: Option<String>,
-}
-
-/// The dataset below which an object lies, if it lies below one.
-fn dataset_of(key: &str) -> Option<&str> {
-    let mut parts = key.split('/').filter(|part| !part.is_empty() && *part != ".");
-    (parts.next() == Some("datasets")).then(|| parts.next().unwrap_or_default())
-}
-
-impl CatalogService {
-    /// That the active profile binds every dataset that a call names: through whichever door it came, all come by here.
-    async fn in_scope(&self, call: &Call) -> Result<(), Fault> {
-        self.scope.known(call.deadline).await?;
-        if self.scope.is_open() {
-            return Ok(());
-        }
-        // What cannot be read so cannot be read by the method itself either, which says why.
-        let names: CallNames = serde_json::from_slice(call.raw_parameters()).unwrap_or_default();
-        if let Some(dataset) = names.key.as_deref().and_then(dataset_of) {
-            self.scope.dataset(dataset)?;
-        }
-        // Of buckets the names are none of datasets.
-        if call.interface() == storage_interface::INTERFACE.name {
-            return Ok(());
-        }
-        names.name.iter().chain(&names.to).try_for_each(|name| self.scope.dataset(name))
-    }
-}
-
 impl Service for CatalogService {
     fn interfaces(&self) -> &'static [&'static Interface] {
         &[&catalog::INTERFACE, &storage_interface::INTERFACE]
@@ -102,13 +66,14 @@ impl Service for CatalogService {
             "List" => {
                 let RealmIn { mock } = call.parameters()?;
                 let mut out = self.list(self.realm(&call, mock).await).await?;
-                out.datasets.retain(|dataset| self.scope.binds_dataset(&dataset.name));
-                out.apart.iter_mut().for_each(|apart| apart.retain(|dataset| self.scope.binds_dataset(&dataset.name)));
+                self.list_in_scope(&mut out);
                 Reply::of(&out)
             }
             "Get" => {
                 let NameIn { name, mock } = call.parameters()?;
-                Reply::of(&self.get(self.realm(&call, mock).await, &name).await?)
+                let mut out = self.get(self.realm(&call, mock).await, &name).await?;
+                self.seen_in_scope(&mut out.dataset);
+                Reply::of(&out)
             }
             "Location" => Reply::of(&self.location(call.parameters()?).await?),
             "Commit" => Reply::of(&self.commit(call.parameters()?).await?),

@@ -126,7 +126,7 @@ impl CatalogService {
             self.look(&target, &mut found).await;
             found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
             if call.more && told.elapsed() > TOLD_EVERY {
-                call.send(&found).await?;
+                call.send(&self.scrub_in_scope(&found)).await?;
                 told = Instant::now();
             }
         }
@@ -135,7 +135,7 @@ impl CatalogService {
         found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let is_all = bucket.is_none() && dataset.is_none() && found.unread.is_none();
         self.note_position(&if is_all { Position::end() } else { Position::read(&self.position()) }).await;
-        Reply::of(&found)
+        Reply::of(&self.scrub_in_scope(&found))
     }
 
     /// When everything was last looked at, as Unix time, and how many objects are damaged since they were looked at.

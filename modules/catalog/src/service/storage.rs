@@ -60,7 +60,9 @@ impl CatalogService {
                     let (errors, total) = journal.newest(limit);
                     ErrorsOut { errors, total: total as u64, shortfall: journal.shortfall() }
                 };
-                Reply::of(&self.in_journal(told).await?)
+                let mut out = self.in_journal(told).await?;
+                out.errors.retain(|failure| self.key_in_scope(&failure.key));
+                Reply::of(&out)
             }
             "FlushErrors" => {
                 let flushed = |journal: &FailureJournal| {

@@ -311,16 +311,20 @@ impl IndexService {
         let (agent, now) = (&self.agent, Instant::now());
         let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
         // Of one whose CURRENT cannot be read nobody knows: it is left alone as well.
+        let is_bound = |name: &String| self.scope.binds_index(name);
         let pinned = all.iter().filter(|index| index.pinned().unwrap_or(true)).map(|index| index.parameters.name.clone());
-        let pinned: Vec<String> = pinned.collect();
-        let mut queue: Vec<String> = lock(&agent.queue).iter().map(|wish| wish.name.clone()).collect();
+        let pinned: Vec<String> = pinned.filter(is_bound).collect();
+        let mut queue: Vec<String> = lock(&agent.queue).iter().map(|wish| wish.name.clone()).filter(is_bound).collect();
         queue.dedup();
+        // It begins with the index's name, where it is of one.
+        let is_of_bound = |words: &String| words.split_once(": ").is_some_and(|(name, _)| self.scope.binds_index(name));
+        let last = lock(&agent.last).clone().filter(|words| self.scope.is_open() || is_of_bound(words));
         let pace = lock(&agent.pace);
         Reply::of(&AgentStatusOut {
             enabled: agent.settings.enabled,
             queue,
-            running: lock(&agent.running).clone(),
-            last: lock(&agent.last).clone(),
+            running: lock(&agent.running).clone().filter(is_bound),
+            last,
             trials_last_hour: pace.last_hour(now) as u64,
             max_trials_per_hour: agent.settings.max_trials_per_hour as u64,
             // Where there is no next trial `reason` says so.

@@ -15,7 +15,7 @@ use brahman_card::Fault;
 use brahman_card::interface::index::{FusionChoice, SearchBulkIn, SearchBulkOut};
 use brahman_sidecar::bulk::BulkStream;
 use brahman_sidecar::serve::UpgradedStream;
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, Scope, chain};
 
 use super::IndexService;
 use super::agent::Agent;
@@ -32,6 +32,8 @@ use flat_hnsw::build::in_parallel;
 /// What holds for the whole conversation.
 struct Terms {
     agent: Arc<Agent>,
+    /// What may be named may be another by the next batch: each is judged by itself.
+    scope: Scope,
     index: Arc<Index>,
     /// That the vectors must be of, if the caller says so: a migration may change it between two batches.
     model: Option<String>,
@@ -86,6 +88,7 @@ impl IndexService {
         };
         let terms = Arc::new(Terms {
             agent: Arc::clone(&self.agent),
+            scope: self.scope.clone(),
             index,
             model: ask.model,
             how,
@@ -140,6 +143,7 @@ fn texts(batch: &RecordBatch, literal: bool) -> Result<Vec<ParsedQuery>, Fault> 
 
 impl Terms {
     fn answer(&self, batch: &RecordBatch) -> Result<RecordBatch, Fault> {
+        self.scope.index(&self.index.parameters.name)?;
         self.agent.searched();
         let SearchSource { generation, .. } = search_source(&self.index, self.mode)?;
         is_of_model(&self.index.parameters.name, self.model.as_ref(), &generation.manifest.model)?;

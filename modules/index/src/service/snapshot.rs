@@ -22,6 +22,8 @@ const TRIALS: &str = "trials";
 impl IndexService {
     pub(super) async fn snapshot(&self, call: &Call) -> Result<Reply, Fault> {
         call.allow_paths()?;
+        // A backup of a part would be taken for one of all.
+        self.scope.whole(call.method())?;
         let SnapshotIn { folder } = call.parameters()?;
         let to = PathBuf::from(folder);
         if !to.is_absolute() || !to.is_dir() {

@@ -77,12 +77,15 @@ impl ProfilesService {
         let mut resting = former.record.resting.clone();
         resting.retain(|label| !loaded.contains(label));
         resting.extend(plan.unload_first.iter().chain(&plan.unload_after).cloned());
-        if let Err(fault) = self.publish(ActiveRecord { profile: Some(profile.profile.clone()), resting }).await {
-            self.go_back(&plan).await;
-            return Err(fault);
+        let mut notes = Vec::new();
+        match self.publish(ActiveRecord { profile: Some(profile.profile.clone()), resting }, &records).await {
+            Ok(unheard) => notes.extend(unheard),
+            Err(fault) => {
+                self.go_back(&plan).await;
+                return Err(fault);
+            }
         }
         self.pin(&self.managed(&book));
-        let mut notes = Vec::new();
         // The switch is done: what will not end now is told, and ended at the next look or start.
         match self.unload(&plan.unload_after).await {
             Ok(lost) => notes.extend(lost),
@@ -149,7 +152,8 @@ impl ProfilesService {
         let unloaded: Vec<String> = profile.modules.iter().filter(ends).cloned().collect();
         let mut resting = former.record.resting;
         resting.extend(unloaded.iter().cloned());
-        self.publish(ActiveRecord { profile: None, resting }).await?;
+        // Whoever has not heard of it hides more than he should, and no less.
+        self.publish(ActiveRecord { profile: None, resting }, &records).await?;
         self.unload(&unloaded).await?;
         Ok(DeactivateOut { previous: Some(profile.profile.id), unloaded, elapsed_ms: elapsed_ms(begun) })
     }

@@ -386,7 +386,7 @@ impl ProfilesService {
         // Written down first: whoever dies in between leaves a module that is started by its next call.
         let mut record = word.record;
         record.resting.extend(idle.iter().cloned());
-        self.publish(record).await?;
+        self.publish(record, &records).await?;
         self.unload(&idle).await.map(drop)
     }
 

@@ -27,10 +27,12 @@ impl ProfilesService {
     /// Every memory, and who holds what.
     pub(super) async fn vram(&self) -> Result<VramOut, Fault> {
         let records = self.mesh.list().await.map_err(|error| mesh_fault(&error))?;
-        self.bring_up_to_date(&records).await;
+        let measuring = async {
+            self.bring_up_to_date(&records).await;
+            self.measure(&records, true).await
+        };
         // One after the other each may take two seconds; side by side both do.
-        let (measured, external) = tokio::join!(self.measure(&records, true), self.external());
-        let (gpus, reason) = measured;
+        let ((gpus, reason), external) = tokio::join!(measuring, self.external());
         let now = self.now();
         let gate = lock(&self.gate);
         let slots = gate.slots().iter().map(|(id, slot)| slot_use(id, slot, now)).collect();
@@ -82,10 +84,12 @@ impl ProfilesService {
         check(&model)?;
         let is_on_call = on_call == Some(true);
         let begun = Instant::now();
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
         let records = self.mesh.list().await.map_err(|error| mesh_fault(&error))?;
         let labels = labels_of(&model, &records);
         let Some(first) = labels.iter().next() else {
+            // Nothing of the mesh is loaded: a server that takes minutes holds up nobody's switch.
+            drop(turn);
             return match &self.ollama {
                 Some(ollama) if !is_on_call => self.preload_external(ollama, model).await,
                 _ => Err(no_such(&model)),
@@ -120,7 +124,7 @@ impl ProfilesService {
         let mut record = word.record;
         record.resting.retain(|label| !loaded.contains(label));
         record.resting.extend(plan.unload_first.iter().cloned());
-        self.publish(record).await?;
+        self.publish(record, &records).await?;
         self.pin(&self.managed(&book));
         Ok(PreloadOut { model, loaded, elapsed_ms: elapsed_ms(begun), external: None })
     }
@@ -139,10 +143,11 @@ impl ProfilesService {
         let UnloadIn { model } = ask;
         check(&model)?;
         let begun = Instant::now();
-        let _turn = self.turn.lock().await;
+        let turn = self.turn.lock().await;
         let records = self.mesh.list().await.map_err(|error| mesh_fault(&error))?;
         let labels = labels_of(&model, &records);
         if labels.is_empty() {
+            drop(turn);
             let Some(ollama) = &self.ollama else { return Err(no_such(&model)) };
             if !ollama.has(&model).await.map_err(|error| ollama_fault(&model, &error))? {
                 return Err(no_such(&model));
@@ -163,7 +168,7 @@ impl ProfilesService {
             labels.iter().filter(|label| instances(&records, label).any(|record| record.pid != 0)).cloned().collect();
         let mut record = word.record;
         record.resting.extend(unloaded.iter().cloned());
-        self.publish(record).await?;
+        self.publish(record, &records).await?;
         let lost = self.unload(&unloaded).await?;
         let notes = Some(lost).filter(|lost| !lost.is_empty());
         Ok(UnloadOut { model, unloaded, elapsed_ms: elapsed_ms(begun), external: None, notes })
