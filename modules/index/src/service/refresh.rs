@@ -18,13 +18,14 @@ use brahman_storage::digest::sha256;
 
 use super::IndexService;
 use super::datasets::Version;
+use super::parameters::{check_filters, ef_search, engine, graph_parameters, sizes};
 use super::shelf::{Claim, FirstRefresh, Index, StopOnDrop, lock};
 use crate::chunk::Chunker;
 use crate::cutter::{Cutter, Limits, TOKENS_DEFAULT, embedded};
 use crate::embedder::{self, Embedder, Model, TokenCounter};
 use crate::files::bad;
 use crate::folder::Content;
-use crate::generation::{EF_DEFAULT, Generation, Manifest, RECALL_DEFAULT};
+use crate::generation::{Generation, Manifest, RECALL_DEFAULT};
 use crate::memory;
 use crate::partial::{self, Growth};
 use crate::pending::Pending;
@@ -32,7 +33,6 @@ use crate::refresh::{CHUNKING, Cutting, Origin, Plan, folder_fault, io_fault, pl
 use crate::rows::RowStore;
 use crate::segment;
 use crate::threads::{endless, on_own_thread};
-use flat_hnsw::build::Parameters;
 
 /// Most texts sent to the embedder at once, on each of two connections: enough that it never waits for us.
 const EMBED_BATCH: usize = 256;
@@ -62,17 +62,6 @@ fn next_size(size: usize, took: Duration) -> usize {
     } else {
         size
     }
-}
-
-/// How a graph is built unless the index says otherwise.
-pub(super) fn graph_parameters(parameters: &CreateIn) -> Parameters {
-    let number = |n: Option<u64>, default: usize| n.map_or(default, |n| usize::try_from(n).unwrap_or(default));
-    Parameters { m: number(parameters.m, 16), ef_construction: number(parameters.ef_construction, 100), seed: 0 }
-}
-
-/// Candidates a search keeps unless the index says otherwise.
-pub(super) fn ef_search(parameters: &CreateIn) -> usize {
-    parameters.ef_search.map_or(EF_DEFAULT, |n| usize::try_from(n).unwrap_or(EF_DEFAULT))
 }
 
 /// Threads for building: all cores, for somebody waits.
@@ -224,7 +213,7 @@ impl IndexService {
         let claim = index.claim("migration").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         if chunks {
-            super::check_filters(&index.parameters)?;
+            check_filters(&index.parameters)?;
         }
         let own = index.generation().filter(|g| !g.is_empty()).map(|g| g.manifest.model.clone());
         // Who only wants other chunks keeps the model.
@@ -644,7 +633,7 @@ fn nothing_new(manifest: &Manifest, rows: u64) -> Option<Plan> {
 
 /// How texts are cut: by tokens, or as those that are there were.
 fn cutting(parameters: &CreateIn, keeps_chunks: bool, counter: TokenCounter) -> Result<Cutting, Fault> {
-    let (size, overlap) = super::sizes(parameters)?;
+    let (size, overlap) = sizes(parameters)?;
     if keeps_chunks || parameters.vector_column.is_some() {
         return Ok(Cutting::Characters(Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?));
     }
@@ -732,7 +721,7 @@ fn unnumbered(parameters: &CreateIn, model: Model, own: &Version) -> Manifest {
 
 /// The manifest of an index's first generation.
 fn first_manifest(parameters: &CreateIn, model: Model) -> Manifest {
-    let first = Manifest::first(model, super::engine(parameters), graph_parameters(parameters), ef_search(parameters));
+    let first = Manifest::first(model, engine(parameters), graph_parameters(parameters), ef_search(parameters));
     let recall_wanted = parameters.ef_search.is_none().then(|| parameters.target_recall.unwrap_or(RECALL_DEFAULT));
     Manifest { language: parameters.language.clone(), recall_wanted, ..first }
 }
