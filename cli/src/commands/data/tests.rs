@@ -1,7 +1,9 @@
 //! What a person sees of datasets, watches and runs, and what a command line is read as.
 
-use brahman_card::interface::ingest::{Run, WatchStatus};
+use brahman_card::interface::ingest::{IngestSummary, Quarantine, Run, RunsOut, WatchStatus, WatchesOut};
 
+use super::arguments::column_types;
+use super::ingest::{ingested, show_runs, show_watches};
 use super::*;
 
 #[test]
