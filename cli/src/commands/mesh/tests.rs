@@ -1,5 +1,12 @@
 //! What a person sees of the mesh's state.
 
+use std::collections::BTreeMap;
+
+use brahman_card::ModuleState;
+use brahman_card::interface::broker::{ModuleStatus, StatusOut};
+
+use super::start::next_steps;
+use super::status::{origin_lines, scripted, show_status, storage_lines};
 use super::*;
 
 #[test]
