@@ -5,12 +5,14 @@
 //! # Reading the code
 //!
 //! [`kernel`] compares, [`code`] encodes, [`store`] keeps vectors and searches exactly, [`graph`] walks, [`build`] inserts,
-//! [`file`] writes and maps, [`pages`] holds the memory, [`sample`] makes vectors up.
+//! [`file`] writes and maps, [`pages`] holds the memory, [`sample`] makes vectors up; `searching` decides between a walk and all rows,
+//! `adopting` looks after rows that no walk finds.
 //!
 //! Invariants: rows are numbered in the order in which neighbours lie together (so a graph's builder says the order, and
 //! its caller arranges the rest of the rows likewise); scores are exact f32 products; a filtered search is exact wherever
 //! the graph could miss.
 
+mod adopting;
 pub mod build;
 pub mod code;
 pub mod file;
@@ -18,45 +20,22 @@ pub mod graph;
 pub mod kernel;
 pub mod pages;
 pub mod sample;
+mod searching;
 pub mod store;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 pub use build::Parameters;
 use build::{Draft, level_of, mix};
-use code::{Quantiser, QueryCode};
-use graph::{Graph, NONE, Scratch, node_of, product_of};
+use graph::{Graph, NONE};
 use kernel::Kernels;
 use pages::Pages;
+pub use searching::SearchParameters;
+use searching::Walker;
 pub use store::{LiveRows, Neighbour, Store};
 
-/// Rows beyond the k-th that are compared by f32 after a walk: the codes' error moves a row by a few places at most.
-const RERANK_EXTRA: usize = 8;
-/// What a walk compares beside `ef` times [`COMPARED_PER_EF`], in codes.
-const COMPARED_FLOOR: usize = 600;
-/// Codes that a walk compares for each of `ef`, as measured at M = 16.
-const COMPARED_PER_EF: usize = 20;
-/// Scores closer than this are those of equal vectors: the rounding of f32 sums.
-const EQUAL: f32 = 1e-6;
-/// Candidates kept for each hit that is wanted and each row that a filter passes over before it: a hit's neighbours are found as surely as
-/// among all rows by `ef`.
-const FILTERED_PER_HIT: usize = 6;
-/// Of filtered rows, all are compared unless a walk is so many times quicker: a walk may miss some.
-const EXACT_WORTH: usize = 2;
-/// A code compared in a walk costs as much as this many in a scan, which reads memory in order.
-const WALK_COST: usize = 4;
-/// Candidates of the search by which a built graph is asked for each of its rows; narrower than a usual search, so that a
-/// row which just passes is not lost to a usual one.
-const ADOPT_EF: usize = 48;
-/// Rows whose lists a lost one is put into: a search that ends elsewhere by a little meets one of them still.
-const ADOPTERS: usize = 4;
-/// Rows asked for between two looks at whether to go on: less than a millisecond of work.
-const ASKED_PER_STEP: usize = 16;
-/// What one round displaces is asked for in the next.
-const ADOPT_ROUNDS: usize = 4;
 /// Fewer rows are always scanned.
 pub const GRAPH_ROWS_MIN: usize = 2 * graph::TOP_MAX;
 
@@ -78,17 +57,6 @@ fn rows_of(vectors: &[f32], dim: usize) -> io::Result<usize> {
 /// Hears how many rows are inserted and says whether to go on.
 pub type Progress<'a> = dyn Fn(usize) -> bool + Sync + 'a;
 
-/// What is asked of a search.
-#[derive(Clone, Copy, Debug)]
-pub struct SearchParameters<'a> {
-    /// How many rows are wanted.
-    pub k: usize,
-    /// Candidates kept on the way.
-    pub ef: usize,
-    /// Rows that may be found, if not all.
-    pub live: Option<&'a LiveRows>,
-}
-
 /// A built index. Readers share it.
 #[derive(Debug)]
 pub struct FlatIndex {
@@ -106,14 +74,6 @@ pub struct FlatIndex {
     idle: Mutex<Vec<Walker>>,
 }
 
-/// Memory that a search needs.
-#[derive(Debug, Default)]
-struct Walker {
-    scratch: Scratch,
-    query: QueryCode,
-    rows: Vec<u32>,
-}
-
 /// How the rows of a built graph are numbered.
 #[derive(Clone, Copy, Debug)]
 enum Numbering {
@@ -121,15 +81,6 @@ enum Numbering {
     Near,
     /// As they were given.
     Given,
-}
-
-/// What a walk came to.
-struct WalkOutcome {
-    best: Vec<Neighbour>,
-    /// Live rows among the candidates.
-    reached: usize,
-    /// The candidates are alike to the codes and not to f32: there may be better ones among many more.
-    near_duplicates: bool,
 }
 
 impl FlatIndex {
@@ -371,133 +322,6 @@ impl FlatIndex {
     pub fn memory_bytes(&self) -> u64 {
         let small = self.levels.len() + 4 * (self.upper_at.len() + self.upper.len() + self.top.len());
         self.store.memory_bytes() + (self.base.bytes().len() + small) as u64
-    }
-
-    /// The best `k` rows for a query, best first, by a walk; by comparing all live rows where that is cheaper or where
-    /// the walk found too few of them.
-    #[must_use]
-    pub fn search(&self, query: &[f32], ask: &SearchParameters<'_>) -> Vec<Neighbour> {
-        let rows = self.store.len();
-        let live = ask.live.map_or(rows, LiveRows::count);
-        if ask.k == 0 || live == 0 {
-            return Vec::new();
-        }
-        let ef = ask.ef.max(ask.k);
-        // Of the nodes a walk keeps only the live ones count: so many more are kept, or as many as the wanted ones lie among.
-        let (wide, scan) = match ask.live {
-            None => (ef, rows),
-            Some(_) => {
-                let among = ask.k.saturating_mul(FILTERED_PER_HIT).saturating_mul(rows) / live;
-                let wide = (ef.saturating_mul(rows) / live + ef / 8).min(ef.saturating_add(among));
-                (wide, live.saturating_mul(store::SPARSE / EXACT_WORTH).min(rows))
-            }
-        };
-        let walk = COMPARED_FLOOR + COMPARED_PER_EF.saturating_mul(wide);
-        if self.top.is_empty() || scan <= WALK_COST.saturating_mul(walk) {
-            return self.store.exact(query, ask.k, ask.live, 1);
-        }
-        let found = self.walk(query, ask.k, wide, ask.live);
-        // Where the live rows lie apart from the query's neighbourhood, a walk ends among rows that do not count.
-        let expected = if ask.live.is_some() { wide.saturating_mul(live) / rows } else { ef };
-        if found.near_duplicates || found.reached < expected.min(live) / 2 || found.reached < ask.k.min(live) {
-            return self.store.exact(query, ask.k, ask.live, 1);
-        }
-        found.best
-    }
-
-    /// Walks the graph, keeping `wide` candidates; of those that are live it ranks the best by f32.
-    fn walk(&self, query: &[f32], k: usize, wide: usize, live: Option<&LiveRows>) -> WalkOutcome {
-        let mut walker = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        Quantiser::query(query, &mut walker.query);
-        self.graph().walk(&walker.query.bytes, 0, wide, &mut walker.scratch);
-        let pool = &walker.scratch.pool;
-        let span = pool.first().zip(pool.last()).map_or(0.0, |(best, worst)| (product_of(*best) - product_of(*worst)) as f32);
-        let alike = pool.len() == wide && span <= self.store.quantiser.resolution(&walker.query);
-        walker.rows.clear();
-        let nodes = walker.scratch.pool.iter().map(|key| node_of(*key)).filter(|node| live.is_none_or(|live| live.has(*node)));
-        walker.rows.extend(nodes);
-        let reached = walker.rows.len();
-        walker.rows.truncate(2 * k + RERANK_EXTRA);
-        let best = self.store.rerank(query, &walker.rows, k);
-        // Equal vectors are no near-duplicates: one is as good as the other.
-        let near_duplicates = alike && best.first().zip(best.last()).is_some_and(|(first, last)| first.score - last.score > EQUAL);
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(walker);
-        WalkOutcome { best, reached, near_duplicates }
-    }
-
-    /// Gives rows that a search for their own vector does not find a way in: where that search ends, the nearest rows it
-    /// did reach take the lost one into their lists, in place of one that others lead to too. The same search then finds it.
-    fn adopt(&mut self, threads: usize, progress: &Progress<'_>) -> io::Result<()> {
-        let width = 2 * self.parameters.m;
-        let mut asked: Vec<u32> = (0..self.store.len() as u32).collect();
-        for _ in 0..ADOPT_ROUNDS {
-            let lost = self.lost_of(&asked, ADOPT_EF, threads, progress).ok_or(io::ErrorKind::Interrupted)?;
-            if lost.is_empty() {
-                return Ok(());
-            }
-            let mut ways_in = vec![0_u32; self.store.len()];
-            self.base.as_u32().iter().filter(|node| **node != NONE).for_each(|node| ways_in[*node as usize] += 1);
-            asked.clear();
-            let lists: &mut [u32] = bytemuck::cast_slice_mut(self.base.bytes_mut());
-            for (row, reached) in lost {
-                asked.push(row);
-                for adopter in reached {
-                    let list = &mut lists[adopter.row as usize * width..][..width];
-                    // Room first; else the last that can be spared, for lists have what matters most in front.
-                    let room = list.iter().position(|n| *n == NONE);
-                    let spared = || list.iter().rposition(|n| ways_in[*n as usize] > 1);
-                    let place = if list.contains(&row) { None } else { room.or_else(spared) };
-                    let Some(place) = place else { continue };
-                    let displaced = std::mem::replace(&mut list[place], row);
-                    ways_in[row as usize] += 1;
-                    if displaced != NONE {
-                        ways_in[displaced as usize] -= 1;
-                        asked.push(displaced);
-                    }
-                }
-            }
-            asked.sort_unstable();
-            asked.dedup();
-        }
-        Ok(())
-    }
-
-    /// Of about `sample` rows evenly chosen, those that a walk for their own vector does not find: lost to every query.
-    #[must_use]
-    pub fn orphans(&self, ef: usize, threads: usize, sample: usize) -> Vec<u32> {
-        let step = (self.store.len() / sample.max(1)).max(1);
-        let rows: Vec<u32> = (0..self.store.len() as u32).step_by(step).collect();
-        self.lost_of(&rows, ef, threads, &|_| true).into_iter().flatten().map(|(row, _)| row).collect()
-    }
-
-    /// Those of `rows` that are lost, each with the nearest that its search did reach; `None` if told to stop.
-    fn lost_of(&self, rows: &[u32], ef: usize, threads: usize, progress: &Progress<'_>) -> Option<Vec<(u32, Vec<Neighbour>)>> {
-        if self.top.is_empty() {
-            return Some(Vec::new());
-        }
-        let stopped = AtomicBool::new(false);
-        let lost = build::in_parallel(
-            rows.len(),
-            threads,
-            || (),
-            |(), i| {
-                if i.is_multiple_of(ASKED_PER_STEP) && !progress(self.store.len()) {
-                    stopped.store(true, Ordering::Relaxed);
-                }
-                if stopped.load(Ordering::Relaxed) {
-                    return None;
-                }
-                let vector = self.store.vector(rows[i]);
-                let found = self.walk(vector, ADOPTERS, ef, None).best;
-                // Another row with the same vector is as good, to the codes: among near-duplicates they cannot find one of many.
-                let mut code = QueryCode::default();
-                Quantiser::query(vector, &mut code);
-                let quantiser = &self.store.quantiser;
-                let own = kernel::dot(vector, vector) - quantiser.resolution(&code) / (quantiser.scale * code.scale);
-                found.first().is_none_or(|best| best.row != rows[i] && best.score < own).then_some((rows[i], found))
-            },
-        );
-        (!stopped.into_inner()).then(|| lost.into_iter().flatten().collect())
     }
 }
 

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::adopting::ADOPT_EF;
 use super::*;
 use crate::sample::unit_vectors;
 
