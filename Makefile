@@ -56,7 +56,7 @@ bench-index: setup release ## the index beside hnswlib, faiss and usearch: some 
 bench-ingest: setup release ## tables and CSV into Parquet beside ConnectorX, pyarrow and DuckDB: some five minutes
 	@packaging/bench.sh ingest
 
-bench-quality: setup release ## what search finds, beside SQLite FTS5, LanceDB and Chroma: some forty minutes
+bench-quality: setup release ## what search finds, beside SQLite FTS5, LanceDB and Chroma: about an hour
 	@packaging/quality.sh
 
 bench-scale: setup release ## a million vectors: memory, filters, changes: some thirty minutes

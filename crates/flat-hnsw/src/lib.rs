@@ -5,12 +5,14 @@
 //! # Reading the code
 //!
 //! [`kernel`] compares, [`code`] encodes, [`store`] keeps vectors and searches exactly, [`graph`] walks, [`build`] inserts,
-//! [`file`] writes and maps, [`pages`] holds the memory, [`sample`] makes vectors up.
+//! [`file`] writes and maps, [`pages`] holds the memory, [`sample`] makes vectors up; `searching` decides between a walk and all rows,
+//! `adopting` looks after rows that no walk finds.
 //!
 //! Invariants: rows are numbered in the order in which neighbours lie together (so a graph's builder says the order, and
 //! its caller arranges the rest of the rows likewise); scores are exact f32 products; a filtered search is exact wherever
 //! the graph could miss.
 
+mod adopting;
 pub mod build;
 pub mod code;
 pub mod file;
@@ -18,45 +20,22 @@ pub mod graph;
 pub mod kernel;
 pub mod pages;
 pub mod sample;
+mod searching;
 pub mod store;
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 pub use build::Parameters;
 use build::{Draft, level_of, mix};
-use code::{Quantiser, QueryCode};
-use graph::{Graph, NONE, Scratch, node_of, product_of};
+use graph::{Graph, NONE};
 use kernel::Kernels;
 use pages::Pages;
+pub use searching::SearchParameters;
+use searching::Walker;
 pub use store::{LiveRows, Neighbour, Store};
 
-/// Rows beyond the k-th that are compared by f32 after a walk: the codes' error moves a row by a few places at most.
-const RERANK_EXTRA: usize = 8;
-/// What a walk compares beside `ef` times [`COMPARED_PER_EF`], in codes.
-const COMPARED_FLOOR: usize = 600;
-/// Codes that a walk compares for each of `ef`, as measured at M = 16.
-const COMPARED_PER_EF: usize = 20;
-/// Scores closer than this are those of equal vectors: the rounding of f32 sums.
-const EQUAL: f32 = 1e-6;
-/// Candidates kept for each hit that is wanted and each row that a filter passes over before it: a hit's neighbours are found as surely as
-/// among all rows by `ef`.
-const FILTERED_PER_HIT: usize = 6;
-/// Of filtered rows, all are compared unless a walk is so many times quicker: a walk may miss some.
-const EXACT_WORTH: usize = 2;
-/// A code compared in a walk costs as much as this many in a scan, which reads memory in order.
-const WALK_COST: usize = 4;
-/// Candidates of the search by which a built graph is asked for each of its rows; narrower than a usual search, so that a
-/// row which just passes is not lost to a usual one.
-const ADOPT_EF: usize = 48;
-/// Rows whose lists a lost one is put into: a search that ends elsewhere by a little meets one of them still.
-const ADOPTERS: usize = 4;
-/// Rows asked for between two looks at whether to go on: less than a millisecond of work.
-const ASKED_PER_STEP: usize = 16;
-/// What one round displaces is asked for in the next.
-const ADOPT_ROUNDS: usize = 4;
 /// Fewer rows are always scanned.
 pub const GRAPH_ROWS_MIN: usize = 2 * graph::TOP_MAX;
 
@@ -78,17 +57,6 @@ fn rows_of(vectors: &[f32], dim: usize) -> io::Result<usize> {
 /// Hears how many rows are inserted and says whether to go on.
 pub type Progress<'a> = dyn Fn(usize) -> bool + Sync + 'a;
 
-/// What is asked of a search.
-#[derive(Clone, Copy, Debug)]
-pub struct SearchParameters<'a> {
-    /// How many rows are wanted.
-    pub k: usize,
-    /// Candidates kept on the way.
-    pub ef: usize,
-    /// Rows that may be found, if not all.
-    pub live: Option<&'a LiveRows>,
-}
-
 /// A built index. Readers share it.
 #[derive(Debug)]
 pub struct FlatIndex {
@@ -106,14 +74,6 @@ pub struct FlatIndex {
     idle: Mutex<Vec<Walker>>,
 }
 
-/// Memory that a search needs.
-#[derive(Debug, Default)]
-struct Walker {
-    scratch: Scratch,
-    query: QueryCode,
-    rows: Vec<u32>,
-}
-
 /// How the rows of a built graph are numbered.
 #[derive(Clone, Copy, Debug)]
 enum Numbering {
@@ -121,15 +81,6 @@ enum Numbering {
     Near,
     /// As they were given.
     Given,
-}
-
-/// What a walk came to.
-struct WalkOutcome {
-    best: Vec<Neighbour>,
-    /// Live rows among the candidates.
-    reached: usize,
-    /// The candidates are alike to the codes and not to f32: there may be better ones among many more.
-    near_duplicates: bool,
 }
 
 impl FlatIndex {
@@ -372,133 +323,6 @@ impl FlatIndex {
         let small = self.levels.len() + 4 * (self.upper_at.len() + self.upper.len() + self.top.len());
         self.store.memory_bytes() + (self.base.bytes().len() + small) as u64
     }
-
-    /// The best `k` rows for a query, best first, by a walk; by comparing all live rows where that is cheaper or where
-    /// the walk found too few of them.
-    #[must_use]
-    pub fn search(&self, query: &[f32], ask: &SearchParameters<'_>) -> Vec<Neighbour> {
-        let rows = self.store.len();
-        let live = ask.live.map_or(rows, LiveRows::count);
-        if ask.k == 0 || live == 0 {
-            return Vec::new();
-        }
-        let ef = ask.ef.max(ask.k);
-        // Of the nodes a walk keeps only the live ones count: so many more are kept, or as many as the wanted ones lie among.
-        let (wide, scan) = match ask.live {
-            None => (ef, rows),
-            Some(_) => {
-                let among = ask.k.saturating_mul(FILTERED_PER_HIT).saturating_mul(rows) / live;
-                let wide = (ef.saturating_mul(rows) / live + ef / 8).min(ef.saturating_add(among));
-                (wide, live.saturating_mul(store::SPARSE / EXACT_WORTH).min(rows))
-            }
-        };
-        let walk = COMPARED_FLOOR + COMPARED_PER_EF.saturating_mul(wide);
-        if self.top.is_empty() || scan <= WALK_COST.saturating_mul(walk) {
-            return self.store.exact(query, ask.k, ask.live, 1);
-        }
-        let found = self.walk(query, ask.k, wide, ask.live);
-        // Where the live rows lie apart from the query's neighbourhood, a walk ends among rows that do not count.
-        let expected = if ask.live.is_some() { wide.saturating_mul(live) / rows } else { ef };
-        if found.near_duplicates || found.reached < expected.min(live) / 2 || found.reached < ask.k.min(live) {
-            return self.store.exact(query, ask.k, ask.live, 1);
-        }
-        found.best
-    }
-
-    /// Walks the graph, keeping `wide` candidates; of those that are live it ranks the best by f32.
-    fn walk(&self, query: &[f32], k: usize, wide: usize, live: Option<&LiveRows>) -> WalkOutcome {
-        let mut walker = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        Quantiser::query(query, &mut walker.query);
-        self.graph().walk(&walker.query.bytes, 0, wide, &mut walker.scratch);
-        let pool = &walker.scratch.pool;
-        let span = pool.first().zip(pool.last()).map_or(0.0, |(best, worst)| (product_of(*best) - product_of(*worst)) as f32);
-        let alike = pool.len() == wide && span <= self.store.quantiser.resolution(&walker.query);
-        walker.rows.clear();
-        let nodes = walker.scratch.pool.iter().map(|key| node_of(*key)).filter(|node| live.is_none_or(|live| live.has(*node)));
-        walker.rows.extend(nodes);
-        let reached = walker.rows.len();
-        walker.rows.truncate(2 * k + RERANK_EXTRA);
-        let best = self.store.rerank(query, &walker.rows, k);
-        // Equal vectors are no near-duplicates: one is as good as the other.
-        let near_duplicates = alike && best.first().zip(best.last()).is_some_and(|(first, last)| first.score - last.score > EQUAL);
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(walker);
-        WalkOutcome { best, reached, near_duplicates }
-    }
-
-    /// Gives rows that a search for their own vector does not find a way in: where that search ends, the nearest rows it
-    /// did reach take the lost one into their lists, in place of one that others lead to too. The same search then finds it.
-    fn adopt(&mut self, threads: usize, progress: &Progress<'_>) -> io::Result<()> {
-        let width = 2 * self.parameters.m;
-        let mut asked: Vec<u32> = (0..self.store.len() as u32).collect();
-        for _ in 0..ADOPT_ROUNDS {
-            let lost = self.lost_of(&asked, ADOPT_EF, threads, progress).ok_or(io::ErrorKind::Interrupted)?;
-            if lost.is_empty() {
-                return Ok(());
-            }
-            let mut ways_in = vec![0_u32; self.store.len()];
-            self.base.as_u32().iter().filter(|node| **node != NONE).for_each(|node| ways_in[*node as usize] += 1);
-            asked.clear();
-            let lists: &mut [u32] = bytemuck::cast_slice_mut(self.base.bytes_mut());
-            for (row, reached) in lost {
-                asked.push(row);
-                for adopter in reached {
-                    let list = &mut lists[adopter.row as usize * width..][..width];
-                    // Room first; else the last that can be spared, for lists have what matters most in front.
-                    let room = list.iter().position(|n| *n == NONE);
-                    let spared = || list.iter().rposition(|n| ways_in[*n as usize] > 1);
-                    let place = if list.contains(&row) { None } else { room.or_else(spared) };
-                    let Some(place) = place else { continue };
-                    let displaced = std::mem::replace(&mut list[place], row);
-                    ways_in[row as usize] += 1;
-                    if displaced != NONE {
-                        ways_in[displaced as usize] -= 1;
-                        asked.push(displaced);
-                    }
-                }
-            }
-            asked.sort_unstable();
-            asked.dedup();
-        }
-        Ok(())
-    }
-
-    /// Of about `sample` rows evenly chosen, those that a walk for their own vector does not find: lost to every query.
-    #[must_use]
-    pub fn orphans(&self, ef: usize, threads: usize, sample: usize) -> Vec<u32> {
-        let step = (self.store.len() / sample.max(1)).max(1);
-        let rows: Vec<u32> = (0..self.store.len() as u32).step_by(step).collect();
-        self.lost_of(&rows, ef, threads, &|_| true).into_iter().flatten().map(|(row, _)| row).collect()
-    }
-
-    /// Those of `rows` that are lost, each with the nearest that its search did reach; `None` if told to stop.
-    fn lost_of(&self, rows: &[u32], ef: usize, threads: usize, progress: &Progress<'_>) -> Option<Vec<(u32, Vec<Neighbour>)>> {
-        if self.top.is_empty() {
-            return Some(Vec::new());
-        }
-        let stopped = AtomicBool::new(false);
-        let lost = build::in_parallel(
-            rows.len(),
-            threads,
-            || (),
-            |(), i| {
-                if i.is_multiple_of(ASKED_PER_STEP) && !progress(self.store.len()) {
-                    stopped.store(true, Ordering::Relaxed);
-                }
-                if stopped.load(Ordering::Relaxed) {
-                    return None;
-                }
-                let vector = self.store.vector(rows[i]);
-                let found = self.walk(vector, ADOPTERS, ef, None).best;
-                // Another row with the same vector is as good, to the codes: among near-duplicates they cannot find one of many.
-                let mut code = QueryCode::default();
-                Quantiser::query(vector, &mut code);
-                let quantiser = &self.store.quantiser;
-                let own = kernel::dot(vector, vector) - quantiser.resolution(&code) / (quantiser.scale * code.scale);
-                found.first().is_none_or(|best| best.row != rows[i] && best.score < own).then_some((rows[i], found))
-            },
-        );
-        (!stopped.into_inner()).then(|| lost.into_iter().flatten().collect())
-    }
 }
 
 /// The nodes in the order in which a search from the top reaches them; what it does not reach comes where its number is.
@@ -532,121 +356,4 @@ fn breadth_first(parts: &build::Parts) -> Vec<u32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::sample::unit_vectors;
-
-    fn parameters(seed: u64) -> Parameters {
-        Parameters { m: 8, ef_construction: 40, seed }
-    }
-
-    fn recall(flat: &FlatIndex, queries: &[f32], ask: &SearchParameters<'_>) -> f64 {
-        let dim = flat.store.dim();
-        let (mut hits, mut all) = (0, 0);
-        for query in queries.chunks(dim) {
-            let truth = flat.store.exact(query, ask.k, ask.live, 1);
-            let found = flat.search(query, ask);
-            assert!(found.iter().all(|f| ask.live.is_none_or(|live| live.has(f.row))));
-            all += truth.len();
-            hits += truth.iter().filter(|t| found.contains(t)).count();
-        }
-        hits as f64 / all.max(1) as f64
-    }
-
-    #[test]
-    fn the_same_vectors_give_the_same_graph_on_any_number_of_threads() {
-        let vectors = unit_vectors(7, 3000, 24);
-        let [one, three] = [1, 3].map(|threads| FlatIndex::build(&vectors, 24, parameters(1), threads, &|_| true).expect("built"));
-        assert_eq!(one.1, three.1);
-        assert_eq!(one.0.base.bytes(), three.0.base.bytes());
-        assert_eq!((one.0.upper, one.0.top), (three.0.upper, three.0.top));
-    }
-
-    #[test]
-    fn a_build_can_be_stopped() {
-        let vectors = unit_vectors(7, 3000, 8);
-        // While rows are inserted, and while each of them is asked for.
-        for stop in [500, 3000] {
-            let error = FlatIndex::build(&vectors, 8, parameters(1), 2, &|done| done < stop).expect_err("stopped");
-            assert_eq!(error.kind(), io::ErrorKind::Interrupted);
-        }
-    }
-
-    #[test]
-    fn rows_that_no_list_names_are_given_a_way_in() {
-        let (dim, cut_off) = (24, [7, 800, 1999]);
-        let vectors = unit_vectors(7, 3000, dim);
-        let (mut flat, _) = FlatIndex::build(&vectors, dim, parameters(1), 2, &|_| true).expect("built");
-        // Only rows of the base level: the others have more ways in.
-        let cut_off: Vec<u32> = cut_off.into_iter().map(|from| (from..).find(|r| flat.levels[*r as usize] == 0).expect("a row")).collect();
-        for list in bytemuck::cast_slice_mut::<u8, u32>(flat.base.bytes_mut()).chunks_mut(2 * flat.parameters.m) {
-            let kept: Vec<u32> = list.iter().copied().filter(|n| !cut_off.contains(n)).collect();
-            list.fill(NONE);
-            list[..kept.len()].copy_from_slice(&kept);
-        }
-        assert_eq!(flat.orphans(64, 2, usize::MAX), cut_off);
-        flat.adopt(2, &|_| true).expect("not stopped");
-        assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
-        assert_eq!(flat.orphans(ADOPT_EF, 2, usize::MAX), Vec::<u32>::new());
-    }
-
-    #[test]
-    fn among_near_duplicates_that_codes_cannot_tell_apart_each_is_found() {
-        let (dim, rows) = (32, 20_000);
-        let (point, noise) = (unit_vectors(3, 1, dim), unit_vectors(5, rows, dim));
-        let mut vectors = noise;
-        for vector in vectors.chunks_mut(dim) {
-            vector.iter_mut().zip(&point).for_each(|(x, p)| *x = p + 0.02 * *x);
-            let length = kernel::dot(vector, vector).sqrt();
-            vector.iter_mut().for_each(|x| *x /= length);
-        }
-        let (flat, _) = FlatIndex::build(&vectors, dim, parameters(2), 2, &|_| true).expect("built");
-        assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
-        let asked = (0..rows as u32).step_by(200);
-        let itself = |row: u32| flat.search(flat.store.vector(row), &SearchParameters { k: 10, ef: 64, live: None })[0].row == row;
-        assert!(asked.clone().all(itself));
-    }
-
-    #[test]
-    fn rows_stay_where_they_are_as_an_index_outgrows_being_scanned() {
-        let vectors = unit_vectors(7, 3000, 8);
-        let (few, rest) = vectors.split_at(100 * 8);
-        let flat = FlatIndex::build_in_order(few.to_vec(), 8, parameters(1), 2, &|_| true).expect("few");
-        let flat = flat.insert(rest, 2, &|_| true).expect("inserted");
-        assert!(!flat.top.is_empty() && flat.store.vectors() == vectors);
-        assert_eq!(flat.orphans(ADOPT_EF, 2, usize::MAX), Vec::<u32>::new());
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
-        #[test]
-        fn random_inserts_deletes_and_filters_are_searched_as_exactly_as_before(
-            seed in any::<u64>(), rows in 1100_usize..3000, added in 1_usize..900, dead in 2_u64..12, share in 1_u64..40,
-        ) {
-            let dim = 16;
-            let vectors = unit_vectors(seed, rows + added + 20, dim);
-            let (queries, vectors) = vectors.split_at(20 * dim);
-            let (first, rest) = vectors.split_at(rows * dim);
-            let (flat, order) = FlatIndex::build(first, dim, parameters(seed), 2, &|_| true).expect("built");
-            for (row, old) in order.iter().enumerate() {
-                prop_assert_eq!(flat.store.vector(row as u32), &first[*old as usize * dim..][..dim]);
-            }
-            let flat = flat.insert(rest, 2, &|_| true).expect("inserted");
-            prop_assert_eq!(flat.store.len(), rows + added);
-            prop_assert_eq!(flat.store.vector(rows as u32), &rest[..dim]);
-            prop_assert!(flat.orphans(64, 2, usize::MAX).is_empty());
-            // Few rows are scanned, so the walk is asked by itself.
-            let walked = |query: &[f32]| flat.walk(query, 5, 100, None).best;
-            let right = queries.chunks(dim).flat_map(|q| { let truth = flat.store.exact(q, 5, None, 1); walked(q).into_iter().filter(move |f| truth.contains(f)) });
-            prop_assert!(right.count() >= 95, "of 100");
-            let found = |live: Option<&LiveRows>| recall(&flat, queries, &SearchParameters { k: 5, ef: 100, live });
-            prop_assert!(found(None) >= 0.95);
-            let live = LiveRows::of(rows + added, |row| !mix(row as u64).is_multiple_of(dead));
-            prop_assert!(found(Some(&live)) >= 0.95);
-            let filter = LiveRows::of(rows + added, |row| (row as u64).is_multiple_of(share));
-            prop_assert!(found(Some(&live.and(&filter))) >= 0.95);
-        }
-    }
-}
+mod tests;

@@ -8,35 +8,30 @@
 //! Invariants: no chunk, with its context before it, has more tokens than the window; everything but blanks is in a chunk; chunks are in
 //! the order of the text; the time is linear in it.
 
+mod context;
+mod packing;
+mod units;
+
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
-use std::collections::HashMap;
 
 use brahman_card::Fault;
 
-use crate::outline::{Outline, PARAGRAPH, SECTION, SENTENCE, WORD, outline};
+use crate::outline::{Outline, SECTION, outline};
+pub use context::heading;
+use context::{Contexts, owners};
+use packing::{Room, Span, joined, pack};
+pub use units::sentences_of;
+use units::{Unit, estimate, units};
 
 /// Tokens of a chunk with its context, unless the index says otherwise: more say less by one vector, and it is what small models take.
 pub const TOKENS_DEFAULT: u64 = 256;
 /// Least and most that an index may say.
 pub const TOKENS_RANGE: std::ops::RangeInclusive<u64> = 16..=8192;
-/// A section that is smaller, as a share of a chunk, goes on into the next: 1 in this many.
-const SECTION_SHARE: usize = 4;
-/// A chunk that is smaller is a crumb, as a share of the largest: 1 in this many. A tenth is promised, by measured tokens.
-const CRUMB_SHARE: usize = 8;
 /// The largest unit, as a share of a chunk: 1 in this many.
 const UNIT_SHARE: usize = 8;
 /// But never fewer tokens than a long word has, so that small chunks are not cut within words.
 const UNIT_MIN: usize = 8;
-/// Of a chunk, what its context may be at most: 1 in this many.
-const CONTEXT_SHARE: usize = 3;
-/// Characters of a context, and labels in it.
-const CONTEXT_CHARS: usize = 300;
-const CONTEXT_LABELS: usize = 6;
-/// Parts of a path that say something.
-const PATH_PARTS: usize = 3;
-/// Longest id that is taken for a name or a path.
-const PATH_CHARS: usize = 200;
 /// Texts measured at once, and their bytes.
 const MEASURED_TEXTS: usize = 512;
 const MEASURED_BYTES: usize = 4 << 20;
@@ -108,274 +103,6 @@ pub struct Cut {
 #[must_use]
 pub fn embedded<'a>(context: &str, text: &'a str) -> Cow<'a, str> {
     if context.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(format!("{context}\n\n{text}")) }
-}
-
-/// The headings or items of a context, without the document's name.
-#[must_use]
-pub fn heading<'a>(id: &str, context: &'a str) -> &'a str {
-    let name = name_of(id);
-    match context.strip_prefix(name) {
-        Some(rest) if !name.is_empty() => rest.strip_prefix(": ").unwrap_or(rest),
-        _ => context,
-    }
-}
-
-/// What of an id says something to a reader: the last parts of a path, or a name; nothing of a number, or of a key.
-fn name_of(id: &str) -> &str {
-    let letters = id.chars().filter(|c| c.is_alphabetic()).count();
-    let digits = id.chars().filter(char::is_ascii_digit).count();
-    let is_name = id.contains(['/', '.']) || letters >= 2 * digits + 3;
-    if letters < 3 || !is_name || id.len() > PATH_CHARS {
-        return "";
-    }
-    match id.match_indices('/').rev().nth(PATH_PARTS - 1) {
-        Some((at, _)) => &id[at + 1..],
-        None => id,
-    }
-}
-
-/// How many tokens a text has at a guess, for models of word pieces: a word of letters some, of digits more, a mark one, a character of
-/// other scripts one.
-fn estimate(text: &str) -> usize {
-    let (mut tokens, mut letters, mut digits) = (0, 0_usize, 0_usize);
-    let end = |letters: &mut usize, digits: &mut usize| {
-        let length = *letters + *digits;
-        let of_word = if length == 0 { 0 } else { 1 + (length - 1) / if *digits > 0 { 2 } else { 6 } };
-        (*letters, *digits) = (0, 0);
-        of_word
-    };
-    for c in text.chars() {
-        match c {
-            c if c.is_ascii_alphabetic() || ('\u{c0}'..='\u{24f}').contains(&c) => letters += 1,
-            '0'..='9' => digits += 1,
-            c => {
-                tokens += end(&mut letters, &mut digits);
-                tokens += usize::from(!c.is_whitespace());
-            }
-        }
-    }
-    tokens + end(&mut letters, &mut digits)
-}
-
-/// A piece of a text that is not taken apart.
-#[derive(Clone, Copy, Debug)]
-struct Unit {
-    start: usize,
-    end: usize,
-    cost: usize,
-    chars: usize,
-    /// How good a place its beginning is to cut at.
-    level: u8,
-}
-
-/// Units of a text, each of at most `most` estimated tokens, and characters.
-fn units(text: &str, outline: &Outline, offset: usize, most: usize, most_chars: usize) -> Vec<Unit> {
-    let mut out: Vec<Unit> = Vec::new();
-    let first = outline.bounds.partition_point(|(at, _)| *at < offset);
-    let mut bounds = outline.bounds[first..].iter().peekable();
-    let (mut at, mut is_after_blank, mut is_after_end) = (0, true, true);
-    for line in text.split_inclusive('\n') {
-        let start = at;
-        at += line.len();
-        if line.trim().is_empty() {
-            // Blanks belong to what is before them.
-            if let Some(last) = out.last_mut() {
-                last.end = at;
-            }
-            (is_after_blank, is_after_end) = (true, true);
-            continue;
-        }
-        let mut level = if is_after_blank { PARAGRAPH } else { WORD };
-        if level == WORD && (outline.is_code || is_after_end || is_apart(line)) {
-            level = SENTENCE;
-        }
-        while let Some((_, own)) = bounds.next_if(|(bound, _)| *bound < offset + at) {
-            level = level.max(*own);
-        }
-        sentences(line, start, level, most, most_chars, &mut out);
-        is_after_blank = false;
-        is_after_end = line.trim_end().ends_with(['.', '!', '?', ':', ';', '。', '！', '？']);
-    }
-    out
-}
-
-/// The sentences of a text, or its lines where they stand apart; none of more than so many characters.
-#[must_use]
-pub fn sentences_of(text: &str, most_chars: usize) -> Vec<std::ops::Range<usize>> {
-    let units = units(text, &Outline::default(), 0, usize::MAX, most_chars);
-    let mut out: Vec<std::ops::Range<usize>> = Vec::new();
-    for unit in units {
-        match out.last_mut() {
-            // A line that goes on is no sentence by itself.
-            Some(last) if unit.level == WORD && text[last.start..unit.end].chars().count() <= most_chars => last.end = unit.end,
-            _ => out.push(unit.start..unit.end),
-        }
-    }
-    out
-}
-
-/// Whether a line of prose begins something: an item of a list, a row of a table, or what is indented.
-fn is_apart(line: &str) -> bool {
-    line.starts_with([' ', '\t', '-', '*', '+', '|', '>', '#']) || line.starts_with(|c: char| c.is_ascii_digit())
-}
-
-/// Cuts a line into sentences, and those that are too long into words.
-fn sentences(line: &str, start: usize, first: u8, most: usize, most_chars: usize, out: &mut Vec<Unit>) {
-    let (mut from, mut level) = (0, first);
-    let mut chars = line.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        let is_end = match c {
-            '.' | '!' | '?' => chars.peek().is_none_or(|(_, next)| next.is_whitespace()),
-            '。' | '！' | '？' => true,
-            _ => false,
-        };
-        let to = at + c.len_utf8();
-        if is_end && to < line.len() {
-            words(&line[from..to], start + from, level, most, most_chars, out);
-            (from, level) = (to, SENTENCE);
-        }
-    }
-    words(&line[from..], start + from, level, most, most_chars, out);
-}
-
-/// Puts a sentence, whole if it is small enough, else by words, and those by characters.
-fn words(sentence: &str, start: usize, level: u8, most: usize, most_chars: usize, out: &mut Vec<Unit>) {
-    let whole = Unit { start, end: start + sentence.len(), cost: estimate(sentence), chars: sentence.chars().count(), level };
-    if whole.cost <= most && whole.chars <= most_chars {
-        out.push(whole);
-        return;
-    }
-    let mut now = Unit { start, end: start, cost: 0, chars: 0, level };
-    for word in sentence.split_inclusive(char::is_whitespace) {
-        let (cost, chars) = (estimate(word), word.chars().count());
-        if now.end > now.start && (now.cost + cost > most || now.chars + chars > most_chars) {
-            out.push(now);
-            now = Unit { start: now.end, end: now.end, cost: 0, chars: 0, level: WORD };
-        }
-        if cost <= most && chars <= most_chars {
-            now = Unit { end: now.end + word.len(), cost: now.cost + cost, chars: now.chars + chars, ..now };
-            continue;
-        }
-        // A word that is too long: as many characters as are sure to fit.
-        let step = most.min(most_chars).max(1);
-        let mut rest = word;
-        while !rest.is_empty() {
-            let length = rest.char_indices().nth(step).map_or(rest.len(), |(at, _)| at);
-            let piece = &rest[..length];
-            let (cost, chars) = (estimate(piece), piece.chars().count());
-            if now.end > now.start {
-                out.push(now);
-                now = Unit { start: now.end, end: now.end, cost: 0, chars: 0, level: WORD };
-            }
-            now = Unit { end: now.end + length, cost, chars, ..now };
-            rest = &rest[length..];
-        }
-    }
-    if now.end > now.start {
-        out.push(now);
-    }
-}
-
-/// A run of units that becomes a chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
-    from: usize,
-    to: usize,
-    cost: usize,
-    chars: usize,
-}
-
-/// What a chunk may hold, in estimated tokens and characters.
-#[derive(Clone, Copy, Debug)]
-struct Room {
-    cost: usize,
-    chars: usize,
-}
-
-impl Room {
-    fn holds(self, cost: usize, chars: usize) -> bool {
-        cost <= self.cost && chars <= self.chars
-    }
-}
-
-/// Puts units together. `room` is that of a chunk which begins with the unit of a number.
-fn pack(units: &[Unit], room: &dyn Fn(usize) -> Room) -> Vec<Span> {
-    let mut spans = Vec::new();
-    let mut from = 0;
-    while from < units.len() {
-        let room = room(from);
-        let (mut to, mut cost, mut chars) = (from, 0, 0);
-        while let Some(unit) = units.get(to) {
-            let is_first = to == from;
-            let is_section = unit.level >= SECTION && cost * SECTION_SHARE >= room.cost;
-            if !is_first && (is_section || !room.holds(cost + unit.cost, chars + unit.chars)) {
-                if !is_section {
-                    to = best_cut(units, from, to, cost);
-                }
-                break;
-            }
-            (cost, chars, to) = (cost + unit.cost, chars + unit.chars, to + 1);
-        }
-        spans.push(span(units, from, to));
-        from = to;
-    }
-    spans
-}
-
-fn span(units: &[Unit], from: usize, to: usize) -> Span {
-    let all = &units[from..to];
-    Span { from, to, cost: all.iter().map(|unit| unit.cost).sum(), chars: all.iter().map(|unit| unit.chars).sum() }
-}
-
-/// The best place to cut in the second half of what fits: where most ends, and the last of those.
-fn best_cut(units: &[Unit], from: usize, to: usize, cost: usize) -> usize {
-    let (mut best, mut left) = ((units[to].level, to), cost);
-    for at in (from + 1..to).rev() {
-        left -= units[at].cost;
-        if left * 2 < cost {
-            break;
-        }
-        if units[at].level > best.0 {
-            best = (units[at].level, at);
-        }
-    }
-    best.1
-}
-
-/// Joins crumbs with their neighbours.
-fn joined(units: &[Unit], spans: Vec<Span>, room: &dyn Fn(usize) -> Room) -> Vec<Span> {
-    let is_crumb = |span: &Span| span.cost * CRUMB_SHARE < room(span.from).cost && span.chars * CRUMB_SHARE < room(span.from).chars;
-    let mut out: Vec<Span> = Vec::with_capacity(spans.len());
-    for next in spans {
-        let Some(last) = out.last().copied() else {
-            out.push(next);
-            continue;
-        };
-        if !is_crumb(&last) && !is_crumb(&next) {
-            out.push(next);
-            continue;
-        }
-        let together = span(units, last.from, next.to);
-        out.pop();
-        if room(last.from).holds(together.cost, together.chars) {
-            out.push(together);
-            continue;
-        }
-        // Both together are too much for one: two of like size.
-        let (mut left, mut best) = (Span { from: last.from, to: last.from, cost: 0, chars: 0 }, None);
-        for at in last.from + 1..next.to {
-            let unit = units[at - 1];
-            left = Span { to: at, cost: left.cost + unit.cost, chars: left.chars + unit.chars, ..left };
-            let right = Span { from: at, to: next.to, cost: together.cost - left.cost, chars: together.chars - left.chars };
-            let off = (left.cost.abs_diff(right.cost), u8::MAX - units[at].level);
-            let fits = [left, right].iter().all(|half| room(half.from).holds(half.cost, half.chars) && !is_crumb(half));
-            if fits && best.as_ref().is_none_or(|(least, _)| off < *least) {
-                best = Some((off, [left, right]));
-            }
-        }
-        out.extend(best.map_or([last, next], |(_, halves)| halves));
-    }
-    out
 }
 
 /// Cuts documents.
@@ -644,76 +371,6 @@ fn numbered(text: &str, mut cuts: Vec<Cut>) -> Vec<Cut> {
         cut.line = line;
     }
     cuts
-}
-
-/// What stands before the chunks that begin in some items.
-struct Contexts {
-    /// The words, and their guessed tokens, by the item's number.
-    labels: HashMap<usize, (String, usize)>,
-}
-
-impl Contexts {
-    /// Of these items of an outline; a number that none has is of what is in none.
-    fn of(outline: &Outline, id: &str, tokens: usize, owners: &[usize]) -> Self {
-        let name = Some(name_of(id)).filter(|name| !too_much(name, tokens)).unwrap_or_default();
-        let mut labels: HashMap<usize, (String, usize)> = HashMap::new();
-        for owner in owners {
-            labels.entry(*owner).or_insert_with(|| {
-                let label = context_of(outline, *owner, name, tokens);
-                let cost = estimate(&label);
-                (label, cost)
-            });
-        }
-        Self { labels }
-    }
-
-    fn label(&self, item: usize) -> &str {
-        self.labels.get(&item).map_or("", |(label, _)| label)
-    }
-
-    fn cost(&self, item: usize) -> usize {
-        self.labels.get(&item).map_or(0, |(_, cost)| *cost)
-    }
-}
-
-/// A document's name, and the headings or items that lead to one of them, as far as they fit.
-fn context_of(outline: &Outline, number: usize, name: &str, tokens: usize) -> String {
-    let Some(item) = outline.items.get(number) else { return name.to_owned() };
-    let mut path = vec![item.label.as_str()];
-    let mut above = item.parent;
-    while let Some(parent) = above.filter(|parent| *parent < number && path.len() < CONTEXT_LABELS) {
-        path.push(outline.items[parent].label.as_str());
-        above = outline.items[parent].parent;
-    }
-    path.reverse();
-    let full = |path: &[&str]| match (name, path.join(" > ")) {
-        ("", path) => path,
-        (name, path) => format!("{name}: {path}"),
-    };
-    // The innermost say most.
-    while path.len() > 1 && too_much(&full(&path), tokens) {
-        path.remove(0);
-    }
-    let label = full(&path);
-    if too_much(&label, tokens) { name.to_owned() } else { label }
-}
-
-/// The number of the innermost item that each unit begins in; how many there are, of what is in none.
-fn owners(outline: &Outline, units: &[Unit], offset: usize) -> Vec<usize> {
-    let items = &outline.items;
-    let of = |unit: &Unit| {
-        let start = offset + unit.start;
-        let mut innermost = items.partition_point(|item| item.start <= start).checked_sub(1);
-        while let Some(item) = innermost.map(|number| &items[number]).filter(|item| item.end <= start) {
-            innermost = item.parent;
-        }
-        innermost.unwrap_or(items.len())
-    };
-    units.iter().map(of).collect()
-}
-
-fn too_much(context: &str, tokens: usize) -> bool {
-    context.chars().count() > CONTEXT_CHARS || estimate(context) * CONTEXT_SHARE > tokens
 }
 
 #[cfg(test)]

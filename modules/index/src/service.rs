@@ -3,13 +3,17 @@
 //! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
 //! and mends what is damaged; [`evals`] makes sets of queries, [`trials`] measures with them, [`agent`] does so unasked; [`promotion`] lets
 //! the better answer, [`shadow`] checks what was promoted; [`places`] takes an index to another bucket; [`datasets`] knows what is stale,
-//! [`snapshot`] copies all for a backup. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
+//! [`snapshot`] copies all for a backup; [`create`] makes and deletes indexes, within what [`parameters`] allow, and [`history`] goes back to
+//! what they were. This file opens the indexes, follows the catalog, and describes them.
 
 mod agent;
 mod bulk;
+mod create;
 mod datasets;
 mod doctor;
 mod evals;
+mod history;
+mod parameters;
 mod places;
 mod promotion;
 mod refresh;
@@ -19,7 +23,7 @@ mod shelf;
 mod snapshot;
 mod trials;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,30 +31,24 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use brahman_card::interface::catalog::{self, GetOut, MarkStaleIn};
-use brahman_card::interface::index::{
-    self, CreateIn, CreateOut, DeleteOut, Description, GenerationInfo, GenerationsOut, ListOut, NameIn, RollbackIn, RollbackOut, StatsOut,
-    UnpinOut, WordsInfo, error,
-};
+use brahman_card::interface::catalog;
+use brahman_card::interface::index::{self, CreateIn, Description, ListOut, NameIn, StatsOut, WordsInfo, error};
 use brahman_card::names::{IndexName, NameError};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::client::encode_method;
 use brahman_sidecar::{Call, CallOptions, Client, ClientError, Reply, Scope, Service, chain};
-use brahman_storage::{atomic, writable};
+use brahman_storage::writable;
 use serde::Deserialize;
 
-use crate::agent::is_recall;
-use crate::chunk::{Chunker, OVERLAP_DEFAULT, SIZE_DEFAULT};
-use crate::cutter::{TOKENS_DEFAULT, TOKENS_RANGE};
-use crate::engine::{self, Engine, ParameterError};
-use crate::fusion::{Fusion, Method};
+use crate::chunk::{OVERLAP_DEFAULT, SIZE_DEFAULT};
+use crate::cutter::TOKENS_DEFAULT;
 use crate::generation::{self, Generation};
-use crate::home::{Home, finish_deletions};
-use crate::refresh::{check_columns, folder_fault, io_fault, no_column, schema_of, text_columns};
+use crate::home::finish_deletions;
+use crate::refresh::text_columns;
 use crate::threads::on_own_thread;
-use crate::{analyser, memory, rescue, sealed, segment};
+use crate::{memory, rescue, sealed};
 use datasets::{Datasets, Version};
-use flat_hnsw::build::Parameters;
+use parameters::{ef_search, engine, graph_parameters};
 use shelf::{Index, ParametersError, lock, read_only};
 
 /// What says that there is an index.
@@ -307,7 +305,7 @@ impl IndexService {
         let generation = index.generation();
         let manifest = generation.as_ref().map(|g| &g.manifest);
         let dataset_generation = manifest.map_or(0, |m| m.dataset_generation);
-        let graph = manifest.map_or_else(|| refresh::graph_parameters(p), |m| m.parameters);
+        let graph = manifest.map_or_else(|| graph_parameters(p), |m| m.parameters);
         let by_tokens = p.vector_column.is_none() && manifest.is_none_or(|m| m.chunks == 0 || m.chunking.is_some());
         Description {
             name: p.name.clone(),
@@ -334,7 +332,7 @@ impl IndexService {
             memory_bytes: generation.as_ref().map_or(0, |g| g.memory_bytes()),
             m: graph.m as u64,
             ef_construction: graph.ef_construction as u64,
-            ef_search: manifest.map_or_else(|| refresh::ef_search(p), |m| m.ef_search) as u64,
+            ef_search: manifest.map_or_else(|| ef_search(p), |m| m.ef_search) as u64,
             stale: manifest.map_or_else(|| self.datasets.has(&p.dataset), |m| self.datasets.is_stale(&p.dataset, m)),
             degraded: index.degraded().or_else(|| generation.as_ref()?.words_trouble()).map(|why| index.with_remedy(&why)),
             busy: index.busy().map(str::to_owned),
@@ -350,197 +348,6 @@ impl IndexService {
             target_recall: manifest.and_then(|m| m.recall_wanted),
             recall: manifest.and_then(|m| m.recall_measured),
         }
-    }
-
-    async fn create(&self, call: &Call) -> Result<Reply, Fault> {
-        let mut wanted: CreateIn = call.parameters()?;
-        if self.engine != ENGINE_DEFAULT {
-            wanted.engine.get_or_insert_with(|| self.engine.to_owned());
-        }
-        // What was there before its name was reserved can be asked for again.
-        let is_there = lock(&self.indexes).contains_key(&wanted.name);
-        let stub = match is_there {
-            true => self.stub(&wanted.name)?,
-            false => self.folder.join(IndexName::new(&wanted.name).map_err(|error| bad_name(&error))?),
-        };
-        check(&wanted)?;
-        let known = lock(&self.indexes).get(&wanted.name).is_some_and(|there| there.parameters == wanted);
-        if !known {
-            check_filters(&wanted)?;
-        }
-        let options = CallOptions::default();
-        let dataset = catalog::NameIn { name: wanted.dataset.clone(), mock: Some(self.mock) };
-        let GetOut { dataset, .. } = self.client.call_method::<catalog::method::Get>(&dataset, &options).await?.value;
-        let filters = wanted.filter_columns.clone().unwrap_or_default();
-        let named = text_columns(&wanted).into_iter().chain(wanted.vector_column.clone()).chain(filters);
-        for column in std::iter::once(wanted.id_column.clone()).chain(named) {
-            if !dataset.columns.iter().any(|c| c.name == column) {
-                let there: Vec<&str> = dataset.columns.iter().map(|c| c.name.as_str()).collect();
-                return Err(no_column(&dataset.name, &column, &there));
-            }
-        }
-        // What a refresh could not use is said now, while it can still be chosen otherwise.
-        if let Some(object) = dataset.objects.first().filter(|_| !known) {
-            let path = object.local();
-            match tokio::task::spawn_blocking(move || schema_of(&path)).await.map_err(|e| Fault::internal(chain(&e)))? {
-                Ok(schema) => check_columns(&schema, &dataset.name, &wanted)?,
-                Err(error) => tracing::warn!(dataset = dataset.name, "the types of its columns are not known yet: {}", chain(&error)),
-            }
-        }
-        let bucket = wanted.bucket.clone().filter(|bucket| bucket != "primary");
-        let place = match &bucket {
-            Some(bucket) => Some((bucket, self.place(bucket, &wanted.name).await?)),
-            None => None,
-        };
-        {
-            let mut indexes = lock(&self.indexes);
-            if let Some(there) = indexes.get(&wanted.name) {
-                there.usable()?;
-                if there.parameters == wanted {
-                    return Reply::of(&CreateOut { created: false });
-                }
-                let message = format!("index `{}` exists already with other parameters; delete it first", wanted.name);
-                return Err(Fault::of(&error::IndexExists { name: wanted.name }, false, message));
-            }
-            let folder = stub;
-            free(&folder).map_err(|e| io_fault("creating the index", &e))?;
-            let text = sealed::to_vec(&wanted).map_err(|e| io_fault("creating the index", &e))?;
-            let made = fs::create_dir_all(&folder)
-                .and_then(|()| place.map_or(Ok(()), |(bucket, path)| Home::make(&folder, bucket, &path).map(drop)))
-                .and_then(|()| atomic::write(&folder.join(PARAMETERS), &text))
-                .and_then(|()| atomic::sync_dir(&self.folder));
-            made.map_err(|e| io_fault("creating the index", &e))?;
-            indexes.insert(wanted.name.clone(), Arc::new(Index::open(&folder, wanted.clone())));
-        }
-        let mark = MarkStaleIn { name: wanted.dataset, index: wanted.name, mock: Some(self.mock), ..MarkStaleIn::default() };
-        self.client.call_method::<catalog::method::MarkStale>(&mark, &options).await?;
-        Reply::of(&CreateOut { created: true })
-    }
-
-    async fn delete(&self, call: &Call) -> Result<Reply, Fault> {
-        let NameIn { name } = call.parameters()?;
-        let Some(index) = lock(&self.indexes).get(&name).cloned() else { return Reply::of(&DeleteOut { deleted: false }) };
-        // Nothing may write into a folder that is being removed.
-        let claim = index.claim("deletion").await?;
-        let stub = self.stub(&name)?;
-        let home = Home::open(&stub).map_err(|error| {
-            let why = chain(&error);
-            let message =
-                format!("index `{name}`: {why}; where its files are is unknown, and nothing was deleted: restore that file first");
-            Fault::of(&error::Damaged { name: name.clone() }, false, message)
-        })?;
-        // First what nobody would find again, were it left by a crash.
-        self.remove_replicas(&index).await?;
-        lock(&self.indexes).remove(&name);
-        home.delete(&stub).map_err(|e| io_fault("deleting the index", &e))?;
-        drop(claim);
-        let dataset = index.parameters.dataset.clone();
-        let mark = MarkStaleIn { name: dataset, index: name, mock: Some(self.mock), gone: Some(true), ..MarkStaleIn::default() };
-        let options = CallOptions::default();
-        let marking = self.client.call_method::<catalog::method::MarkStale>(&mark, &options);
-        // It is deleted, whether the catalog hears of it or not; a dataset that is gone feeds nothing.
-        if !matches!(tokio::time::timeout(CATALOG_WAIT, marking).await, Ok(Ok(_))) {
-            tracing::info!(index = mark.index, dataset = mark.name, "the catalog has not noted that the index was deleted");
-        }
-        Reply::of(&DeleteOut { deleted: true })
-    }
-
-    fn generations(&self, call: &Call) -> Result<Reply, Fault> {
-        let NameIn { name } = call.parameters()?;
-        let index = self.index(&name)?;
-        let answers = index.generation().map(|g| g.folder.clone());
-        let pinned = index.pinned().ok();
-        let seen = index.folder.survey();
-        let info = |(folder, m): (&str, &generation::Manifest)| {
-            let current = answers.as_deref() == Some(folder);
-            let appended: u64 = m.segments.iter().map(|s| s.rows).sum();
-            GenerationInfo {
-                number: m.number,
-                current,
-                reason: m.reason.clone(),
-                created_ms: m.created_ms,
-                chunks: m.chunks,
-                docs: m.docs,
-                appended,
-                dead: (m.base.as_ref().map_or(0, |b| b.rows) + appended).saturating_sub(m.chunks),
-                bytes: m.bytes(),
-                engine: m.engine.clone(),
-                m: m.parameters.m as u64,
-                ef_construction: m.parameters.ef_construction as u64,
-                ef_search: m.ef_search as u64,
-                measured: m.measured.clone(),
-                forced: m.forced,
-                pinned: pinned.filter(|pinned| *pinned && current),
-                mock: m.model.mark(),
-            }
-        };
-        let unreadable = Some(seen.unreadable().words()).filter(|unreadable| !unreadable.is_empty());
-        Reply::of(&GenerationsOut { generations: seen.generations().into_iter().map(info).collect(), pinned, unreadable })
-    }
-
-    async fn rollback(&self, call: &Call) -> Result<Reply, Fault> {
-        let RollbackIn { name, generation } = call.parameters()?;
-        let index = self.index(&name)?;
-        let claim = index.claim("rollback").await?;
-        let work = move || -> Result<RollbackOut, Fault> {
-            let _claim = claim;
-            let (current, _) = index.current()?;
-            let wanted = match generation {
-                Some(number) => load_generation(&index, |_, m| m.number == number, &format!("no generation {number}"))?,
-                None => {
-                    let none = format!("no generation before {}", current.manifest.number);
-                    load_generation(&index, |folder, _| current.manifest.parent.as_deref() == Some(folder), &none)?
-                }
-            };
-            let number = wanted.manifest.number;
-            let moved = index.folder.point(&wanted.folder, "rollback", true);
-            moved.map_err(|e| folder_fault(&index.parameters.name, "moving CURRENT", &e))?;
-            index.answer_with(wanted);
-            Ok(RollbackOut { generation: number, previous: current.manifest.number, pinned: Some(true) })
-        };
-        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??)
-    }
-
-    /// Lets what acts by itself go on from the generation that somebody went back to.
-    async fn unpin(&self, call: &Call) -> Result<Reply, Fault> {
-        let NameIn { name } = call.parameters()?;
-        let index = self.index(&name)?;
-        if index.pinned().is_ok_and(|pinned| !pinned) {
-            // There is nothing to wait for.
-            let generation = index.generation().map_or(0, |g| g.manifest.number);
-            return Reply::of(&UnpinOut { unpinned: false, generation });
-        }
-        let claim = index.claim("unpinning").await?;
-        let work = move || -> Result<UnpinOut, Fault> {
-            let _claim = claim;
-            let unpinned = index.folder.unpin().map_err(|e| io_fault("writing CURRENT", &e))?;
-            Ok(UnpinOut { unpinned, generation: index.generation().map_or(0, |g| g.manifest.number) })
-        };
-        let out = tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??;
-        if out.unpinned {
-            self.agent.moved.notify_one();
-        }
-        Reply::of(&out)
-    }
-}
-
-/// The generation of an index of which something holds, whole; `none` says what there is not otherwise.
-fn load_generation(index: &Index, holds: impl Fn(&str, &generation::Manifest) -> bool, none: &str) -> Result<Generation, Fault> {
-    let all = index.folder.generations();
-    let Some((folder, _)) = all.iter().find(|(folder, m)| holds(folder, m)) else {
-        let there: Vec<String> = all.iter().map(|(_, m)| m.number.to_string()).collect();
-        let message = format!("index `{}` has {none}; it has {}", index.parameters.name, there.join(", "));
-        return Err(Fault::of(&error::NoSuchGeneration { name: index.parameters.name.clone() }, false, message));
-    };
-    index.folder.load(folder, None).map_err(|e| folder_fault(&index.parameters.name, "loading the generation", &e))
-}
-
-/// A whole number of a call within its bounds, or what stands for none.
-fn bounded(what: &str, value: Option<u64>, least: u64, most: u64, default: usize) -> Result<usize, Fault> {
-    match value {
-        None => Ok(default),
-        Some(n) if (least..=most).contains(&n) => Ok(usize::try_from(n).unwrap_or(default)),
-        Some(n) => Err(Fault::invalid_parameter(what, format!("{n}, expected {least} to {most}"))),
     }
 }
 
@@ -598,93 +405,10 @@ impl Service for IndexService {
     }
 }
 
-/// The engine of a name, if it can build by these parameters.
-fn builder(name: &str, parameters: &Parameters) -> Result<&'static dyn Engine, Fault> {
-    let engine = engine::named(name).map_err(|error| Fault::invalid_parameter("engine", error))?;
-    let refused = |e: ParameterError| Fault::invalid_parameter(e.parameter, format!("{}, expected {}", e.value, e.expected));
-    engine.check(parameters).map_err(refused)?;
-    Ok(engine)
-}
-
-fn engine(parameters: &CreateIn) -> String {
-    parameters.engine.clone().unwrap_or_else(|| ENGINE_DEFAULT.into())
-}
-
-fn sizes(parameters: &CreateIn) -> Result<(usize, usize), Fault> {
-    let number = |n: Option<u64>, default: usize| n.map_or(default, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    let size = number(parameters.chunk_size, SIZE_DEFAULT);
-    let overlap = number(parameters.overlap, OVERLAP_DEFAULT.min(size.saturating_sub(1)));
-    Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?;
-    Ok((size, overlap))
-}
-
-/// Everything about parameters that does not depend on the dataset.
-fn check(wanted: &CreateIn) -> Result<(), Fault> {
-    sizes(wanted)?;
-    if let Some(tokens) = wanted.chunk_tokens.filter(|tokens| !TOKENS_RANGE.contains(tokens)) {
-        let expected = format!("{tokens}, expected {} to {}", TOKENS_RANGE.start(), TOKENS_RANGE.end());
-        return Err(Fault::invalid_parameter("chunk_tokens", expected));
-    }
-    let texts = usize::from(wanted.text_column.is_some()) + usize::from(wanted.text_columns.is_some());
-    if texts > 1 || (texts == 0 && wanted.vector_column.is_none()) {
-        let message = "expected text_column, text_columns or vector_column: what is to be searched";
-        return Err(Fault::invalid_parameter("text_column", message));
-    }
-    let bounds =
-        [("m", wanted.m, 2, 256), ("ef_construction", wanted.ef_construction, 4, 4096), ("ef_search", wanted.ef_search, 1, 65_536)];
-    for (name, value, least, most) in bounds {
-        if value.is_some_and(|n| !(least..=most).contains(&n)) {
-            return Err(Fault::invalid_parameter(name, format!("{}, expected {least} to {most}", value.unwrap_or_default())));
-        }
-    }
-    if let Some(target) = wanted.target_recall.filter(|target| !is_recall(*target)) {
-        return Err(Fault::invalid_parameter("target_recall", format!("{target}, expected above 0, at most 1")));
-    }
-    if let Some(language) = &wanted.language {
-        analyser::check_language(language).map_err(|e| Fault::invalid_parameter("language", e))?;
-    }
-    Fusion::of(None, wanted.fusion.as_ref(), Method::Weighted).map_err(|e| Fault::invalid_parameter("fusion", e))?;
-    builder(&engine(wanted), &refresh::graph_parameters(wanted)).map(drop)
-}
-
 /// How a generation's words are made.
 fn words_info(generation: &Generation) -> WordsInfo {
     let analyser = generation.analyser();
     WordsInfo { version: analyser.version().into(), languages: analyser.languages().to_vec() }
-}
-
-/// Names of filter columns that no segment could hold, or no filter could name.
-fn check_filters(wanted: &CreateIn) -> Result<(), Fault> {
-    let mut seen = HashSet::new();
-    for name in wanted.filter_columns.iter().flatten() {
-        let why = if segment::OWN_NAMES.contains(&name.as_str()) {
-            "is also a column of the index itself, which would hide the dataset's: rename it in the dataset"
-        } else if !seen.insert(name) {
-            "is named twice"
-        } else if name.is_empty() || name.starts_with('$') {
-            "cannot be named in a filter: rename it in the dataset"
-        } else {
-            continue;
-        };
-        return Err(Fault::invalid_parameter("filter_columns", format!("`{name}` {why}")));
-    }
-    Ok(())
-}
-
-/// That a folder holds nothing but what an attempt to create an index left.
-fn free(folder: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    for entry in entries {
-        let name = entry?.file_name();
-        if name != "home.json" && name != "away.json" && !name.to_string_lossy().starts_with(".tmp-") {
-            let message = format!("{} holds {} of an index that was deleted: move it elsewhere", folder.display(), name.to_string_lossy());
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
-        }
-    }
-    Ok(())
 }
 
 fn bad_name(error: &NameError) -> Fault {

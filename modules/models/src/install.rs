@@ -5,170 +5,33 @@
 //! and put there in one step; its `brahman.json` pins the sha256 of every file, and the commit; a model that is pinned is pulled again from
 //! there; one process at a time changes a model; files of the hub's cache are linked, so that nothing lies on the disk twice.
 
+mod errors;
+mod place;
+
 use std::collections::BTreeMap;
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use brahman_card::chain;
-use brahman_card::names::{ModelName, NameError};
-use brahman_storage::atomic;
 use brahman_storage::digest::sha256_file;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
-use serde_json::Value;
-use tempfile::TempDir;
-use thiserror::Error;
 
-use crate::catalogue;
-use crate::fetch::{Listener, Progress};
+use crate::fetch::Listener;
 use crate::graph::Graph;
 use crate::hub::request::MAIN;
-use crate::hub::{Hub, HubError, ModelRequest, Repository};
+use crate::hub::{Hub, ModelRequest, Repository};
 use crate::layout::{LayoutError, ModelFolder, Overrides};
-use crate::manifest::{self, Manifest, ModelKind};
+use crate::manifest::{Manifest, ModelKind};
 use crate::published::{self, PublishedError, PublishedModel, installed_name};
-use crate::selection::{Selection, SelectionError};
+use crate::selection::Selection;
+pub use errors::InstallError;
+use place::{Place, is_classifier, read_manifest};
 
 /// Most files of a person's folder that are looked at.
 const FILES_MAX: usize = 10_000;
 /// Folders in folders of a person's that are gone into.
 const DEPTH_MAX: usize = 4;
-/// What a cross-encoder's configuration calls itself.
-const CLASSIFIER: &str = "ForSequenceClassification";
-
-/// Why a model was not brought into the cache.
-#[derive(Debug, Error)]
-pub enum InstallError {
-    /// The hub.
-    #[error(transparent)]
-    Hub(#[from] HubError),
-    /// Nothing is published under that name.
-    #[error(transparent)]
-    Published(#[from] PublishedError),
-    /// There is no model in the files.
-    #[error(transparent)]
-    Selection(#[from] SelectionError),
-    /// A file is not what it was pinned to, or the folder cannot be read.
-    #[error(transparent)]
-    Layout(#[from] LayoutError),
-    /// The name will not do.
-    #[error("{flaw}; --name gives it another")]
-    Name {
-        /// What is wrong with it.
-        flaw: NameError,
-    },
-    /// Another model has the name.
-    #[error(
-        "the name {name} is taken by another model ({}, {of}): --name gives this one another, `brahman models remove {name}` frees it",
-        .path.display()
-    )]
-    Taken {
-        /// The name.
-        name: String,
-        /// The other model's folder.
-        path: PathBuf,
-        /// Where that came from.
-        of: String,
-    },
-    /// The list and the files differ.
-    #[error(
-        "fastembed's list says that {name} is pooled by {listed}, and the files of {repository} say {found}: one of them is wrong, so it \
-         was not taken; `brahman models pull {repository}` goes by the files alone"
-    )]
-    Contradiction {
-        /// The model.
-        name: String,
-        /// The repository.
-        repository: String,
-        /// What the list says.
-        listed: String,
-        /// What the files say.
-        found: String,
-    },
-    /// The commit that a model is pinned to has another file than when it was pinned.
-    #[error(
-        "{file} has sha256 {found}, and {pinned} when the model was pinned: it is not what it was and was not used; `--force` takes the \
-         newest revision"
-    )]
-    Repinned {
-        /// Which file.
-        file: String,
-        /// What it is.
-        found: String,
-        /// What it was.
-        pinned: String,
-    },
-    /// A person's own folder, as which no module can serve it.
-    #[error("{why}; it was not added")]
-    Unservable {
-        /// Why not, and what to do.
-        why: String,
-    },
-    /// There is no such model.
-    #[error("no model called `{name}` is in {}; `brahman models list` shows what is", .models.display())]
-    NoModel {
-        /// The name.
-        name: String,
-        /// The folder of all models.
-        models: PathBuf,
-    },
-    /// What is there was not put there by `pull` or `add`.
-    #[error("{} has no brahman.json: it was not put there by `brahman models`, and was not removed", .path.display())]
-    NotOurs {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The manifest is no JSON, or has fields that are not known.
-    #[error("{}", .path.display())]
-    Manifest {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The cache cannot be used.
-    #[error("{}", .path.display())]
-    Cache {
-        /// Which file or folder.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl InstallError {
-    /// Whether what was named does not exist.
-    #[must_use]
-    pub fn is_absence(&self) -> bool {
-        match self {
-            Self::Hub(error) => error.is_absence(),
-            Self::Published(_) | Self::NoModel { .. } => true,
-            _ => false,
-        }
-    }
-
-    /// Whether the same may go well in a while.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Hub(error) if error.is_transient())
-    }
-
-    /// Whether what was named cannot be used, whoever asks and whenever.
-    #[must_use]
-    pub fn is_bad_input(&self) -> bool {
-        match self {
-            Self::Selection(_) | Self::Layout(_) => true,
-            Self::Name { .. } | Self::Taken { .. } | Self::Manifest { .. } | Self::Unservable { .. } => true,
-            // The folder that was to be added.
-            Self::Cache { source, .. } => source.kind() == io::ErrorKind::NotFound,
-            _ => false,
-        }
-    }
-}
 
 /// Where a model goes.
 #[derive(Clone, Copy, Debug)]
@@ -401,189 +264,10 @@ fn weights_of(graph: &Path, selection: &Selection, there: &[String]) -> Result<V
     Ok(names.filter(|name| there.contains(name)).collect())
 }
 
-/// Where a model's folder is, or will be.
-struct Place {
-    name: ModelName,
-    models: PathBuf,
-    target: PathBuf,
-}
-
-impl Place {
-    fn of(cache: &Path, name: &str) -> Result<Self, InstallError> {
-        let name = ModelName::new(name).map_err(|flaw| InstallError::Name { flaw })?;
-        Ok(Self { models: catalogue::models(cache), target: catalogue::folder(cache, name.as_str()), name })
-    }
-
-    fn no_model(&self) -> InstallError {
-        InstallError::NoModel { name: self.name.to_string(), models: self.models.clone() }
-    }
-
-    fn taken(&self, by: &Manifest) -> InstallError {
-        let of = by.repository.clone().unwrap_or_else(|| by.source.clone());
-        InstallError::Taken { name: self.name.to_string(), path: self.target.clone(), of }
-    }
-
-    fn manifest(&self) -> Result<Option<Manifest>, InstallError> {
-        read_manifest(&self.target)
-    }
-
-    /// Keeps other processes from changing the model, and clears away what one that was killed has left. No name has a `~`.
-    fn lock(&self, tell: &mut Listener<'_>) -> Result<File, InstallError> {
-        let path = self.models.join(format!(".{}~lock", self.name));
-        let failed = |source| InstallError::Cache { path: path.clone(), source };
-        fs::create_dir_all(&self.models).map_err(failed)?;
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                tell(Progress::Note(&format!("{} is being changed by another process: waiting for it", self.name)));
-                file.lock().map_err(failed)?;
-            }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
-        }
-        let prefix = self.prefix();
-        for entry in fs::read_dir(&self.models).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            if name.to_string_lossy().starts_with(&prefix) && entry.path() != path {
-                // Whatever stays is only in the way of nobody.
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-        Ok(file)
-    }
-
-    fn prefix(&self) -> String {
-        format!(".{}~", self.name)
-    }
-
-    /// A folder beside the target.
-    fn aside(&self) -> Result<TempDir, InstallError> {
-        let made = tempfile::Builder::new().prefix(&self.prefix()).tempdir_in(&self.models);
-        made.map_err(|source| InstallError::Cache { path: self.models.clone(), source })
-    }
-
-    /// Builds the folder and puts it in its place.
-    fn install(
-        self,
-        mut manifest: Manifest,
-        files: &Files,
-        put: fn(&Path, &Path) -> io::Result<()>,
-        published: Option<&PublishedModel>,
-        fetched: u64,
-        own: Option<&Path>,
-    ) -> Result<BroughtModel, InstallError> {
-        let aside = self.aside()?;
-        let building = aside.path().join("model");
-        for (name, (from, _, _)) in files {
-            let to = building.join(name);
-            let placed = to.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| put(from, &to));
-            placed.map_err(|source| InstallError::Cache { path: to, source })?;
-        }
-        manifest.sha256 = files.iter().map(|(name, (_, sha256, _))| (name.clone(), sha256.clone())).collect();
-        if is_classifier(&building) {
-            manifest.kind = ModelKind::Reranker;
-        }
-        // It names the folder, which will be another, or is a person's own.
-        let place = own.unwrap_or(&self.target);
-        let renamed = |why: String| why.replace(&building.display().to_string(), &place.display().to_string());
-        let refusal = judge(&building, &mut manifest, published)?.map(renamed);
-        if let Some(why) = refusal.clone().filter(|_| own.is_some()) {
-            return Err(InstallError::Unservable { why });
-        }
-        let failed = |source| InstallError::Cache { path: self.target.clone(), source };
-        // The folder was made for nobody else's eyes, and is as others are.
-        fs::set_permissions(&building, fs::Permissions::from_mode(0o755)).map_err(failed)?;
-        exchange(&building, &self.target).and_then(|()| atomic::sync_dir(&self.models)).map_err(failed)?;
-        Ok(BroughtModel {
-            name: manifest.name,
-            path: self.target,
-            kind: manifest.kind,
-            repository: manifest.repository,
-            revision: manifest.revision,
-            files: files.len(),
-            bytes: files.values().map(|(_, _, bytes)| bytes).sum(),
-            fetched,
-            refusal,
-            is_new: true,
-        })
-    }
-}
-
-/// Puts a folder in the place of another, which is then where the first was, or in a place where there is none: in one step, where the file
-/// system can.
-fn exchange(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
-        Err(Errno::NOENT) => fs::rename(from, to),
-        // Some cannot: those over a network.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-            let former = from.with_file_name("former");
-            match fs::rename(to, &former) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            // What cannot be put there leaves what was there.
-            fs::rename(from, to).inspect_err(|_| drop(fs::rename(&former, to)))
-        }
-        exchanged => exchanged.map_err(io::Error::from),
-    }
-}
-
-/// Writes the manifest of a folder that is being built, once it is known whether it needs the list's word. Gives why it cannot be served.
-fn judge(folder: &Path, manifest: &mut Manifest, published: Option<&PublishedModel>) -> Result<Option<String>, InstallError> {
-    write_manifest(folder, manifest)?;
-    if manifest.kind == ModelKind::Reranker {
-        return Ok(None);
-    }
-    // What the manifest says is a person's word, or the list's of an earlier time.
-    let listed = published.filter(|_| manifest.pooling.is_none()).and_then(|model| Some((model, model.pooling?.name())));
-    match (ModelFolder::read(folder, &Overrides::default()), listed) {
-        (Ok(read), Some((model, listed))) => match read.plan.pooling.map(|pooling| pooling.name()) {
-            Some(found) if found != listed => Err(InstallError::Contradiction {
-                name: model.name.clone(),
-                repository: model.repository.clone(),
-                listed: listed.to_owned(),
-                found,
-            }),
-            _ => Ok(None),
-        },
-        (Ok(_), None) => Ok(None),
-        (Err(LayoutError::NoPooling { .. }), Some((_, listed))) => {
-            manifest.pooling = Some(listed.to_owned());
-            write_manifest(folder, manifest)?;
-            Ok(ModelFolder::read(folder, &Overrides::default()).err().map(|error| chain(&error)))
-        }
-        (Err(error @ LayoutError::Damaged { .. }), _) => Err(error.into()),
-        (Err(error), _) => Ok(Some(chain(&error))),
-    }
-}
-
 /// Whether a folder holds a reranker: by its manifest, else by what its configuration calls itself.
 #[must_use]
 pub fn is_reranker(folder: &Path) -> bool {
     matches!(read_manifest(folder), Ok(Some(Manifest { kind: ModelKind::Reranker, .. }))) || is_classifier(folder)
-}
-
-fn is_classifier(folder: &Path) -> bool {
-    let config: Option<Value> = fs::read(folder.join("config.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let architectures = config.as_ref().and_then(|config| config.get("architectures")?.as_array());
-    architectures.into_iter().flatten().filter_map(Value::as_str).any(|name| name.ends_with(CLASSIFIER))
-}
-
-fn read_manifest(folder: &Path) -> Result<Option<Manifest>, InstallError> {
-    let path = folder.join(manifest::FILE);
-    match fs::read(&path) {
-        Ok(bytes) => Manifest::parse(&bytes).map(Some).map_err(|source| InstallError::Manifest { path, source }),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(source) => Err(InstallError::Cache { path, source }),
-    }
-}
-
-fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), InstallError> {
-    let path = folder.join(manifest::FILE);
-    match serde_json::to_vec_pretty(manifest) {
-        Ok(text) => atomic::write(&path, &text).map_err(|source| InstallError::Cache { path, source }),
-        Err(source) => Err(InstallError::Manifest { path, source }),
-    }
 }
 
 /// A second name for a file of the hub's cache, or a link where it lies on another disk or is another user's.

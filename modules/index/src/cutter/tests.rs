@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::context::name_of;
 use super::*;
 
 /// A tokenizer of one token a character, and two more; and what it was asked.

@@ -1,7 +1,14 @@
 //! Filters: what is accepted, what is refused by name, and what they let through.
 
+use std::sync::Arc;
+
+use arrow_array::ArrayRef;
+use arrow_array::types::Int64Type;
+use arrow_cast::cast;
+use arrow_schema::{Field, TimeUnit};
 use serde_json::json;
 
+use super::values::decimals;
 use super::*;
 
 #[test]

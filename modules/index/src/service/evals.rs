@@ -6,9 +6,10 @@ use brahman_card::Fault;
 use brahman_card::interface::index::{EvalAutogenIn, EvalListOut, EvalOut, GivenQuery, NameIn, error};
 use brahman_sidecar::{Call, Reply, chain};
 
+use super::IndexService;
+use super::parameters::bounded;
 use super::search::unit;
 use super::shelf::Index;
-use super::{IndexService, bounded};
 use crate::data::DataNames;
 use crate::embedder;
 use crate::evals::{self, Eval, EvalError, NewSet, OwnQuery};

@@ -13,11 +13,13 @@ use brahman_card::interface::Progress;
 use brahman_card::interface::index::{Config, Measurement, PromoteIn, PromoteOut, PromoteSummary, error};
 use brahman_sidecar::{Call, Reply, chain};
 
+use super::IndexService;
 use super::evals::eval_of;
+use super::history::load_generation;
+use super::parameters::bounded;
 use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock};
 use super::trials::{PROBE_ROWS, PROGRESS_EVERY, TARGET_RECALL, built_by};
-use super::{IndexService, bounded};
 use crate::better::{self, Goal, Standing};
 use crate::evals;
 use crate::generation::{Generation, SearchOptions};
@@ -104,7 +106,7 @@ impl IndexService {
                     let made = index.folder.prepare_base(manifest, &index.parameters.dataset, content, cores(), &progress);
                     made.map_err(|e| folder_fault(&index.parameters.name, "building the challenger", &e))?
                 }
-                (None, Some(number)) => super::load_generation(&index, |_, m| m.number == number, &format!("no generation {number}"))?,
+                (None, Some(number)) => load_generation(&index, |_, m| m.number == number, &format!("no generation {number}"))?,
                 (None, None) => return Err(Fault::internal("nothing to promote")),
             };
             judge(&index, &champion, challenger, &terms)

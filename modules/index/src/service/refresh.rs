@@ -1,149 +1,45 @@
-//! `Refresh`, `Migrate` and `Compact`: the work that writes generations.
+//! `Refresh` and `Migrate`: the work that writes generations.
+//!
+//! What is new gets its vectors by `embedding` and is written by `publishing`, which takes what stays from `copies`; `compaction` folds it in.
 
-use std::borrow::Cow;
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod compaction;
+mod copies;
+mod embedding;
+mod publishing;
+
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use arrow_array::{RecordBatch, UInt32Array};
 use brahman_card::Fault;
 use brahman_card::interface::Progress;
 use brahman_card::interface::catalog::{self, ClearStaleIn, GetOut};
-use brahman_card::interface::index::{
-    CompactOut, CompactSummary, Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, RefreshSummary, error,
-};
+use brahman_card::interface::index::{Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, RefreshSummary, error};
 use brahman_sidecar::{Call, CallOptions, Reply, chain};
-use brahman_storage::digest::sha256;
 
 use super::IndexService;
 use super::datasets::Version;
+use super::parameters::{check_filters, sizes};
 use super::shelf::{Claim, FirstRefresh, Index, StopOnDrop, lock};
 use crate::chunk::Chunker;
-use crate::cutter::{Cutter, Limits, TOKENS_DEFAULT, embedded};
-use crate::embedder::{self, Embedder, Model, TokenCounter};
-use crate::files::bad;
-use crate::folder::Content;
-use crate::generation::{EF_DEFAULT, Generation, Manifest, RECALL_DEFAULT};
+use crate::cutter::{Cutter, Limits, TOKENS_DEFAULT};
+use crate::embedder::{self, Model, TokenCounter};
+use crate::generation::{Generation, Manifest};
 use crate::memory;
-use crate::partial::{self, Growth};
-use crate::pending::Pending;
-use crate::refresh::{CHUNKING, Cutting, Origin, Plan, folder_fault, io_fault, plan};
-use crate::rows::RowStore;
-use crate::segment;
-use crate::threads::{endless, on_own_thread};
-use flat_hnsw::build::Parameters;
+use crate::refresh::{Cutting, Plan, io_fault, plan};
+use crate::threads::endless;
+use compaction::wants_compaction;
+pub(super) use copies::content;
+use embedding::{Embedding, FreshVectors};
+use publishing::show_words;
 
-/// Most texts sent to the embedder at once, on each of two connections: enough that it never waits for us.
-const EMBED_BATCH: usize = 256;
-/// The first ones, before it is known how long they take.
-const EMBED_BATCH_FIRST: usize = EMBED_BATCH / 4;
-/// What takes longer than this is sent in smaller parts: whoever waits wants to hear more often.
-const EMBED_TIME_MAX: Duration = Duration::from_secs(3);
-/// Appended rows that a compaction folds in, beside a share of the base: comparing 4,096 more takes 50 µs.
-const APPENDED_MAX: usize = 4096;
-/// That share: 1 in this many.
-const APPENDED_SHARE: usize = 20;
-/// Dead rows that a compaction leaves out: 1 in this many of all.
-const DEAD_SHARE: usize = 5;
-/// Segments that a compaction joins.
-const SEGMENTS_MAX: usize = 64;
-/// Vectors of fewer bytes stay in memory after they were copied.
-const RELEASED_BYTES_MIN: u64 = 256 << 20;
 /// How often a build says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
-
-/// How many texts to send at once after so many took so long.
-fn next_size(size: usize, took: Duration) -> usize {
-    if took > EMBED_TIME_MAX {
-        (size / 2).max(1)
-    } else if took < EMBED_TIME_MAX / 3 {
-        (size * 2).min(EMBED_BATCH)
-    } else {
-        size
-    }
-}
-
-/// How a graph is built unless the index says otherwise.
-pub(super) fn graph_parameters(parameters: &CreateIn) -> Parameters {
-    let number = |n: Option<u64>, default: usize| n.map_or(default, |n| usize::try_from(n).unwrap_or(default));
-    Parameters { m: number(parameters.m, 16), ef_construction: number(parameters.ef_construction, 100), seed: 0 }
-}
-
-/// Candidates a search keeps unless the index says otherwise.
-pub(super) fn ef_search(parameters: &CreateIn) -> usize {
-    parameters.ef_search.map_or(EF_DEFAULT, |n| usize::try_from(n).unwrap_or(EF_DEFAULT))
-}
 
 /// Threads for building: all cores, for somebody waits.
 pub(super) fn cores() -> usize {
     // Asked once: the answer comes from the file system (cgroups), and takes as long as a search.
     static CORES: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     *CORES
-}
-
-/// Whether a compaction would pay.
-pub(super) fn wants_compaction(generation: &Generation) -> bool {
-    let (base, appended) = (generation.base_rows(), generation.delta.rows.len());
-    let dead = generation.len() - usize::try_from(generation.manifest.chunks).unwrap_or(0);
-    appended > APPENDED_MAX.max(base / APPENDED_SHARE)
-        || dead * DEAD_SHARE > generation.len()
-        || generation.manifest.segments.len() > SEGMENTS_MAX
-}
-
-/// All rows alive, copied.
-///
-/// # Errors
-/// If something is damaged.
-pub(super) fn content(generation: &Generation) -> std::io::Result<Content> {
-    content_without(generation, &HashSet::new())
-}
-
-/// Rows alive that are not among `gone`, copied.
-fn content_without(generation: &Generation, gone: &HashSet<u32>) -> std::io::Result<Content> {
-    let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
-    if let Some(base) = &generation.base {
-        base.whole()?;
-    }
-    let numbers: Vec<u32> = generation.live_rows().filter(|number| !gone.contains(number)).collect();
-    content.vectors.reserve_exact(numbers.len() * generation.manifest.model.dim);
-    for number in &numbers {
-        content.rows.push(&generation.row(*number)?);
-        content.vectors.extend_from_slice(generation.vector(*number));
-    }
-    if let Some(base) = generation.base.as_ref().filter(|base| base.flat.store.vector_bytes() >= RELEASED_BYTES_MIN) {
-        // There are two copies now; what searches need of the one in the file they read again.
-        base.flat.store.release();
-    }
-    let mut batches: Vec<RecordBatch> = Vec::new();
-    let base = generation.base_rows() as u32;
-    let split = numbers.partition_point(|n| *n < base);
-    let take = |columns: &RecordBatch, rows: Vec<u32>| arrow_select::take::take_record_batch(columns, &UInt32Array::from(rows));
-    if let Some(own) = &generation.base {
-        let columns = own.columns()?;
-        if columns.num_columns() > 0 {
-            batches.push(take(columns, numbers[..split].to_vec()).map_err(bad)?);
-        }
-    }
-    if generation.delta.columns.num_columns() > 0 {
-        let rows = numbers[split..].iter().map(|n| n - base).collect();
-        batches.push(take(&generation.delta.columns, rows).map_err(bad)?);
-    }
-    content.columns = segment::joined(&batches, numbers.len())?;
-    Ok(content)
-}
-
-/// Counts of how the fresh chunks got their vectors.
-#[derive(Debug, Default)]
-struct FreshVectors {
-    vectors: Vec<f32>,
-    model: Option<Model>,
-    cached: u64,
-    truncated: u64,
-    resumed: u64,
-    /// Of a refresh that was cut off, what was damaged.
-    lost: u64,
-    reused: u64,
 }
 
 /// Before a refresh that failed is tried again.
@@ -224,7 +120,7 @@ impl IndexService {
         let claim = index.claim("migration").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         if chunks {
-            super::check_filters(&index.parameters)?;
+            check_filters(&index.parameters)?;
         }
         let own = index.generation().filter(|g| !g.is_empty()).map(|g| g.manifest.model.clone());
         // Who only wants other chunks keeps the model.
@@ -340,265 +236,6 @@ impl IndexService {
         out.duration_s = started.elapsed().as_secs_f64();
         Ok((out, current))
     }
-
-    /// The vectors of the fresh chunks: given, at hand, from a refresh that was cut off, or embedded now.
-    async fn vectors(
-        &self,
-        call: Option<&Call>,
-        how: &Embedding<'_>,
-        plan: &mut Plan,
-        old: Option<&Generation>,
-    ) -> Result<FreshVectors, Fault> {
-        let (parameters, pending) = (&how.index.parameters, how.index.folder.path().join("pending.log"));
-        // One of no rows has no vectors to be true to.
-        let old = old.filter(|g| !g.is_empty());
-        let bound = how.to.or(old.map(|g| &g.manifest.model));
-        let mut out = FreshVectors { model: bound.cloned(), ..FreshVectors::default() };
-        if parameters.vector_column.is_some() {
-            out.vectors = std::mem::take(&mut plan.given);
-            let dim = if plan.given_dim > 0 { plan.given_dim } else { old.map_or(1, |g| g.manifest.model.dim) };
-            let own = || {
-                let name = parameters.model.clone().unwrap_or_else(|| "dataset".into());
-                Model { name, fingerprint: format!("dataset:{dim}"), dim, mock: false }
-            };
-            out.model.get_or_insert_with(own);
-            return Ok(out);
-        }
-        let plan = &*plan;
-        let to_embed: Vec<usize> = (0..plan.origins.len()).filter(|i| plan.origins[*i] == Origin::Embed).collect();
-        let mut at_hand = AtHand::default();
-        if !to_embed.is_empty() {
-            let model = match &out.model {
-                Some(model) => model.clone(),
-                None => match how.counted_for {
-                    Some(model) => model.clone(),
-                    None => embedder::current_model(&self.client, parameters.model.as_deref()).await?,
-                },
-            };
-            at_hand = AtHand::new(plan.origins.len(), model.dim);
-            let mut log = Pending::open(&pending, &model.fingerprint, model.dim).map_err(|e| io_fault("opening pending.log", &e))?;
-            out.lost = log.lost;
-            let text = |i: usize| -> Result<Cow<'_, str>, Fault> {
-                let row = plan.fresh.row(i).map_err(|e| io_fault("reading a chunk", &e))?;
-                Ok(embedded(row.context, row.text))
-            };
-            let mut asked = Vec::new();
-            for i in to_embed {
-                let hash = sha256(text(i)?.as_bytes());
-                match log.vector(&hash).map_err(|e| io_fault("reading pending.log", &e))? {
-                    Some(vector) => {
-                        at_hand.insert(i, &vector);
-                        out.resumed += 1;
-                    }
-                    None => asked.push((i, hash)),
-                }
-            }
-            let of = asked.len() as u64;
-            let (mut done, mut growth) = (0, Growth::default());
-            how.show(plan, &model, &at_hand, &mut growth).await?;
-            let [mut one, mut two] = [0, 1].map(|_| Embedder::new(self.client.clone(), Some(model.clone())));
-            let (mut rest, mut size) = (asked.as_slice(), EMBED_BATCH_FIRST);
-            // So that what is left can be told from the first part on.
-            say(call, "embed", 0, of).await?;
-            while !rest.is_empty() {
-                let (pair, later) = rest.split_at(rest.len().min(2 * size));
-                rest = later;
-                let begun = std::time::Instant::now();
-                let (left, right) = pair.split_at(pair.len().min(size));
-                let texts = |part: &[(usize, [u8; 32])]| part.iter().map(|(i, _)| text(*i)).collect::<Result<Vec<_>, Fault>>();
-                let (left_texts, right_texts) = (texts(left)?, texts(right)?);
-                let left_texts: Vec<&str> = left_texts.iter().map(AsRef::as_ref).collect();
-                let right_texts: Vec<&str> = right_texts.iter().map(AsRef::as_ref).collect();
-                let second = async { if right_texts.is_empty() { Ok(None) } else { two.batch(&right_texts).await.map(Some) } };
-                let (first, second) = tokio::try_join!(one.batch(&left_texts), second)?;
-                for (part, batch) in [(left, Some(first)), (right, second)] {
-                    let Some(batch) = batch else { continue };
-                    out.cached += batch.cached;
-                    out.truncated += batch.truncated;
-                    let vectors = batch.vectors.chunks_exact(model.dim.max(1));
-                    log.add(part.iter().map(|(_, hash)| hash).zip(vectors.clone())).map_err(|e| io_fault("writing pending.log", &e))?;
-                    part.iter().zip(vectors).for_each(|((i, _), vector)| at_hand.insert(*i, vector));
-                }
-                size = next_size(size, begun.elapsed());
-                done += pair.len() as u64;
-                how.show(plan, &model, &at_hand, &mut growth).await?;
-                say(call, "embed", done, of).await?;
-            }
-            out.model = Some(model);
-        }
-        if at_hand.of == 0 {
-            at_hand = AtHand::new(plan.origins.len(), old.map_or(0, |old| old.manifest.model.dim));
-        }
-        for (i, origin) in plan.origins.iter().enumerate() {
-            if let (Origin::Old(row), Some(old)) = (origin, old) {
-                out.reused += 1;
-                at_hand.insert(i, old.vector(*row));
-            }
-        }
-        out.vectors = at_hand.numbers;
-        Ok(out)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one caller, which holds them all")]
-    async fn publish(
-        &self,
-        call: Option<&Call>,
-        index: &Arc<Index>,
-        claim: Claim,
-        plan: Plan,
-        vectors: Vec<f32>,
-        model: Model,
-        own: Version,
-        anew: bool,
-    ) -> Result<Arc<Generation>, Fault> {
-        let (done, of) = (Arc::new(AtomicU64::new(0)), plan.fresh.len() as u64);
-        let (work_index, counted, stop) = (Arc::clone(index), Arc::clone(&done), Arc::clone(&claim.stop));
-        let agent = Arc::clone(&self.agent);
-        let work = move || -> std::io::Result<Arc<Generation>> {
-            // Held until the disk is at rest, even if the caller is gone.
-            let _claim = claim;
-            let (folder, parameters) = (&work_index.folder, &work_index.parameters);
-            let old = work_index.generation();
-            let first = || first_manifest(parameters, model.clone());
-            let migrates = old.as_ref().is_some_and(|old| !old.is_empty() && (anew || old.manifest.model != model));
-            let number = work_index.next_number();
-            let manifest = Manifest {
-                dataset_generation: own.generation,
-                dataset_run: own.run,
-                docs: plan.dataset_docs - plan.empty_docs - plan.skipped_docs,
-                model: model.clone(),
-                chunking: plan.by_tokens.then_some(CHUNKING),
-                empty_docs: plan.empty_docs,
-                skipped_docs: plan.skipped_docs,
-                ..match &old {
-                    Some(old) => old.manifest.after(&old.folder, number, if migrates { "migration" } else { "refresh" }),
-                    None => Manifest { number, ..first() },
-                }
-            };
-            let columns = match plan.columns {
-                Some(columns) => columns,
-                None => segment::no_columns(plan.fresh.len())?,
-            };
-            let added = Content { rows: plan.fresh, vectors, columns };
-            let progress = |n: usize| {
-                counted.store(n as u64, Ordering::Relaxed);
-                !stop.load(Ordering::Relaxed)
-            };
-            let generation = match &old {
-                Some(_) if migrates => folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?,
-                // Appending pays while what is new is small beside what is there, and all of that is whole.
-                Some(old) if old.base.as_ref().is_some_and(|base| !base.words_are_damaged()) && added.rows.len() <= old.base_rows() => {
-                    let mut dead = old.dead();
-                    dead.extend(&plan.dead);
-                    folder.commit_delta(old, manifest, &parameters.dataset, &added, &dead)?
-                }
-                Some(old) => {
-                    // What is there is the smaller part: it goes behind what is new.
-                    let mut all = added;
-                    let stays = content_without(old, &plan.dead.iter().copied().collect())?;
-                    for row in stays.rows.iter() {
-                        all.rows.push(&row?);
-                    }
-                    all.vectors.extend(stays.vectors);
-                    let schema = all.columns.schema();
-                    // One of no rows may have no columns either: an index that was empty.
-                    let both: Vec<RecordBatch> = [all.columns, stays.columns].into_iter().filter(|c| c.num_rows() > 0).collect();
-                    all.columns = segment::join(&schema, &both, all.rows.len())?;
-                    folder.commit_base(manifest, &parameters.dataset, all, cores(), &progress)?
-                }
-                None => folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?,
-            };
-            let _ = std::fs::remove_file(folder.path().join("pending.log"));
-            let answers = work_index.answer_with(generation);
-            // Not before: a trial is of what answers.
-            agent.has_new_data(&parameters.name);
-            Ok(answers)
-        };
-        let mut working = on_own_thread("writing the generation", false, work);
-        let outcome = loop {
-            match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
-                Ok(outcome) => break outcome,
-                Err(_) => say(call, "write", done.load(Ordering::Relaxed), of).await?,
-            }
-        };
-        outcome?.map_err(|e| folder_fault(&index.parameters.name, "writing the generation", &e))
-    }
-
-    /// Makes a new base of everything alive. Reports rows done.
-    pub(super) async fn compact_index(
-        self: &Arc<Self>,
-        index: &Arc<Index>,
-        progress: &(dyn Fn(u64, u64) + Sync),
-        asked: bool,
-    ) -> Result<Option<Arc<Generation>>, Fault> {
-        let claim = index.claim("compaction").await?;
-        let _stop = StopOnDrop(Arc::clone(&claim.stop));
-        let Some(old) = index.generation() else { return Ok(None) };
-        // What answers in another's place would come to stand there for good.
-        if let Some(why) = index.degraded() {
-            return if asked { Err(index.damaged(&why)) } else { Ok(None) };
-        }
-        // Whoever asks may want its words made in the way of today.
-        let has_old_words = asked && old.base.is_some() && old.analyser().version() == 0;
-        if old.delta.rows.is_empty() && old.dead().is_empty() && !has_old_words {
-            return Ok(None);
-        }
-        let of = old.manifest.chunks;
-        let (done, work_index) = (Arc::new(AtomicU64::new(0)), Arc::clone(index));
-        let (counted, stop) = (Arc::clone(&done), Arc::clone(&claim.stop));
-        let work = move || -> std::io::Result<Arc<Generation>> {
-            let _claim = claim;
-            let manifest = old.manifest.after(&old.folder, work_index.next_number(), "compaction");
-            let progress = |n: usize| {
-                counted.store(n as u64, Ordering::Relaxed);
-                !stop.load(Ordering::Relaxed)
-            };
-            let threads = if asked { cores() } else { 1 };
-            let source = &work_index.parameters.dataset;
-            let generation = work_index.folder.commit_base(manifest, source, content(&old)?, threads, &progress)?;
-            Ok(work_index.answer_with(generation))
-        };
-        let mut working = on_own_thread("the compaction", !asked, work);
-        let outcome = loop {
-            match tokio::time::timeout(PROGRESS_EVERY, &mut working).await {
-                Ok(outcome) => break outcome,
-                Err(_) => progress(done.load(Ordering::Relaxed), of),
-            }
-        };
-        match outcome? {
-            Ok(generation) => {
-                self.hear_of_rescue().await;
-                Ok(Some(generation))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => Ok(None),
-            Err(error) => Err(folder_fault(&index.parameters.name, "compacting", &error)),
-        }
-    }
-
-    pub(super) async fn compact(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
-        let NameIn { name } = call.parameters()?;
-        let index = self.index(&name)?;
-        index.current()?;
-        let (sender, mut receiver) = tokio::sync::watch::channel((0, 0));
-        let progress = move |done, of| {
-            let _ = sender.send((done, of));
-        };
-        let mut working = std::pin::pin!(self.compact_index(&index, &progress, true));
-        let made = loop {
-            tokio::select! {
-                made = &mut working => break made?,
-                Ok(()) = receiver.changed() => {
-                    let (done, of) = *receiver.borrow_and_update();
-                    if call.more {
-                        call.send(&CompactOut::Progress(Progress::new("build", done, of))).await?;
-                    }
-                }
-            }
-        };
-        let number = made.as_ref().or(index.generation().as_ref()).map(|g| g.manifest.number);
-        let of = index.generation().map_or(0, |g| g.manifest.chunks);
-        Reply::of(&CompactOut::Done(CompactSummary { done: of, of, compacted: made.is_some(), generation: number }))
-    }
 }
 
 /// What a refresh is to lead to, beside the dataset.
@@ -644,7 +281,7 @@ fn nothing_new(manifest: &Manifest, rows: u64) -> Option<Plan> {
 
 /// How texts are cut: by tokens, or as those that are there were.
 fn cutting(parameters: &CreateIn, keeps_chunks: bool, counter: TokenCounter) -> Result<Cutting, Fault> {
-    let (size, overlap) = super::sizes(parameters)?;
+    let (size, overlap) = sizes(parameters)?;
     if keeps_chunks || parameters.vector_column.is_some() {
         return Ok(Cutting::Characters(Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?));
     }
@@ -654,96 +291,6 @@ fn cutting(parameters: &CreateIn, keeps_chunks: bool, counter: TokenCounter) -> 
         overlap: parameters.overlap.map_or(0, |_| overlap),
     };
     Ok(Cutting::Tokens(Cutter::new(limits), Box::new(counter)))
-}
-
-/// The vectors of a refresh, each in its chunk's place: memory is taken once, and only for those that are there.
-#[derive(Debug, Default)]
-struct AtHand {
-    dim: usize,
-    numbers: Vec<f32>,
-    is_there: Vec<bool>,
-    /// How many are there.
-    count: usize,
-    /// How many there will be.
-    of: usize,
-}
-
-impl AtHand {
-    fn new(of: usize, dim: usize) -> Self {
-        Self { dim, numbers: vec![0.0; of * dim], is_there: vec![false; of], count: 0, of }
-    }
-
-    fn insert(&mut self, place: usize, vector: &[f32]) {
-        self.numbers[place * self.dim..][..self.dim].copy_from_slice(vector);
-        self.count += usize::from(!std::mem::replace(&mut self.is_there[place], true));
-    }
-
-    fn vector(&self, place: usize) -> &[f32] {
-        &self.numbers[place * self.dim..][..self.dim]
-    }
-
-    fn places(&self) -> impl Iterator<Item = usize> {
-        (0..self.of).filter(|place| self.is_there[*place])
-    }
-
-    fn len(&self) -> usize {
-        self.count
-    }
-}
-
-/// What an embedding is for.
-struct Embedding<'a> {
-    index: &'a Arc<Index>,
-    /// The dataset's generation.
-    own: &'a Version,
-    /// The refresh, if it is the index's first.
-    first: Option<&'a FirstRefresh>,
-    /// Another model than the one there was.
-    to: Option<&'a Model>,
-    /// The model whose tokens were counted.
-    counted_for: Option<&'a Model>,
-}
-
-impl Embedding<'_> {
-    /// Shows what is embedded of a first refresh, if there is enough more than was shown last.
-    async fn show(&self, plan: &Plan, model: &Model, at_hand: &AtHand, growth: &mut Growth) -> Result<(), Fault> {
-        let Some(first) = self.first else { return Ok(()) };
-        first.show(|partial| partial.done = at_hand.len() as u64);
-        let bytes = at_hand.len() as u64 * (model.dim as u64 * 4) + plan.fresh.bytes();
-        let Some(rows) = plan.fresh.shared().filter(|_| growth.is_due(at_hand.len(), bytes)) else { return Ok(()) };
-        let started = Instant::now();
-        let numbers: Vec<u32> = at_hand.places().map(|place| place as u32).collect();
-        let vectors: Vec<f32> = numbers.iter().flat_map(|i| at_hand.vector(*i as usize)).copied().collect();
-        let (manifest, columns) = (unnumbered(&self.index.parameters, model.clone(), self.own), plan.columns.clone());
-        let made = tokio::task::spawn_blocking(move || partial::by_meaning(manifest, &rows, columns.as_ref(), numbers, &vectors));
-        let made = made.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(|e| io_fault("showing what is embedded", &e))?;
-        let made = Arc::new(made);
-        first.show(|partial| partial.near = Some(made));
-        growth.showed(at_hand.len(), started.elapsed());
-        Ok(())
-    }
-}
-
-/// The manifest of what was never committed.
-fn unnumbered(parameters: &CreateIn, model: Model, own: &Version) -> Manifest {
-    let first = first_manifest(parameters, model);
-    Manifest { number: 0, dataset_generation: own.generation, dataset_run: own.run.clone(), ..first }
-}
-
-/// The manifest of an index's first generation.
-fn first_manifest(parameters: &CreateIn, model: Model) -> Manifest {
-    let first = Manifest::first(model, super::engine(parameters), graph_parameters(parameters), ef_search(parameters));
-    let recall_wanted = parameters.ef_search.is_none().then(|| parameters.target_recall.unwrap_or(RECALL_DEFAULT));
-    Manifest { language: parameters.language.clone(), recall_wanted, ..first }
-}
-
-/// Shows all that was read to whoever searches by words.
-fn show_words(first: &FirstRefresh, parameters: &CreateIn, plan: &Plan, own: &Version) -> std::io::Result<()> {
-    // Which model will embed is not known yet, and does not matter.
-    let model = Model { name: parameters.model.clone().unwrap_or_default(), fingerprint: String::new(), dim: 1, mock: false };
-    let words = partial::by_words(unnumbered(parameters, model, own), &plan.fresh, plan.columns.as_ref())?.map(Arc::new);
-    first.show(|partial| (partial.words, partial.of) = (words, plan.fresh.len() as u64));
-    Ok(())
 }
 
 /// That a migration gives up no real vectors for a mock's: neither those that answer nor those that `CURRENT` names.

@@ -13,10 +13,11 @@ use brahman_card::interface::index::{
 };
 use brahman_sidecar::{Call, Reply, chain};
 
+use super::IndexService;
 use super::evals::eval_of;
+use super::parameters::{bounded, builder};
 use super::refresh::{content, cores};
 use super::shelf::{Index, StopOnDrop, lock};
-use super::{IndexService, bounded};
 use crate::agent::{is_recall, tried};
 use crate::better::Goal;
 use crate::data::is_by_files;
@@ -72,7 +73,7 @@ pub(super) fn built_by(config: &Config, of: &Manifest) -> Result<(&'static dyn E
     let m = bounded("m", config.m, 2, 256, of.parameters.m)?;
     let ef_construction = bounded("ef_construction", config.ef_construction, 4, 4096, of.parameters.ef_construction)?;
     let parameters = Parameters { m, ef_construction, seed: config.seed.unwrap_or(of.parameters.seed) };
-    Ok((super::builder(config.engine.as_deref().unwrap_or_else(|| own_engine(of)), &parameters)?, parameters))
+    Ok((builder(config.engine.as_deref().unwrap_or_else(|| own_engine(of)), &parameters)?, parameters))
 }
 
 /// The configuration by which a generation answers.

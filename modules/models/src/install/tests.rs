@@ -2,9 +2,13 @@
 
 use serde_json::json;
 
+use super::place::judge;
 use super::*;
+use crate::catalogue;
+use crate::fetch::Progress;
 use crate::graph::tests::{model, port, weight};
 use crate::layout::PoolingMode;
+use crate::manifest;
 
 /// A folder as exporters make it: it says nothing of pooling.
 fn bare(folder: &Path) {
