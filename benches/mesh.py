@@ -1,5 +1,7 @@
 """A mesh for a measurement: started in a folder of its own, called over its socket, stopped, and gone with its folder."""
 
+import contextlib
+import copy
 import json
 import os
 import shutil
@@ -15,9 +17,10 @@ CALL_S = 3600
 
 
 class Mesh:
-    """`programs` is the folder of the programs; `name` tells its folder from others'. To be used in a `with`."""
+    """`programs` is the folder of the programs; `name` tells its folder from others'; `cards` is a folder of Cards, the built-in ones
+    unless said; what else is given is for its environment. To be used in a `with`."""
 
-    def __init__(self, programs, name):
+    def __init__(self, programs, name, cards=None, **environment):
         programs = os.path.abspath(programs)
         self.folder = tempfile.mkdtemp(prefix=f"brahman-{name}.")
         os.chmod(self.folder, 0o700)
@@ -27,13 +30,15 @@ class Mesh:
             "PATH": programs + os.pathsep + os.environ["PATH"],
             "BRAHMAN_SOCKET": self.folder + "/run/brahman.sock",
             "BRAHMAN_STATE": self.folder + "/state",
+            **environment,
         }
-        self.process, self.connection = None, None
+        self.cards = ["--cards", cards] if cards else []
+        self.process, self.connection, self.rest = None, None, b""
 
     def __enter__(self):
         try:
             with open(self.folder + "/log", "wb") as log:
-                self.process = subprocess.Popen([self.brahman, "up", "--context", "prod"], env=self.env, stdout=log, stderr=log)
+                self.process = subprocess.Popen([self.brahman, "up", "--context", "prod", *self.cards], env=self.env, stdout=log, stderr=log)
             self.run("status", "--wait", str(START_S))
             self.connection = socket.socket(socket.AF_UNIX)
             self.connection.settimeout(CALL_S)
@@ -65,18 +70,36 @@ class Mesh:
 
     def call(self, method, **parameters):
         """The reply's parameters to a call of `org.brahman.…`."""
-        message = {"method": "org.brahman." + method, "parameters": parameters}
+        return self._ask({"method": "org.brahman." + method, "parameters": parameters})
+
+    def last(self, method, **parameters):
+        """The last reply's parameters to a call that reports how far it is."""
+        return self._ask({"method": "org.brahman." + method, "parameters": parameters, "more": True})
+
+    def _ask(self, message):
         self.connection.sendall(json.dumps(message).encode() + b"\0")
-        parts = []
-        while not parts or not parts[-1].endswith(b"\0"):
-            part = self.connection.recv(1 << 20)
-            if not part:
-                raise SystemExit(f"{method}: the connection was closed")
-            parts.append(part)
-        reply = json.loads(b"".join(parts)[:-1])
-        if "error" in reply:
-            raise SystemExit(f"{method}: {reply}")
-        return reply["parameters"]
+        while True:
+            parts = [self.rest]
+            while b"\0" not in parts[-1]:
+                parts.append(self.connection.recv(1 << 20))
+                if not parts[-1]:
+                    raise SystemExit(f"{message['method']}: the connection was closed")
+            whole, self.rest = b"".join(parts).split(b"\0", 1)
+            reply = json.loads(whole)
+            if "error" in reply:
+                raise SystemExit(f"{message['method']}: {reply}")
+            if not reply.get("continues"):
+                return reply["parameters"]
+
+    @contextlib.contextmanager
+    def another(self):
+        """The same mesh through a connection of its own, for another thread."""
+        other = copy.copy(self)
+        other.rest = b""
+        with socket.socket(socket.AF_UNIX) as other.connection:
+            other.connection.settimeout(CALL_S)
+            other.connection.connect(self.env["BRAHMAN_SOCKET"])
+            yield other
 
     def pid(self, program):
         """That of a program which the mesh has started."""

@@ -12,7 +12,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -20,66 +19,23 @@ import sys
 import tempfile
 import time
 
+from mesh import Mesh
+
 PAIRS = 5
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-class Mesh:
-    """A mesh in context prod, and one connection to it."""
+class Version(Mesh):
+    """The mesh of one of the two versions, with caches of its own."""
 
-    def __init__(self, name, binaries, cards, work):
-        self.name, self.binaries = name, binaries
-        self.folder = os.path.join(work, name)
-        os.makedirs(os.path.join(self.folder, "run"), mode=0o700)
+    def __init__(self, programs, name, cards, work):
         # The model and ONNX Runtime are there already; what is cached of their answers is not shared.
         kept = os.path.join(os.environ.get("XDG_CACHE_HOME", os.path.expanduser("~/.cache")), "brahman")
-        shutil.copytree(kept, os.path.join(self.folder, "cache", "brahman"), symlinks=True)
-        self.environment = dict(
-            os.environ,
-            PATH=f"{binaries}:{os.environ['PATH']}",
-            BRAHMAN_SOCKET=os.path.join(self.folder, "run", "brahman.sock"),
-            BRAHMAN_STATE=os.path.join(self.folder, "state"),
-            XDG_CACHE_HOME=os.path.join(self.folder, "cache"),
-            BRAHMAN_SCORE_MODEL=os.path.join(HERE, "..", "tests", "assets", "induction"),
-            BRAHMAN_SECRETS=secrets(work),
-        )
-        log = open(os.path.join(self.folder, "log"), "w")
-        program = [os.path.join(binaries, "brahman"), "up", "--context", "prod", "--cards", cards]
-        self.process = subprocess.Popen(program, env=self.environment, stdout=log, stderr=log, start_new_session=True)
-        self.cli("status", "--wait", "120")
-        self.connection = socket.socket(socket.AF_UNIX)
-        self.connection.connect(self.environment["BRAHMAN_SOCKET"])
-        self.rest = b""
-
-    def cli(self, *words):
-        done = subprocess.run([os.path.join(self.binaries, "brahman"), *words], env=self.environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{self.name}: brahman {' '.join(words)}: {done.stderr}{done.stdout}")
-        return done.stdout
-
-    def call(self, method, parameters, more=False):
-        """The last reply's parameters."""
-        message = {"method": f"org.brahman.{method}", "parameters": parameters}
-        if more:
-            message["more"] = True
-        self.connection.sendall(json.dumps(message).encode() + b"\0")
-        while True:
-            while b"\0" not in self.rest:
-                piece = self.connection.recv(1 << 20)
-                if not piece:
-                    raise SystemExit(f"{self.name}: hung up in {method}")
-                self.rest += piece
-            one, self.rest = self.rest.split(b"\0", 1)
-            reply = json.loads(one)
-            if "error" in reply:
-                raise SystemExit(f"{self.name}: {method}: {reply}")
-            if not reply.get("continues"):
-                return reply["parameters"]
-
-    def down(self):
-        self.connection.close()
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        cache = os.path.join(work, name)
+        shutil.copytree(kept, os.path.join(cache, "brahman"), symlinks=True)
+        model = os.path.join(HERE, "..", "tests", "assets", "induction")
+        super().__init__(programs, name, cards, XDG_CACHE_HOME=cache, BRAHMAN_SCORE_MODEL=model, BRAHMAN_SECRETS=secrets(work))
+        self.name = name
 
 
 def secrets(work):
@@ -117,20 +73,18 @@ class Commit:
 
     def prepare(self, mesh):
         if self.bucket:
-            mesh.cli("buckets", "add", "lake", f"s3://{mesh.name}/brahman", "-o", f"aws_endpoint={self.bucket}", "-o", "aws_allow_http=true",
+            mesh.run("buckets", "add", "lake", f"s3://{mesh.name}/brahman", "-o", f"aws_endpoint={self.bucket}", "-o", "aws_allow_http=true",
                      "-o", "aws_access_key_id=me", "--secret", "minio")
         if self.rescue:
             folder = os.path.join(mesh.folder, "rescue")
             os.makedirs(folder, exist_ok=True)
-            mesh.cli("buckets", "add", "rescue", f"file://{folder}")
+            mesh.run("buckets", "add", "rescue", f"file://{folder}")
 
     def block(self, mesh, number):
         took = []
         for at in range(25):
-            parameters = {"dataset": self.dataset, "paths": [self.paths[at % 2]]}
-            if self.bucket:
-                parameters["bucket"] = "lake"
-            took.append(timed(mesh.call, "Ingest.Files", parameters, more=True)[0] * 1e3)
+            bucket = {"bucket": "lake"} if self.bucket else {}
+            took.append(timed(mesh.last, "Ingest.Files", dataset=self.dataset, paths=[self.paths[at % 2]], **bucket)[0] * 1e3)
         return statistics.median(took[5:])
 
 
@@ -143,7 +97,7 @@ class Hop:
         pass
 
     def block(self, mesh, number):
-        return statistics.median(timed(mesh.call, "Catalog.List", {})[0] * 1e6 for _ in range(2000))
+        return statistics.median(timed(mesh.call, "Catalog.List")[0] * 1e6 for _ in range(2000))
 
 
 class Embed:
@@ -151,12 +105,12 @@ class Embed:
     more_is_better = True
 
     def prepare(self, mesh):
-        mesh.call("Embed.EmbedText", {"texts": ["warm"]})
+        mesh.call("Embed.EmbedText", texts=["warm"])
 
     def block(self, mesh, number):
         rng = random.Random(number)
         texts = [words(rng, rng.randint(5, 60)) for _ in range(256)]
-        seconds, reply = timed(mesh.call, "Embed.EmbedText", {"texts": texts})
+        seconds, reply = timed(mesh.call, "Embed.EmbedText", texts=texts)
         assert reply["cached"] == 0, reply["cached"]
         return len(texts) / seconds
 
@@ -178,17 +132,15 @@ class Search:
         self.path = os.path.join(work, "vectors.parquet")
         vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.ravel()), 384)
         pyarrow.parquet.write_table(pyarrow.table({"id": pyarrow.array(range(50_000)), "v": vectors}), self.path)
-        self.built = {}
 
     def prepare(self, mesh):
-        mesh.call("Ingest.Files", {"dataset": "vectors", "paths": [self.path]}, more=True)
-        mesh.call("Index.Create", {"name": "vectors", "dataset": "vectors", "id_column": "id", "vector_column": "v"})
-        self.built[mesh.name] = timed(mesh.call, "Index.Refresh", {"name": "vectors"}, more=True)[0]
+        mesh.last("Ingest.Files", dataset="vectors", paths=[self.path])
+        mesh.call("Index.Create", name="vectors", dataset="vectors", id_column="id", vector_column="v")
+        mesh.last("Index.Refresh", name="vectors")
 
     def block(self, mesh, number):
-        for query in self.queries[:50]:
-            mesh.call("Index.Search", {"index": "vectors", "vector": query, "k": 10})
-        return statistics.median(timed(mesh.call, "Index.Search", {"index": "vectors", "vector": query, "k": 10})[0] * 1e6 for query in self.queries)
+        took = [timed(mesh.call, "Index.Search", index="vectors", vector=query, k=10)[0] * 1e6 for query in self.queries]
+        return statistics.median(took[50:])
 
 
 class Refresh:
@@ -196,17 +148,14 @@ class Refresh:
 
     figure = "refresh of 50,000 × 384, s"
 
-    def __init__(self, search):
-        self.search = search
-
     def prepare(self, mesh):
         pass
 
     def block(self, mesh, number):
         name = f"again{number}"
-        mesh.call("Index.Create", {"name": name, "dataset": "vectors", "id_column": "id", "vector_column": "v"})
-        seconds, _ = timed(mesh.call, "Index.Refresh", {"name": name}, more=True)
-        mesh.call("Index.Delete", {"name": name})
+        mesh.call("Index.Create", name=name, dataset="vectors", id_column="id", vector_column="v")
+        seconds, _ = timed(mesh.last, "Index.Refresh", name=name)
+        mesh.call("Index.Delete", name=name)
         return seconds
 
 
@@ -224,7 +173,7 @@ class Score:
         for _ in range(16):
             turns += [{"role": "user", "text": words(rng, 12)}, {"role": "assistant", "text": words(rng, 20)}]
         conversation = {"conversation": memories + turns}
-        seconds, reply = timed(mesh.call, "Score.ScoreMatrix", {"conversation": conversation}, more=True)
+        seconds, reply = timed(mesh.last, "Score.ScoreMatrix", conversation=conversation)
         return reply["tokens_forwarded"] / seconds
 
 
@@ -245,7 +194,7 @@ class Ingest:
         pass
 
     def block(self, mesh, number):
-        seconds, _ = timed(mesh.call, "Ingest.Files", {"dataset": "large", "paths": [self.path]}, more=True)
+        seconds, _ = timed(mesh.last, "Ingest.Files", dataset="large", paths=[self.path])
         return os.path.getsize(self.path) / 1e6 / seconds
 
 
@@ -309,39 +258,28 @@ def make_buckets(endpoint, names):
 def main():
     old_bin, old_cards, new_bin, new_cards = (os.path.abspath(path) for path in sys.argv[1:5])
     wanted = set(sys.argv[5:]) or {"commit", "hop", "embed", "search", "score", "ingest"}
-    work = tempfile.mkdtemp(prefix="brahman-versions-")
     server = None
-    meshes = []
-    try:
-        old, new = (Mesh(name, *of, work) for name, of in (("old", (old_bin, old_cards)), ("new", (new_bin, new_cards))))
-        meshes = [old, new]
-        print("| figure | old | new | ratio, median of five pairs | spread |\n|---|---|---|---|---|", flush=True)
-        if "hop" in wanted:
-            compare(Hop(), old, new)
-        if "embed" in wanted:
-            compare(Embed(), old, new)
-        if "score" in wanted:
-            compare(Score(), old, new)
-        if "ingest" in wanted:
-            compare(Ingest(work), old, new)
-        if "search" in wanted:
-            search = Search(work)
-            compare(search, old, new)
-            compare(Refresh(search), old, new)
-        if "commit" in wanted:
-            compare(Commit("folder", work), old, new)
-            endpoint, server = s3(work)
-            make_buckets(endpoint, ("old", "new"))
-            compare(Commit("S3 (SeaweedFS)", work, bucket=endpoint), old, new)
-            # Last: with it, every later commit would be copied.
-            compare(Commit("copies in a second folder", work, rescue=True), old, new)
-    finally:
-        for mesh in meshes:
-            mesh.down()
-        if server:
-            server.terminate()
-            server.wait()
-        shutil.rmtree(work, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="brahman-versions-") as work:
+        try:
+            with Version(old_bin, "old", old_cards, work) as old, Version(new_bin, "new", new_cards, work) as new:
+                print("| figure | old | new | ratio, median of five pairs | spread |\n|---|---|---|---|---|", flush=True)
+                for part, measures in (("hop", [Hop]), ("embed", [Embed]), ("score", [Score]), ("ingest", [lambda: Ingest(work)])):
+                    for measure in measures if part in wanted else []:
+                        compare(measure(), old, new)
+                if "search" in wanted:
+                    compare(Search(work), old, new)
+                    compare(Refresh(), old, new)
+                if "commit" in wanted:
+                    compare(Commit("folder", work), old, new)
+                    endpoint, server = s3(work)
+                    make_buckets(endpoint, ("old", "new"))
+                    compare(Commit("S3 (SeaweedFS)", work, bucket=endpoint), old, new)
+                    # Last: with it, every later commit is copied.
+                    compare(Commit("copies in a second folder", work, rescue=True), old, new)
+        finally:
+            if server:
+                server.terminate()
+                server.wait()
 
 
 if __name__ == "__main__":

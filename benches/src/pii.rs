@@ -99,7 +99,12 @@ fn labelled_by_others() {
     }
     let all = |who: &'static str| kinds.iter().map(|kind| f2(who, kind)).sum::<f64>() / kinds.len().max(1) as f64;
     let (ours, peer) = (all("ours"), all("peer"));
-    row("F2, mean of the kinds", format!("{ours:.3} / Presidio's patterns {peer:.3}"), "≥ 0.85, above the peer", ours >= 0.85 && ours > peer);
+    row(
+        "F2, mean of the kinds",
+        format!("{ours:.3} / Presidio's patterns {peer:.3}"),
+        "≥ 0.85, above the peer",
+        ours >= 0.85 && ours > peer,
+    );
     let share = |who: &str| f64::from(wrong[who]) / f64::from(clean.max(1));
     let value = format!("{:.2} % / Presidio's patterns {:.2} %", share("ours") * 100.0, share("peer") * 100.0);
     row(&format!("{clean} columns without any of them, called one"), value, "≤ 1 %", share("ours") <= 0.01);
