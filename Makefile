@@ -9,7 +9,7 @@ DESTDIR ?=
 DIST ?= $(CURDIR)/dist
 INPUT ?=
 
-.PHONY: help setup build release demo test test-clients soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-scale bench-score bench-tuning bench-versions bench-gpu install uninstall units deb tarball wheel packages
+.PHONY: help setup build release demo test test-clients soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-scale bench-score bench-many bench-tuning bench-versions bench-gpu install uninstall units deb tarball wheel packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -60,10 +60,13 @@ bench-quality: setup release ## what search finds, beside SQLite FTS5, LanceDB a
 	@packaging/quality.sh
 
 bench-scale: setup release ## a million vectors: memory, filters, changes: some thirty minutes
-	@packaging/vectors.sh scale
+	@packaging/measure.sh scale
+
+bench-many: setup release ## 20,000 small files: disk, and the first answers: some ten minutes
+	@packaging/measure.sh many --wait
 
 bench-tuning: setup release ## whether tuning finds the best in few trials, and keeps out of the way: some twenty minutes
-	@packaging/vectors.sh tuning
+	@packaging/measure.sh tuning
 
 bench-versions: setup release ## programs of an earlier version beside these, in turn: make bench-versions OLD=folder OLD_CARDS=folder
 	@packaging/versions.sh "$(OLD)" "$(OLD_CARDS)" "$(CARGO_TARGET_DIR)/release" packaging/cards

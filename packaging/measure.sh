@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Figures of indexes over made-up vectors: what a large one costs, and whether tuning finds the best. vectors.sh scale|tuning [OPTION]…
+# A measurement of indexes, by a script of benches/. measure.sh scale|tuning|many [OPTION]…
 set -euo pipefail
 cd "$(dirname "$0")/.."
 script=$1
 shift
 bin=$CARGO_TARGET_DIR/release
 packages=(pyarrow==26.0.1 numpy==2.4.6)
-folder=${XDG_CACHE_HOME:-$HOME/.cache}/brahman-build/vectors-tools
+folder=${XDG_CACHE_HOME:-$HOME/.cache}/brahman-build/measure-tools
 if [ "$(cat "$folder/installed" 2>/dev/null)" != "${packages[*]}" ]; then
     echo "bench: installing ${packages[*]} into $folder" >&2
     rm -rf "$folder"
