@@ -9,8 +9,8 @@ use brahman_card::interface::catalog::{
 };
 use brahman_card::interface::ingest::method;
 use brahman_card::interface::ingest::{
-    CsvFormat, ExplainOut, FilesIn, IngestOut, IngestSummary, Quarantine, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut,
-    WatchesOut,
+    CsvFormat, Drift, ExplainOut, FilesIn, IngestOut, IngestSummary, Quarantine, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn,
+    WatchOut, WatchesOut,
 };
 use brahman_card::interface::{Empty, Method};
 use clap::Args;
@@ -90,7 +90,12 @@ pub(crate) async fn watch(socket: &Path, ask: WatchIn, paths: &[PathBuf], output
         output.print_json(&out);
     } else {
         let w = out.watching;
-        output.line(&format!("{} follows {}; `brahman ingest watches` shows how it stands", w.dataset, w.paths.join(", ")));
+        let made = match w.format.as_deref() {
+            Some("documents") => "a row a file".to_owned(),
+            Some(format) => format!("a table of {format} files; --format documents makes a row a file"),
+            None => "what it is made of is decided by its first files".to_owned(),
+        };
+        output.line(&format!("{} follows {} ({made}); `brahman ingest watches` shows how it stands", w.dataset, w.paths.join(", ")));
     }
     Ok(())
 }
@@ -119,9 +124,25 @@ fn show_watches(out: &WatchesOut, output: &Output) {
     let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let rows = out.watches.iter().map(|w| {
         let why = w.error.clone().or_else(|| w.reason.clone()).unwrap_or_default();
-        vec![w.dataset.clone(), w.state.clone(), w.files.to_string(), number(w.generation), number(w.rows), w.paths.join(" "), why]
+        let (format, paths) = (w.format.clone().unwrap_or_else(|| "-".to_owned()), w.paths.join(" "));
+        vec![w.dataset.clone(), w.state.clone(), format, w.files.to_string(), number(w.generation), number(w.rows), paths, why]
     });
-    output.table(&["DATASET", "STATE", "FILES", "GENERATION", "ROWS", "FOLDERS", "WHY"], rows.collect());
+    output.table(&["DATASET", "STATE", "FORMAT", "FILES", "GENERATION", "ROWS", "FOLDERS", "WHY"], rows.collect());
+    for w in &out.watches {
+        let changed = w.drift.iter().flatten().map(|drift| (changed_column(drift), Tone::Busy));
+        for (words, tone) in changed.chain(w.notes.iter().flatten().map(|note| (note.clone(), Tone::Faint))) {
+            output.line(&output.paint(&format!("{}: {words}", w.dataset), tone));
+        }
+    }
+}
+
+/// How a column differs from what it was.
+fn changed_column(drift: &Drift) -> String {
+    match (&drift.was, &drift.now) {
+        (Some(was), Some(now)) => format!("column `{}` was {was} and is {now}", drift.column),
+        (None, Some(now)) => format!("column `{}` ({now}) is new", drift.column),
+        (_, None) => format!("column `{}` was removed", drift.column),
+    }
 }
 
 /// How CSV is written; what is not said is guessed, and the reply says what was.
@@ -343,12 +364,7 @@ fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
         output.line(&output.paint(&words, Tone::Busy));
     }
     for drift in out.drift.iter().flatten() {
-        let words = match (&drift.was, &drift.now) {
-            (Some(was), Some(now)) => format!("column `{}` was {was} and is {now}", drift.column),
-            (None, Some(now)) => format!("column `{}` ({now}) is new", drift.column),
-            (_, None) => format!("column `{}` was removed", drift.column),
-        };
-        output.line(&output.paint(&words, Tone::Busy));
+        output.line(&output.paint(&changed_column(drift), Tone::Busy));
     }
     for column in out.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible") {
         output.line(&output.paint(&format!("column `{}` contains {}", column.column, personal(column)), Tone::Busy));
@@ -613,7 +629,9 @@ mod tests {
             dataset: "notes".into(),
             paths: vec!["/home/you/notes".into()],
             state: "watching".into(),
+            format: Some("csv".into()),
             files: 128,
+            drift: Some(vec![Drift { column: "price".into(), was: Some("Int64".into()), now: Some("Float64".into()) }]),
             generation: Some(1),
             rows: Some(128),
             ..WatchStatus::default()

@@ -140,7 +140,7 @@ impl Format {
     }
 
     /// That of one file: by its ending, and by how it begins where that says more.
-    fn of_file(path: &str) -> Self {
+    pub(crate) fn of_file(path: &str) -> Self {
         let ending = plain_name(path).extension().map(|ending| ending.to_string_lossy().to_lowercase());
         match ending.as_deref() {
             Some("parquet" | "pq") => Self::Parquet,
@@ -154,11 +154,20 @@ impl Format {
         }
     }
 
-    /// That of folders and wildcards, where nobody says it: a table if every file is one, and of one kind; else they are documents. Blocks.
+    /// By name, else by the endings of the paths, else by what lies there; none if nothing does. Blocks.
     ///
     /// # Errors
-    /// If every file is a table and they are of several kinds, or a path cannot be used.
-    pub fn of_folders(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Self, SourceError> {
+    /// As [`Self::of`], and if every file is a table and they are of several kinds, or a path cannot be used.
+    pub fn decide(name: Option<&str>, paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Option<Self>, SourceError> {
+        let by_name = Self::of(name, paths)?;
+        if name.is_some() || by_name != Self::Documents {
+            return Ok(Some(by_name));
+        }
+        Self::of_folders(paths, rules, stop)
+    }
+
+    /// That of folders and wildcards: a table if every file is one, and of one kind; else they are documents.
+    fn of_folders(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Option<Self>, SourceError> {
         let mut first: Option<(PathBuf, Self)> = None;
         let mut other: Option<PathBuf> = None;
         for given in paths {
@@ -179,7 +188,7 @@ impl Format {
                 let kind = Self::of_file(&path.to_string_lossy());
                 match &first {
                     // One document makes them all documents.
-                    _ if kind == Self::Documents => return Ok(kind),
+                    _ if kind == Self::Documents => return Ok(Some(kind)),
                     None => first = Some((path.to_owned(), kind)),
                     Some((_, of_first)) if *of_first != kind => other = other.or_else(|| Some(path.to_owned())),
                     Some(_) => {}
@@ -188,8 +197,7 @@ impl Format {
         }
         match (first, other) {
             (Some(_), Some(other)) => Err(SourceError { given: other.display().to_string(), flaw: Flaw::OtherKind }),
-            (Some((_, kind)), None) => Ok(kind),
-            (None, _) => Ok(Self::Documents),
+            (first, _) => Ok(first.map(|(_, kind)| kind)),
         }
     }
 }
@@ -305,6 +313,8 @@ pub struct WalkRules {
     pub no_ignore: bool,
     /// The ids that files have already, by their paths: they keep them, whatever else is read with them.
     pub known: HashMap<PathBuf, String>,
+    /// Of what is read as tables, files of another kind are left out and named: the kind was found, not said, and they came later.
+    pub of_kind: bool,
 }
 
 /// [`walk`] by the usual rules.
@@ -610,18 +620,19 @@ mod tests {
     fn a_folder_of_tables_is_one_and_a_folder_with_a_document_is_documents() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
-        let of = || Format::of_folders(&[folder.path().display().to_string()], &WalkRules::default(), &CancellationToken::new());
-        assert_eq!(of().ok(), Some(Format::Documents));
+        let decide = |paths: &[String]| Format::decide(None, paths, &WalkRules::default(), &CancellationToken::new());
+        let of = || decide(&[folder.path().display().to_string()]);
+        assert_eq!(of().ok(), Some(None), "nothing is of no kind");
         write("a.csv", "a\n1\n");
         write("b.TSV", "a\n2\n");
         write("_SUCCESS", "");
-        assert_eq!(of().ok(), Some(Format::Csv));
+        assert_eq!(of().ok(), Some(Some(Format::Csv)));
         write("c.jsonl", "{}\n");
         assert!(of().is_err_and(|error| error.given.ends_with("c.jsonl")));
         let glob = [format!("{}/*.[ct]sv", folder.path().display())];
-        assert_eq!(Format::of_folders(&glob, &WalkRules::default(), &CancellationToken::new()).ok(), Some(Format::Csv));
+        assert_eq!(decide(&glob).ok(), Some(Some(Format::Csv)));
         write("README.md", "x");
-        assert_eq!(of().ok(), Some(Format::Documents));
+        assert_eq!(of().ok(), Some(Some(Format::Documents)));
         write("part-00000", "PAR1");
         assert_eq!(Format::of(None, &[folder.path().join("part-00000").display().to_string()]).ok(), Some(Format::Parquet));
     }

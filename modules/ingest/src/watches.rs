@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arrow_schema::SchemaRef;
 use brahman_card::Fault;
+use brahman_card::interface::catalog::Dataset;
 use brahman_card::interface::ingest::{WatchIn, WatchStatus};
 use brahman_sidecar::chain;
 use brahman_storage::checked::{self, CheckedContent, CheckedError};
@@ -28,10 +30,10 @@ use tokio::task::JoinHandle;
 
 use crate::csv::TextOptions;
 use crate::files;
-use crate::rules::walk_rules;
+use crate::rules::{self, walk_rules};
 use crate::run::{Job, Runs};
 use crate::sink::Place;
-use crate::source::{Flaw, Format, SourceError, is_passed_over};
+use crate::source::{Flaw, Format, SourceError, WalkRules, is_passed_over};
 use listing::Listing;
 use settle::{Settle, Verdict};
 
@@ -56,6 +58,20 @@ struct WatchRecord {
     ask: WatchIn,
     /// Of the listing that was ingested last, in hex.
     ingested: Option<String>,
+    /// As what it is read, once that is decided: it stays so until it is watched anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    format: Option<String>,
+}
+
+impl WatchRecord {
+    /// As it was kept: versions that decided nothing made documents of folders.
+    fn decided(mut self) -> Self {
+        if self.format.is_none() && self.ingested.is_some() {
+            let by_name = Format::of(self.ask.format.as_deref(), &self.ask.paths);
+            self.format = Some(by_name.unwrap_or(Format::Documents).name().to_owned());
+        }
+        self
+    }
 }
 
 /// One watch and the task that carries it out.
@@ -132,7 +148,7 @@ impl Watches {
         };
         let watches = Arc::new(Self { runs, file, all: Mutex::default(), damaged });
         for kept in kept {
-            watches.begin(kept);
+            watches.begin(kept.decided());
         }
         Ok(watches)
     }
@@ -146,11 +162,11 @@ impl Watches {
         write(&self.file, &kept)
     }
 
-    /// Watches from now on; what is there is ingested first. A watch of the same dataset is replaced.
+    /// Whether something can be watched.
     ///
     /// # Errors
-    /// If a path will not do, or there are too many watches, or they cannot be kept.
-    pub fn watch(self: &Arc<Self>, ask: WatchIn) -> Result<WatchStatus, Fault> {
+    /// If a path will not do, or it is not known what is watched.
+    pub fn check(&self, ask: &WatchIn) -> Result<(), Fault> {
         self.usable()?;
         Format::of(ask.format.as_deref(), &ask.paths).map_err(files::bad_source)?;
         for path in &ask.paths {
@@ -171,6 +187,15 @@ impl Watches {
             let words = if one == other { format!("{one} is named twice") } else { apart() };
             return Err(Fault::invalid_parameter("paths", format!("{words}: its files would be read twice, expected folders apart")));
         }
+        Ok(())
+    }
+
+    /// Watches from now on what was checked; what is there is ingested first, as this format or as the one that is found once there is
+    /// something. A watch of the same dataset is replaced.
+    ///
+    /// # Errors
+    /// If there are too many watches, or they cannot be kept.
+    pub fn watch(self: &Arc<Self>, ask: WatchIn, format: Option<Format>) -> Result<WatchStatus, Fault> {
         let dataset = ask.dataset.clone();
         {
             let mut all = self.lock();
@@ -180,8 +205,8 @@ impl Watches {
                     format!("there are {WATCHES_MAX} watches already, the maximum: end one with `brahman ingest unwatch`"),
                 ));
             }
-            let kept = WatchRecord { ask, ingested: None };
-            let told = told(&kept.ask);
+            let kept = WatchRecord { ask, ingested: None, format: format.map(|format| format.name().to_owned()) };
+            let told = told(&kept);
             let before = all.insert(dataset.clone(), Watch { kept, told, task: None });
             if let Err(error) = self.save(&all) {
                 match before {
@@ -233,7 +258,7 @@ impl Watches {
 
     fn begin(self: &Arc<Self>, kept: WatchRecord) {
         let dataset = kept.ask.dataset.clone();
-        let told = told(&kept.ask);
+        let told = told(&kept);
         let task = tokio::spawn(follow_on(Arc::clone(self), kept.clone()));
         self.lock().insert(dataset, Watch { kept, told, task: Some(task) });
     }
@@ -242,6 +267,30 @@ impl Watches {
         if let Some(watch) = self.lock().get_mut(dataset) {
             change(&mut watch.told);
         }
+    }
+
+    /// As what a watch is read: as it was decided, else by what lies there now, from now on.
+    async fn format(&self, ask: &WatchIn) -> Result<Format, Fault> {
+        let decided = self.lock().get(&ask.dataset).and_then(|watch| watch.kept.format.clone());
+        if let Some(name) = decided {
+            return Format::of(Some(&name), &[]).map_err(files::bad_source);
+        }
+        let Some(format) = rules::format_of(ask.format.clone(), ask.paths.clone(), ask.no_ignore == Some(true)).await? else {
+            return Ok(Format::Documents);
+        };
+        let mut all = self.lock();
+        if let Some(watch) = all.get_mut(&ask.dataset) {
+            watch.kept.format = Some(format.name().to_owned());
+            watch.told.format.clone_from(&watch.kept.format);
+        }
+        if let Err(error) = self.save(&all) {
+            tracing::warn!(
+                dataset = ask.dataset,
+                "{}: {error}: after a restart it is decided again what the folder is",
+                self.file.display()
+            );
+        }
+        Ok(format)
     }
 
     /// Notes what was ingested, so that a restart does not ingest it again.
@@ -256,8 +305,9 @@ impl Watches {
     }
 }
 
-fn told(ask: &WatchIn) -> WatchStatus {
-    WatchStatus { dataset: ask.dataset.clone(), paths: ask.paths.clone(), state: "starting".into(), ..WatchStatus::default() }
+fn told(kept: &WatchRecord) -> WatchStatus {
+    let WatchIn { dataset, paths, .. } = kept.ask.clone();
+    WatchStatus { dataset, paths, state: "starting".into(), format: kept.format.clone(), ..WatchStatus::default() }
 }
 
 /// Two of the folders of which the first is the other one or below it, by whatever links.
@@ -402,22 +452,36 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
     }
 }
 
+/// The columns that a dataset has now, or why they are not known.
+fn columns_now(dataset: Result<Option<Dataset>, Fault>) -> (Option<SchemaRef>, Option<String>) {
+    let missed = |why: &str| Some(format!("which columns it had could not be read, so their types may have changed: {why}"));
+    match dataset {
+        Ok(None) => (None, None),
+        Ok(Some(dataset)) => match files::columns_of(&dataset) {
+            Ok(columns) => (columns, None),
+            Err(error) => (None, missed(&chain(&error))),
+        },
+        Err(fault) => (None, missed(fault.message())),
+    }
+}
+
 async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: &Listing) {
     let dataset = ask.dataset.as_str();
     let before = watches.lock().get(dataset).map(|w| w.told.state.clone()).unwrap_or_default();
     watches.tell(dataset, |w| w.state = "ingesting".into());
     let (paths, said, union) = (ask.paths.clone(), ask.csv.clone().unwrap_or_default(), ask.union_by_name);
-    let format = Format::of(ask.format.as_deref(), &paths);
-    // A format that is none is the run's failure, and told with that.
+    let format = watches.format(ask).await;
+    // That there is none is the run's failure, and told with that.
     let walked = *format.as_ref().unwrap_or(&Format::Documents);
     let (rules, note) = walk_rules(&watches.runs, dataset, walked, ask.no_ignore == Some(true)).await;
+    let rules = WalkRules { of_kind: ask.format.is_none(), ..rules };
     // What reads it relies on its columns: they stay as they are while they hold what is there.
-    let now = watches.runs.dataset(dataset).await.ok().flatten();
+    let now = watches.runs.dataset(dataset).await;
     let read = move |place: &Place, progress: &_, cancel: &_| {
-        let (csv, kept) = (files::csv_options(&said)?, now.as_ref().and_then(files::columns_of));
-        let how = TextOptions { csv, kept, union, ..files::by_all_cores() };
-        let mut done = files::read(&paths, &rules, format.map_err(files::bad_source)?, &how, place, progress, cancel)?;
-        done.notes.extend(note);
+        let (kept, missed) = columns_now(now);
+        let how = TextOptions { csv: files::csv_options(&said)?, kept, union, ..files::by_all_cores() };
+        let mut done = files::read(&paths, &rules, format?, &how, place, progress, cancel)?;
+        done.notes.extend(note.into_iter().chain(missed.filter(|_| walked != Format::Documents)));
         Ok(done)
     };
     let (bucket, pii) = (ask.bucket.clone(), ask.pii.unwrap_or(true));
@@ -443,6 +507,7 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
                     format!("{n} left out{}", first.unwrap_or_default())
                 });
                 (w.run_id, w.generation, w.rows, w.error) = (out.run_id, out.generation, Some(out.rows), left_out);
+                (w.notes, w.drift) = (Some(out.notes).filter(|notes| !notes.is_empty()), out.drift.filter(|drift| !drift.is_empty()));
             }
             Err(fault) => w.error = Some(fault.message().to_owned()),
         }
@@ -459,10 +524,13 @@ mod tests {
         let file = folder.path().join("watches.json");
         assert!(matches!(read(&file), Ok((kept, false)) if kept.is_empty()));
         let ask = WatchIn { dataset: "notes".into(), paths: vec!["/notes".into()], ..WatchIn::default() };
-        let record = WatchRecord { ask, ingested: Some("0a".into()) };
+        let record = WatchRecord { ask, ingested: Some("0a".into()), format: None };
         std::fs::write(&file, serde_json::to_vec_pretty(&[&record]).expect("JSON")).expect("as an earlier version wrote it");
         let (kept, is_old) = read(&file).expect("read");
         assert!(is_old && kept[0].ask == record.ask && kept[0].ingested == record.ingested);
+        assert_eq!(kept[0].clone().decided().format.as_deref(), Some("documents"), "what it made of a folder of tables stays that");
+        let new = WatchRecord { ingested: None, ..record.clone() };
+        assert_eq!(new.decided().format, None, "what was never ingested is decided by what lies there");
         write(&file, &[&record]).expect("written");
         assert!(matches!(read(&file), Ok((kept, false)) if kept[0].ask == record.ask));
         let changed = std::fs::read_to_string(&file).expect("there").replace("/notes", "/motes");
