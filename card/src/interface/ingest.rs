@@ -19,7 +19,7 @@ interface! {
         Files(FilesIn) -> IngestOut: whole_dataset;
         /// Reads the same and writes nothing: what is guessed of each file, which types the columns get and why, what would be left out,
         /// and the first rows.
-        Explain(FilesIn) -> ExplainOut: whole_dataset;
+        Explain(FilesIn) -> ExplainOut: idempotent, whole_dataset;
         /// Reads a table or a query in one snapshot. Several workers read ranges of pages where the server can; `notes` says why not.
         /// With `more` it reports progress first. `tables`, or all tables of a `schema`, become datasets `<dataset>.<table>`, of
         /// PostgreSQL in one snapshot of them all; `datasets` in the last reply names them.
