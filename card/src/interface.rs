@@ -299,7 +299,7 @@ mod tests {
 
     /// Methods that nobody calls again for their caller, and why: a second run would change something, or answer otherwise.
     const ONCE: [(&str, &[&str], &str); 9] = [
-        ("Catalog", &["Location", "Abandon"], "each is an event of the lineage"),
+        ("Catalog", &["Abandon"], "it ends a run, which may have begun again since"),
         ("Catalog", &["Resync", "ResyncMissing", "Adopt"], "each may publish a generation"),
         ("Catalog", &["Delete"], "what the first has deleted is not there for a second, and may have been made again"),
         ("Catalog", &["Snapshot"], "each writes a folder and pins generations"),

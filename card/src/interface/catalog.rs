@@ -28,7 +28,7 @@ interface! {
         /// which no other may have taken.
         Commit(CommitIn) -> CommitOut: idempotent, long;
         /// Begins a run of this dataset: where it writes its objects.
-        Location(LocationIn) -> LocationOut;
+        Location(LocationIn) -> LocationOut: idempotent;
         /// Ends a run that will not be committed, or all unfinished runs of a producer.
         Abandon(AbandonIn) -> AbandonOut;
         /// OpenLineage run events of a dataset.

@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 
 use arrow_schema::SchemaRef;
 use brahman_card::Fault;
+use brahman_card::interface::WireError as _;
 use brahman_card::interface::catalog::Dataset;
+use brahman_card::interface::catalog::error::NoSuchDataset;
 use brahman_card::interface::ingest::{WatchIn, WatchStatus};
 use brahman_sidecar::chain;
 use brahman_storage::checked::{self, CheckedContent, CheckedError};
@@ -293,6 +295,29 @@ impl Watches {
         Ok(format)
     }
 
+    /// Whether the dataset of a watch has been there since it was begun.
+    fn has_ingested(&self, dataset: &str) -> bool {
+        self.lock().get(dataset).is_some_and(|watch| watch.kept.ingested.is_some())
+    }
+
+    /// The dataset of a watch was deleted: what somebody has deleted does not come back by a change of a file, nor by a restart.
+    fn rest(&self, dataset: &str) {
+        let mut all = self.lock();
+        if let Some(watch) = all.get_mut(dataset) {
+            // The digest of no listing.
+            watch.kept.ingested.get_or_insert_with(String::new);
+            let words = format!(
+                "dataset `{dataset}` was deleted or renamed, and is not made again by itself: `brahman ingest watch {dataset}` with its \
+                 folders does, `brahman ingest unwatch {dataset}` ends this"
+            );
+            tracing::warn!("{words}");
+            watch.told.error = Some(words);
+        }
+        if let Err(error) = self.save(&all) {
+            tracing::warn!(dataset, "{}: {error}", self.file.display());
+        }
+    }
+
     /// Notes what was ingested, so that a restart does not ingest it again.
     fn ingested(&self, dataset: &str, digest: &str) {
         let mut all = self.lock();
@@ -467,6 +492,13 @@ fn columns_now(dataset: Result<Option<Dataset>, Fault>) -> (Option<SchemaRef>, O
 
 async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: &Listing) {
     let dataset = ask.dataset.as_str();
+    // What reads it relies on its columns: they stay as they are while they hold what is there.
+    let now = watches.runs.dataset(dataset).await;
+    if matches!(now, Ok(None)) && watches.has_ingested(dataset) {
+        settle.failed(Instant::now() + RETRY);
+        watches.rest(dataset);
+        return;
+    }
     let before = watches.lock().get(dataset).map(|w| w.told.state.clone()).unwrap_or_default();
     watches.tell(dataset, |w| w.state = "ingesting".into());
     let (paths, said, union) = (ask.paths.clone(), ask.csv.clone().unwrap_or_default(), ask.union_by_name);
@@ -475,8 +507,6 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     let walked = *format.as_ref().unwrap_or(&Format::Documents);
     let (rules, note) = walk_rules(&watches.runs, dataset, walked, ask.no_ignore == Some(true)).await;
     let rules = WalkRules { of_kind: ask.format.is_none(), ..rules };
-    // What reads it relies on its columns: they stay as they are while they hold what is there.
-    let now = watches.runs.dataset(dataset).await;
     let read = move |place: &Place, progress: &_, cancel: &_| {
         let (kept, missed) = columns_now(now);
         let how = TextOptions { csv: files::csv_options(&said)?, kept, union, ..files::by_all_cores() };
@@ -486,6 +516,7 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     };
     let (bucket, pii) = (ask.bucket.clone(), ask.pii.unwrap_or(true));
     let done = watches.runs.carry_out(None, Job { dataset: dataset.to_owned(), bucket, pii, ..Job::default() }, read).await;
+    let was_deleted = done.as_ref().is_err_and(|fault| fault.name == NoSuchDataset::NAME);
     match &done {
         Ok(out) => {
             settle.ingested(&listing.digest);
@@ -512,6 +543,9 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
             Err(fault) => w.error = Some(fault.message().to_owned()),
         }
     });
+    if was_deleted {
+        watches.rest(dataset);
+    }
 }
 
 #[cfg(test)]

@@ -191,6 +191,29 @@ async fn a_folder_of_tables_is_followed_as_the_table_that_files_makes_of_it_and_
 }
 
 #[tokio::test]
+async fn a_dataset_that_was_deleted_does_not_come_back_by_its_watch_until_it_is_watched_again() {
+    let mesh = mesh().await;
+    let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
+    std::fs::write(folder.join("a.md"), "one").expect("written");
+    watch(&mesh, &folder).await;
+    told.until("n", 1).await;
+    watching(&mesh, |watch| watch["generation"] == 1).await;
+    mesh.brahman_json(&["datasets", "delete", "n"]);
+    std::fs::write(folder.join("b.md"), "two").expect("written");
+    let is_told = |watch: &Value| watch["error"].as_str().is_some_and(|why| why.contains("was deleted") && why.contains("unwatch n"));
+    watching(&mesh, is_told).await;
+    let gone = mesh.fault("org.brahman.Catalog.Get", json!({"name": "n"})).await;
+    assert_eq!(gone.name, "org.brahman.Catalog.NoSuchDataset");
+    let pid = mesh.module("ingest").await.pid;
+    mesh.signal(pid, "KILL");
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    watching(&mesh, is_told).await;
+    watch(&mesh, &folder).await;
+    told.until("n", 1).await;
+    assert_eq!(texts(&mesh).len(), 2);
+}
+
+#[tokio::test]
 async fn an_empty_folder_is_decided_by_its_first_files_and_mixed_tables_are_refused() {
     let mesh = mesh().await;
     let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
