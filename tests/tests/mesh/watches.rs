@@ -209,7 +209,7 @@ async fn a_dataset_that_was_deleted_does_not_come_back_by_its_watch_until_it_is_
     mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
     watching(&mesh, is_told).await;
     watch(&mesh, &folder).await;
-    told.until("n", 1).await;
+    watching(&mesh, |watch| watch["rows"] == 2).await;
     assert_eq!(texts(&mesh).len(), 2);
 }
 
