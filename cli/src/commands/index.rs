@@ -446,7 +446,9 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
         output.line("it had been rolled back, and follows its dataset again");
     }
     out.sweep.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
-    if !out.stale_cleared {
+    if out.dataset_gone == Some(true) {
+        output.line("the dataset was deleted or renamed in the meantime: the index holds what it was");
+    } else if !out.stale_cleared {
         output.line("the dataset has changed in the meantime: the index is still marked stale");
     }
     made_up(out.mock, output);

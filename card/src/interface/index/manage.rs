@@ -129,6 +129,8 @@ pub struct RefreshSummary {
     pub resume_lost: Option<u64>,
     /// Filter columns whose type is another than in older rows.
     pub converted: Option<Vec<Conversion>>,
+    /// The dataset was deleted, or has another name, since it was read: the index holds what it was. Absent if it is there.
+    pub dataset_gone: Option<bool>,
     /// Whether the index had been rolled back, and follows its dataset again.
     pub unpinned: Option<bool>,
     /// Why old files stay: what could not be read.
