@@ -2,8 +2,9 @@
 //!
 //! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
 //! and mends what is damaged; [`evals`] makes sets of queries, [`trials`] measures with them, [`agent`] does so unasked; [`promotion`] lets
-//! the better answer, [`shadow`] checks what was promoted; [`places`] takes an index to another bucket; [`datasets`] knows what is stale, [`marks`]
-//! has the catalog know it, too, [`snapshot`] copies all for a backup. This file opens the indexes, follows the catalog, and makes, describes and deletes them.
+//! the better answer, [`shadow`] checks what was promoted; [`places`] takes an index to another bucket; [`datasets`] knows what is stale,
+//! [`marks`] has the catalog know it, too, [`snapshot`] copies all for a backup. This file opens the indexes, follows the catalog, and
+//! makes, describes and deletes them.
 
 mod agent;
 mod bulk;
@@ -357,6 +358,7 @@ impl IndexService {
             fusion: p.fusion.clone(),
             target_recall: manifest.and_then(|m| m.recall_wanted),
             recall: manifest.and_then(|m| m.recall_measured),
+            replicas: lock(&index.replicas.lag).clone(),
         }
     }
 
