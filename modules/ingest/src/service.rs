@@ -307,6 +307,7 @@ impl IngestService {
                 rows: None,
                 ties: mark.and_then(|m| m.ties),
                 strays: mark.and_then(|m| m.strays),
+                strays_sum: mark.and_then(|m| m.strays_sum.clone()),
                 keyed: !key.is_empty(),
             };
             let how = ReadOptions { window: Some(window), ..how };
@@ -332,9 +333,10 @@ impl IngestService {
                 }
                 _ => done.notes.push("read whole: the first run by this cursor".to_owned()),
             }
-            let Reach { bound, ties, strays } = std::mem::take(&mut done.reach);
+            let Reach { bound, ties, strays, strays_sum } = std::mem::take(&mut done.reach);
             let bound = bound.or_else(|| mark.map(|m| m.bound.clone()));
-            let watermark = bound.map(|bound| Watermark { column: cursor.clone(), bound, source: done.input.clone(), ties, strays });
+            let (column, source) = (cursor.clone(), done.input.clone());
+            let watermark = bound.map(|bound| Watermark { column, bound, source, ties, strays, strays_sum });
             Ok(ReadOutcome { watermark, ..as_read(done, "incremental") })
         };
         self.runs.carry_out(Some(call), job, read).await
