@@ -327,7 +327,7 @@ async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOp
         let all: Vec<(String, String)> = types.iter().map(|(name, kind)| (quoted(name), kind.clone())).collect();
         let mut strays_sum: Option<String> = None;
         if let Some(query) = window.sum_query(dialect, (column.as_str(), kind.as_str()), &full, &all).filter(|_| strays > 0) {
-            let summed: Result<Option<Option<String>>, mysql_async::Error> = conn.query_first(query).await;
+            let summed: Result<Option<Option<String>>, Error> = conn.query_first(query).await;
             // What cannot be summed up (a type that is no text to this server) is read again, or refused, as what has changed is.
             strays_sum = summed.ok().flatten().flatten();
         }
