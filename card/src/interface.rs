@@ -297,6 +297,32 @@ mod tests {
         assert!(!index::INTERFACE.takes_nothing("Search") && !broker::INTERFACE.takes_nothing("Nothing"));
     }
 
+    /// Methods that nobody calls again for their caller, and why: a second run would change something, or answer otherwise.
+    const ONCE: [(&str, &[&str], &str); 9] = [
+        ("Catalog", &["Abandon"], "it ends a run, which may have begun again since"),
+        ("Catalog", &["Resync", "ResyncMissing", "Adopt"], "each may publish a generation"),
+        ("Catalog", &["Delete"], "what the first has deleted is not there for a second, and may have been made again"),
+        ("Catalog", &["Snapshot"], "each writes a folder and pins generations"),
+        ("Index", &["Refresh", "Migrate", "Promote", "Rollback", "Move", "Compact"], "each makes a generation, or goes back by one"),
+        ("Index", &["EvalAutogen", "Trial", "Autotune", "Snapshot"], "each keeps what it makes"),
+        ("Ingest", &["Files", "Postgres", "Mysql", "Cancel"], "each commits, or ends a run that then is not running"),
+        ("Init", &["Start", "Stop", "Restart", "Reload", "Attach", "Update", "Shutdown"], "commands to one process, which go by no broker"),
+        ("", &["Profiles.Remove", "Storage.RemoveBucket"], "what the first has removed is not there for a second"),
+    ];
+
+    #[test]
+    fn every_method_is_safe_to_call_again_or_among_those_that_are_not() {
+        let named = ONCE.iter().flat_map(|(interface, methods, _)| {
+            methods.iter().map(move |method| if interface.is_empty() { (*method).to_owned() } else { format!("{interface}.{method}") })
+        });
+        let named: std::collections::BTreeSet<String> = named.map(|method| format!("org.brahman.{method}")).collect();
+        let once = ALL.iter().flat_map(|interface| {
+            let methods = interface.methods.iter().filter(|method| !method.is_idempotent);
+            methods.map(|method| format!("{}.{}", interface.name, method.name))
+        });
+        assert_eq!(once.collect::<std::collections::BTreeSet<String>>(), named);
+    }
+
     #[test]
     fn short_names_find_their_interface() {
         assert_eq!(full_name("embed"), "org.brahman.Embed");

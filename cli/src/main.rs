@@ -352,7 +352,7 @@ enum Ingest {
         /// Folders
         #[arg(required = true)]
         paths: Vec<PathBuf>,
-        /// documents, csv, jsonl or parquet [default: documents]
+        /// documents, csv, jsonl or parquet [default: by the files, as of ingest files; what that is then stays]
         #[arg(long)]
         format: Option<String>,
         /// Read hidden files and what a .gitignore names as well

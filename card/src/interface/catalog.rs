@@ -28,7 +28,7 @@ interface! {
         /// which no other may have taken.
         Commit(CommitIn) -> CommitOut: idempotent, long;
         /// Begins a run of this dataset: where it writes its objects.
-        Location(LocationIn) -> LocationOut;
+        Location(LocationIn) -> LocationOut: idempotent;
         /// Ends a run that will not be committed, or all unfinished runs of a producer.
         Abandon(AbandonIn) -> AbandonOut;
         /// OpenLineage run events of a dataset.
@@ -231,6 +231,8 @@ pub struct Watermark {
     pub ties: Option<u64>,
     /// Rows whose value no bound can be (NULL, infinite, later than tomorrow); absent if an earlier version has read them.
     pub strays: Option<u64>,
+    /// A sum over those rows, which tells whether each of them is what it was; absent if there are none, or an earlier version has read them.
+    pub strays_sum: Option<String>,
 }
 
 /// A dataset at one generation.

@@ -26,7 +26,7 @@ interface! {
         /// (FixedSizeList<float>), `tokens`, `kept` (UInt32) and `cached` (Bool), a row a text. A length with its top bit set
         /// announces a Varlink error object in JSON instead. A frame of length 0 ends the stream. With `partial` frames back have a column
         /// `failed` (Utf8), too: null, or why a text has no vector, whose row is then zeros.
-        EmbedBulk(EmbedBulkIn) -> EmbedBulkOut: idempotent;
+        EmbedBulk(EmbedBulkIn) -> EmbedBulkOut: idempotent, long;
         /// How many tokens each text has for the model, special ones and the prompt's included; nothing is embedded.
         Tokenize(TokenizeIn) -> TokenizeOut: idempotent;
         Info() -> InfoOut: idempotent;

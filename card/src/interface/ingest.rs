@@ -19,7 +19,7 @@ interface! {
         Files(FilesIn) -> IngestOut: whole_dataset;
         /// Reads the same and writes nothing: what is guessed of each file, which types the columns get and why, what would be left out,
         /// and the first rows.
-        Explain(FilesIn) -> ExplainOut: whole_dataset;
+        Explain(FilesIn) -> ExplainOut: idempotent, whole_dataset;
         /// Reads a table or a query in one snapshot. Several workers read ranges of pages where the server can; `notes` says why not.
         /// With `more` it reports progress first. `tables`, or all tables of a `schema`, become datasets `<dataset>.<table>`, of
         /// PostgreSQL in one snapshot of them all; `datasets` in the last reply names them.
@@ -312,7 +312,8 @@ pub struct WatchIn {
     pub dataset: String,
     /// Absolute paths, of folders only.
     pub paths: Vec<String>,
-    /// `documents`, `csv`, `jsonl` or `parquet`; documents unless said.
+    /// `documents`, `csv`, `jsonl` or `parquet`; unless said, as of `Files` by what lies there, decided once there is something. Then it
+    /// stays, and files of another kind are left out and named.
     pub format: Option<String>,
     /// How CSV is written; what is not said is guessed.
     pub csv: Option<CsvFormat>,
@@ -336,6 +337,8 @@ pub struct WatchStatus {
     /// `starting`, `watching`, `polling` (`reason` says why the kernel does not tell), `waiting` (a path is not there), or `ingesting`.
     pub state: String,
     pub reason: Option<String>,
+    /// What is made of it: `documents` (a row a file), or a table of `csv`, `jsonl` or `parquet`. Absent until it is decided.
+    pub format: Option<String>,
     /// Files at the last look.
     pub files: u64,
     /// Last committed since the module started.
@@ -345,6 +348,10 @@ pub struct WatchStatus {
     pub run_id: Option<String>,
     /// Why the last try failed; what was committed stands.
     pub error: Option<String>,
+    /// As of `Files`, of the last ingest since the module started: which types columns keep, and what a new dataset would have.
+    pub notes: Option<Vec<String>>,
+    /// Columns that the last ingest has added, removed, or given another type.
+    pub drift: Option<Vec<Drift>>,
 }
 
 #[wire]

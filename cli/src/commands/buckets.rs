@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::Empty;
+use brahman_card::interface::index::{self, ListOut};
 use brahman_card::interface::storage::{
     AddBucketIn, BucketsOut, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn,
     decode, encode, method,
 };
 use clap::Subcommand;
 
+use super::index::without_replicas;
 use super::{get, is_standard, stdin_bytes, stream};
 use crate::failure::{BadInput, Unsound};
 use crate::output::{Output, Tone, bytes, counted, duration, one_line, shortened};
@@ -227,6 +229,14 @@ async fn health(socket: &Path, output: &Output) -> anyhow::Result<()> {
         output.print_json(&out);
     } else {
         show_health(&out, output);
+        // The catalog knows of datasets alone. Where nobody serves indexes there are none to tell of.
+        if let Ok(ListOut { indexes }) = get::<index::method::List>(socket, &Empty {}).await {
+            for index in &indexes {
+                if let Some(words) = index.replicas.as_ref().and_then(without_replicas) {
+                    output.line(&output.paint(&format!("index `{}`: {words}", index.name), Tone::Busy));
+                }
+            }
+        }
     }
     let away: Vec<&str> = out.health.iter().filter(|h| !h.reachable).map(|h| h.name.as_str()).collect();
     let damaged: u64 = out.health.iter().filter_map(|h| h.damaged).sum();

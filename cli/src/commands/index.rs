@@ -10,8 +10,8 @@ use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
     AgentEnqueueOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary, CreateIn, CreateOut, DeleteOut,
     Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, ListOut, MigrateIn, MoveIn,
-    MoveOut, MoveSummary, NameIn, PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, RollbackIn, RollbackOut, StatsOut, TrialIn,
-    TrialOut, TrialSummary, UnpinOut,
+    MoveOut, MoveSummary, NameIn, PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, ReplicaLag, RollbackIn, RollbackOut, StatsOut,
+    TrialIn, TrialOut, TrialSummary, UnpinOut,
 };
 use brahman_card::interface::{Empty, Method};
 
@@ -244,6 +244,13 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
 }
 
 /// What a person asks of a migration: never that real vectors are replaced by a mock's.
+/// What of an index has no replica, if anything has none.
+pub(crate) fn without_replicas(lag: &ReplicaLag) -> Option<String> {
+    let why = lag.failing.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+    let words = || format!("{}, {}, have no replica in bucket rescue{why}", counted(lag.files, "file", "files"), bytes(lag.bytes));
+    (lag.files > 0 || lag.failing.is_some()).then(words)
+}
+
 fn migrate(name: &str, model: Option<String>) -> MigrateIn {
     MigrateIn { name: name.to_owned(), model, ..MigrateIn::default() }
 }
@@ -370,6 +377,9 @@ fn details(output: &Output, i: &Description) {
     if i.pinned == Some(true) {
         output.line(&format!("rolled back and pinned: `brahman index unpin {0}`, or a refresh, lets it follow its dataset", i.name));
     }
+    if let Some(words) = i.replicas.as_ref().and_then(without_replicas) {
+        output.line(&output.paint(&words, Tone::Busy));
+    }
     if let Some(why) = &i.sweep {
         output.line(&output.paint(why, Tone::Bad));
     }
@@ -446,7 +456,9 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
         output.line("it had been rolled back, and follows its dataset again");
     }
     out.sweep.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
-    if !out.stale_cleared {
+    if out.dataset_gone == Some(true) {
+        output.line("the dataset was deleted or renamed in the meantime: the index holds what it was");
+    } else if !out.stale_cleared {
         output.line("the dataset has changed in the meantime: the index is still marked stale");
     }
     made_up(out.mock, output);

@@ -260,6 +260,13 @@ impl Journal {
         start.and_then(|record| record.producer.as_deref())
     }
 
+    /// Whether a dataset was deleted since a run last began.
+    #[must_use]
+    pub fn was_dropped_during(&self, dataset: &str, run_id: &str) -> bool {
+        let begun = self.records.iter().rposition(|record| record.run_id == run_id && record.is("START"));
+        begun.is_some_and(|begun| self.records[begun..].iter().any(|record| record.dataset == dataset && record.is("OTHER")))
+    }
+
     /// Records that are damaged or missing, by name as far as that can be told. Reads what was set aside.
     #[must_use]
     pub fn damaged_records(&self) -> Vec<String> {

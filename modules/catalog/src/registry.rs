@@ -404,15 +404,19 @@ impl DatasetRegistry {
         }
     }
 
-    /// Refuses a commit that builds on another generation than there is, or on what a mock made.
+    /// Refuses a commit that builds on another generation than there is, on what was deleted since, or on what a mock made.
     ///
     /// # Errors
-    /// [`RegistryError::Moved`], [`RegistryError::MadeByMock`].
+    /// [`RegistryError::Moved`], [`RegistryError::DeletedMeanwhile`], [`RegistryError::MadeByMock`].
     pub fn check_base(&self, commit: &CommitIn) -> Result<(), RegistryError> {
         self.builds_on(commit, self.entries.get(&commit.name))
     }
 
     fn builds_on(&self, commit: &CommitIn, old: Option<&Entry>) -> Result<(), RegistryError> {
+        // What somebody has deleted does not come back by what had begun before.
+        if self.journal.was_dropped_during(&commit.name, &commit.run_id) {
+            return Err(RegistryError::DeletedMeanwhile(commit.name.clone()));
+        }
         let is = old.map_or(0, |o| o.dataset.generation);
         let run = old.and_then(|o| o.run_id());
         let moved = match (commit.expect_run.as_deref(), run) {

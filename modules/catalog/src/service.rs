@@ -487,7 +487,9 @@ fn unanswered(error: io::Error) -> Fault {
 fn fault(error: RegistryError) -> Fault {
     let message = chain(&error);
     match error {
-        RegistryError::NoSuchDataset(name) => Fault::of(&error::NoSuchDataset { name }, false, message),
+        RegistryError::NoSuchDataset(name) | RegistryError::DeletedMeanwhile(name) => {
+            Fault::of(&error::NoSuchDataset { name }, false, message)
+        }
         RegistryError::BadName(_) | RegistryError::Reserved(_) => Fault::invalid_parameter("name", message),
         RegistryError::MadeByMock { name, maker } => Fault::of(&error::MadeByMock { name, maker }, false, message),
         RegistryError::Incomplete { name, keys, rows, expected_rows, .. } => {

@@ -17,7 +17,7 @@ use brahman_card::interface::service::error::MethodNotFound;
 use brahman_card::interface::{Empty, WireError};
 use brahman_sidecar::bulk::{BulkStream, Frame};
 use brahman_sidecar::client::encode_method;
-use brahman_sidecar::{Backoff, CallOptions, Client, ClientError, chain};
+use brahman_sidecar::{Backoff, CallOptions, Client, ClientError, Deadline, chain};
 use tokio::runtime::Handle;
 
 use crate::cutter::{Measure, Window};
@@ -28,6 +28,8 @@ const ATTEMPTS_MAX: u32 = 6;
 const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(10), Duration::from_secs(1)).by(3);
 /// Longest wait for a provider to come back.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Longest wait for a model that is being loaded, where nobody says how long they wait: what the contract gives `EmbedText`.
+const LOADING: Duration = Duration::from_secs(600);
 
 /// What texts are for, to the embedder.
 const DOCUMENT: &str = "document";
@@ -157,6 +159,13 @@ fn require(model: Option<&Model>) -> CallOptions {
     CallOptions { require, deadline: Some(DEADLINE), ..CallOptions::default() }
 }
 
+/// The call that opens a stream. The broker must know, too, what is required: else another model that is ready would be taken for the
+/// one that is being loaded. A stream has no deadline.
+fn opening(options: CallOptions) -> Result<Vec<u8>, ClientError> {
+    let ask = EmbedBulkIn { truncate: Some(true), role: Some(DOCUMENT.to_owned()), ..EmbedBulkIn::default() };
+    encode_method::<embed::method::EmbedBulk>(&ask, &CallOptions { deadline: None, ..options }, false, true)
+}
+
 fn mismatch(wanted: &Model, got: &str) -> Fault {
     let message = format!(
         "the index holds vectors of {} ({}), the provider at hand is {got}",
@@ -222,9 +231,7 @@ impl Embedder {
     async fn open(&mut self) -> Result<BulkStream, ClientError> {
         let options = require(self.model.as_ref());
         let mut connection = self.client.open(embed::INTERFACE.name, &options).await?;
-        let ask = EmbedBulkIn { truncate: Some(true), role: Some(DOCUMENT.to_owned()), ..EmbedBulkIn::default() };
-        let message = encode_method::<embed::method::EmbedBulk>(&ask, &CallOptions::default(), false, true)?;
-        let confirmed: EmbedBulkOut = connection.exchange(&message).await?.typed()?.value;
+        let confirmed: EmbedBulkOut = connection.exchange(&opening(options)?).await?.typed()?.value;
         let dim = usize::try_from(confirmed.dim).unwrap_or(0);
         self.scales = confirmed.normalized == Some(false);
         if let Some(similarity) = confirmed.similarity.filter(|similarity| self.scales && DOT.contains(&similarity.as_str())) {
@@ -250,7 +257,7 @@ impl Embedder {
 /// `ModelMismatch` if nobody serves the model that is named; else what the mesh says.
 pub async fn current_model(client: &Client, name: Option<&str>) -> Result<Model, Fault> {
     let named = name.map(|name| BTreeMap::from([("model".to_owned(), name.to_owned())])).unwrap_or_default();
-    let options = CallOptions { require: named, ..require(None) };
+    let options = CallOptions { require: named, deadline: Some(LOADING), ..CallOptions::default() };
     let info = match client.call_method::<embed::method::Info>(&Empty {}, &options).await {
         Ok(answer) => answer.value,
         Err(error) => {
@@ -314,13 +321,15 @@ fn stopped(why: &str) -> Option<&str> {
     })
 }
 
-/// One query: its vector, the provider's label, and whether it was longer than the window.
+/// One query: its vector, the provider's label, and whether it was longer than the window. A model that is being loaded is waited for
+/// until the caller's deadline.
 ///
 /// # Errors
 /// `ModelMismatch` if only another model is to be had; else what the mesh says.
-pub async fn query(client: &Client, model: &Model, text: &str) -> Result<(Vec<f32>, Option<String>, bool), Fault> {
+pub async fn query(client: &Client, model: &Model, text: &str, deadline: Deadline) -> Result<(Vec<f32>, Option<String>, bool), Fault> {
     let ask = EmbedTextIn { texts: vec![text.to_owned()], truncate: Some(true), role: Some(QUERY.to_owned()), ..EmbedTextIn::default() };
-    let answer = client.call_method::<embed::method::EmbedText>(&ask, &require(Some(model))).await?;
+    let options = CallOptions { deadline: Some(deadline.left().unwrap_or(LOADING)), ..require(Some(model)) };
+    let answer = client.call_method::<embed::method::EmbedText>(&ask, &options).await?;
     if answer.value.fingerprint != model.fingerprint || answer.value.mock != model.mock {
         return Err(mismatch(model, &answer.value.model));
     }
@@ -453,6 +462,13 @@ mod tests {
         assert_eq!(serde_json::to_string(&real).expect("written"), text);
         let marked = serde_json::to_string(&model("other", true)).expect("written");
         assert_eq!(serde_json::from_str::<Model>(&marked).expect("reads"), model("other", true));
+    }
+
+    #[test]
+    fn a_stream_is_asked_of_the_model_that_is_wanted_and_of_no_other_that_is_ready() {
+        let message = opening(require(Some(&model("real", false)))).expect("encodes");
+        let message = String::from_utf8(message).expect("text");
+        assert!(message.contains(r#""fingerprint":"real-v1""#) && !message.contains("deadline"), "{message}");
     }
 
     #[test]

@@ -187,6 +187,21 @@ pub fn copy(folder: &Folder, copies: &Path, name: &str, node: Option<&str>, is_w
     Ok(())
 }
 
+/// How many files that its generations name have no copy, and their bytes.
+#[must_use]
+pub fn lag(folder: &Folder, copies: &Path, name: &str) -> (u64, u64) {
+    let (to, seen) = (copies.join(name), folder.survey());
+    let (mut looked, mut files, mut bytes) = (HashSet::new(), 0, 0);
+    for file in seen.generations().into_iter().flat_map(|(_, manifest)| manifest.files()) {
+        let copy = to.join(&file.path);
+        if looked.insert(file.path.as_str()) && !copy.metadata().is_ok_and(|meta| meta.len() == file.bytes) {
+            files += 1;
+            bytes += file.bytes;
+        }
+    }
+    (files, bytes)
+}
+
 /// Takes a folder for the copies of one mesh's index. Whether it is known to be this one's.
 fn claim(root: &Path, part: &Path, node: Option<&str>) -> io::Result<bool> {
     let Some(node) = node else { return Ok(false) };

@@ -3,7 +3,7 @@
 //! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
 //! and mends what is damaged; [`evals`] makes sets of queries, [`trials`] measures with them, [`agent`] does so unasked; [`promotion`] lets
 //! the better answer, [`shadow`] checks what was promoted; [`places`] takes an index to another bucket; [`datasets`] knows what is stale,
-//! [`snapshot`] copies all for a backup; [`create`] makes and deletes indexes, within what [`parameters`] allow, and [`history`] goes back to
+//! [`marks`] has the catalog know it, too, [`snapshot`] copies all for a backup; [`create`] makes and deletes indexes, within what [`parameters`] allow, and [`history`] goes back to
 //! what they were. This file opens the indexes, follows the catalog, and describes them.
 
 mod agent;
@@ -13,6 +13,7 @@ mod datasets;
 mod doctor;
 mod evals;
 mod history;
+mod marks;
 mod parameters;
 mod places;
 mod promotion;
@@ -260,8 +261,14 @@ impl IndexService {
     async fn hear_of_datasets(&self, word: catalog::WatchOut, first: bool) {
         let ask = catalog::RealmIn { mock: Some(self.mock) };
         let listed = self.client.call_method::<catalog::method::List>(&ask, &CallOptions::default()).await;
+        let mut marked = Vec::new();
         let all = match listed {
-            Ok(answer) => answer.value.datasets.iter().map(|dataset| (dataset.name.clone(), Version::of(dataset))).collect(),
+            Ok(answer) => {
+                let datasets = answer.value.datasets;
+                let all = datasets.iter().map(|dataset| (dataset.name.clone(), Version::of(dataset))).collect();
+                marked.extend(datasets.into_iter().filter(|dataset| !dataset.stale.is_empty()));
+                all
+            }
             Err(error) => {
                 tracing::warn!("the runs of datasets are not known, their numbers are compared: {}", chain(&error));
                 let numbers = word.generations.into_iter();
@@ -269,6 +276,7 @@ impl IndexService {
             }
         };
         self.datasets.replace(all, first);
+        self.clear_marks(&marked).await;
     }
 
     fn index(&self, name: &str) -> Result<Arc<Index>, Fault> {
@@ -347,6 +355,7 @@ impl IndexService {
             fusion: p.fusion.clone(),
             target_recall: manifest.and_then(|m| m.recall_wanted),
             recall: manifest.and_then(|m| m.recall_measured),
+            replicas: lock(&index.replicas.lag).clone(),
         }
     }
 }

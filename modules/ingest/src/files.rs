@@ -93,7 +93,13 @@ impl LeftOut {
 }
 
 /// What of a walk is read as this format; the rest is told.
-fn wanted(walk: Walk, paths: &[String], format: Format, left_out: &mut LeftOut, notes: &mut Vec<String>) -> (Vec<File>, HiddenEntries) {
+fn wanted(
+    walk: Walk,
+    (paths, of_kind): (&[String], bool),
+    format: Format,
+    left_out: &mut LeftOut,
+    notes: &mut Vec<String>,
+) -> (Vec<File>, HiddenEntries) {
     let Walk { mut files, unread, skipped, hidden, twice } = walk;
     for error in unread {
         let why = chain(&error);
@@ -120,6 +126,17 @@ fn wanted(walk: Walk, paths: &[String], format: Format, left_out: &mut LeftOut, 
                 left_out.add(&file.path, None, "has a name that begins with _, as what writers of tables keep for themselves".to_owned());
             }
             is_kept
+        });
+    }
+    if format != Format::Documents && of_kind {
+        files.retain(|file| {
+            let its = Format::of_file(&file.path.to_string_lossy());
+            if its != format {
+                let other =
+                    format!("is read as {}, and this dataset is made of {}: watch it anew to decide again", its.name(), format.name());
+                left_out.add(&file.path, None, other);
+            }
+            its == format
         });
     }
     (files, hidden)
@@ -184,7 +201,7 @@ pub fn explain(
     let ended = |fault: Fault| if cancel.is_cancelled() { crate::run::cancelled() } else { fault };
     let walk = source::walk(paths, rules, cancel).map_err(bad_source).map_err(ended)?;
     let (mut left_out, mut notes) = (LeftOut::default(), Vec::new());
-    let (files, hidden) = wanted(walk, paths, format, &mut left_out, &mut notes);
+    let (files, hidden) = wanted(walk, (paths, rules.of_kind), format, &mut left_out, &mut notes);
     let (schema, sample, rows) = (RefCell::new(None), RefCell::new(Vec::new()), Cell::new(0_u64));
     let mut open = |its: SchemaRef| {
         *schema.borrow_mut() = Some(its);
@@ -292,7 +309,7 @@ pub fn read(
     let ended = |fault: Fault| if cancel.is_cancelled() { crate::run::cancelled() } else { fault };
     let walk = source::walk(paths, rules, cancel).map_err(bad_source).map_err(ended)?;
     let (mut left_out, mut notes) = (LeftOut::default(), Vec::new());
-    let (files, hidden) = wanted(walk, paths, format, &mut left_out, &mut notes);
+    let (files, hidden) = wanted(walk, (paths, rules.of_kind), format, &mut left_out, &mut notes);
     progress.send_modify(|p| p.phase = "read");
     let mut sink: Option<Sink> = None;
     let mut schema: Option<SchemaRef> = None;
@@ -393,12 +410,14 @@ pub fn by_all_cores() -> TextOptions {
     TextOptions::by(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-/// The columns that a dataset has now, by the first of its objects; none if that cannot be read.
-#[must_use]
-pub fn columns_of(dataset: &Dataset) -> Option<SchemaRef> {
-    let object = dataset.objects.first()?;
-    let file = std::fs::File::open(object.local()).ok()?;
-    Some(Arc::clone(ParquetRecordBatchReaderBuilder::try_new(file).ok()?.schema()))
+/// The columns that a dataset has now, by the first of its objects; none if it has no object.
+///
+/// # Errors
+/// If that cannot be read.
+pub fn columns_of(dataset: &Dataset) -> io::Result<Option<SchemaRef>> {
+    let Some(object) = dataset.objects.first() else { return Ok(None) };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(object.local())?).map_err(io::Error::other)?;
+    Ok(Some(Arc::clone(builder.schema())))
 }
 
 /// What a call says of how CSV is written, checked.

@@ -324,7 +324,15 @@ async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOp
             }
         }
         let [strays, far, ties] = counts;
-        let cut = window.cut(Standing { strays, far, ties })?;
+        let all: Vec<(String, String)> = types.iter().map(|(name, kind)| (quoted(name), kind.clone())).collect();
+        let mut strays_sum: Option<String> = None;
+        if let Some(query) = window.sum_query(dialect, (column.as_str(), kind.as_str()), &full, &all).filter(|_| strays > 0) {
+            let summed: Result<Option<Option<String>>, Error> = conn.query_first(query).await;
+            // What cannot be summed up (a type that is no text to this server) is read again, or refused, as what has changed is.
+            strays_sum = summed.ok().flatten().flatten();
+        }
+        let standing = Standing { strays, far, ties, strays_sum };
+        let cut = window.cut(&standing)?;
         let last: Option<Option<String>> =
             conn.query_first(window.bound_query(dialect, &column, kind, &full, &cut)).await.map_err(said(doing))?;
         let bound = last.flatten();
@@ -339,7 +347,7 @@ async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOp
         };
         condition = window.condition(dialect, &column, kind, bound.as_deref(), &cut);
         notes.extend(cut.note);
-        reach = Reach { bound, ties, strays: Some(strays) };
+        reach = Reach { bound, ties, strays: Some(strays), strays_sum: standing.strays_sum };
     }
     let divisible = match found.engine.is_some() && note.is_none() && how.window.is_none() && how.parallel > 1 {
         true => shared::divisible(server, conn, &found, &full).await?,

@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::csv::TextOptions;
 use crate::dsn::Dsn;
-use crate::files::{self, bad_source};
+use crate::files;
 use crate::keyset::{self, Book, Checkpoint, Keyset, Reader};
-use crate::rules::walk_rules;
+use crate::rules::{self, walk_rules};
 use crate::run::{Job, Predecessor, Progress, ReadOutcome, Runs, cancelled, rate};
 use crate::sink::Place;
 use crate::source::{Format, WalkRules};
@@ -135,7 +135,10 @@ impl IngestService {
                 return Err(Fault::invalid_parameter("dataset", error.to_string()));
             }
         }
-        Reply::of(&WatchOut { watching: self.watches()?.watch(ask)? })
+        let watches = self.watches()?;
+        watches.check(&ask)?;
+        let format = rules::format_of(ask.format.clone(), ask.paths.clone(), ask.no_ignore == Some(true)).await?;
+        Reply::of(&WatchOut { watching: watches.watch(ask, format)? })
     }
 
     async fn files(&self, call: &Call) -> Result<Reply, Fault> {
@@ -315,6 +318,7 @@ impl IngestService {
                 rows: None,
                 ties: mark.and_then(|m| m.ties),
                 strays: mark.and_then(|m| m.strays),
+                strays_sum: mark.and_then(|m| m.strays_sum.clone()),
                 keyed: !key.is_empty(),
             };
             let how = ReadOptions { window: Some(window), ..how };
@@ -340,9 +344,10 @@ impl IngestService {
                 }
                 _ => done.notes.push("read whole: the first run by this cursor".to_owned()),
             }
-            let Reach { bound, ties, strays } = std::mem::take(&mut done.reach);
+            let Reach { bound, ties, strays, strays_sum } = std::mem::take(&mut done.reach);
             let bound = bound.or_else(|| mark.map(|m| m.bound.clone()));
-            let watermark = bound.map(|bound| Watermark { column: cursor.clone(), bound, source: done.input.clone(), ties, strays });
+            let (column, source) = (cursor.clone(), done.input.clone());
+            let watermark = bound.map(|bound| Watermark { column, bound, source, ties, strays, strays_sum });
             Ok(ReadOutcome { watermark, ..as_read(done, "incremental") })
         };
         self.runs.carry_out(Some(call), job, read).await
@@ -382,17 +387,8 @@ async fn source_of(call: &Call, ask: &FilesIn) -> Result<(Format, TextOptions), 
     }
     let csv = files::csv_options(&ask.csv.clone().unwrap_or_default())?;
     let how = TextOptions { csv, union: ask.union_by_name, ..files::by_all_cores() };
-    let format = Format::of(ask.format.as_deref(), &ask.paths).map_err(bad_source)?;
-    if ask.format.is_some() || format != Format::Documents {
-        return Ok((format, how));
-    }
-    // Folders may be full of tables.
-    let rules = WalkRules { no_ignore: ask.no_ignore == Some(true), ..WalkRules::default() };
-    let (paths, cancel) = (ask.paths.clone(), CancellationToken::new());
-    let _cancel_on_drop = cancel.clone().drop_guard();
-    let looked = tokio::task::spawn_blocking(move || Format::of_folders(&paths, &rules, &cancel)).await;
-    let format = looked.map_err(|error| Fault::internal(chain(&error)))?.map_err(bad_source)?;
-    Ok((format, how))
+    let format = rules::format_of(ask.format.clone(), ask.paths.clone(), ask.no_ignore == Some(true)).await?;
+    Ok((format.unwrap_or(Format::Documents), how))
 }
 
 fn as_read(done: TableRead, mode: &str) -> ReadOutcome {

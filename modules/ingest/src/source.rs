@@ -158,6 +158,8 @@ pub struct WalkRules {
     pub no_ignore: bool,
     /// The ids that files have already, by their paths: they keep them, whatever else is read with them.
     pub known: HashMap<PathBuf, String>,
+    /// Of what is read as tables, files of another kind are left out and named: the kind was found, not said, and they came later.
+    pub of_kind: bool,
 }
 
 /// [`walk`] by the usual rules.

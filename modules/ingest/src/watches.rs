@@ -5,6 +5,7 @@
 //! ten thousand files at once are one case; and every few minutes there is a look without a reason.
 
 pub mod listing;
+mod record;
 pub mod settle;
 
 use std::collections::BTreeMap;
@@ -15,24 +16,27 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use arrow_schema::SchemaRef;
 use brahman_card::Fault;
+use brahman_card::interface::WireError as _;
+use brahman_card::interface::catalog::Dataset;
+use brahman_card::interface::catalog::error::NoSuchDataset;
 use brahman_card::interface::ingest::{WatchIn, WatchStatus};
 use brahman_sidecar::chain;
-use brahman_storage::checked::{self, CheckedContent, CheckedError};
 use futures_util::FutureExt;
 use notify::event::{AccessKind, AccessMode};
 use notify::{ErrorKind, EventKind, RecursiveMode, Watcher};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::csv::TextOptions;
 use crate::files;
-use crate::rules::walk_rules;
+use crate::rules::{self, walk_rules};
 use crate::run::{Job, Runs};
 use crate::sink::Place;
-use crate::source::{Flaw, Format, SourceError, is_passed_over};
+use crate::source::{Flaw, Format, SourceError, WalkRules, is_passed_over};
 use listing::Listing;
+use record::{WatchRecord, WatchesError, read, write};
 use settle::{Settle, Verdict};
 
 /// Most watches.
@@ -50,14 +54,6 @@ const ABSENT: Duration = Duration::from_secs(2);
 /// Before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// What is watched, as it is kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct WatchRecord {
-    ask: WatchIn,
-    /// Of the listing that was ingested last, in hex.
-    ingested: Option<String>,
-}
-
 /// One watch and the task that carries it out.
 #[derive(Debug)]
 struct Watch {
@@ -72,31 +68,6 @@ impl Drop for Watch {
             task.abort();
         }
     }
-}
-
-/// The file of watches, and what is wrong with it.
-#[derive(Debug, thiserror::Error)]
-enum WatchesError {
-    #[error(transparent)]
-    File(#[from] CheckedError),
-    #[error("{}", .file.display())]
-    Malformed {
-        file: PathBuf,
-        #[source]
-        source: serde_json::Error,
-    },
-}
-
-/// Which watches there were, and whether an earlier version has written them, without a checksum.
-fn read(file: &Path) -> Result<(Vec<WatchRecord>, bool), WatchesError> {
-    let Some(CheckedContent { bytes, has_sum }) = checked::read(file)? else { return Ok((Vec::new(), false)) };
-    let kept = serde_json::from_slice(&bytes).map_err(|source| WatchesError::Malformed { file: file.to_owned(), source })?;
-    Ok((kept, !has_sum))
-}
-
-/// Writes them.
-fn write(file: &Path, kept: &[&WatchRecord]) -> io::Result<()> {
-    checked::write(file, &serde_json::to_vec_pretty(kept)?)
 }
 
 /// All watches, and the file that keeps them.
@@ -132,7 +103,7 @@ impl Watches {
         };
         let watches = Arc::new(Self { runs, file, all: Mutex::default(), damaged });
         for kept in kept {
-            watches.begin(kept);
+            watches.begin(kept.decided());
         }
         Ok(watches)
     }
@@ -146,11 +117,11 @@ impl Watches {
         write(&self.file, &kept)
     }
 
-    /// Watches from now on; what is there is ingested first. A watch of the same dataset is replaced.
+    /// Whether something can be watched.
     ///
     /// # Errors
-    /// If a path will not do, or there are too many watches, or they cannot be kept.
-    pub fn watch(self: &Arc<Self>, ask: WatchIn) -> Result<WatchStatus, Fault> {
+    /// If a path will not do, or it is not known what is watched.
+    pub fn check(&self, ask: &WatchIn) -> Result<(), Fault> {
         self.usable()?;
         Format::of(ask.format.as_deref(), &ask.paths).map_err(files::bad_source)?;
         for path in &ask.paths {
@@ -171,6 +142,15 @@ impl Watches {
             let words = if one == other { format!("{one} is named twice") } else { apart() };
             return Err(Fault::invalid_parameter("paths", format!("{words}: its files would be read twice, expected folders apart")));
         }
+        Ok(())
+    }
+
+    /// Watches from now on what was checked; what is there is ingested first, as this format or as the one that is found once there is
+    /// something. A watch of the same dataset is replaced.
+    ///
+    /// # Errors
+    /// If there are too many watches, or they cannot be kept.
+    pub fn watch(self: &Arc<Self>, ask: WatchIn, format: Option<Format>) -> Result<WatchStatus, Fault> {
         let dataset = ask.dataset.clone();
         {
             let mut all = self.lock();
@@ -180,8 +160,8 @@ impl Watches {
                     format!("there are {WATCHES_MAX} watches already, the maximum: end one with `brahman ingest unwatch`"),
                 ));
             }
-            let kept = WatchRecord { ask, ingested: None };
-            let told = told(&kept.ask);
+            let kept = WatchRecord { ask, ingested: None, format: format.map(|format| format.name().to_owned()) };
+            let told = told(&kept);
             let before = all.insert(dataset.clone(), Watch { kept, told, task: None });
             if let Err(error) = self.save(&all) {
                 match before {
@@ -233,7 +213,7 @@ impl Watches {
 
     fn begin(self: &Arc<Self>, kept: WatchRecord) {
         let dataset = kept.ask.dataset.clone();
-        let told = told(&kept.ask);
+        let told = told(&kept);
         let task = tokio::spawn(follow_on(Arc::clone(self), kept.clone()));
         self.lock().insert(dataset, Watch { kept, told, task: Some(task) });
     }
@@ -241,6 +221,53 @@ impl Watches {
     fn tell(&self, dataset: &str, change: impl FnOnce(&mut WatchStatus)) {
         if let Some(watch) = self.lock().get_mut(dataset) {
             change(&mut watch.told);
+        }
+    }
+
+    /// As what a watch is read: as it was decided, else by what lies there now, from now on.
+    async fn format(&self, ask: &WatchIn) -> Result<Format, Fault> {
+        let decided = self.lock().get(&ask.dataset).and_then(|watch| watch.kept.format.clone());
+        if let Some(name) = decided {
+            return Format::of(Some(&name), &[]).map_err(files::bad_source);
+        }
+        let Some(format) = rules::format_of(ask.format.clone(), ask.paths.clone(), ask.no_ignore == Some(true)).await? else {
+            return Ok(Format::Documents);
+        };
+        let mut all = self.lock();
+        if let Some(watch) = all.get_mut(&ask.dataset) {
+            watch.kept.format = Some(format.name().to_owned());
+            watch.told.format.clone_from(&watch.kept.format);
+        }
+        if let Err(error) = self.save(&all) {
+            tracing::warn!(
+                dataset = ask.dataset,
+                "{}: {error}: after a restart it is decided again what the folder is",
+                self.file.display()
+            );
+        }
+        Ok(format)
+    }
+
+    /// Whether the dataset of a watch has been there since it was begun.
+    fn has_ingested(&self, dataset: &str) -> bool {
+        self.lock().get(dataset).is_some_and(|watch| watch.kept.ingested.is_some())
+    }
+
+    /// The dataset of a watch was deleted: what somebody has deleted does not come back by a change of a file, nor by a restart.
+    fn rest(&self, dataset: &str) {
+        let mut all = self.lock();
+        if let Some(watch) = all.get_mut(dataset) {
+            // The digest of no listing.
+            watch.kept.ingested.get_or_insert_with(String::new);
+            let words = format!(
+                "dataset `{dataset}` was deleted or renamed, and is not made again by itself: `brahman ingest watch {dataset}` with its \
+                 folders does, `brahman ingest unwatch {dataset}` ends this"
+            );
+            tracing::warn!("{words}");
+            watch.told.error = Some(words);
+        }
+        if let Err(error) = self.save(&all) {
+            tracing::warn!(dataset, "{}: {error}", self.file.display());
         }
     }
 
@@ -256,8 +283,9 @@ impl Watches {
     }
 }
 
-fn told(ask: &WatchIn) -> WatchStatus {
-    WatchStatus { dataset: ask.dataset.clone(), paths: ask.paths.clone(), state: "starting".into(), ..WatchStatus::default() }
+fn told(kept: &WatchRecord) -> WatchStatus {
+    let WatchIn { dataset, paths, .. } = kept.ask.clone();
+    WatchStatus { dataset, paths, state: "starting".into(), format: kept.format.clone(), ..WatchStatus::default() }
 }
 
 /// Two of the folders of which the first is the other one or below it, by whatever links.
@@ -402,26 +430,46 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
     }
 }
 
+/// The columns that a dataset has now, or why they are not known.
+fn columns_now(dataset: Result<Option<Dataset>, Fault>) -> (Option<SchemaRef>, Option<String>) {
+    let missed = |why: &str| Some(format!("which columns it had could not be read, so their types may have changed: {why}"));
+    match dataset {
+        Ok(None) => (None, None),
+        Ok(Some(dataset)) => match files::columns_of(&dataset) {
+            Ok(columns) => (columns, None),
+            Err(error) => (None, missed(&chain(&error))),
+        },
+        Err(fault) => (None, missed(fault.message())),
+    }
+}
+
 async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: &Listing) {
     let dataset = ask.dataset.as_str();
+    // What reads it relies on its columns: they stay as they are while they hold what is there.
+    let now = watches.runs.dataset(dataset).await;
+    if matches!(now, Ok(None)) && watches.has_ingested(dataset) {
+        settle.failed(Instant::now() + RETRY);
+        watches.rest(dataset);
+        return;
+    }
     let before = watches.lock().get(dataset).map(|w| w.told.state.clone()).unwrap_or_default();
     watches.tell(dataset, |w| w.state = "ingesting".into());
     let (paths, said, union) = (ask.paths.clone(), ask.csv.clone().unwrap_or_default(), ask.union_by_name);
-    let format = Format::of(ask.format.as_deref(), &paths);
-    // A format that is none is the run's failure, and told with that.
+    let format = watches.format(ask).await;
+    // That there is none is the run's failure, and told with that.
     let walked = *format.as_ref().unwrap_or(&Format::Documents);
     let (rules, note) = walk_rules(&watches.runs, dataset, walked, ask.no_ignore == Some(true)).await;
-    // What reads it relies on its columns: they stay as they are while they hold what is there.
-    let now = watches.runs.dataset(dataset).await.ok().flatten();
+    let rules = WalkRules { of_kind: ask.format.is_none(), ..rules };
     let read = move |place: &Place, progress: &_, cancel: &_| {
-        let (csv, kept) = (files::csv_options(&said)?, now.as_ref().and_then(files::columns_of));
-        let how = TextOptions { csv, kept, union, ..files::by_all_cores() };
-        let mut done = files::read(&paths, &rules, format.map_err(files::bad_source)?, &how, place, progress, cancel)?;
-        done.notes.extend(note);
+        let (kept, missed) = columns_now(now);
+        let how = TextOptions { csv: files::csv_options(&said)?, kept, union, ..files::by_all_cores() };
+        let mut done = files::read(&paths, &rules, format?, &how, place, progress, cancel)?;
+        done.notes.extend(note.into_iter().chain(missed.filter(|_| walked != Format::Documents)));
         Ok(done)
     };
     let (bucket, pii) = (ask.bucket.clone(), ask.pii.unwrap_or(true));
     let done = watches.runs.carry_out(None, Job { dataset: dataset.to_owned(), bucket, pii, ..Job::default() }, read).await;
+    let was_deleted = done.as_ref().is_err_and(|fault| fault.name == NoSuchDataset::NAME);
     match &done {
         Ok(out) => {
             settle.ingested(&listing.digest);
@@ -443,33 +491,19 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
                     format!("{n} left out{}", first.unwrap_or_default())
                 });
                 (w.run_id, w.generation, w.rows, w.error) = (out.run_id, out.generation, Some(out.rows), left_out);
+                (w.notes, w.drift) = (Some(out.notes).filter(|notes| !notes.is_empty()), out.drift.filter(|drift| !drift.is_empty()));
             }
             Err(fault) => w.error = Some(fault.message().to_owned()),
         }
     });
+    if was_deleted {
+        watches.rest(dataset);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn watches_of_an_earlier_version_are_read_and_what_was_changed_since_is_refused_by_name() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let file = folder.path().join("watches.json");
-        assert!(matches!(read(&file), Ok((kept, false)) if kept.is_empty()));
-        let ask = WatchIn { dataset: "notes".into(), paths: vec!["/notes".into()], ..WatchIn::default() };
-        let record = WatchRecord { ask, ingested: Some("0a".into()) };
-        std::fs::write(&file, serde_json::to_vec_pretty(&[&record]).expect("JSON")).expect("as an earlier version wrote it");
-        let (kept, is_old) = read(&file).expect("read");
-        assert!(is_old && kept[0].ask == record.ask && kept[0].ingested == record.ingested);
-        write(&file, &[&record]).expect("written");
-        assert!(matches!(read(&file), Ok((kept, false)) if kept[0].ask == record.ask));
-        let changed = std::fs::read_to_string(&file).expect("there").replace("/notes", "/motes");
-        std::fs::write(&file, changed).expect("damaged");
-        let refused = read(&file).expect_err("its checksum does not match").to_string();
-        assert!(refused.contains("watches.json") && refused.contains("checksum"), "{refused}");
-    }
 
     #[test]
     fn folders_of_which_one_has_the_other_are_told() {

@@ -91,6 +91,8 @@ pub struct Window {
     pub ties: Option<u64>,
     /// Rows then whose value no bound can be, if that is known.
     pub strays: Option<u64>,
+    /// The sum of what those were, if that is known.
+    pub strays_sum: Option<String>,
     /// Whether rows that are read again take their own place.
     pub keyed: bool,
 }
@@ -104,10 +106,12 @@ pub struct Reach {
     pub ties: Option<u64>,
     /// Rows whose value no bound can be.
     pub strays: Option<u64>,
+    /// The sum of what those are, if there are any.
+    pub strays_sum: Option<String>,
 }
 
 /// What stands at the source now.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Rows whose value no bound can be: NULL, not finite, later than tomorrow.
     pub strays: u64,
@@ -115,6 +119,8 @@ pub struct Standing {
     pub far: u64,
     /// Rows that have the value that was read last.
     pub ties: u64,
+    /// Of the rows whose value no bound can be: the same as long as each of them is what it was, in whatever order.
+    pub strays_sum: Option<String>,
 }
 
 /// Which rows are read besides those above the last value.
@@ -264,6 +270,31 @@ impl Window {
         [strays, far, ties.map(|since| self.equals_query(dialect, column, source_type, table, since))]
     }
 
+    /// SQL that sums up the rows whose value no bound can be, by 60 bits of a hash of each; none of a key, which has none. Of MySQL
+    /// `columns` are all there are, quoted, with their types; PostgreSQL knows a whole row as text.
+    #[must_use]
+    pub fn sum_query(
+        &self,
+        dialect: Dialect,
+        (column, source_type): (&str, &str),
+        table: &str,
+        columns: &[(String, String)],
+    ) -> Option<String> {
+        let strays = self.rows.is_none().then(|| self.stray(dialect, column, source_type))?;
+        let sum = match dialect {
+            Dialect::Postgres => "sum(('x' || left(md5(brahman_row::text), 15))::bit(60)::bigint)::text".to_owned(),
+            Dialect::Mysql => {
+                // A number of 32 bits is printed rounded, unless it is made one of 64.
+                let exact = |(name, kind): &(String, String)| if base(kind) == "float" { format!("{name} * 1e0") } else { name.clone() };
+                let values: Vec<String> = columns.iter().map(|column| format!("HEX(QUOTE({}))", exact(column))).collect();
+                let hash = format!("CAST(CONV(LEFT(MD5(CONCAT_WS('#', {})), 15), 16, 10) AS UNSIGNED)", values.join(", "));
+                // A row too long for the server to hash is another each time.
+                format!("CAST(SUM(COALESCE({hash}, CAST(FLOOR(RAND() * 1e15) AS UNSIGNED))) AS CHAR)")
+            }
+        };
+        Some(format!("SELECT {sum} FROM {table} AS brahman_row WHERE {strays}"))
+    }
+
     /// SQL that counts the rows with a value.
     #[must_use]
     pub fn equals_query(&self, dialect: Dialect, column: &str, source_type: &str, table: &str, value: &str) -> String {
@@ -274,7 +305,7 @@ impl Window {
     ///
     /// # Errors
     /// If there are rows of which nobody can tell whether they were read.
-    pub fn cut(&self, now: Standing) -> Result<Cut, WindowError> {
+    pub fn cut(&self, now: &Standing) -> Result<Cut, WindowError> {
         let column = self.column.clone();
         if self.rows.is_some() {
             let nulls = self.since.is_none() && now.strays > 0;
@@ -290,14 +321,22 @@ impl Window {
         };
         let (strays, note) = match self.strays {
             _ if now.strays == 0 => (false, None),
-            Some(was) if was == now.strays => (
+            Some(was) if was == now.strays && self.strays_sum.is_some() && self.strays_sum == now.strays_sum => (false, None),
+            _ if self.keyed => (true, Some(format!("{such} were read again"))),
+            // As an earlier version has read them, which summed up nothing.
+            Some(was) if was == now.strays && self.strays_sum.is_none() => (
                 false,
                 Some(format!(
                     "{such} are as many as at the last read and are not looked at again: a run that is not incremental sees changes among them"
                 )),
             ),
-            _ if self.keyed => (true, Some(format!("{such} were read again"))),
-            Some(was) if was > now.strays => (false, None),
+            Some(was) if was > now.strays => (
+                false,
+                Some(format!(
+                    "{such} are fewer than at the last read: without a key (--key) nobody can tell whether some of them are new, and a run \
+                     that is not incremental reads them"
+                )),
+            ),
             was => return Err(WindowError::Strays { column, now: now.strays, was }),
         };
         let (inclusive, tied) = match self.ties {
@@ -379,8 +418,8 @@ mod tests {
     #[test]
     fn rows_that_no_bound_tells_apart_are_read_again_by_their_key_or_refused() {
         let at = |since: Option<&str>, ties, strays, keyed| Window { ties, strays, keyed, ..window(since, 0, None) };
-        let now = |strays, far, ties| Standing { strays, far, ties };
-        let what = |window: Window, now| window.cut(now).map(|cut| (cut.inclusive, cut.strays));
+        let now = |strays, far, ties| Standing { strays, far, ties, ..Standing::default() };
+        let what = |window: Window, now: Standing| window.cut(&now).map(|cut| (cut.inclusive, cut.strays));
         assert_eq!(what(at(None, None, None, false), now(2, 0, 0)), Ok((false, true)), "the first run reads them");
         assert_eq!(what(at(Some("9"), Some(1), Some(2), false), now(2, 0, 1)), Ok((false, false)), "nothing has come");
         assert_eq!(what(at(Some("9"), Some(1), Some(2), true), now(3, 1, 2)), Ok((true, true)));
@@ -389,9 +428,36 @@ mod tests {
         assert!(matches!(what(at(Some("9"), Some(1), Some(0), false), now(0, 0, 2)), Err(WindowError::Ties { was: 1, now: 2, .. })));
         assert!(matches!(what(at(None, None, None, false), now(1, 1, 0)), Err(WindowError::Far { rows: 1, .. })));
         assert_eq!(what(at(None, None, None, true), now(1, 1, 0)), Ok((false, true)));
-        assert!(matches!(window(None, 0, Some(5)).cut(now(1, 0, 0)), Err(WindowError::NullKey { rows: 1, .. })));
-        let words = at(Some("9"), None, None, false).cut(now(1, 0, 0)).expect_err("refused").to_string();
+        assert!(matches!(window(None, 0, Some(5)).cut(&now(1, 0, 0)), Err(WindowError::NullKey { rows: 1, .. })));
+        let words = at(Some("9"), None, None, false).cut(&now(1, 0, 0)).expect_err("refused").to_string();
         assert!(words.contains("an unknown number of them") && words.contains("--key"), "{words}");
+    }
+
+    #[test]
+    fn one_stray_row_that_took_the_place_of_another_is_seen_by_the_sum_of_all() {
+        let read = |keyed, was: Option<&str>, now: &str| {
+            let window = Window { strays: Some(2), strays_sum: was.map(str::to_owned), keyed, ..window(Some("9"), 0, None) };
+            window.cut(&Standing { strays: 2, strays_sum: Some(now.to_owned()), ..Standing::default() })
+        };
+        let what = |cut: Result<Cut, WindowError>| cut.map(|cut| (cut.strays, cut.note.is_some()));
+        for keyed in [true, false] {
+            assert_eq!(what(read(keyed, Some("7"), "7")), Ok((false, false)), "each is what it was, and there is nothing to say");
+        }
+        assert_eq!(what(read(true, Some("7"), "8")), Ok((true, true)), "read again by their key");
+        assert!(matches!(read(false, Some("7"), "8"), Err(WindowError::Strays { now: 2, was: Some(2), .. })));
+        assert_eq!(what(read(true, None, "8")), Ok((true, true)), "an earlier version summed up nothing");
+        assert_eq!(what(read(false, None, "8")), Ok((false, true)));
+        let fewer = Window { strays: Some(3), ..window(Some("9"), 0, None) };
+        assert!(
+            fewer.cut(&Standing { strays: 2, ..Standing::default() }).is_ok_and(|cut| cut.note.is_some_and(|note| note.contains("fewer")))
+        );
+        let columns = [("`a`".to_owned(), "float".to_owned()), ("`c`".to_owned(), "datetime".to_owned())];
+        let sum = |dialect| window(None, 0, None).sum_query(dialect, ("c", "timestamp"), "t", &columns).expect("a query");
+        assert!(
+            sum(Dialect::Postgres).ends_with("FROM t AS brahman_row WHERE (c IS NULL OR NOT isfinite(c) OR c > now() + interval '1 day')")
+        );
+        assert!(sum(Dialect::Mysql).contains("HEX(QUOTE(`a` * 1e0)), HEX(QUOTE(`c`))"), "{}", sum(Dialect::Mysql));
+        assert_eq!(window(None, 0, Some(5)).sum_query(Dialect::Postgres, ("c", "date"), "t", &columns), None);
     }
 
     #[test]

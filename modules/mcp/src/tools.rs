@@ -387,10 +387,15 @@ async fn files(ask: IngestArguments, context: &McpContext) -> Result<ToolOutput,
     if ask.watch.unwrap_or(false) {
         let request = ingest::WatchIn { dataset: dataset.clone(), paths, ..ingest::WatchIn::default() };
         let out = context.ask::<ingest::method::Watch>(&request).await?;
-        let state = out.watching.state;
+        let (state, format) = (out.watching.state, out.watching.format);
+        let made = match format.as_deref() {
+            Some("documents") => ", a row a file",
+            Some(_) => ", as a table",
+            None => "",
+        };
         return Ok(ToolOutput {
-            text: format!("{dataset} is followed from now on ({state})."),
-            data: json!({ "dataset": dataset, "state": state }),
+            text: format!("{dataset} is followed from now on ({state}){made}."),
+            data: json!({ "dataset": dataset, "state": state, "format": format }),
         });
     }
     let request = ingest::FilesIn { dataset: dataset.clone(), paths, ..ingest::FilesIn::default() };

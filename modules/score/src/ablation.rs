@@ -93,6 +93,16 @@ impl ResponseScores {
         Self { responses }
     }
 
+    /// The same with the figures of the whole conversation where nothing was scored: what comes before a removal, or is what it was
+    /// after it, loses nothing.
+    #[must_use]
+    pub fn filled(mut self, with: &Self) -> Self {
+        for (own, whole) in self.responses.iter_mut().zip(&with.responses).filter(|(own, _)| own.is_empty()) {
+            own.clone_from(whole);
+        }
+        self
+    }
+
     /// The sum over one response's tokens.
     #[must_use]
     pub fn sum(&self, response: usize) -> f64 {

@@ -1,40 +1,40 @@
 //! A model's chat template: where it lies, and a conversation's messages as the text that the model was trained on.
 //!
 //! Templates are Jinja as `transformers` runs it (`trim_blocks`, `lstrip_blocks`, loop controls, its own `tojson`, `raise_exception`,
-//! `strftime_now`); [`python`] has what they expect of Python, [`dialogue`] puts a conversation into messages and finds the entries in the
-//! text again. <https://huggingface.co/docs/transformers/chat_templating_writing>
+//! `strftime_now`); [`render`] runs them, [`apart`] in a process of their own, [`python`] has what they expect of Python, [`dialogue`]
+//! puts a conversation into messages and finds the entries in the text again.
+//! <https://huggingface.co/docs/transformers/chat_templating_writing>
 //!
-//! Invariants: a template reads nothing but what it is given, and includes nothing; its size, steps, depth and output are bounded; what
-//! a folder has and cannot be used is refused when it is asked for, by name.
+//! Invariants: a template reads nothing but what it is given, and includes nothing; its size, steps, depth, output, memory and time are
+//! bounded; what a folder has and cannot be used is refused when it is asked for, by name.
 
+pub mod apart;
 pub mod dialogue;
 mod python;
+mod render;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use brahman_card::interface::score::ChatTemplate;
 use brahman_storage::digest::{hex, sha256};
-use minijinja::{Environment, ErrorKind};
 use serde_json::{Map, Value, json};
 use thiserror::Error;
+
+use apart::HelperError;
+use render::{Recipe, RenderFailure, STEPS_MAX, TEXT_BYTES_MAX};
 
 /// Bytes of a template: thirty times the longest that models come with.
 const TEMPLATE_BYTES_MAX: usize = 512 << 10;
 /// Templates of one model.
 const TEMPLATES_MAX: usize = 64;
-/// Steps of one run: two hundred for each entry of the longest conversation, in about a second.
-const STEPS_MAX: u64 = 16_000_000;
-/// Bytes of the text that a template may make: as many as a conversation's file.
-const TEXT_BYTES_MAX: usize = 64 << 20;
-/// How deep a template may call itself.
-const DEPTH_MAX: usize = 200;
-/// The name under which a template is compiled.
-const NAME: &str = "chat";
-/// Longest word of a template's own that an error tells.
-const SHOWN_CHARS: usize = 300;
+
+/// What the interpreter says of a template that it cannot run.
+#[derive(Clone, Debug, Error)]
+#[error("{0}")]
+pub struct TemplateFault(String);
 
 /// Why a template gives no text.
 #[derive(Clone, Debug, Error)]
@@ -72,7 +72,7 @@ pub enum ChatError {
         line: Option<usize>,
         /// What the parser says.
         #[source]
-        source: Arc<minijinja::Error>,
+        source: TemplateFault,
     },
     /// It does not take this conversation.
     #[error("the chat template {source_name} refuses the conversation: {message}")]
@@ -94,6 +94,30 @@ pub enum ChatError {
         /// Where it is from.
         source_name: String,
     },
+    /// It makes too much on the way.
+    #[error(
+        "the chat template {source_name} takes more than {} MiB of memory, or nests too deep: does it double something again and again?",
+        apart::MEMORY_BYTES_MAX >> 20
+    )]
+    TooMuchMemory {
+        /// Where it is from.
+        source_name: String,
+    },
+    /// Its steps are few and long.
+    #[error("the chat template {source_name} takes more than {} s of a processor", apart::SECONDS_MAX)]
+    TooSlow {
+        /// Where it is from.
+        source_name: String,
+    },
+    /// Nobody runs it.
+    #[error("the chat template {source_name} could not be run")]
+    Helper {
+        /// Where it is from.
+        source_name: String,
+        /// What became of who should.
+        #[source]
+        source: Arc<HelperError>,
+    },
     /// It failed.
     #[error("the chat template {source_name} failed{}", at_line(line))]
     Failed {
@@ -103,7 +127,7 @@ pub enum ChatError {
         line: Option<usize>,
         /// What went wrong.
         #[source]
-        source: Arc<minijinja::Error>,
+        source: TemplateFault,
     },
     /// What is said of it is wrong.
     #[error("{field}: {why}")]
@@ -143,10 +167,12 @@ fn at_line(line: &Option<usize>) -> String {
     line.map_or_else(String::new, |line| format!(", line {line}"))
 }
 
-/// What `raise_exception` was called with.
-#[derive(Debug, Error)]
-#[error("{0}")]
-struct RaisedMessage(String);
+impl ChatError {
+    /// Whether the template would fail so whatever it is given.
+    fn is_of_any_messages(&self) -> bool {
+        matches!(self, Self::Syntax { .. } | Self::TooMuchMemory { .. } | Self::TooSlow { .. } | Self::Helper { .. })
+    }
+}
 
 /// One template of a model.
 #[derive(Clone, Debug)]
@@ -316,40 +342,19 @@ fn special_tokens(config: Option<&Value>, map: &Path) -> Map<String, Value> {
     special
 }
 
-/// Bytes up to a bound.
-struct BoundedWriter(Vec<u8>);
-
-impl Write for BoundedWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > TEXT_BYTES_MAX {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// A template that is ready to be run.
 #[derive(Debug)]
 pub struct Renderer {
-    environment: Environment<'static>,
+    recipe: Recipe,
     source_name: String,
-    /// What every run is given beside the messages.
-    variables: Map<String, Value>,
-    /// What `strftime_now` tells.
-    now_s: i64,
-    asked_for_time: Arc<AtomicBool>,
+    asked_for_time: AtomicBool,
 }
 
 impl Renderer {
-    /// Compiles a template.
+    /// A template with what every run of it is given. That it is one is seen when it is run.
     ///
     /// # Errors
-    /// [`ChatError`], which names the template's line.
+    /// [`ChatError::Option`].
     pub fn new(source: &Source, templates: Option<&Templates>, tools: Option<&[Value]>, how: &ChatTemplate) -> Result<Self, ChatError> {
         let mut variables = templates.map_or_else(Map::new, |templates| templates.special.clone());
         variables.insert("tools".to_owned(), tools.map_or(Value::Null, |tools| Value::Array(tools.to_vec())));
@@ -361,103 +366,47 @@ impl Renderer {
             Some(_) => return Err(ChatError::Option { field: "chat_template.variables", why: "expected an object".to_owned() }),
         }
         let now_s = how.now_s.unwrap_or_else(|| i64::try_from(brahman_card::clock::now_ms() / 1000).unwrap_or(i64::MAX));
-        let asked_for_time = Arc::new(AtomicBool::new(false));
-        let mut environment = environment(now_s, &asked_for_time);
-        environment.add_template_owned(NAME, without_generation_marks(&source.text)).map_err(|error| ChatError::Syntax {
-            source_name: source.name.clone(),
-            line: error.line(),
-            source: Arc::new(error),
-        })?;
-        Ok(Self { environment, source_name: source.name.clone(), variables, now_s, asked_for_time })
+        let recipe = Recipe { text: source.text.clone(), variables, now_s };
+        Ok(Self { recipe, source_name: source.name.clone(), asked_for_time: AtomicBool::new(false) })
     }
 
     /// The text that the template makes of messages.
     ///
     /// # Errors
-    /// [`ChatError`].
+    /// [`ChatError`], which names the template's line.
     pub fn render(&self, messages: Vec<Value>) -> Result<String, ChatError> {
-        let mut context = self.variables.clone();
-        context.insert("messages".to_owned(), Value::Array(messages));
-        let mut text = BoundedWriter(Vec::new());
-        let rendered = self.environment.get_template(NAME).and_then(|template| template.render_captured_to(context, &mut text).map(drop));
-        rendered.map_err(|error| self.failure(error))?;
-        // A template writes strings.
-        Ok(String::from_utf8_lossy(&text.0).into_owned())
+        let rendering = apart::run(&self.recipe, messages).map_err(|error| self.unfinished(error))?;
+        if rendering.asked_for_time {
+            self.asked_for_time.store(true, Ordering::Relaxed);
+        }
+        rendering.outcome.map_err(|failure| self.failure(failure))
     }
 
-    fn failure(&self, error: minijinja::Error) -> ChatError {
+    fn unfinished(&self, error: HelperError) -> ChatError {
         let source_name = self.source_name.clone();
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-        while let Some(one) = cause {
-            if let Some(RaisedMessage(message)) = one.downcast_ref() {
-                return ChatError::Refusal { source_name, message: message.chars().take(SHOWN_CHARS).collect() };
-            }
-            if one.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge) {
-                return ChatError::TooMuchText { source_name };
-            }
-            cause = one.source();
+        match error {
+            HelperError::TooMuchMemory => ChatError::TooMuchMemory { source_name },
+            HelperError::TooSlow => ChatError::TooSlow { source_name },
+            error => ChatError::Helper { source_name, source: Arc::new(error) },
         }
-        match error.kind() {
-            ErrorKind::OutOfFuel => ChatError::TooManySteps { source_name },
-            _ => ChatError::Failed { source_name, line: error.line(), source: Arc::new(error) },
+    }
+
+    fn failure(&self, failure: RenderFailure) -> ChatError {
+        let source_name = self.source_name.clone();
+        match failure {
+            RenderFailure::Syntax { line, why } => ChatError::Syntax { source_name, line, source: TemplateFault(why) },
+            RenderFailure::Refusal { message } => ChatError::Refusal { source_name, message },
+            RenderFailure::TooManySteps => ChatError::TooManySteps { source_name },
+            RenderFailure::TooMuchText => ChatError::TooMuchText { source_name },
+            RenderFailure::Failed { line, why } => ChatError::Failed { source_name, line, source: TemplateFault(why) },
         }
     }
 
     /// The time that it was told, if any run so far has asked for it.
     #[must_use]
     pub fn now_s(&self) -> Option<i64> {
-        self.asked_for_time.load(Ordering::Relaxed).then_some(self.now_s)
+        self.asked_for_time.load(Ordering::Relaxed).then_some(self.recipe.now_s)
     }
-}
-
-/// Jinja as `transformers` sets it up, and bounded.
-fn environment(now_s: i64, asked_for_time: &Arc<AtomicBool>) -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_fuel(Some(STEPS_MAX));
-    environment.set_recursion_limit(DEPTH_MAX);
-    environment.set_formatter(python::print);
-    environment.set_unknown_method_callback(python::method);
-    environment.add_filter("tojson", python::tojson);
-    environment.add_filter("string", python::string);
-    environment.add_test("sequence", python::is_sequence);
-    environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(RaisedMessage(message)))
-    });
-    let asked = Arc::clone(asked_for_time);
-    environment.add_function("strftime_now", move |format: String| -> Result<String, minijinja::Error> {
-        asked.store(true, Ordering::Relaxed);
-        let unfit = || minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: `{format}` is no format"));
-        let mut text = String::new();
-        let now = chrono::DateTime::from_timestamp(now_s, 0).ok_or_else(unfit)?;
-        // `to_string` would panic on what is no format.
-        std::fmt::Write::write_fmt(&mut text, format_args!("{}", now.format(&format))).map_err(|_| unfit())?;
-        Ok(text)
-    });
-    environment
-}
-
-/// A template without `{% generation %}`, by which `transformers` marks what the assistant says: the block stays, and its effect on
-/// the blanks around it.
-fn without_generation_marks(template: &str) -> String {
-    let mut out = String::with_capacity(template.len());
-    let mut rest = template;
-    while let Some(open) = rest.find("{%") {
-        let Some(close) = rest[open..].find("%}") else { break };
-        let tag = &rest[open + 2..open + close];
-        let word = tag.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']);
-        out.push_str(&rest[..open + 2]);
-        match word.trim() {
-            "generation" => out.push_str(&tag.replace("generation", "if true")),
-            "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),
-            _ => out.push_str(tag),
-        }
-        out.push_str("%}");
-        rest = &rest[open + close + 2..];
-    }
-    out.push_str(rest);
-    out
 }
 
 /// A message as a template has it.
@@ -494,6 +443,13 @@ mod tests {
             ("{{ {'b': [1], 'a': 'ü'} | tojson(indent=2, sort_keys=true) }}", "{\n  \"a\": \"ü\",\n  \"b\": [\n    1\n  ]\n}"),
             ("{{ {'a': 'ü<'} | tojson(ensure_ascii=true, separators=(',', ':')) }}", "{\"a\":\"\\u00fc<\"}"),
             ("{{ {'a': ['x', true, none]} }}", "{'a': ['x', True, None]}"),
+            (
+                "{{ [1e16, 1e15, 1e-5, 1e-4, 123456789012345680.0, 100.0, 2.5e-7, 1.5e300] | tojson }}",
+                "[1e+16, 1000000000000000.0, 1e-05, 0.0001, 1.2345678901234568e+17, 100.0, 2.5e-07, 1.5e+300]",
+            ),
+            ("{{ 1e22 }} {{ 0.1 }} {{ -2.0 }} {{ [7, 1e-9] }}", "1e+22 0.1 -2.0 [7, 1e-09]"),
+            ("{{ ['\u{a0}\u{200b}\u{e9}\u{7f}\u{e9}\u{301}\u{e0001}'] }}", "['\\xa0\\u200b\u{e9}\\x7f\u{e9}\u{301}\\U000e0001']"),
+            ("{{ '\u{7f}\u{2028}' | tojson(ensure_ascii=true) }}", "\"\\u007f\\u2028\""),
             ("{{ none }}{{ undefined_name }}{{ true }}", "NoneTrue"),
             ("{{ 'a-b-c'.split('-')[-1] }}{{ 'a b  c'.split()[1] }}{{ 'a-b-c'.rsplit('-', 1)[0] }}", "cba-b"),
             ("{{ {'a': 1}.get('b', 'c') }}{{ {'a': 1}.get('a') }}{{ {'a': 1}.get('x') is none }}", "c1True"),

@@ -211,6 +211,7 @@ impl EngineError {
             Self::Template(error) => match &**error {
                 ChatError::Entry { place, .. } => Fault::invalid_parameter(place, message),
                 ChatError::Option { field, .. } => Fault::invalid_parameter(field, message),
+                ChatError::Helper { .. } => Fault::internal(message),
                 _ => Fault::invalid_parameter("chat_template", message),
             },
             Self::BadOutput { .. } => Fault::of(&error::BadOutput {}, false, message),

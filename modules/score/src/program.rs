@@ -11,6 +11,7 @@ use std::sync::Arc;
 use brahman_card::ModuleState;
 use brahman_sidecar::{Module, ModuleError, chain, run};
 
+use crate::chat::apart;
 use crate::engine::{Engine, number};
 use crate::http;
 use crate::kept::ResultStore;
@@ -18,14 +19,19 @@ use crate::mock::Mock;
 use crate::onnx::{Model, OpenError, Settings};
 use crate::service::ScoreService;
 
+/// This program, whatever lies at its path by now.
+const ITSELF: &str = "/proc/self/exe";
+
 /// Results of some thousand long conversations.
 const KEPT_MIB: u64 = 256;
 
 /// The real scorer: a causal language model in ONNX Runtime, or on a server.
 pub fn real() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    if arguments.next().as_deref() == Some("check") {
-        return check(arguments.next());
+    match arguments.next().as_deref() {
+        Some("check") => return check(arguments.next()),
+        Some(apart::COMMAND) => return apart::serve(),
+        _ => apart::use_program(Path::new(ITSELF)),
     }
     run("score-real", async |module: Module| {
         let kept_bytes = number("BRAHMAN_SCORE_KEPT_MIB").map_err(ModuleError::refused)?.unwrap_or(KEPT_MIB).saturating_mul(1 << 20);
@@ -81,6 +87,10 @@ const KEPT_BYTES: u64 = 64 << 20;
 
 /// The mock scorer: context `test`.
 pub fn mock() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some(apart::COMMAND) {
+        return apart::serve();
+    }
+    apart::use_program(Path::new(ITSELF));
     run("score-mock", async |module: Module| {
         // Beside the sockets: what a mock says does not belong to the lasting state.
         let folder = module.mesh.with_file_name(format!("{}.kept", module.label()));

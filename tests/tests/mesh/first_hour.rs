@@ -74,6 +74,43 @@ fn up_in_the_background_needs_no_installed_cards_and_says_what_comes_next() {
 }
 
 #[test]
+fn what_is_asked_right_after_a_start_waits_for_what_is_still_loading() {
+    let home = Home::new();
+    std::fs::create_dir(home.path("cards")).and_then(|()| std::fs::create_dir(home.path("notes"))).expect("made");
+    for name in ["broker", "embed-mock", "catalog", "ingest", "index"] {
+        let (file, text) = shipped(name);
+        std::fs::write(home.path("cards").join(file).with_extension("toml"), text).expect("written");
+    }
+    std::fs::write(home.path("notes/a.md"), "Onions are boiled for an hour.").expect("written");
+    let (cards, notes) = (home.path("cards").display().to_string(), home.path("notes").display().to_string());
+    let up = || assert!(home.brahman(&["up", "--detach", "--cards", &cards, "--context", "test"]).status.success());
+    up();
+    assert_eq!(home.json(&["ingest", "files", "n", &notes])["rows"], 1);
+    home.json(&["index", "create", "n", "--dataset", "n"]);
+    home.json(&["index", "refresh", "n"]);
+    let found = |out: &Value| out["results"][0][0]["doc_id"].clone();
+    for verb in [
+        &["search", "n", "onions"][..],
+        &["search", "n", "onions", "--lexical"],
+        &["index", "refresh", "n"],
+        &["datasets"],
+        &["embed", "x"],
+        &["index", "stats", "n"],
+        &["resolve", "embed"],
+        &["ingest", "watches"],
+    ] {
+        assert!(home.brahman(&["down"]).status.success());
+        up();
+        let out = home.brahman(&[verb, &["--json"]].concat());
+        assert!(out.status.success(), "{verb:?}: {}", Home::words(&out));
+        if verb[0] == "search" {
+            let reply: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+            assert_eq!(found(&reply), "a.md", "{reply}");
+        }
+    }
+}
+
+#[test]
 fn of_two_that_start_on_one_socket_at_once_one_runs_and_the_other_says_so() {
     let home = Home::new();
     let start = || home.brahman(&["up", "--detach", "--context", "test", "--json"]);

@@ -45,6 +45,8 @@ async fn a_first_refresh_is_searched_by_words_and_by_meaning_while_it_runs() {
     assert!(near["embedded"].as_u64().zip(near["to_embed"].as_u64()).is_some_and(|(done, of)| done < of && of == 100_000), "{near}");
     let shown = mesh.brahman(&["search", "d", "word7", "--lexical"]);
     assert!(String::from_utf8_lossy(&shown.stderr).contains("first refresh is running"), "{shown:?}");
+    // What was read stays what the index is made of, whatever becomes of the dataset.
+    mesh.call("org.brahman.Catalog.Delete", json!({"name": "d"})).await.expect("deleted");
     mesh.signal(embedder, "CONT");
 
     let done = async {
@@ -59,6 +61,9 @@ async fn a_first_refresh_is_searched_by_words_and_by_meaning_while_it_runs() {
     };
     let done = tokio::time::timeout(PATIENCE, done).await.expect("it ends");
     assert_eq!((&done["phase"], &done["total"]), (&json!("done"), &json!(100_000)));
+    assert_eq!((&done["dataset_gone"], &done["stale_cleared"]), (&json!(true), &json!(false)), "{done}");
+    let gone = mesh.fault("org.brahman.Index.Refresh", json!({"name": "d"})).await;
+    assert_eq!(gone.name, "org.brahman.Catalog.NoSuchDataset", "{gone}");
     let whole = mesh.call("org.brahman.Index.Search", json!({"index": "d", "text": "word7", "mode": "lexical"})).await.expect("found");
     assert_eq!((whole.get("partial"), &whole["generation"]), (None, &json!(1)));
 }

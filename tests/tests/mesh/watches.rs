@@ -122,6 +122,111 @@ async fn a_file_that_grows_is_read_whole_and_ten_thousand_are_one_generation_or_
     assert!(generation < 20, "{generation} generations for one change");
 }
 
+/// The only watch, once it is as a test wants it.
+async fn watching(mesh: &Mesh, is_so: impl Fn(&Value) -> bool) -> Value {
+    let started = std::time::Instant::now();
+    loop {
+        let watch = mesh.brahman_json(&["ingest", "watches"])["watches"][0].clone();
+        if is_so(&watch) {
+            return watch;
+        }
+        assert!(started.elapsed().as_secs() < 30, "{watch}");
+    }
+}
+
+#[tokio::test]
+async fn a_folder_of_tables_is_followed_as_the_table_that_files_makes_of_it_and_stays_one() {
+    let mesh = mesh().await;
+    let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
+    let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("written");
+    let columns = async |name: &str| {
+        let dataset = mesh.call("org.brahman.Catalog.Get", json!({"name": name})).await.expect("there")["dataset"].clone();
+        let columns = dataset["columns"].as_array().expect("columns").iter();
+        columns.map(|column| format!("{}: {}", column["name"], column["arrow_type"]).replace('"', "")).collect::<Vec<_>>()
+    };
+    write("a.csv", "id,price,note\n1,2,x\n2,3,y\n");
+    assert_eq!(watch(&mesh, &folder).await["format"], "csv");
+    told.until("n", 1).await;
+    mesh.brahman_json(&["ingest", "files", "once", &folder.display().to_string()]);
+    let first = columns("n").await;
+    assert_eq!((first.clone(), columns("once").await), (vec!["id: Int64".into(), "price: Int64".into(), "note: Utf8".into()], first));
+
+    // A wider type and a new column.
+    write("b.csv", "id,price,note,more\n3,0.5,z,7\n");
+    told.until("n", 2).await;
+    assert_eq!(columns("n").await, ["id: Int64", "price: Float64", "note: Utf8", "more: Int64"]);
+    let watch = watching(&mesh, |watch| watch["generation"] == 2).await;
+    let drift = json!([{"column": "price", "was": "Int64", "now": "Float64"}, {"column": "more", "was": null, "now": "Int64"}]);
+    let same = |a: &Value, b: &Value| ["column", "was", "now"].iter().all(|key| a[*key] == b[*key]);
+    let found = watch["drift"].as_array().expect("columns that changed");
+    assert!(found.len() == 2 && found.iter().zip(drift.as_array().expect("two")).all(|(a, b)| same(a, b)), "{watch}");
+
+    // The wider value goes: the type stays, and it is said what a new dataset would have. A column goes.
+    write("b.csv", "id,price,note\n3,4,z\n");
+    told.until("n", 3).await;
+    assert_eq!(columns("n").await, ["id: Int64", "price: Float64", "note: Utf8"]);
+    let watch = watching(&mesh, |watch| watch["generation"] == 3).await;
+    let notes = watch["notes"].to_string();
+    assert!(notes.contains("`price` keeps its type Float64") && notes.contains("Int64"), "{watch}");
+    assert!(watch["drift"][0]["column"] == "more" && watch["drift"][0]["now"].is_null(), "{watch}");
+
+    // No number any more: text, said.
+    write("b.csv", "id,price,note\n3,dear,z\n");
+    told.until("n", 4).await;
+    assert_eq!(columns("n").await, ["id: Int64", "price: Utf8", "note: Utf8"]);
+
+    // A document among them is left out and named, also after a restart; and the table stays one.
+    let pid = mesh.module("ingest").await.pid;
+    mesh.signal(pid, "KILL");
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    write("README.md", "a note");
+    told.until("n", 5).await;
+    assert_eq!(columns("n").await, ["id: Int64", "price: Utf8", "note: Utf8"]);
+    let watch = watching(&mesh, |watch| watch["generation"] == 5).await;
+    assert!(watch["format"] == "csv" && watch["rows"] == 3 && watch["error"].to_string().contains("README.md"), "{watch}");
+
+    // Watched anew it is decided again, as `files` would.
+    let again = mesh.call("org.brahman.Ingest.Watch", json!({"dataset": "n", "paths": [folder.display().to_string()]})).await;
+    assert_eq!(again.expect("watched")["watching"]["format"], "documents");
+}
+
+#[tokio::test]
+async fn a_dataset_that_was_deleted_does_not_come_back_by_its_watch_until_it_is_watched_again() {
+    let mesh = mesh().await;
+    let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
+    std::fs::write(folder.join("a.md"), "one").expect("written");
+    watch(&mesh, &folder).await;
+    told.until("n", 1).await;
+    watching(&mesh, |watch| watch["generation"] == 1).await;
+    mesh.brahman_json(&["datasets", "delete", "n"]);
+    std::fs::write(folder.join("b.md"), "two").expect("written");
+    let is_told = |watch: &Value| watch["error"].as_str().is_some_and(|why| why.contains("was deleted") && why.contains("unwatch n"));
+    watching(&mesh, is_told).await;
+    let gone = mesh.fault("org.brahman.Catalog.Get", json!({"name": "n"})).await;
+    assert_eq!(gone.name, "org.brahman.Catalog.NoSuchDataset");
+    let pid = mesh.module("ingest").await.pid;
+    mesh.signal(pid, "KILL");
+    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    watching(&mesh, is_told).await;
+    watch(&mesh, &folder).await;
+    watching(&mesh, |watch| watch["rows"] == 2).await;
+    assert_eq!(texts(&mesh).len(), 2);
+}
+
+#[tokio::test]
+async fn an_empty_folder_is_decided_by_its_first_files_and_mixed_tables_are_refused() {
+    let mesh = mesh().await;
+    let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
+    assert_eq!(watch(&mesh, &folder).await["format"], Value::Null);
+    std::fs::write(folder.join("a.jsonl"), "{\"a\": 1}\n{\"a\": 2}\n").expect("written");
+    told.until("n", 1).await;
+    let watch = watching(&mesh, |watch| watch["generation"] == 1).await;
+    assert_eq!((&watch["format"], &watch["rows"]), (&json!("jsonl"), &json!(2)), "{watch}");
+    std::fs::write(folder.join("b.csv"), "a\n3\n").expect("written");
+    let fault = mesh.fault("org.brahman.Ingest.Watch", json!({"dataset": "m", "paths": [folder.display().to_string()]})).await;
+    assert!(fault.message().contains("another kind"), "{fault}");
+}
+
 #[tokio::test]
 async fn watches_that_cannot_be_read_stop_nothing_else_and_stay_as_they_are() {
     let mesh = mesh().await;

@@ -129,6 +129,8 @@ pub struct RefreshSummary {
     pub resume_lost: Option<u64>,
     /// Filter columns whose type is another than in older rows.
     pub converted: Option<Vec<Conversion>>,
+    /// The dataset was deleted, or has another name, since it was read: the index holds what it was. Absent if it is there.
+    pub dataset_gone: Option<bool>,
     /// Whether the index had been rolled back, and follows its dataset again.
     pub unpinned: Option<bool>,
     /// Why old files stay: what could not be read.
@@ -240,6 +242,18 @@ pub struct Description {
     pub target_recall: Option<f64>,
     /// Recall that it had when the graph was built; absent of few chunks, which are not measured.
     pub recall: Option<f64>,
+    /// How far its replicas in the bucket `rescue` are behind; absent where none are made, or before anybody has looked.
+    pub replicas: Option<ReplicaLag>,
+}
+
+/// Files of an index that have no replica.
+#[wire(Eq)]
+pub struct ReplicaLag {
+    /// Of all generations that are kept; 0 if each has one.
+    pub files: u64,
+    pub bytes: u64,
+    /// Why the last of them could not be made; they are made again with the next word of the catalog's.
+    pub failing: Option<String>,
 }
 
 /// What makes the words that an index is searched by.

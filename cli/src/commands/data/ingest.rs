@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use brahman_card::interface::ingest::method;
 use brahman_card::interface::ingest::{
-    ExplainOut, FilesIn, IngestOut, IngestSummary, Quarantine, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
+    Drift, ExplainOut, FilesIn, IngestOut, IngestSummary, Quarantine, RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut,
+    WatchesOut,
 };
 use brahman_card::interface::{Empty, Method};
 
@@ -84,7 +85,12 @@ pub(crate) async fn watch(socket: &Path, ask: WatchIn, paths: &[PathBuf], output
         output.print_json(&out);
     } else {
         let w = out.watching;
-        output.line(&format!("{} follows {}; `brahman ingest watches` shows how it stands", w.dataset, w.paths.join(", ")));
+        let made = match w.format.as_deref() {
+            Some("documents") => "a row a file".to_owned(),
+            Some(format) => format!("a table of {format} files; --format documents makes a row a file"),
+            None => "what it is made of is decided by its first files".to_owned(),
+        };
+        output.line(&format!("{} follows {} ({made}); `brahman ingest watches` shows how it stands", w.dataset, w.paths.join(", ")));
     }
     Ok(())
 }
@@ -113,9 +119,25 @@ pub(super) fn show_watches(out: &WatchesOut, output: &Output) {
     let number = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let rows = out.watches.iter().map(|w| {
         let why = w.error.clone().or_else(|| w.reason.clone()).unwrap_or_default();
-        vec![w.dataset.clone(), w.state.clone(), w.files.to_string(), number(w.generation), number(w.rows), w.paths.join(" "), why]
+        let (format, paths) = (w.format.clone().unwrap_or_else(|| "-".to_owned()), w.paths.join(" "));
+        vec![w.dataset.clone(), w.state.clone(), format, w.files.to_string(), number(w.generation), number(w.rows), paths, why]
     });
-    output.table(&["DATASET", "STATE", "FILES", "GENERATION", "ROWS", "FOLDERS", "WHY"], rows.collect());
+    output.table(&["DATASET", "STATE", "FORMAT", "FILES", "GENERATION", "ROWS", "FOLDERS", "WHY"], rows.collect());
+    for w in &out.watches {
+        let changed = w.drift.iter().flatten().map(|drift| (changed_column(drift), Tone::Busy));
+        for (words, tone) in changed.chain(w.notes.iter().flatten().map(|note| (note.clone(), Tone::Faint))) {
+            output.line(&output.paint(&format!("{}: {words}", w.dataset), tone));
+        }
+    }
+}
+
+/// How a column differs from what it was.
+fn changed_column(drift: &Drift) -> String {
+    match (&drift.was, &drift.now) {
+        (Some(was), Some(now)) => format!("column `{}` was {was} and is {now}", drift.column),
+        (None, Some(now)) => format!("column `{}` ({now}) is new", drift.column),
+        (_, None) => format!("column `{}` was removed", drift.column),
+    }
 }
 
 pub(crate) async fn ingest_table<M: Method<In = TableIn, Out = IngestOut>>(
@@ -207,12 +229,7 @@ pub(super) fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
         output.line(&output.paint(&words, Tone::Busy));
     }
     for drift in out.drift.iter().flatten() {
-        let words = match (&drift.was, &drift.now) {
-            (Some(was), Some(now)) => format!("column `{}` was {was} and is {now}", drift.column),
-            (None, Some(now)) => format!("column `{}` ({now}) is new", drift.column),
-            (_, None) => format!("column `{}` was removed", drift.column),
-        };
-        output.line(&output.paint(&words, Tone::Busy));
+        output.line(&output.paint(&changed_column(drift), Tone::Busy));
     }
     for column in out.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible") {
         output.line(&output.paint(&format!("column `{}` contains {}", column.column, personal(column)), Tone::Busy));

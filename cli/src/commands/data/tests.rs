@@ -1,6 +1,6 @@
 //! What a person sees of datasets, watches and runs, and what a command line is read as.
 
-use brahman_card::interface::ingest::{IngestSummary, Quarantine, Run, RunsOut, WatchStatus, WatchesOut};
+use brahman_card::interface::ingest::{Drift, IngestSummary, Quarantine, Run, RunsOut, WatchStatus, WatchesOut};
 
 use super::arguments::column_types;
 use super::ingest::{ingested, show_runs, show_watches};
@@ -23,7 +23,9 @@ fn datasets_watches_and_runs_are_tables() {
         dataset: "notes".into(),
         paths: vec!["/home/you/notes".into()],
         state: "watching".into(),
+        format: Some("csv".into()),
         files: 128,
+        drift: Some(vec![Drift { column: "price".into(), was: Some("Int64".into()), now: Some("Float64".into()) }]),
         generation: Some(1),
         rows: Some(128),
         ..WatchStatus::default()

@@ -11,6 +11,9 @@ pub enum RegistryError {
     /// There is no such dataset.
     #[error("no dataset is called `{0}`")]
     NoSuchDataset(String),
+    /// It was deleted, or has another name, since the run began that would publish it.
+    #[error("dataset `{0}` was deleted or renamed after this run had begun; nothing was published: a new run makes it anew")]
+    DeletedMeanwhile(String),
     /// The name will not do.
     #[error("`{0}` is no name for a dataset: expected 1 to 128 of a-z A-Z 0-9 . _ - not starting with a dot")]
     BadName(String),

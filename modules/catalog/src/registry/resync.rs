@@ -159,6 +159,9 @@ impl DatasetRegistry {
         let Findings { name, base, what, mut notes } = findings;
         let is = self.base(&name);
         if is != base {
+            if !self.has(&name) {
+                return Err(RegistryError::DeletedMeanwhile(name));
+            }
             return Err(RegistryError::Moved { name, is: is.word(), expected: base.word() });
         }
         match what {

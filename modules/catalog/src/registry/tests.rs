@@ -324,6 +324,23 @@ fn a_lineage_that_has_gone_with_its_head_keeps_everything_until_somebody_has_loo
 }
 
 #[test]
+fn what_was_deleted_does_not_come_back_by_a_run_that_had_begun_before() {
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let mut registry = DatasetRegistry::open(state.path()).expect("open");
+    commit(&mut registry, "d", "old");
+    let begun = offer(&mut registry, "begun");
+    registry.delete("d").expect("deleted");
+    for mut registry in [registry, DatasetRegistry::open(state.path()).expect("open")] {
+        let refused = registry.commit(begun.clone(), 0).expect_err("it had begun before");
+        assert!(matches!(&refused, RegistryError::DeletedMeanwhile(name) if name == "d"), "{refused}");
+        assert!(registry.list().is_empty());
+    }
+    let mut registry = DatasetRegistry::open(state.path()).expect("open");
+    assert_eq!(commit(&mut registry, "d", "new").0, 1);
+    assert!(matches!(registry.commit(begun, 0), Err(RegistryError::DeletedMeanwhile(_))), "nor over what was made anew");
+}
+
+#[test]
 fn what_a_dataset_that_was_made_again_has_is_told_by_its_run() {
     let state = tempfile::tempdir().expect("a temporary directory");
     let mut registry = DatasetRegistry::open(state.path()).expect("open");

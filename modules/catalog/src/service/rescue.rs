@@ -377,6 +377,9 @@ impl CatalogService {
                 continue;
             }
             if let Err(error) = self.replicate(object).await {
+                if !self.is_kept(object).await {
+                    continue;
+                }
                 self.copier.note_failing(&key, &error);
                 is_done = false;
                 let (bucket, weight) = match &error {
@@ -396,6 +399,17 @@ impl CatalogService {
             }
         }
         is_done
+    }
+
+    /// Whether an object is kept still: what was deleted while it was copied fails nothing. What is not known is tried again.
+    async fn is_kept(&self, object: &Object) -> bool {
+        let (bucket, key) = (object.bucket.clone(), object.key.clone());
+        let found = self.consult(Realm::Real, move |registry| {
+            let mut is_kept = false;
+            registry.for_each_kept(|_, _, kept| is_kept |= kept.bucket == bucket && kept.key == key);
+            is_kept
+        });
+        found.await.unwrap_or(true)
     }
 
     /// Objects that have no copy, of all generations that are kept.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{EvalAutogenIn, EvalListOut, EvalOut, GivenQuery, NameIn, error};
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Deadline, Reply, chain};
 
 use super::IndexService;
 use super::parameters::bounded;
@@ -111,7 +111,7 @@ impl IndexService {
             let wrong = |why: &str| Fault::invalid_parameter("given", format!("query {place}: {why}"));
             let vector = match (text, vector) {
                 (Some(text), None) => {
-                    let embedded = embedder::query(&self.client, model, &text).await;
+                    let embedded = embedder::query(&self.client, model, &text, Deadline::NEVER).await;
                     embedded.map_err(|fault| embedder::explained(fault, model, name))?.0
                 }
                 (None, Some(vector)) if vector.len() == model.dim => vector,

@@ -6,7 +6,7 @@ use std::sync::{Arc, TryLockError, Weak};
 use std::time::Duration;
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{MoveIn, MoveOut, MoveSummary, error};
+use brahman_card::interface::index::{MoveIn, MoveOut, MoveSummary, ReplicaLag, error};
 use brahman_card::interface::storage::{self, BucketsOut, RESCUE};
 use brahman_card::interface::{Empty, Progress};
 use brahman_sidecar::{Call, CallOptions, Reply, chain};
@@ -26,6 +26,9 @@ const CHANGING: [&str; 2] = ["trials", "evals"];
 /// How often it is asked whether somebody still reads in the home that was left, and how often at most.
 const READERS_EVERY: Duration = Duration::from_millis(5);
 const READERS_ASKED: usize = 1000;
+
+/// Longest reason why replicas are not made.
+const WHY_CHARS: usize = 300;
 
 impl IndexService {
     /// The folder of an index in a bucket. The name was checked, or is that of an index there is.
@@ -65,7 +68,10 @@ impl IndexService {
         if let Err(error) = rescue::remember(&self.folder, folder.as_deref()) {
             tracing::warn!("where replicas go cannot be saved: {}", chain(&error));
         }
-        let Some(folder) = folder else { return };
+        let Some(folder) = folder else {
+            lock(&self.indexes).values().for_each(|index| *lock(&index.replicas.lag) = None);
+            return;
+        };
         let (service, (_, again)) = (Arc::clone(self), &*self.copying);
         again.store(true, Ordering::Release);
         drop(on_own_thread("copying to rescue", true, move || service.copy_to(&folder)));
@@ -83,21 +89,23 @@ impl IndexService {
                 Err(TryLockError::WouldBlock) => return,
             };
             while again.swap(false, Ordering::AcqRel) {
-                if !folder.parent().is_some_and(rescue::is_bucket) {
-                    tracing::warn!("no replicas are made: bucket rescue is unavailable, {} has no marker", folder.display());
-                    continue;
-                }
                 let node = self.node();
                 let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
                 // Where a home is not to be seen, nothing says which of its copies are wanted.
                 for index in all.into_iter().filter(|index| index.home.is_there().is_ok()) {
                     let _writing = lock(&index.replicas.writing);
                     let is_wanted = || !index.replicas.is_unwanted.load(Ordering::Acquire);
-                    match rescue::copy(&index.folder, folder, &index.parameters.name, node.as_deref(), &is_wanted) {
-                        Ok(()) => {}
-                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted && !is_wanted() => {}
-                        Err(error) => tracing::warn!(index = index.parameters.name, "replicas in rescue: {}", chain(&error)),
-                    }
+                    let name = &index.parameters.name;
+                    let failing = match rescue::copy(&index.folder, folder, name, node.as_deref(), &is_wanted) {
+                        Ok(()) => None,
+                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted && !is_wanted() => continue,
+                        Err(error) => {
+                            tracing::warn!(index = name, "replicas in rescue: {}", chain(&error));
+                            Some(chain(&error).chars().take(WHY_CHARS).collect())
+                        }
+                    };
+                    let (files, bytes) = rescue::lag(&index.folder, folder, name);
+                    *lock(&index.replicas.lag) = Some(ReplicaLag { files, bytes, failing });
                 }
             }
         }

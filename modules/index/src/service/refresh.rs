@@ -11,10 +11,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_card::interface::Progress;
+use brahman_card::interface::catalog::error::NoSuchDataset;
 use brahman_card::interface::catalog::{self, ClearStaleIn, GetOut};
 use brahman_card::interface::index::{Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, RefreshSummary, error};
-use brahman_sidecar::{Call, CallOptions, Reply, chain};
+use brahman_card::interface::{Progress, WireError as _};
+use brahman_sidecar::{Call, CallOptions, ClientError, Reply, chain};
 
 use super::IndexService;
 use super::datasets::Version;
@@ -177,7 +178,10 @@ impl IndexService {
             None => {
                 let (reading, before, wanted) = (dataset.clone(), old.clone(), parameters.clone());
                 let planned = tokio::task::spawn_blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
-                planned.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(named)?
+                match planned.await.map_err(|e| Fault::internal(chain(&e)))? {
+                    Err(fault) => return Err(self.or_gone(named(fault), &ask).await),
+                    Ok(plan) => plan,
+                }
             }
         };
 
@@ -231,10 +235,25 @@ impl IndexService {
         out.converted = converted(&current, &parameters.name).await?;
         let (name, index_name, run_id) = (parameters.dataset.clone(), parameters.name.clone(), own.run.clone());
         let clear = ClearStaleIn { name, index: index_name, generation: own.generation, run_id, mock: Some(self.mock) };
-        let cleared = self.client.call_method::<catalog::method::ClearStale>(&clear, &options).await?.value;
-        out.stale_cleared = cleared.cleared;
+        match self.client.call_method::<catalog::method::ClearStale>(&clear, &options).await {
+            Ok(cleared) => out.stale_cleared = cleared.value.cleared,
+            // Deleted since it was read: there is no mark to take away.
+            Err(ClientError::Fault(fault)) if fault.name == NoSuchDataset::NAME => out.dataset_gone = Some(true),
+            Err(error) => return Err(error.into()),
+        }
         out.duration_s = started.elapsed().as_secs_f64();
         Ok((out, current))
+    }
+
+    /// Why a dataset could not be read: that it was deleted meanwhile, if it was.
+    async fn or_gone(&self, fault: Fault, ask: &catalog::NameIn) -> Fault {
+        match self.client.call_method::<catalog::method::Get>(ask, &CallOptions::default()).await {
+            Err(ClientError::Fault(gone)) if gone.name == NoSuchDataset::NAME => {
+                let words = format!("dataset `{}` was deleted while it was read: the index is as it was", ask.name);
+                gone.with("message", words)
+            }
+            _ => fault,
+        }
     }
 }
 

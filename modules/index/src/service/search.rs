@@ -430,8 +430,8 @@ impl IndexService {
                     let message = format!("index `{}` holds its dataset's own vectors; {how}", ask.index);
                     return Err(Fault::of(&error::ModelMismatch { wanted: model.fingerprint, got: String::new() }, false, message));
                 }
-                let (vector, by, cut) =
-                    embedder::query(&self.client, &model, text).await.map_err(|fault| embedder::explained(fault, &model, &ask.index))?;
+                let embedded = embedder::query(&self.client, &model, text, call.deadline).await;
+                let (vector, by, cut) = embedded.map_err(|fault| embedder::explained(fault, &model, &ask.index))?;
                 (provider, truncated) = (by, Some(cut));
                 vec![vector]
             }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{Caches, CreateIn, error};
+use brahman_card::interface::index::{Caches, CreateIn, ReplicaLag, error};
 use brahman_sidecar::chain;
 use brahman_storage::{Steps, writable};
 use tokio::sync::OwnedMutexGuard;
@@ -111,6 +111,8 @@ pub(super) struct Replicas {
     pub(super) writing: Mutex<()>,
     /// The index is being deleted: nothing more is written.
     pub(super) is_unwanted: AtomicBool,
+    /// How far they were behind when they were last written; none where none are made.
+    pub(super) lag: Mutex<Option<ReplicaLag>>,
 }
 
 /// The right to change an index; given back when dropped.

@@ -200,7 +200,13 @@ async fn confine(
         }
     }
     let [strays, far, ties] = counts;
-    let cut = window.cut(Standing { strays, far, ties })?;
+    let strays_sum: Option<String> =
+        match window.sum_query(dialect, (column.as_str(), kind.as_str()), &origin.from, &[]).filter(|_| strays > 0) {
+            Some(query) => client.query_one(&query, &[]).await.map_err(said)?.get(0),
+            None => None,
+        };
+    let standing = Standing { strays, far, ties, strays_sum };
+    let cut = window.cut(&standing)?;
     let row = client.query_opt(&window.bound_query(dialect, &column, kind, &origin.from, &cut), &[]).await.map_err(said)?;
     let bound: Option<String> = row.and_then(|row| row.get(0));
     let ties = match &bound {
@@ -221,7 +227,7 @@ async fn confine(
             None => format!(" WHERE {condition}"),
         };
     }
-    Ok((Reach { bound, ties, strays: Some(strays) }, cut.note))
+    Ok((Reach { bound, ties, strays: Some(strays), strays_sum: standing.strays_sum }, cut.note))
 }
 
 /// A count as the server gives it.

@@ -64,7 +64,7 @@ impl Format {
     }
 
     /// That of one file: by its ending, and by how it begins where that says more.
-    fn of_file(path: &str) -> Self {
+    pub(crate) fn of_file(path: &str) -> Self {
         let ending = plain_name(path).extension().map(|ending| ending.to_string_lossy().to_lowercase());
         match ending.as_deref() {
             Some("parquet" | "pq") => Self::Parquet,
@@ -78,11 +78,20 @@ impl Format {
         }
     }
 
-    /// That of folders and wildcards, where nobody says it: a table if every file is one, and of one kind; else they are documents. Blocks.
+    /// By name, else by the endings of the paths, else by what lies there; none if nothing does. Blocks.
     ///
     /// # Errors
-    /// If every file is a table and they are of several kinds, or a path cannot be used.
-    pub fn of_folders(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Self, SourceError> {
+    /// As [`Self::of`], and if every file is a table and they are of several kinds, or a path cannot be used.
+    pub fn decide(name: Option<&str>, paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Option<Self>, SourceError> {
+        let by_name = Self::of(name, paths)?;
+        if name.is_some() || by_name != Self::Documents {
+            return Ok(Some(by_name));
+        }
+        Self::of_folders(paths, rules, stop)
+    }
+
+    /// That of folders and wildcards: a table if every file is one, and of one kind; else they are documents.
+    fn of_folders(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Option<Self>, SourceError> {
         let mut first: Option<(PathBuf, Self)> = None;
         let mut other: Option<PathBuf> = None;
         for given in paths {
@@ -103,7 +112,7 @@ impl Format {
                 let kind = Self::of_file(&path.to_string_lossy());
                 match &first {
                     // One document makes them all documents.
-                    _ if kind == Self::Documents => return Ok(kind),
+                    _ if kind == Self::Documents => return Ok(Some(kind)),
                     None => first = Some((path.to_owned(), kind)),
                     Some((_, of_first)) if *of_first != kind => other = other.or_else(|| Some(path.to_owned())),
                     Some(_) => {}
@@ -112,8 +121,7 @@ impl Format {
         }
         match (first, other) {
             (Some(_), Some(other)) => Err(SourceError { given: other.display().to_string(), flaw: Flaw::OtherKind }),
-            (Some((_, kind)), None) => Ok(kind),
-            (None, _) => Ok(Self::Documents),
+            (first, _) => Ok(first.map(|(_, kind)| kind)),
         }
     }
 }

@@ -123,18 +123,19 @@ fn names_that_are_no_text_are_told_from_one_another() {
 fn a_folder_of_tables_is_one_and_a_folder_with_a_document_is_documents() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
-    let of = || Format::of_folders(&[folder.path().display().to_string()], &WalkRules::default(), &CancellationToken::new());
-    assert_eq!(of().ok(), Some(Format::Documents));
+    let decide = |paths: &[String]| Format::decide(None, paths, &WalkRules::default(), &CancellationToken::new());
+    let of = || decide(&[folder.path().display().to_string()]);
+    assert_eq!(of().ok(), Some(None), "nothing is of no kind");
     write("a.csv", "a\n1\n");
     write("b.TSV", "a\n2\n");
     write("_SUCCESS", "");
-    assert_eq!(of().ok(), Some(Format::Csv));
+    assert_eq!(of().ok(), Some(Some(Format::Csv)));
     write("c.jsonl", "{}\n");
     assert!(of().is_err_and(|error| error.given.ends_with("c.jsonl")));
     let glob = [format!("{}/*.[ct]sv", folder.path().display())];
-    assert_eq!(Format::of_folders(&glob, &WalkRules::default(), &CancellationToken::new()).ok(), Some(Format::Csv));
+    assert_eq!(decide(&glob).ok(), Some(Some(Format::Csv)));
     write("README.md", "x");
-    assert_eq!(of().ok(), Some(Format::Documents));
+    assert_eq!(of().ok(), Some(Some(Format::Documents)));
     write("part-00000", "PAR1");
     assert_eq!(Format::of(None, &[folder.path().join("part-00000").display().to_string()]).ok(), Some(Format::Parquet));
 }

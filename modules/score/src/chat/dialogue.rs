@@ -177,6 +177,7 @@ impl Dialogue {
                             message: "it does not show a memory or a section, wherever it stands".to_owned(),
                         });
                     }
+                    Err(error) if error.is_of_any_messages() => return Err(error),
                     Err(error) => {
                         first.get_or_insert(error);
                     }
@@ -471,8 +472,11 @@ impl Dialogue {
             one.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
             Value::Object(one)
         });
-        // A template that looks into contents may refuse the marks; then contents are found by what they say.
-        let skeleton = self.renderer.render(places.collect()).unwrap_or_default();
+        let skeleton = match self.renderer.render(places.collect()) {
+            // A template that looks into contents may refuse the marks; then contents are found by what they say.
+            Err(ChatError::Refusal { .. } | ChatError::Failed { .. }) => String::new(),
+            skeleton => skeleton?,
+        };
         let contents: Vec<String> = turns
             .iter()
             .enumerate()

@@ -48,6 +48,7 @@ fn represent(value: &Value, depth: usize, out: &mut String) -> Result<(), Error>
         ValueKind::Undefined => {}
         ValueKind::None => out.push_str("None"),
         ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
+        ValueKind::Number => number(value, ["nan", "inf"], out),
         ValueKind::String => quote(value.as_str().unwrap_or_default(), out),
         ValueKind::Seq => {
             out.push('[');
@@ -74,6 +75,34 @@ fn represent(value: &Value, depth: usize, out: &mut String) -> Result<(), Error>
     Ok(())
 }
 
+/// A number as Python writes it; the words are those for what is none and for what is infinite.
+fn number(value: &Value, [nan, infinite]: [&str; 2], out: &mut String) {
+    let float = if value.is_integer() { None } else { f64::try_from(value.clone()).ok() };
+    let _ = match float {
+        None => write!(out, "{value}"),
+        Some(float) if float.is_nan() => write!(out, "{nan}"),
+        Some(float) if float.is_infinite() => write!(out, "{}{infinite}", if float < 0.0 { "-" } else { "" }),
+        Some(float) => {
+            // The fewest digits that tell it from all others, as Python has them, too.
+            let digits = format!("{float:e}");
+            let (mantissa, exponent) = digits.split_once('e').unwrap_or((&digits, "0"));
+            match exponent.parse::<i32>().unwrap_or(0) {
+                exponent @ ..-4 => write!(out, "{mantissa}e-{:02}", exponent.unsigned_abs()),
+                exponent @ 16.. => write!(out, "{mantissa}e+{exponent:02}"),
+                _ if float.fract() == 0.0 => write!(out, "{float}.0"),
+                _ => write!(out, "{float}"),
+            }
+        }
+    };
+}
+
+/// Whether Python shows a character as it is: Rust has the same sorts of characters that nobody sees. Those of the first private plane
+/// are marks that the text is searched for afterwards.
+fn is_shown(c: char) -> bool {
+    // Behind another one a mark that goes on top of it is no reason.
+    ('\u{f0000}'..='\u{ffffd}').contains(&c) || String::from_iter(['a', c]).escape_debug().nth(1) != Some('\\')
+}
+
 /// A string in quotes as Python writes them.
 fn quote(text: &str, out: &mut String) {
     let mark = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
@@ -88,10 +117,14 @@ fn quote(text: &str, out: &mut String) {
                 out.push('\\');
                 out.push(c);
             }
-            c if c < ' ' || c == '\u{7f}' => {
-                let _ = write!(out, "\\x{:02x}", c as u32);
+            c if c == '"' || c == '\'' || is_shown(c) => out.push(c),
+            c => {
+                let _ = match u32::from(c) {
+                    code @ ..0x100 => write!(out, "\\x{code:02x}"),
+                    code @ 0x100..0x1_0000 => write!(out, "\\u{code:04x}"),
+                    code => write!(out, "\\U{code:08x}"),
+                };
             }
-            c => out.push(c),
         }
     }
     out.push(mark);
@@ -139,9 +172,7 @@ impl Dumps {
         match value.kind() {
             ValueKind::None => out.push_str("null"),
             ValueKind::Bool => out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => {
-                let _ = write!(out, "{value}");
-            }
+            ValueKind::Number => number(value, ["NaN", "Infinity"], out),
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
@@ -212,7 +243,7 @@ impl Dumps {
                 c if c < ' ' => {
                     let _ = write!(out, "\\u{:04x}", c as u32);
                 }
-                c if self.ascii && !c.is_ascii() => {
+                c if self.ascii && !(' '..='~').contains(&c) => {
                     for unit in c.encode_utf16(&mut [0; 2]) {
                         let _ = write!(out, "\\u{unit:04x}");
                     }

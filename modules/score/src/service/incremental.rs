@@ -10,8 +10,9 @@ use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::digest::{hex, sha256};
 
 use super::memory::WINDOW;
-use super::session::{Removal, RemovalOutcome, Session};
+use super::session::{Removal, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
+use crate::ablation::ResponseScores;
 use crate::conversation::Layout;
 use crate::engine::EngineError;
 use crate::kept::{Namespace, StandingError};
@@ -119,7 +120,7 @@ impl Desk<'_> {
             let removal = &removals[removed.index];
             let key = &session.script.memories[removal.memories[0]].key;
             let text = texts.get(key).map_or("", String::as_str);
-            let row = self.stand(session, key, text, removed, namespace);
+            let row = self.stand(session, (key.as_str(), text), &removal.responses, removed.scores, namespace);
             done += 1;
             failed += u64::from(row.error.is_some());
             tell(IncrementalOut::Row(IncrementalRow { done, of, row }));
@@ -150,11 +151,18 @@ impl Desk<'_> {
     }
 
     /// Puts a memory's new state on disk and gives it; as it was, with an error, if it could not be scored.
-    fn stand(&self, session: &Session<'_>, key: &str, text: &str, removed: RemovalOutcome, namespace: &Namespace) -> MemoryScore {
+    fn stand(
+        &self,
+        session: &Session<'_>,
+        (key, text): (&str, &str),
+        responses: &[usize],
+        scores: Result<ResponseScores, EngineError>,
+        namespace: &Namespace,
+    ) -> MemoryScore {
         let model = &self.identity().fingerprint;
         let before = self.kept.standing(model, namespace, key);
-        let scored = removed.scores.map_err(StandError::from).and_then(|without| {
-            let deltas = removed.ablation.responses.iter().map(|r| session.with.sum(*r) - without.sum(*r));
+        let scored = scores.map_err(StandError::from).and_then(|without| {
+            let deltas = responses.iter().map(|r| session.with.sum(*r) - without.sum(*r));
             let delta = deltas.fold(f64::NEG_INFINITY, f64::max);
             let standing = before.after(delta.max(0.0), text, now_ms());
             self.kept.stand(model, namespace, key, &standing)?;

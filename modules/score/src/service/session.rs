@@ -34,7 +34,7 @@ pub(super) struct RemovalOutcome {
     pub(super) index: usize,
     /// What went through the model.
     pub(super) ablation: Ablation,
-    /// What came of it.
+    /// What came of it; of a response that the removal leaves as it was the baseline's figures.
     pub(super) scores: Result<ResponseScores, EngineError>,
     /// It was known.
     pub(super) cached: bool,
@@ -146,7 +146,7 @@ impl<'a> Session<'a> {
                 Some((scores, _)) => {
                     self.work.reused += ablation.sequence.tokens.len() as u64;
                     let cached = !ablation.responses.is_empty();
-                    let scores = Ok(ResponseScores::of(&self.script, &ablation, &scores));
+                    let scores = Ok(ResponseScores::of(&self.script, &ablation, &scores).filled(&self.with));
                     each(self, RemovalOutcome { index, ablation, scores, cached });
                 }
                 None => asked.push((index, ablation)),
@@ -173,7 +173,7 @@ impl<'a> Session<'a> {
                 if let Ok(scores) = &scores {
                     this.desk.kept.keep(&name(this.desk.identity(), &sequences[i]), scores, 0.0);
                 }
-                let scores = scores.map(|scores| ResponseScores::of(&this.script, &ablation, &scores));
+                let scores = scores.map(|scores| ResponseScores::of(&this.script, &ablation, &scores).filled(&this.with));
                 each(this, RemovalOutcome { index, ablation, scores, cached: false });
             }
         };
@@ -222,7 +222,7 @@ mod tests {
     use std::ops::Range;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use brahman_card::interface::score::{Entry, InfoOut};
+    use brahman_card::interface::score::{ChatTemplate, Entry, InfoOut};
 
     use super::*;
     use crate::engine::{Engine, Identity, Stop};
@@ -265,6 +265,36 @@ mod tests {
         fn info(&self) -> InfoOut {
             self.model.info()
         }
+    }
+
+    #[test]
+    fn a_memory_that_the_template_does_not_show_takes_nothing_from_any_response() {
+        let entry = |role: &str, key: Option<&str>, text: &str| {
+            let (role, key, text) = (Some(role.to_owned()), key.map(str::to_owned), Some(text.to_owned()));
+            Entry { role, key, text, ..Entry::default() }
+        };
+        let entries = vec![
+            entry("tool", Some("unseen"), "The key is in the shed."),
+            entry("user", None, "Where?"),
+            entry("assistant", None, "There."),
+        ];
+        let conversation = Conversation { conversation: entries, ..Conversation::default() };
+        let text = "{% for m in messages if m.role != 'tool' %}[{{ m.role }}]{{ m.content }}{% endfor %}".to_owned();
+        let layout = Layout { template: None, chat: ChatTemplate { text: Some(text), ..ChatTemplate::default() } };
+        let (folder, stop, engine) = (tempfile::tempdir().expect("a folder"), Stop::default(), Mock::default());
+        let kept = ResultStore::open(folder.path(), 1 << 20);
+        let desk = Desk { engine: &engine, kept: &kept, stop: &stop };
+        let mut session = Session::open(&desk, &conversation, &layout, true).expect("opened");
+        let responses = session.after(0, 50);
+        session.baseline(&responses).expect("scored");
+        let mut deltas = Vec::new();
+        let removal = Removal { memories: vec![0], responses: responses.clone() };
+        let mut each = |s: &Session<'_>, removed: RemovalOutcome| {
+            let without = removed.scores.expect("scored");
+            deltas.extend(responses.iter().map(|r| (s.compared(0).cell(*r, &without).delta, s.with.sum(*r) < 0.0)));
+        };
+        session.remove(&[removal], &mut each).expect("done");
+        assert_eq!(deltas, [(0.0, true)]);
     }
 
     #[test]

@@ -196,6 +196,20 @@ async fn an_index_that_was_there_before_rescue_is_replicated_at_once_and_its_del
     while !is_copied() {
         tokio::task::yield_now().await;
     }
+    let replicas = || mesh.brahman_json(&["index", "stats", "t"])["index"]["replicas"].clone();
+    while replicas() != json!({"files": 0, "bytes": 0}) {}
+    // A disk that goes: what is new has none, and it is said where one looks for that.
+    let away = mesh.folder.path().join("away");
+    std::fs::rename(&copies, &away).expect("moved");
+    mesh.brahman_json(&["ingest", "files", "t", &table(mesh.folder.path(), 320)]);
+    mesh.brahman_json(&["index", "refresh", "t"]);
+    while replicas()["files"].as_u64().is_none_or(|files| files == 0) {}
+    assert!(replicas()["failing"].as_str().is_some_and(|why| why.contains("unavailable")), "{}", replicas());
+    let health = String::from_utf8_lossy(&mesh.brahman(&["buckets", "health"]).stdout).into_owned();
+    assert!(health.contains("index `t`") && health.contains("no replica in bucket rescue"), "{health}");
+    std::fs::rename(&away, &copies).expect("moved back");
+    mesh.brahman_json(&["index", "refresh", "t"]);
+    while replicas() != json!({"files": 0, "bytes": 0}) {}
     std::fs::create_dir_all(&theirs).expect("made");
     std::fs::write(theirs.join(".owner"), "another mesh").expect("written");
     mesh.brahman_json(&["index", "create", "other", "--dataset", "t"]);

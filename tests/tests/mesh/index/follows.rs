@@ -139,6 +139,23 @@ async fn a_dataset_that_was_made_again_under_the_same_number_makes_its_index_sta
 }
 
 #[tokio::test]
+async fn a_mark_of_an_index_that_is_not_behind_goes_and_one_of_an_index_that_is_stays() {
+    let mesh = indexed(300).await;
+    for index in ["t", "elsewhere"] {
+        mesh.call("org.brahman.Catalog.MarkStale", json!({"name": "t", "index": index})).await.expect("noted");
+    }
+    let marks = async || mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there")["dataset"]["stale"].clone();
+    assert!(marks().await.as_array().is_some_and(|marks| marks.contains(&json!("elsewhere"))));
+    // The catalog's next word, whatever it is of.
+    ingested(&mesh, "other", "id,text\na,b\n");
+    while marks().await != json!(["elsewhere"]) {}
+    let csv = table(mesh.folder.path(), 200);
+    mesh.brahman_json(&["ingest", "files", "t", &csv]);
+    while stats(&mesh)["stale"] != true {}
+    assert_eq!(marks().await, json!(["elsewhere", "t"]));
+}
+
+#[tokio::test]
 async fn a_wrong_line_turns_the_agent_off_and_nothing_else() {
     for (text, words) in [
         ("[agent]\nenabled = true\nepsilon = nan\n", "epsilon"),

@@ -35,6 +35,10 @@ async fn a_conversation_goes_through_a_chat_template_and_the_reply_says_which() 
     // What cannot be used is refused by name, and nothing else is lost.
     for (chat, words) in [
         (json!({ "text": "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}" }), "steps"),
+        (
+            json!({ "text": "{% set n = namespace(s='0123456789') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}" }),
+            "MiB of memory",
+        ),
         (json!({ "text": "x".repeat(1 << 20) }), "1048576 bytes"),
         (json!({ "text": "{% include '/etc/passwd' %}" }), "template not found"),
         (json!({ "text": "a\n{{ open('/etc/passwd') }}" }), "line 2"),
