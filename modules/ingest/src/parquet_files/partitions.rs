@@ -43,7 +43,7 @@ impl Partitions {
         }
         let values: Vec<Vec<Option<String>>> = folders.into_iter().map(|of| of.into_iter().map(|(_, value)| value).collect()).collect();
         let mut notes = vec![format!("columns of folders' names: {}", names.join(", "))];
-        let mut kind = |column: usize| {
+        let kind = |column: usize| {
             let mut facts = Facts::default();
             for value in values.iter().filter_map(|of| of[column].as_deref()) {
                 facts.add(&scanned(value), value, 0);
