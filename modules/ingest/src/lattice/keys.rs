@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 
+use arrow_schema::Fields;
+
 use super::{Facts, Kind};
 
 /// What was seen of objects.
@@ -116,6 +118,12 @@ impl Keys {
     /// The types of all keys.
     pub(crate) fn kinds(&self, depth: usize) -> Vec<(String, Kind)> {
         self.iter().map(|(name, facts)| (name.to_owned(), facts.kind_at(depth))).collect()
+    }
+
+    /// The same, where those that are kept hold what was seen.
+    pub(crate) fn kinds_or(&self, kept: &Fields, depth: usize) -> Vec<(String, Kind)> {
+        let kept = |name: &str| kept.find(name).map(|(_, field)| field.data_type());
+        self.iter().map(|(name, facts)| (name.to_owned(), facts.kind_or_at(kept(name), depth))).collect()
     }
 
     /// Keys of a type, of which nothing was seen yet, in its order.
