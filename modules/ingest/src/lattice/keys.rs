@@ -120,10 +120,18 @@ impl Keys {
         self.iter().map(|(name, facts)| (name.to_owned(), facts.kind_at(depth))).collect()
     }
 
-    /// The same, where those that are kept hold what was seen.
+    /// The same, those that are kept first: each stays as it was if that holds what was seen, and if no object has it any more. So it does
+    /// not matter where they were looked for first.
     pub(crate) fn kinds_or(&self, kept: &Fields, depth: usize) -> Vec<(String, Kind)> {
-        let kept = |name: &str| kept.find(name).map(|(_, field)| field.data_type());
-        self.iter().map(|(name, facts)| (name.to_owned(), facts.kind_or_at(kept(name), depth))).collect()
+        let before = kept.iter().filter_map(|field| {
+            let kind = match self.places.get(field.name()) {
+                Some(place) => self.facts[*place].kind_or_at(Some(field.data_type()), depth),
+                None => Kind::within(field.data_type())?,
+            };
+            Some((field.name().clone(), kind))
+        });
+        let new = self.iter().filter(|(name, _)| kept.find(name).is_none());
+        before.chain(new.map(|(name, facts)| (name.to_owned(), facts.kind_at(depth)))).collect()
     }
 
     /// Keys of a type, of which nothing was seen yet, in its order.
