@@ -163,6 +163,16 @@ impl Kind {
         })
     }
 
+    /// The same of structs and lists, too.
+    fn within(arrow: &DataType) -> Option<Self> {
+        let field = |field: &Arc<Field>| Some((field.name().clone(), Self::within(field.data_type())?));
+        match arrow {
+            DataType::Struct(fields) => Some(Self::Struct(fields.iter().map(field).collect::<Option<_>>()?)),
+            DataType::List(item) => Some(Self::List(Box::new(Self::within(item.data_type())?))),
+            other => Self::of(other),
+        }
+    }
+
     /// The type that a person names so.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let name = name.trim().to_ascii_lowercase();
@@ -546,12 +556,22 @@ impl Facts {
 
     /// The type that a column keeps, if that holds all that was seen; else the narrowest that does.
     pub(crate) fn kind_or(&self, kept: Option<&DataType>) -> Kind {
-        let own = self.kind();
-        let is_plain = self.object().is_none() && self.items().is_none();
-        match kept.and_then(Kind::of) {
-            // As text it is what JSON is kept as.
-            Some(Kind::Text) if own == Kind::Json => own,
-            Some(kept) if is_plain && self.scalars.fit(&kept) => kept,
+        self.kind_or_at(kept, 0)
+    }
+
+    fn kind_or_at(&self, kept: Option<&DataType>, depth: usize) -> Kind {
+        let own = self.kind_at(depth);
+        match (kept, &own, self.object(), self.items()) {
+            // What is within keeps its type, each by itself.
+            (Some(DataType::Struct(fields)), Kind::Struct(_), Some(keys), _) => Kind::Struct(keys.kinds_or(fields, depth + 1)),
+            (Some(DataType::List(item)), Kind::List(_), _, Some(items)) => {
+                Kind::List(Box::new(items.kind_or_at(Some(item.data_type()), depth + 1)))
+            }
+            // As text it is what JSON is kept as, whatever else there was before.
+            (Some(DataType::Utf8), Kind::Json | Kind::Struct(_) | Kind::List(_), ..) => Kind::Json,
+            // Of no values it is what it was.
+            (Some(kept @ (DataType::Struct(_) | DataType::List(_))), Kind::Null, ..) => Kind::within(kept).unwrap_or(own),
+            (_, _, None, None) => kept.and_then(Kind::of).filter(|kept| self.scalars.fit(kept)).unwrap_or(own),
             _ => own,
         }
     }

@@ -88,7 +88,7 @@ pub(crate) fn read(
     let (schema, mut notes) = common(&paths, &far, union)?;
     let schema = keeping(schema, kept, &mut notes);
     let own: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-    let (partitions, words) = Partitions::of(files, &own);
+    let (partitions, words) = Partitions::of(files, &own, kept);
     notes.extend(words);
     let fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).chain(partitions.fields()).collect();
     let whole = match partitions.is_empty() {

@@ -51,6 +51,10 @@ fn several(files: &[&[u8]], kept: Option<&Schema>) -> io::Result<Outcome> {
     Ok(Outcome { schema: schema.into_inner().expect("a schema"), batches: batches.into_inner(), bad, notes })
 }
 
+fn of_lines(lines: &[&str]) -> Outcome {
+    of(&lines.join("\n"))
+}
+
 fn of(text: &str) -> Outcome {
     several(&[text.as_bytes()], None).expect("read")
 }
@@ -185,6 +189,25 @@ fn what_a_dataset_has_stays_if_it_holds_what_is_there() {
     let out = several(&[b"{\"a\":1,\"b\":2,\"c\":0.5}\n"], Some(&kept)).expect("read");
     assert_eq!(out.types(), ["a Float64", "b Utf8", "c Float64"]);
     assert!(out.notes.iter().any(|note| note.contains("`a` keeps its type Float64")), "{:?}", out.notes);
+}
+
+#[test]
+fn what_is_within_a_column_keeps_its_type_too() {
+    let of = |text: &str, kept: &Outcome| several(&[text.as_bytes()], Some(&kept.schema)).expect("read");
+    let first = of_lines(&[r#"{"s":{"a":0.5,"b":"x"},"l":[1.5],"j":1,"n":{"d":"2024-01-31"}}"#, r#"{"j":{"k":1}}"#]);
+    assert_eq!(first.types()[2], "j Utf8", "one of several sorts is JSON");
+    let next = of(r#"{"s":{"a":1,"c":true},"l":[2],"j":{"k":2},"n":null}"#, &first);
+    let kind = |out: &Outcome, name: &str| out.schema.field_with_name(name).expect("a column").data_type().clone();
+    let DataType::Struct(fields) = kind(&next, "s") else { panic!("{:?}", next.types()) };
+    let fields: Vec<String> = fields.iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
+    assert_eq!(fields, ["a Float64", "b Utf8", "c Boolean"], "what no object has any more is NULL");
+    for name in ["l", "j", "n"] {
+        assert_eq!(kind(&next, name), kind(&first, name), "{name}");
+    }
+    assert_eq!(next.texts(2), [Some(r#"{"k":2}"#.to_owned())]);
+    assert!(next.notes.iter().any(|note| note.contains("`j` keeps its type Utf8")), "{:?}", next.notes);
+    // What does not fit widens.
+    assert_eq!(kind(&of(r#"{"l":["x"]}"#, &first), "l"), kind(&of_lines(&[r#"{"l":["x"]}"#]), "l"));
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 
+use arrow_schema::Fields;
+
 use super::{Facts, Kind};
 
 /// What was seen of objects.
@@ -116,6 +118,20 @@ impl Keys {
     /// The types of all keys.
     pub(crate) fn kinds(&self, depth: usize) -> Vec<(String, Kind)> {
         self.iter().map(|(name, facts)| (name.to_owned(), facts.kind_at(depth))).collect()
+    }
+
+    /// The same, those that are kept first: each stays as it was if that holds what was seen, and if no object has it any more. So it does
+    /// not matter where they were looked for first.
+    pub(crate) fn kinds_or(&self, kept: &Fields, depth: usize) -> Vec<(String, Kind)> {
+        let before = kept.iter().filter_map(|field| {
+            let kind = match self.places.get(field.name()) {
+                Some(place) => self.facts[*place].kind_or_at(Some(field.data_type()), depth),
+                None => Kind::within(field.data_type())?,
+            };
+            Some((field.name().clone(), kind))
+        });
+        let new = self.iter().filter(|(name, _)| kept.find(name).is_none());
+        before.chain(new.map(|(name, facts)| (name.to_owned(), facts.kind_at(depth)))).collect()
     }
 
     /// Keys of a type, of which nothing was seen yet, in its order.

@@ -6,7 +6,7 @@
 use std::io;
 
 use arrow_array::ArrayRef;
-use arrow_schema::Field;
+use arrow_schema::{Field, Schema};
 
 use crate::lattice::cells::Cells;
 use crate::lattice::{Facts, Kind, Value};
@@ -25,35 +25,40 @@ pub(super) struct Partitions {
 }
 
 impl Partitions {
-    /// Those of files whose own columns are called so; and what is to be said if there are none where there could be.
-    pub(super) fn of(files: &[File], own: &[&str]) -> (Self, Option<String>) {
+    /// Those of files whose own columns are called so; and what is to be said of them, or if there are none where there could be. A type
+    /// that the dataset's column has already stays, if it holds all values.
+    pub(super) fn of(files: &[File], own: &[&str], kept: Option<&Schema>) -> (Self, Vec<String>) {
         let folders: Vec<Vec<(String, Option<String>)>> = files.iter().map(|file| folders(&file.id)).collect();
-        let Some(first) = folders.iter().find(|folders| !folders.is_empty()) else { return (Self::default(), None) };
+        let Some(first) = folders.iter().find(|folders| !folders.is_empty()) else { return (Self::default(), Vec::new()) };
         let names: Vec<String> = first.iter().map(|(name, _)| name.clone()).collect();
         let is_same = |folders: &Vec<(String, Option<String>)>| folders.iter().map(|(name, _)| name).eq(&names);
         if let Some(at) = folders.iter().position(|folders| !is_same(folders)) {
             let words =
                 format!("folders such as `{}=` are no columns: not every file lies in such, as {} does not", names[0], files[at].id);
-            return (Self::default(), Some(words));
+            return (Self::default(), vec![words]);
         }
         let twice = names.iter().enumerate().find(|(at, name)| own.contains(&name.as_str()) || names[..*at].contains(name));
         if let Some((_, name)) = twice {
-            return (Self::default(), Some(format!("folders `{name}=` are no column: there is one of this name in the files")));
+            return (Self::default(), vec![format!("folders `{name}=` are no column: there is one of this name in the files")]);
         }
         let values: Vec<Vec<Option<String>>> = folders.into_iter().map(|of| of.into_iter().map(|(_, value)| value).collect()).collect();
+        let mut notes = vec![format!("columns of folders' names: {}", names.join(", "))];
         let kind = |column: usize| {
             let mut facts = Facts::default();
             for value in values.iter().filter_map(|of| of[column].as_deref()) {
                 facts.add(&scanned(value), value, 0);
             }
-            match facts.kind() {
-                kind @ (Kind::Int | Kind::Date) => kind,
-                _ => Kind::Text,
+            let plain = |kind: Kind| if matches!(kind, Kind::Int | Kind::Date) { kind } else { Kind::Text };
+            let before = kept.and_then(|schema| schema.field_with_name(&names[column]).ok()).map(Field::data_type);
+            let (kind, own) = (plain(facts.kind_or(before)), plain(facts.kind()));
+            if kind != own {
+                let (name, kind, own) = (&names[column], kind.arrow(), own.arrow());
+                notes.push(format!("column `{name}` keeps its type {kind}; read as a new dataset it is {own}"));
             }
+            kind
         };
         let kinds = (0..names.len()).map(kind).collect();
-        let words = format!("columns of folders' names: {}", names.join(", "));
-        (Self { names, kinds, values }, Some(words))
+        (Self { names, kinds, values }, notes)
     }
 
     /// Whether there are none.
@@ -126,9 +131,9 @@ mod tests {
     #[test]
     fn folders_are_columns_if_all_files_have_them() {
         let of = |ids: &[&str], own: &[&str]| {
-            let (parts, note) = Partitions::of(&files(ids), own);
+            let (parts, notes) = Partitions::of(&files(ids), own, None);
             let fields: Vec<String> = parts.fields().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
-            (fields.join(", "), note.is_some())
+            (fields.join(", "), !notes.is_empty())
         };
         let two = ["y=2024/d=2024-01-31/a", "y=2023/d=2023-01-01/b"];
         assert_eq!(of(&two, &["v"]), ("y Int64, d Date32".to_owned(), true));
@@ -137,7 +142,11 @@ mod tests {
         assert_eq!(of(&two, &["d"]), (String::new(), true));
         assert_eq!(of(&["y=1/a", "b"], &[]), (String::new(), true));
         assert_eq!(of(&["x/a", "b"], &[]), (String::new(), false));
-        let (parts, _) = Partitions::of(&files(&["k=a%2Fb %é/x"]), &[]);
+        let kept = Schema::new(vec![Field::new("y", arrow_schema::DataType::Utf8, true)]);
+        let (parts, notes) = Partitions::of(&files(&two), &["v"], Some(&kept));
+        let fields: Vec<String> = parts.fields().map(|field| field.data_type().to_string()).collect();
+        assert!(fields == ["Utf8", "Date32"] && notes[1].contains("`y` keeps its type Utf8") && notes[1].contains("Int64"), "{notes:?}");
+        let (parts, _) = Partitions::of(&files(&["k=a%2Fb %é/x"]), &[], None);
         let column = &parts.columns(0, 2).expect("made")[0];
         let column = column.as_any().downcast_ref::<arrow_array::StringArray>().expect("text");
         assert_eq!(column.iter().flatten().collect::<Vec<_>>(), ["a/b %é", "a/b %é"]);

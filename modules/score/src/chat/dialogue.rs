@@ -10,6 +10,8 @@
 //! Invariants: an entry that the template does not show is named; a response that is found with a memory and not without it is an
 //! error of that row; ids of the caller's are never turned into text.
 
+mod places;
+
 use std::collections::HashMap;
 use std::ops::Range;
 
@@ -19,13 +21,14 @@ use serde_json::{Map, Value};
 use super::{ChatError, Renderer, Source, Templates, message};
 use crate::ablation::Ablation;
 use crate::engine::{Engine, EngineError};
+use places::{MARK_END, ShownTurns, find};
 
 /// Between texts that share a message.
 const BETWEEN: &str = "\n\n";
 /// Marks begin with one of these, whichever no content has: characters that Unicode leaves to private use.
 const MARKS: Range<u32> = 0xF0000..0xF0010;
-/// What ends a mark.
-const MARK_END: char = '\u{F00FF}';
+/// Entries that a note names of those that the template does not show.
+const UNSEEN_NAMED: usize = 8;
 
 /// A conversation's sections.
 const SECTIONS: [&str; 3] = ["system", "identity", "journal"];
@@ -61,16 +64,6 @@ struct Turn {
     /// Fields beside role and content.
     more: Map<String, Value>,
     pieces: Vec<usize>,
-}
-
-/// The text of messages, and where each one's content stands.
-#[derive(Debug, Default)]
-struct ShownTurns {
-    text: String,
-    /// In bytes, for each message.
-    contents: Vec<Option<Range<usize>>>,
-    /// Messages whose content was found by what it says, for the template has other words around it.
-    guessed: usize,
 }
 
 /// Messages as tokens.
@@ -230,7 +223,7 @@ impl Dialogue {
             self.notes.push(format!("{} entries were found by their text, for the template has other words around them", flat.guessed));
         }
         let mut memories: Vec<MemoryPlaces> = self.keys.iter().map(|key| (key.clone(), Vec::new())).collect();
-        let (mut responses, mut hidden) = (Vec::new(), Vec::new());
+        let (mut responses, mut hidden, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
         // Nothing precedes a first token.
         let most = flat.tokens.len();
         let clamp = |place: usize| place.max(1).min(most);
@@ -242,19 +235,24 @@ impl Dialogue {
             }
             let range = found.clone().unwrap_or(last..last);
             last = clamp(range.end);
+            let is_unseen = found.is_none() && piece.content.text.as_deref() != Some("");
             if let Some(memory) = piece.memory {
                 memories[memory].1.push(range);
+                if is_unseen {
+                    unseen.push(format!("{} (memory `{}`)", piece.place, self.keys[memory]));
+                }
             } else if let (Some(entry), Some("assistant")) = (piece.entry, piece.role.as_deref()) {
                 if found.is_none() {
                     hidden.push(entry);
                 }
                 responses.push((entry, clamp(range.start)..clamp(range.end)));
-            } else if found.is_none() && piece.content.text.as_deref() != Some("") {
-                self.notes.push(format!("{} is not shown by the template", piece.place));
+            } else if is_unseen {
+                unseen.push(piece.place.clone());
             }
         }
+        self.notes.extend(unseen_note(&unseen));
         if !hidden.is_empty() {
-            let shown: Vec<String> = hidden.iter().take(8).map(ToString::to_string).collect();
+            let shown: Vec<String> = hidden.iter().take(UNSEEN_NAMED).map(ToString::to_string).collect();
             let (count, shown) = (hidden.len(), shown.join(", "));
             self.notes.push(format!("{count} responses are not shown by the template and have no figures: entries {shown}"));
         }
@@ -486,6 +484,18 @@ impl Dialogue {
     }
 }
 
+/// What is said of entries that the template does not show.
+fn unseen_note(unseen: &[String]) -> Option<String> {
+    match unseen {
+        [] => None,
+        [one] => Some(format!("{one} is not shown by the template")),
+        several => {
+            let named = several[..several.len().min(UNSEEN_NAMED)].join(", ");
+            Some(format!("{} entries are not shown by the template, such as {named}", several.len()))
+        }
+    }
+}
+
 /// The tokens that a part of the text is made of, those included that reach over its ends.
 fn tokens_of(part: &Range<usize>, places: &[Range<usize>]) -> Range<usize> {
     if part.is_empty() {
@@ -514,82 +524,6 @@ fn pieces(conversation: &Conversation, keys: &[String]) -> Vec<Piece> {
         pieces.push(Piece { entry: Some(at), place: format!("conversation[{at}]"), memory: memory(entry), role, content: entry.clone() });
     }
     pieces
-}
-
-/// What a text with marks has between them, and which marks those are: one part more than marks.
-fn parts(skeleton: &str, mark: char, count: usize) -> (Vec<&str>, Vec<usize>) {
-    let (mut literals, mut marks) = (Vec::new(), Vec::new());
-    let (mut from, mut at) = (0, 0);
-    while let Some(start) = skeleton[at..].find(mark).map(|start| at + start) {
-        let inner = start + mark.len_utf8();
-        let number = skeleton[inner..].find(MARK_END).map(|len| (&skeleton[inner..inner + len], inner + len + MARK_END.len_utf8()));
-        match number.and_then(|(number, end)| Some((number.parse::<usize>().ok().filter(|n| *n < count)?, end))) {
-            Some((number, end)) => {
-                literals.push(&skeleton[from..start]);
-                marks.push(number);
-                (from, at) = (end, end);
-            }
-            None => at = inner,
-        }
-    }
-    literals.push(&skeleton[from..]);
-    (literals, marks)
-}
-
-/// Finds contents in a text by what stands between them.
-fn find(text: String, skeleton: &str, mark: char, contents: &[String]) -> ShownTurns {
-    let (literals, marks) = parts(skeleton, mark, contents.len());
-    let mut shown = ShownTurns { contents: vec![None; contents.len()], ..ShownTurns::default() };
-    let mut at = if text.starts_with(literals[0]) { Some(literals[0].len()) } else { None };
-    // Where the search goes on once the words between contents are not what they were.
-    let mut seen = 0;
-    let by_words = |content: &str, seen: usize| {
-        let content = content.trim();
-        (!content.is_empty()).then(|| text[seen..].find(content).map(|start| seen + start..seen + start + content.len())).flatten()
-    };
-    for (k, number) in marks.iter().enumerate() {
-        let (content, next, is_last) = (&contents[*number], literals[k + 1], k + 1 == marks.len());
-        let exact = at.and_then(|at| {
-            let rest = &text[at..];
-            let fits = |len: usize| if is_last { &rest[len..] == next } else { rest[len..].starts_with(next) };
-            let as_given = [content.as_str(), content.trim(), content.trim_start(), content.trim_end()];
-            let given = as_given.into_iter().find(|said| rest.starts_with(said) && fits(said.len())).map(str::len);
-            let len = given.or_else(|| match (is_last, next) {
-                (true, _) => rest.ends_with(next).then(|| rest.len() - next.len()),
-                (false, "") => None,
-                (false, next) => rest.find(next),
-            })?;
-            Some(at..at + len)
-        });
-        let range = match exact {
-            Some(range) => {
-                at = Some(range.end + next.len());
-                Some(range)
-            }
-            None => {
-                let found = by_words(content, seen);
-                shown.guessed += usize::from(found.is_some());
-                // What follows may be as it should be again.
-                at = found.as_ref().filter(|range| text[range.end..].starts_with(next)).map(|range| range.end + next.len());
-                found
-            }
-        };
-        if let Some(range) = range {
-            seen = range.end;
-            shown.contents[*number].get_or_insert(range);
-        }
-    }
-    if marks.is_empty() {
-        for (number, content) in contents.iter().enumerate() {
-            if let Some(range) = by_words(content, seen) {
-                seen = range.end;
-                shown.guessed += 1;
-                shown.contents[number] = Some(range);
-            }
-        }
-    }
-    shown.text = text;
-    shown
 }
 
 #[cfg(test)]

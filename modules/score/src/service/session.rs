@@ -285,6 +285,8 @@ mod tests {
         let kept = ResultStore::open(folder.path(), 1 << 20);
         let desk = Desk { engine: &engine, kept: &kept, stop: &stop };
         let mut session = Session::open(&desk, &conversation, &layout, true).expect("opened");
+        let notes = session.script.used.notes.clone().unwrap_or_default();
+        assert!(notes.iter().any(|note| note == "conversation[0] (memory `unseen`) is not shown by the template"), "{notes:?}");
         let responses = session.after(0, 50);
         session.baseline(&responses).expect("scored");
         let mut deltas = Vec::new();
