@@ -26,6 +26,7 @@ mod keep_sweeps;
 mod logs;
 mod models;
 mod modes;
+mod page;
 mod partial;
 mod person;
 mod profiles;
