@@ -122,9 +122,10 @@ fn modules(registry: &mut Registry, modules: &[ModuleStatus]) {
         if let Some(bytes) = resident_bytes(module.pid) {
             memory.get_or_create(&labels()).set(bytes as f64);
         }
-        for (quantile, value) in [("0.5", module.p50_us), ("0.99", module.p99_us)] {
+        // Not `quantile`: Prometheus keeps that label for summaries.
+        for (percentile, value) in [("50", module.p50_us), ("99", module.p99_us)] {
             if let Some(us) = value {
-                latency.get_or_create(&[labels(), vec![("quantile", quantile.to_owned())]].concat()).set(us as f64 / 1e6);
+                latency.get_or_create(&[labels(), vec![("percentile", percentile.to_owned())]].concat()).set(us as f64 / 1e6);
             }
         }
     }
@@ -184,6 +185,16 @@ fn plain(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_latency_is_told_by_its_percentile() {
+        let mut registry = Registry::with_prefix("brahman");
+        let module = ModuleStatus { label: "embed-mock".into(), p50_us: Some(1500), ..ModuleStatus::default() };
+        modules(&mut registry, &[module]);
+        let text = text_of(&registry).expect("written");
+        assert!(text.contains("brahman_module_latency_seconds{module=\"embed-mock\",mock=\"false\",percentile=\"50\"} 0.0015\n"), "{text}");
+        assert!(!text.contains("quantile"), "{text}");
+    }
 
     #[test]
     fn the_older_format_declares_a_counter_by_its_samples_name() {
