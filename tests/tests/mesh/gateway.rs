@@ -28,7 +28,7 @@ pub(crate) struct HttpAnswer {
 
 impl HttpAnswer {
     /// Reads an answer to the end of its connection.
-    fn read(mut stream: impl Read) -> Self {
+    pub(crate) fn read(mut stream: impl Read) -> Self {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("an answer");
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&bytes)));
@@ -412,7 +412,7 @@ fn askers(mesh: &Mesh, count: usize, stop: &Arc<AtomicBool>, done: &Arc<AtomicUs
 async fn no_request_is_lost_when_the_gateway_or_a_provider_is_killed() {
     let mesh = mesh().await;
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let threads = askers(&mesh, 16, &stop, &done);
+    let threads = askers(&mesh, 50, &stop, &done);
     for label in ["embed-mock", "gateway", "embed-mock", "gateway", "broker"] {
         let before = mesh.module(label).await;
         mesh.signal(before.pid, "KILL");

@@ -10,6 +10,7 @@ mod corpus;
 mod data;
 mod datasets;
 mod differential;
+mod doors;
 mod encrypted;
 mod faults;
 mod first_hour;
