@@ -1,6 +1,6 @@
-//! The page at `/`, and its views below `/page/`: the mesh as it is, search with hits in place, datasets with columns and history, an
-//! index's trials as a plot, a score matrix as a heat map. Each is made here, as a whole, of links and forms; a script adds the key and what
-//! changes by itself.
+//! The page at `/`, and its views below `/page/`: the mesh as it is, search with hits in place, datasets with columns and history,
+//! an index's trials as a plot, a score matrix as a heat map. Each is made here, as a whole, of links and forms; a script adds the key
+//! and what changes by itself.
 //!
 //! Invariants: nothing on it comes from elsewhere; the one script and the one style that count are those that were built in, by their
 //! hashes, so that no file's name, no text and no message can run, whatever is in it; whatever is not ours is escaped, by the templates'

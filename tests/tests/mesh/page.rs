@@ -84,7 +84,8 @@ async fn trials_are_a_plot_with_the_live_configuration_ringed() {
 #[tokio::test]
 async fn a_pasted_conversation_becomes_a_heat_map() {
     let mesh = mesh().await;
-    let talk = "memory+boat%3A+The+boat+is+called+Kolva.%0Amemory+%3Cimg%3E%3A+Tea.%0Auser%3A+Which+boat%3F%0Aassistant%3A+The+boat+is+called+Kolva.";
+    let talk = "memory+boat%3A+The+boat+is+called+Kolva.%0Amemory+%3Cimg%3E%3A+Tea.%0A\
+                user%3A+Which+boat%3F%0Aassistant%3A+The+boat+is+called+Kolva.";
     let form = [("content-type", "application/x-www-form-urlencoded"), ("origin", "http://localhost")];
     let sent = send(&mesh, &request("POST", "/page/matrix", &form, &format!("talk={talk}")));
     let page = whole("/page/matrix", &sent, 200);
