@@ -29,7 +29,7 @@ demo: release ## the main job, on docs/ and then on files of your own: make demo
 test: setup ## every test, on real parts
 	@packaging/test.sh
 
-test-clients: setup build ## others' clients, as they come from PyPI, against the gateway and brahman mcp
+test-clients: setup build ## others' clients, as they come from PyPI, npm and Debian, against the gateway and brahman mcp
 	@packaging/clients.sh "$(CARGO_TARGET_DIR)/debug"
 
 soak: setup release ## a mesh under kills, stops and a full disk for 15 minutes: BRAHMAN_SOAK_S=120 for less

@@ -18,6 +18,10 @@ environment() {
 }
 BRAHMAN_BENCH_PYTHON=$(environment peers fastembed==0.9.1)
 export BRAHMAN_BENCH_PYTHON
+if [ $# = 0 ] || [[ " $* " == *" doors "* ]]; then
+    BRAHMAN_BENCH_DOORS_PYTHON=$(environment doors-peers fastembed==0.9.1 fastapi==0.165.0 uvicorn==0.54.0 openai==3.57.0)
+    export BRAHMAN_BENCH_DOORS_PYTHON
+fi
 if [[ " $* " == *" index "* ]]; then
     BRAHMAN_BENCH_INDEX_PYTHON=$(environment index-peers hnswlib==0.8.0 faiss-cpu==1.15.1 usearch==2.26.6 numpy==2.4.6)
     export BRAHMAN_BENCH_INDEX_PYTHON

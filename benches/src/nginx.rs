@@ -1,8 +1,9 @@
 //! The peer for a brokered call: HTTP through nginx on Unix sockets, to a backend in a process of its own, as our provider
 //! is: a second nginx, which answers from memory. Kept-alive connections on both sides, one worker each.
 
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use brahman_sidecar::Connection;
 use brahman_sidecar::client::encode_call;
@@ -88,6 +89,53 @@ http {{
         "faster",
         o50 < h50,
     );
+}
+
+/// An nginx that answers everything with the same bytes.
+pub(crate) struct FixedServer {
+    pub(crate) socket: PathBuf,
+    server: Child,
+}
+
+impl Drop for FixedServer {
+    fn drop(&mut self) {
+        // nginx's master takes its workers along on SIGTERM only.
+        let _ = Command::new("kill").arg(self.server.id().to_string()).status();
+        let _ = self.server.wait();
+    }
+}
+
+/// A server of bodies of this many bytes, on a Unix socket, with as many workers as there are cores.
+pub(crate) fn fixed(folder: &Path, size: usize) -> Result<FixedServer, String> {
+    std::fs::create_dir(folder).unwrap();
+    let path = |name: &str| folder.join(name).display().to_string();
+    let configuration = format!(
+        "daemon off; worker_processes auto; pid {pid}; error_log {log};
+events {{ worker_connections 512; }}
+http {{
+  access_log off; client_body_temp_path {tmp}; proxy_temp_path {tmp}; fastcgi_temp_path {tmp}; uwsgi_temp_path {tmp}; scgi_temp_path {tmp};
+  keepalive_requests 1000000;
+  server {{ listen unix:{socket}; location / {{ default_type application/json; return 200 '{body}'; }} }}
+}}",
+        pid = path("pid"),
+        log = path("log"),
+        tmp = path("tmp"),
+        socket = path("fixed.sock"),
+        body = "x".repeat(size),
+    );
+    let file = path("conf");
+    std::fs::write(&file, configuration).unwrap();
+    let started = Command::new("nginx").args(["-c", &file, "-p", &path("")]).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+    let server = started.map_err(|_| "nginx is not installed: apt-get install -y nginx-light".to_owned())?;
+    let server = FixedServer { socket: folder.join("fixed.sock"), server };
+    let until = Instant::now() + Duration::from_secs(10);
+    while std::os::unix::net::UnixStream::connect(&server.socket).is_err() {
+        if Instant::now() > until {
+            return Err(format!("nginx does not answer: {}", std::fs::read_to_string(path("log")).unwrap_or_default()));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(server)
 }
 
 /// Sends a request and reads a whole response.

@@ -128,9 +128,10 @@ fn modules(registry: &mut Registry, modules: &[ModuleStatus]) {
         if let Some(bytes) = resident_bytes(module.pid) {
             memory.get_or_create(&labels()).set(bytes as f64);
         }
-        for (quantile, value) in [("0.5", module.p50_us), ("0.99", module.p99_us)] {
+        // Not `quantile`: Prometheus keeps that label for summaries.
+        for (percentile, value) in [("50", module.p50_us), ("99", module.p99_us)] {
             if let Some(us) = value {
-                latency.get_or_create(&[labels(), vec![("quantile", quantile.to_owned())]].concat()).set(us as f64 / 1e6);
+                latency.get_or_create(&[labels(), vec![("percentile", percentile.to_owned())]].concat()).set(us as f64 / 1e6);
             }
         }
     }
@@ -207,5 +208,15 @@ mod tests {
         let plain = plain(&open);
         assert!(plain.contains("# TYPE brahman_http_requests_total counter\n") && !plain.contains("EOF"), "{plain}");
         assert!(plain.contains("brahman_http_requests_total{path=\"/v1/embeddings\",status=\"200\"} 1\n"), "{plain}");
+    }
+
+    #[test]
+    fn a_latency_is_told_by_its_percentile() {
+        let mut registry = Registry::with_prefix("brahman");
+        let module = ModuleStatus { label: "embed-mock".into(), p50_us: Some(1500), ..ModuleStatus::default() };
+        modules(&mut registry, &[module]);
+        let text = text_of(&registry).expect("written");
+        assert!(text.contains("brahman_module_latency_seconds{module=\"embed-mock\",mock=\"false\",percentile=\"50\"} 0.0015\n"), "{text}");
+        assert!(!text.contains("quantile"), "{text}");
     }
 }

@@ -11,6 +11,10 @@ use crate::refusal::Dialect;
 pub(crate) enum Route<'a> {
     /// `/`
     Page,
+    /// `/page/{view}`
+    View(&'a str),
+    /// `/page/matrix`, to which the form with a conversation is sent.
+    Matrix,
     /// `/health`, of TEI and of load balancers.
     Health,
     /// `/metrics`
@@ -90,6 +94,8 @@ impl<'a> Route<'a> {
         let rest = path.strip_prefix('/').filter(|rest| is_plain(rest))?;
         let parts: Vec<&str> = rest.split('/').collect();
         Some(match parts.as_slice() {
+            ["page", "matrix"] => Self::Matrix,
+            ["page", view] => Self::View(view),
             ["health"] => Self::Health,
             ["metrics"] => Self::Metrics,
             ["openapi.json"] => Self::OpenApi,
@@ -127,6 +133,8 @@ impl<'a> Route<'a> {
     pub(crate) fn pattern(&self) -> &'static str {
         match self {
             Self::Page => "/",
+            Self::View(_) => "/page/{view}",
+            Self::Matrix => "/page/matrix",
             Self::Health => "/health",
             Self::Metrics => "/metrics",
             Self::OpenApi => "/openapi.json",
@@ -178,6 +186,7 @@ impl<'a> Route<'a> {
                 | Self::Search(_)
                 | Self::Upload
                 | Self::Mcp
+                | Self::Matrix
         )
     }
 
@@ -214,6 +223,9 @@ mod tests {
     fn a_path_means_one_thing_or_nothing() {
         for (path, route) in [
             ("/", Some(Route::Page)),
+            ("/page/search", Some(Route::View("search"))),
+            ("/page/matrix", Some(Route::Matrix)),
+            ("/page/../metrics", None),
             ("/v1/embeddings", Some(Route::OpenAiEmbeddings)),
             ("/v1/models/sentence-transformers/all-MiniLM-L6-v2", Some(Route::Model("sentence-transformers/all-MiniLM-L6-v2"))),
             ("/v1/indexes/notes/search", Some(Route::Search("notes"))),

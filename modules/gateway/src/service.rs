@@ -114,7 +114,9 @@ impl Gateway {
     async fn dispatch(&self, route: Route<'_>, caller: &Caller, head: &Parts, body: &[u8]) -> Result<Answer, Refusal> {
         let mesh = &self.mesh;
         match route {
-            Route::Page => Ok(page::page(&head.headers)),
+            Route::Page => Ok(page::home(mesh, caller, &head.headers).await),
+            Route::View(name) => page::view(mesh, caller, name, head.uri.query().unwrap_or_default()).await,
+            Route::Matrix => page::matrix(mesh, caller, body).await,
             Route::Health => tei::health(mesh, caller).await,
             Route::Metrics => {
                 let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();

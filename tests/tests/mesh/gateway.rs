@@ -20,15 +20,15 @@ use crate::foreign::tool;
 
 /// An answer, as it came.
 #[derive(Debug)]
-struct HttpAnswer {
-    status: u16,
-    headers: BTreeMap<String, String>,
+pub(crate) struct HttpAnswer {
+    pub(crate) status: u16,
+    pub(crate) headers: BTreeMap<String, String>,
     body: Vec<u8>,
 }
 
 impl HttpAnswer {
     /// Reads an answer to the end of its connection.
-    fn read(mut stream: impl Read) -> Self {
+    pub(crate) fn read(mut stream: impl Read) -> Self {
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("an answer");
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&bytes)));
@@ -44,11 +44,11 @@ impl HttpAnswer {
         Self { status, headers, body }
     }
 
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&self.body)))
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 }
@@ -69,7 +69,7 @@ fn whole(mut rest: &[u8]) -> Vec<u8> {
 }
 
 /// A request's bytes.
-fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
+pub(crate) fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Vec<u8> {
     let mut text = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
     if !headers.iter().any(|(name, _)| *name == "host") {
         text.push_str("host: localhost\r\n");
@@ -80,28 +80,28 @@ fn request(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Ve
     format!("{text}\r\n{body}").into_bytes()
 }
 
-fn socket(mesh: &Mesh) -> UnixStream {
+pub(crate) fn socket(mesh: &Mesh) -> UnixStream {
     let stream = UnixStream::connect(mesh.beside("http.sock")).expect("it is let in");
     stream.set_read_timeout(Some(PATIENCE)).expect("set");
     stream
 }
 
-fn send(mesh: &Mesh, bytes: &[u8]) -> HttpAnswer {
+pub(crate) fn send(mesh: &Mesh, bytes: &[u8]) -> HttpAnswer {
     let mut stream = socket(mesh);
     stream.write_all(bytes).expect("it takes the request");
     HttpAnswer::read(stream)
 }
 
-fn get(mesh: &Mesh, path: &str) -> HttpAnswer {
+pub(crate) fn get(mesh: &Mesh, path: &str) -> HttpAnswer {
     send(mesh, &request("GET", path, &[], ""))
 }
 
-fn post(mesh: &Mesh, path: &str, body: &Value) -> HttpAnswer {
+pub(crate) fn post(mesh: &Mesh, path: &str, body: &Value) -> HttpAnswer {
     send(mesh, &request("POST", path, &[("content-type", "application/json")], &body.to_string()))
 }
 
 /// A mesh of mocks with a gateway.
-async fn mesh() -> Mesh {
+pub(crate) async fn mesh() -> Mesh {
     let cards = ["broker", "gateway", "embed-mock", "rerank-mock", "score-mock", "catalog", "ingest", "index"].map(shipped);
     let mesh = Setup::new(&cards).context("test").up().await;
     mesh.when(|modules| modules.iter().all(|m| m.state == ModuleState::Ready)).await;
@@ -491,7 +491,7 @@ fn askers(mesh: &Mesh, count: usize, stop: &Arc<AtomicBool>, done: &Arc<AtomicUs
 async fn no_request_is_lost_when_the_gateway_or_a_provider_is_killed() {
     let mesh = mesh().await;
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let threads = askers(&mesh, 16, &stop, &done);
+    let threads = askers(&mesh, 50, &stop, &done);
     for label in ["embed-mock", "gateway", "embed-mock", "gateway", "broker"] {
         let before = mesh.module(label).await;
         mesh.signal(before.pid, "KILL");
