@@ -9,7 +9,12 @@ DESTDIR ?=
 DIST ?= $(CURDIR)/dist
 INPUT ?=
 
-.PHONY: help setup build release demo test test-clients soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-scale bench-score bench-tuning bench-versions bench-gpu install uninstall units deb tarball wheel packages
+# What the demo runs. Its programs are those of these Cards, the command line and init: nothing else is built for it. They are picked from
+# the same packages as `make release` picks from, so that what they share with the others has the same features and is built once.
+DEMO_CARDS := broker catalog embed-mock embed-real index ingest score-real
+DEMO_PROGRAMS = brahman brahman-init $(shell sed -n 's/^exec = "\(.*\)"$$/\1/p' $(DEMO_CARDS:%=packaging/cards/%.toml))
+
+.PHONY: help setup build release demo demo-programs test test-clients soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-scale bench-score bench-tuning bench-versions bench-gpu install uninstall units deb tarball wheel packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,8 +28,11 @@ build: setup ## debug build, as the tests use it
 release: setup ## optimised build
 	cargo build --locked --release --bins
 
-demo: release ## the main job, on docs/ and then on files of your own: make demo INPUT=path
-	@packaging/demo.sh "$(CARGO_TARGET_DIR)/release" "$(INPUT)"
+demo-programs: setup
+	cargo build --locked --release $(DEMO_PROGRAMS:%=--bin %)
+
+demo: demo-programs ## the main job, on docs/ and then on files of your own: make demo INPUT=path
+	@packaging/demo.sh "$(CARGO_TARGET_DIR)/release" "$(DEMO_CARDS)" "$(INPUT)"
 
 test: setup ## every test, on real parts
 	@packaging/test.sh

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # The main job with real parts, in a private directory; leaves nothing running. First on a small real folder, so that the first answer is
 # there within a minute of the build, then on the large one.
-# demo.sh BINARIES [INPUT]. INPUT is a folder of one's own; without it a terminal is asked about the whole checkout.
+# demo.sh PROGRAMS CARDS [INPUT]. CARDS are the labels of the modules that run; their programs lie in the folder PROGRAMS. INPUT is a folder of
+# one's own; without it a terminal is asked about the whole checkout.
 set -euo pipefail
 started=$(date +%s%N)
-bin=$1 input=${2:+$(realpath "$2")}
+bin=$1 labels=$2 input=${3:+$(realpath "$3")}
 PATH="$bin:$PATH"
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -18,6 +19,8 @@ timed() { local since; since=$(date +%s%N); run "$@"; printf '(%s s)\n' "$(secon
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/brahman-demo.XXXXXX")
 export BRAHMAN_SOCKET="$work/run/brahman.sock" BRAHMAN_STATE="$work/state"
+mkdir "$work/cards"
+for label in $labels; do cp "$here/cards/$label.toml" "$work/cards"; done
 mesh=
 finish() {
     if [ -n "$mesh" ] && kill -0 "$mesh" 2>/dev/null; then
@@ -36,7 +39,7 @@ timed brahman models pull
 export BRAHMAN_SCORE_MODEL=${BRAHMAN_SCORE_MODEL:-$here/../tests/assets/induction}
 
 say "the mesh, in context prod"
-brahman up --context prod --cards "$here/cards" 2>"$work/log" &
+brahman up --context prod --cards "$work/cards" 2>"$work/log" &
 mesh=$!
 brahman status --wait 120
 
