@@ -14,7 +14,7 @@ use brahman_card::Fault;
 use brahman_card::interface::Progress;
 use brahman_card::interface::catalog::{self, ClearStaleIn, GetOut};
 use brahman_card::interface::index::{Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, RefreshSummary, error};
-use brahman_sidecar::{Call, CallOptions, Reply, chain};
+use brahman_sidecar::{Call, CallOptions, Reply, blocking, chain};
 
 use super::IndexService;
 use super::datasets::Version;
@@ -176,7 +176,7 @@ impl IndexService {
             Some(plan) => plan,
             None => {
                 let (reading, before, wanted) = (dataset.clone(), old.clone(), parameters.clone());
-                let planned = tokio::task::spawn_blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
+                let planned = blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
                 planned.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(named)?
             }
         };
@@ -315,7 +315,7 @@ fn unpinned(index: &Index) -> Result<(), Fault> {
 /// Columns whose type changed, and what that cost.
 async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Vec<Conversion>>, Fault> {
     let reading = Arc::clone(generation);
-    let read = tokio::task::spawn_blocking(move || reading.converted()).await.map_err(|e| Fault::internal(chain(&e)))?;
+    let read = blocking(move || reading.converted()).await.map_err(|e| Fault::internal(chain(&e)))?;
     let all = read.map_err(|e| Fault::of(&error::Damaged { name: name.to_owned() }, false, chain(&e)))?;
     let all: Vec<Conversion> = all.into_iter().map(|(column, from, to, nulls_made)| Conversion { column, from, to, nulls_made }).collect();
     for one in all.iter().filter(|one| one.nulls_made > 0) {
