@@ -84,6 +84,19 @@ fn cargo(arguments: &[&str]) -> String {
 }
 
 #[test]
+fn the_demo_has_cards_and_programs_for_what_it_runs() {
+    let read = |path: &str| std::fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let (makefile, programs) = (read("Makefile"), read("packaging/programs"));
+    let labels = makefile.lines().find_map(|line| line.strip_prefix("DEMO_CARDS := ")).expect("the demo's Cards");
+    for label in labels.split_whitespace() {
+        let card = read(&format!("packaging/cards/{label}.toml"));
+        // As the Makefile reads it.
+        let program = card.lines().find_map(|line| line.strip_prefix("exec = \"")?.strip_suffix('"')).expect("a program");
+        assert!(programs.lines().any(|one| one == program), "{label}: {program} is not shipped");
+    }
+}
+
+#[test]
 fn every_source_file_says_what_it_is_for() {
     let mute: Vec<String> = rust_files().into_iter().filter(|file| !text_of(file).starts_with("//!")).collect();
     assert!(mute.is_empty(), "without a //! header: {mute:?}");
