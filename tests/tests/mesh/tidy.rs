@@ -87,8 +87,9 @@ fn cargo(arguments: &[&str]) -> String {
 fn the_demo_has_cards_and_programs_for_what_it_runs() {
     let read = |path: &str| std::fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
     let (makefile, programs) = (read("Makefile"), read("packaging/programs"));
-    let labels = makefile.lines().find_map(|line| line.strip_prefix("DEMO_CARDS := ")).expect("the demo's Cards");
-    for label in labels.split_whitespace() {
+    let labels =
+        |name: &'static str| makefile.lines().find_map(|line| line.strip_prefix(name)).expect("the demo's Cards").split_whitespace();
+    for label in labels("DEMO_CARDS := ").chain(labels("DEMO_CARDS_LATER := ")) {
         let card = read(&format!("packaging/cards/{label}.toml"));
         // As the Makefile reads it.
         let program = card.lines().find_map(|line| line.strip_prefix("exec = \"")?.strip_suffix('"')).expect("a program");
