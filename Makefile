@@ -49,7 +49,7 @@ test-clients: setup build ## others' clients, as they come from PyPI, against th
 
 soak: setup release ## a mesh under kills, stops and a full disk for 15 minutes: BRAHMAN_SOAK_S=120 for less
 	BRAHMAN_TEST_TOOLS="$$(packaging/tools.sh)" \
-	cargo test --locked --release -p brahman-tests --test soak -- --ignored --nocapture
+	cargo test --locked --release --workspace --test soak -- --ignored --nocapture
 
 lint: ## formatting, clippy with warnings refused, licences and duplicates of what is in the tree
 	cargo fmt --all --check
