@@ -9,7 +9,19 @@ DESTDIR ?=
 DIST ?= $(CURDIR)/dist
 INPUT ?=
 
-.PHONY: help setup build release demo test test-clients soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-scale bench-score bench-many bench-tuning bench-versions bench-gpu install uninstall units deb tarball wheel packages
+# What the demo runs. Its programs are those of these Cards, the command line and init: nothing else is built for it. They are picked from
+# the same packages as `make release` picks from, so that what they share with the others has the same features and is built once.
+DEMO_CARDS := broker catalog embed-mock embed-real index ingest
+# What it starts after its first answers, and what is built only then.
+DEMO_CARDS_LATER := score-real
+DEMO_PROGRAMS = brahman brahman-init $(shell sed -n 's/^exec = "\(.*\)"$$/\1/p' $(DEMO_CARDS:%=packaging/cards/%.toml))
+# Built as the tests' programs are, which takes half as long as `make release`, and `make test` need not do it again. The demo's time is ONNX
+# Runtime's, which comes built. `make demo DEMO_PROFILE=release` runs it as it is installed.
+DEMO_PROFILE ?= dev
+DEMO_BUILD = cargo build --locked --profile $(DEMO_PROFILE)
+DEMO_FOLDER = $(CARGO_TARGET_DIR)/$(if $(filter dev,$(DEMO_PROFILE)),debug,$(DEMO_PROFILE))
+
+.PHONY: help setup build release demo demo-programs test test-clients soak lint advisories fuzz bench bench-index bench-ingest bench-pii bench-quality bench-scale bench-score bench-many bench-tuning bench-versions bench-gpu install uninstall units deb tarball wheel packages
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,8 +35,11 @@ build: setup ## debug build, as the tests use it
 release: setup ## optimised build
 	cargo build --locked --release --bins
 
-demo: release ## the main job, on docs/ and then on files of your own: make demo INPUT=path
-	@packaging/demo.sh "$(CARGO_TARGET_DIR)/release" "$(INPUT)"
+demo-programs: setup
+	$(DEMO_BUILD) $(DEMO_PROGRAMS:%=--bin %)
+
+demo: demo-programs ## the main job, on docs/ and then on files of your own: make demo INPUT=path
+	@packaging/demo.sh "$(DEMO_FOLDER)" "$(DEMO_CARDS)" "$(DEMO_CARDS_LATER)" "$(DEMO_BUILD)" "$(INPUT)"
 
 test: setup ## every test, on real parts
 	@packaging/test.sh
@@ -34,7 +49,7 @@ test-clients: setup build ## others' clients, as they come from PyPI, npm and De
 
 soak: setup release ## a mesh under kills, stops and a full disk for 15 minutes: BRAHMAN_SOAK_S=120 for less
 	BRAHMAN_TEST_TOOLS="$$(packaging/tools.sh)" \
-	cargo test --locked --release -p brahman-tests --test soak -- --ignored --nocapture
+	cargo test --locked --release --workspace --test soak -- --ignored --nocapture
 
 lint: ## formatting, clippy with warnings refused, licences and duplicates of what is in the tree
 	cargo fmt --all --check

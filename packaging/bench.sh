@@ -45,6 +45,7 @@ if ! command -v nginx >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/d
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq nginx-light; } >&2
 fi
 "$bin/brahman" models pull
-cargo build --locked --release -p brahman-benches
+# Picked from the whole workspace: by itself it would have other features, and everything be built a second time.
+cargo build --locked --release --workspace --bin brahman-bench
 lscpu | grep -E '^(Model name|CPU\(s\))'
 "$bin/brahman-bench" "$bin" "$@"

@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # The main job with real parts, in a private directory; leaves nothing running. First on a small real folder, so that the first answer is
 # there within a minute of the build, then on the large one.
-# demo.sh BINARIES [INPUT]. INPUT is a folder of one's own; without it a terminal is asked about the whole checkout.
+# demo.sh PROGRAMS CARDS LATER BUILD [INPUT]. CARDS are the labels of the modules that run; their programs lie in the folder PROGRAMS. LATER
+# are those that join after the first answers; the command BUILD makes their programs. INPUT is a folder of one's own; without it a terminal
+# is asked about the whole checkout.
 set -euo pipefail
 started=$(date +%s%N)
-bin=$1 input=${2:+$(realpath "$2")}
+bin=$1 labels=$2 later=$3 input=${5:+$(realpath "$5")}
+read -r -a build <<<"$4"
 PATH="$bin:$PATH"
 here=$(cd "$(dirname "$0")" && pwd)
 
@@ -18,6 +21,10 @@ timed() { local since; since=$(date +%s%N); run "$@"; printf '(%s s)\n' "$(secon
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/brahman-demo.XXXXXX")
 export BRAHMAN_SOCKET="$work/run/brahman.sock" BRAHMAN_STATE="$work/state"
+mkdir "$work/cards"
+deal() { for label in "$@"; do cp "$here/cards/$label.toml" "$work/cards"; done; }
+# shellcheck disable=SC2086
+deal $labels
 mesh=
 finish() {
     if [ -n "$mesh" ] && kill -0 "$mesh" 2>/dev/null; then
@@ -36,7 +43,7 @@ timed brahman models pull
 export BRAHMAN_SCORE_MODEL=${BRAHMAN_SCORE_MODEL:-$here/../tests/assets/induction}
 
 say "the mesh, in context prod"
-brahman up --context prod --cards "$here/cards" 2>"$work/log" &
+brahman up --context prod --cards "$work/cards" 2>"$work/log" &
 mesh=$!
 brahman status --wait 120
 
@@ -86,6 +93,17 @@ fi
 
 say "status"
 run brahman status
+
+# shellcheck disable=SC2086
+say "more modules join the running mesh:" $later
+for label in $later; do
+    program=$(sed -n 's/^exec = "\(.*\)"$/\1/p' "$here/cards/$label.toml")
+    (cd "$here/.." && "${build[@]}" --bin "$program")
+done
+# shellcheck disable=SC2086
+deal $later
+run brahman reload
+brahman status --wait 120 >"$work/status"
 
 say "which memories the answers of a conversation depend on (this alone needs a language model: $(basename "$BRAHMAN_SCORE_MODEL"))"
 run brahman score matrix "$here/../examples/memories/conversation.json"

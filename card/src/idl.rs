@@ -57,34 +57,45 @@ impl Text {
     /// Adds a method, below the types that it is the first to need.
     pub(crate) fn method<M: Method>(&mut self, docs: &[&str]) {
         let (takes, gives) = (self.fields_of::<M::In>(), self.fields_of::<M::Out>());
-        self.types_of(&takes);
-        self.types_of(&gives);
+        self.add_method(last(M::NAME), &takes, &gives, docs);
+    }
+
+    /// The same for every method: what is generic is compiled once for each of them.
+    fn add_method(&mut self, name: &str, takes: &[Field], gives: &[Field], docs: &[&str]) {
+        self.types_of(takes);
+        self.types_of(gives);
         self.line("");
         self.paragraphs(&docs.join("\n"));
-        self.comments(&takes, "");
-        self.comments(&gives, "-> ");
-        let head = format!("method {}", last(M::NAME));
-        let short = format!("{head}{} -> {}", on_one_line(&takes), on_one_line(&gives));
+        self.comments(takes, "");
+        self.comments(gives, "-> ");
+        let head = format!("method {name}");
+        let short = format!("{head}{} -> {}", on_one_line(takes), on_one_line(gives));
         if short.len() <= COLUMNS {
             self.line(&short);
         } else {
-            self.line(&format!("{head}{} -> {}", on_lines(&takes), on_lines(&gives)));
+            self.line(&format!("{head}{} -> {}", on_lines(takes), on_lines(gives)));
         }
     }
 
     /// Adds an error; one of ours has a message and a flag before its data.
     pub(crate) fn error<E: WireError>(&mut self, docs: &[&str]) {
+        let fields = self.fields_of::<E>();
+        self.add_error(E::NAME, fields, docs);
+    }
+
+    /// The same for every error.
+    fn add_error(&mut self, qualified: &str, own: Vec<Field>, docs: &[&str]) {
         let mut fields = Vec::new();
-        if E::NAME.starts_with(OURS) {
+        if qualified.starts_with(OURS) {
             let common = [("message", "string"), ("retryable", "bool")];
             let field = |(name, kind): (&str, &str)| Field { name: name.into(), kind: kind.into(), made_of: None, doc: String::new() };
             fields.extend(common.map(field));
         }
-        fields.extend(self.fields_of::<E>());
+        fields.extend(own);
         self.types_of(&fields);
         self.line("");
         self.paragraphs(&docs.join("\n"));
-        self.line(&format!("error {} {}", last(E::NAME), on_one_line(&fields)));
+        self.line(&format!("error {} {}", last(qualified), on_one_line(&fields)));
     }
 
     /// The whole text.

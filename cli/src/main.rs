@@ -9,6 +9,7 @@ mod tar;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -460,6 +461,12 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitStatus::Usage.into() } else { ExitCode::SUCCESS }
 }
 
+/// A command's work by itself. With the others in one future, it would be part of a single function of some 270 kB, which one core compiles
+/// while the rest wait.
+fn boxed<'a>(work: impl Future<Output = anyhow::Result<()>> + 'a) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>> {
+    Box::pin(work)
+}
+
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
     use commands::{
         adopt, backup, buckets, complete, data, datasets, disk, embed, flows, gpu, index, lifecycle, logs, mcp, mesh, profile, rerank,
@@ -477,69 +484,73 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let work = async {
         match command {
-            Command::Down => mesh::down(socket, output).await,
-            Command::Status { wait } => mesh::status(socket, wait, output).await,
-            Command::Top { every } => mesh::top(socket, every, output).await,
-            Command::Logs(wanted) => logs::logs(socket, wanted, output).await,
-            Command::Mcp => mcp::mcp(socket).await,
-            Command::Start(of) => lifecycle::start(socket, &of, output).await,
-            Command::Stop(of) => lifecycle::stop(socket, &of, output).await,
-            Command::Restart(of) => lifecycle::restart(socket, &of, output).await,
-            Command::Reload => mesh::reload(socket, output).await,
-            Command::Backup(ask) => backup::backup(socket, ask, output).await,
-            Command::Gc(ask) => disk::gc(socket, &ask, output).await,
-            Command::Resolve(flow) => flows::resolve(socket, &flow, output).await,
-            Command::Explain(flow) => flows::explain(socket, &flow, output).await,
-            Command::Context { name, clear } => flows::context(socket, name, clear, output).await,
-            Command::Call(call) => flows::call(socket, &call, output).await,
-            Command::Introspect { interface } => flows::introspect(socket, interface.as_deref(), output).await,
-            Command::Embed(embed) => embed::embed(socket, &embed, output).await,
-            Command::Rerank(rerank) => rerank::rerank(socket, rerank, output).await,
+            Command::Down => boxed(mesh::down(socket, output)).await,
+            Command::Status { wait } => boxed(mesh::status(socket, wait, output)).await,
+            Command::Top { every } => boxed(mesh::top(socket, every, output)).await,
+            Command::Logs(wanted) => boxed(logs::logs(socket, wanted, output)).await,
+            Command::Mcp => boxed(mcp::mcp(socket)).await,
+            Command::Start(of) => boxed(lifecycle::start(socket, &of, output)).await,
+            Command::Stop(of) => boxed(lifecycle::stop(socket, &of, output)).await,
+            Command::Restart(of) => boxed(lifecycle::restart(socket, &of, output)).await,
+            Command::Reload => boxed(mesh::reload(socket, output)).await,
+            Command::Backup(ask) => boxed(backup::backup(socket, ask, output)).await,
+            Command::Gc(ask) => boxed(disk::gc(socket, &ask, output)).await,
+            Command::Resolve(flow) => boxed(flows::resolve(socket, &flow, output)).await,
+            Command::Explain(flow) => boxed(flows::explain(socket, &flow, output)).await,
+            Command::Context { name, clear } => boxed(flows::context(socket, name, clear, output)).await,
+            Command::Call(call) => boxed(flows::call(socket, &call, output)).await,
+            Command::Introspect { interface } => boxed(flows::introspect(socket, interface.as_deref(), output)).await,
+            Command::Embed(embed) => boxed(embed::embed(socket, &embed, output)).await,
+            Command::Rerank(rerank) => boxed(rerank::rerank(socket, rerank, output)).await,
             Command::Ingest(Ingest::Mysql { dataset, table }) => {
-                data::ingest_table::<ingest::method::Mysql>(socket, dataset, table, output).await
+                boxed(data::ingest_table::<ingest::method::Mysql>(socket, dataset, table, output)).await
             }
             Command::Ingest(Ingest::Postgres { dataset, table }) => {
-                data::ingest_table::<ingest::method::Postgres>(socket, dataset, table, output).await
+                boxed(data::ingest_table::<ingest::method::Postgres>(socket, dataset, table, output)).await
             }
             Command::Ingest(Ingest::Files { dataset, paths, format, no_ignore, union_by_name, explain, csv, no_pii, bucket }) => {
                 let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
                 let ask = FilesIn { dataset, format, csv: csv.format()?, pii, bucket, no_ignore, union_by_name, paths: Vec::new() };
-                data::ingest_files(socket, ask, &paths, explain, output).await
+                boxed(data::ingest_files(socket, ask, &paths, explain, output)).await
             }
             Command::Ingest(Ingest::Watch { dataset, paths, format, no_ignore, union_by_name, csv, no_pii, bucket, debounce }) => {
                 let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
                 let (csv, debounce_ms) = (csv.format()?, debounce);
                 let ask = WatchIn { dataset, format, csv, pii, debounce_ms, bucket, no_ignore, union_by_name, ..WatchIn::default() };
-                data::watch(socket, ask, &paths, output).await
+                boxed(data::watch(socket, ask, &paths, output)).await
             }
-            Command::Ingest(Ingest::Unwatch { dataset }) => data::unwatch(socket, dataset, output).await,
-            Command::Ingest(Ingest::Watches) => data::watches(socket, output).await,
-            Command::Datasets { command: Some(Datasets::Show { name, rows }), .. } => data::show(socket, &name, rows, output).await,
+            Command::Ingest(Ingest::Unwatch { dataset }) => boxed(data::unwatch(socket, dataset, output)).await,
+            Command::Ingest(Ingest::Watches) => boxed(data::watches(socket, output)).await,
+            Command::Datasets { command: Some(Datasets::Show { name, rows }), .. } => boxed(data::show(socket, &name, rows, output)).await,
             Command::Datasets { command: Some(Datasets::Resync { name, runs, accept_damage }), .. } => {
-                data::resync(socket, name.as_deref(), runs, accept_damage, output).await
+                boxed(data::resync(socket, name.as_deref(), runs, accept_damage, output)).await
             }
-            Command::Datasets { command: Some(Datasets::Adopt { bucket, name }), .. } => adopt::adopt(socket, bucket, name, output).await,
-            Command::Datasets { command: Some(Datasets::Delete { name }), .. } => datasets::delete(socket, name, output).await,
-            Command::Datasets { command: Some(Datasets::Rename { name, to }), .. } => datasets::rename(socket, name, to, output).await,
-            Command::Datasets { command: Some(Datasets::Copy { name, to }), .. } => datasets::copy(socket, name, to, output).await,
+            Command::Datasets { command: Some(Datasets::Adopt { bucket, name }), .. } => {
+                boxed(adopt::adopt(socket, bucket, name, output)).await
+            }
+            Command::Datasets { command: Some(Datasets::Delete { name }), .. } => boxed(datasets::delete(socket, name, output)).await,
+            Command::Datasets { command: Some(Datasets::Rename { name, to }), .. } => {
+                boxed(datasets::rename(socket, name, to, output)).await
+            }
+            Command::Datasets { command: Some(Datasets::Copy { name, to }), .. } => boxed(datasets::copy(socket, name, to, output)).await,
             Command::Datasets { command: Some(Datasets::Pin { name, generation, life, pin }), .. } => {
-                datasets::pin(socket, PinIn { name, generation, life_s: life, pin, mock: None }, output).await
+                boxed(datasets::pin(socket, PinIn { name, generation, life_s: life, pin, mock: None }, output)).await
             }
             Command::Datasets { command: Some(Datasets::Unpin { name, generation, pin }), .. } => {
-                datasets::unpin(socket, UnpinIn { name, generation, pin, mock: None }, output).await
+                boxed(datasets::unpin(socket, UnpinIn { name, generation, pin, mock: None }, output)).await
             }
-            Command::Datasets { name: Some(name), .. } => data::show(socket, &name, 0, output).await,
-            Command::Datasets { .. } => data::datasets(socket, output).await,
-            Command::Buckets { command } => buckets::run(socket, command, output).await,
-            Command::Errors { limit, compact } => buckets::errors(socket, limit, compact, output).await,
-            Command::Runs => data::runs(socket, output).await,
-            Command::Lineage { dataset, limit } => data::lineage(socket, dataset, limit, output).await,
-            Command::Index(command) => index::index(socket, command, output).await,
-            Command::Score(command) => score::score(socket, command, output).await,
-            Command::Search(search) => index::search(socket, search, output).await,
-            Command::Profile(command) => profile::profile(socket, command, output).await,
-            Command::Gpu { watch } => gpu::gpu(socket, watch, output).await,
-            Command::Complete { words } => complete::complete(socket, Arguments::command(), &words, output).await,
+            Command::Datasets { name: Some(name), .. } => boxed(data::show(socket, &name, 0, output)).await,
+            Command::Datasets { .. } => boxed(data::datasets(socket, output)).await,
+            Command::Buckets { command } => boxed(buckets::run(socket, command, output)).await,
+            Command::Errors { limit, compact } => boxed(buckets::errors(socket, limit, compact, output)).await,
+            Command::Runs => boxed(data::runs(socket, output)).await,
+            Command::Lineage { dataset, limit } => boxed(data::lineage(socket, dataset, limit, output)).await,
+            Command::Index(command) => boxed(index::index(socket, command, output)).await,
+            Command::Score(command) => boxed(score::score(socket, command, output)).await,
+            Command::Search(search) => boxed(index::search(socket, search, output)).await,
+            Command::Profile(command) => boxed(profile::profile(socket, command, output)).await,
+            Command::Gpu { watch } => boxed(gpu::gpu(socket, watch, output)).await,
+            Command::Complete { words } => boxed(complete::complete(socket, Arguments::command(), &words, output)).await,
             Command::Up(_)
             | Command::Check { .. }
             | Command::Restore(_)

@@ -6,6 +6,7 @@
 //! * [`place`]: where sockets, state and caches live.
 //! * [`logs`]: the files in which modules' output is kept.
 //! * [`scope`]: what the active profile lets be named, for modules that own what has a name.
+//! * [`mod@blocking`]: work that waits for a disk or a lock, beside the thread that answers calls.
 //! * [`deadline`], [`backoff`]: how long a caller waits, and how long to pause between attempts.
 //! * [`chain()`]: an error with its causes, as people read it; it is the contract's.
 //!
@@ -13,6 +14,7 @@
 //! flow means.
 
 pub mod backoff;
+pub mod blocking;
 #[cfg(feature = "bulk")]
 pub mod bulk;
 pub mod client;
@@ -25,6 +27,7 @@ pub mod serve;
 pub mod telemetry;
 
 pub use backoff::Backoff;
+pub use blocking::blocking;
 pub use brahman_card::chain;
 pub use client::{CallOptions, Client, ClientError, Connection};
 pub use deadline::Deadline;

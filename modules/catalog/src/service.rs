@@ -32,7 +32,7 @@ use brahman_card::Fault;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{CommitIn, CommitOut, Copies, LocationIn, LocationOut, Object, RealmIn, WatchOut, error};
 use brahman_card::interface::storage::UnfinishedRun;
-use brahman_sidecar::{Call, Reply, Scope, chain};
+use brahman_sidecar::{Call, Reply, Scope, blocking, chain};
 use brahman_storage::buckets::{BucketError, Buckets};
 use brahman_storage::writable;
 use tokio::sync::watch;
@@ -203,7 +203,7 @@ impl CatalogService {
             // Before it is looked at: what changes meanwhile is told next.
             lag.borrow_and_update();
             let service = Arc::clone(self);
-            let attributes = tokio::task::spawn_blocking(move || service.attributes()).await.unwrap_or_default();
+            let attributes = blocking(move || service.attributes()).await.unwrap_or_default();
             if told.as_ref() != Some(&attributes) {
                 say(attributes.clone()).await;
                 told = Some(attributes);
@@ -229,7 +229,7 @@ impl CatalogService {
         let tell = move || {
             let teller = teller.clone();
             // It may wait for whoever holds the registry.
-            drop(tokio::task::spawn_blocking(move || teller.tell()));
+            drop(blocking(move || teller.tell()));
         };
         tokio::join!(self.scope.clone().follow(mesh.to_owned()), self.scope.each_change(tell));
     }
@@ -281,7 +281,7 @@ impl CatalogService {
             Err(TryLockError::Poisoned(poisoned)) => return Ok(look(&poisoned.into_inner())),
             Err(TryLockError::WouldBlock) => look,
         };
-        let looking = tokio::task::spawn_blocking(move || look(&held(&registry)));
+        let looking = blocking(move || look(&held(&registry)));
         looking.await.map_err(io::Error::other)
     }
 
@@ -306,7 +306,7 @@ impl CatalogService {
         let (roots, life, (_, known)) = known.map_err(unanswered)?.map_err(fault)?;
         // Hashing what may be gigabytes, and fsync, on threads of their own.
         let service = Arc::clone(self);
-        let verified = tokio::task::spawn_blocking(move || {
+        let verified = blocking(move || {
             // A disk that went since the run began: what is read below its mount point is on another.
             let buckets: BTreeSet<&String> = commit.objects.iter().map(|object| &object.bucket).filter(|_| realm == Realm::Real).collect();
             for bucket in buckets {
@@ -386,7 +386,7 @@ impl CatalogService {
         work: impl FnOnce(&Mutex<DatasetRegistry>) -> Result<T, RegistryError> + Send + 'static,
     ) -> Result<T, Fault> {
         let registry = Arc::clone(self.registry_of(realm));
-        let work = tokio::task::spawn_blocking(move || work(&registry));
+        let work = blocking(move || work(&registry));
         work.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(fault)
     }
 

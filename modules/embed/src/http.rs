@@ -469,7 +469,7 @@ impl Drop for WaitingTexts<'_> {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(format!("a worker stopped: {e}")))
+    brahman_sidecar::blocking(work).await.map_err(|e| Fault::internal(format!("a worker stopped: {e}")))
 }
 
 impl Engine for HttpEngine {

@@ -72,8 +72,31 @@ impl TokenBound {
     }
 }
 
+/// A tokenizer from the bytes of its `tokenizer.json`.
+///
+/// By the library's own `FromStr` and not by its generic `from_bytes`, of which every crate that calls it would compile a copy: a sixth of
+/// what is in `embed` and `score`.
+///
+/// # Errors
+/// If it is none: what the library says.
+pub fn read_tokenizer(bytes: &[u8]) -> Result<Tokenizer, tokenizers::Error> {
+    std::str::from_utf8(bytes)?.parse()
+}
+
 /// The largest id that a tokenizer gives.
 #[must_use]
 pub fn largest_id(tokenizer: &Tokenizer) -> u32 {
     tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read_tokenizer;
+
+    #[test]
+    fn what_is_no_tokenizer_is_refused() {
+        for bytes in [&b"\xff"[..], b"", b"{}"] {
+            assert!(read_tokenizer(bytes).is_err(), "{bytes:?}");
+        }
+    }
 }

@@ -4,13 +4,15 @@
 //! line, as rustfmt leaves it; nothing here knows Rust's grammar.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use brahman_tests::repository;
+use serde_json::Value;
 
 #[test]
 fn crates_import_only_what_the_design_allows() {
-    let metadata =
-        cargo_metadata::MetadataCommand::new().manifest_path(repository().join("Cargo.toml")).no_deps().exec().expect("cargo metadata");
+    let metadata: Value = serde_json::from_str(&cargo(&["metadata", "--no-deps", "--format-version", "1"])).expect("JSON");
+    let named = |value: &Value| value["name"].as_str().expect("a name").to_owned();
     let module = &["brahman-card", "brahman-sidecar", "brahman-storage"][..];
     let with_models = &["brahman-card", "brahman-models", "brahman-sidecar", "brahman-storage"][..];
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
@@ -33,11 +35,65 @@ fn crates_import_only_what_the_design_allows() {
         ("brahman-rerank", with_models),
         ("brahman-score", with_models),
     ]);
-    for package in metadata.packages.iter().filter(|p| p.name.as_str() != "brahman-tests" && p.name.as_str() != "brahman-benches") {
-        let may = allowed.get(package.name.as_str()).unwrap_or_else(|| panic!("{} is not in the design", package.name));
-        for dependency in package.dependencies.iter().filter(|d| d.name.starts_with("brahman-")) {
-            assert!(may.contains(&dependency.name.as_str()), "{} must not import {}", package.name, dependency.name);
+    for package in metadata["packages"].as_array().expect("packages") {
+        let name = named(package);
+        if name == "brahman-tests" || name == "brahman-benches" {
+            continue;
         }
+        let may = allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not in the design"));
+        for dependency in package["dependencies"].as_array().expect("dependencies").iter().map(named) {
+            let is_ours = dependency.starts_with("brahman-");
+            assert!(!is_ours || may.contains(&dependency.as_str()), "{name} must not import {dependency}");
+        }
+    }
+}
+
+/// `make test` builds the programs and then the tests. What the tests ask of a package beyond that makes it another one, which is built a
+/// second time, and so is all that depends on it: half of the tree, where it is `serde_json` or `tokio`.
+#[test]
+fn tests_ask_for_no_features_that_programs_do_not_have() {
+    let programs = features(&["--edges", "normal,build"]);
+    let tests = features(&["--edges", "normal,build,dev", "--workspace", "--exclude", "brahman-benches"]);
+    let apart = |(package, of_programs): (&String, &BTreeSet<String>)| {
+        let of_tests = tests.get(package).cloned().unwrap_or_default();
+        (!of_programs.is_subset(&of_tests)).then(|| format!("{package}: programs {of_programs:?}, tests {of_tests:?}"))
+    };
+    let apart: Vec<String> = programs.iter().filter_map(apart).collect();
+    assert!(apart.is_empty(), "built twice by `make test`; name the features that tests need in the workspace's Cargo.toml: {apart:#?}");
+}
+
+/// Features of each package of a build: as many lists as it is built ways.
+fn features(selection: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let tree = cargo(&[&["tree", "--locked", "--offline", "--prefix", "none", "--format", "{p}|{f}"][..], selection].concat());
+    let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    // Between the workspace's own packages is an empty line; what was shown before has a mark.
+    for line in tree.lines().filter(|line| !line.is_empty()) {
+        let (package, features) = line.trim_end_matches(" (*)").split_once('|').expect("as it was asked for");
+        all.entry(package.to_owned()).or_default().insert(features.to_owned());
+    }
+    assert!(all.len() > 100, "{tree}");
+    all
+}
+
+/// What cargo says of the workspace.
+fn cargo(arguments: &[&str]) -> String {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(program).args(arguments).current_dir(repository()).output().expect("cargo runs");
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn the_demo_has_cards_and_programs_for_what_it_runs() {
+    let read = |path: &str| std::fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let (makefile, programs) = (read("Makefile"), read("packaging/programs"));
+    let labels =
+        |name: &'static str| makefile.lines().find_map(|line| line.strip_prefix(name)).expect("the demo's Cards").split_whitespace();
+    for label in labels("DEMO_CARDS := ").chain(labels("DEMO_CARDS_LATER := ")) {
+        let card = read(&format!("packaging/cards/{label}.toml"));
+        // As the Makefile reads it.
+        let program = card.lines().find_map(|line| line.strip_prefix("exec = \"")?.strip_suffix('"')).expect("a program");
+        assert!(programs.lines().any(|one| one == program), "{label}: {program} is not shipped");
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use brahman_card::interface::catalog::Object;
 use brahman_card::interface::storage::RESCUE;
-use brahman_sidecar::chain;
+use brahman_sidecar::{blocking, chain};
 use brahman_storage::buckets::BucketError;
 
 use super::CatalogService;
@@ -113,7 +113,7 @@ impl CatalogService {
 
     pub(super) async fn is_whole(&self, path: &Path, object: &Object) -> bool {
         let (verified, path, bytes, sha256) = (Arc::clone(&self.verified), path.to_owned(), object.bytes, object.sha256.clone());
-        let looking = tokio::task::spawn_blocking(move || look(&verified, &path, bytes, &sha256));
+        let looking = blocking(move || look(&verified, &path, bytes, &sha256));
         looking.await.unwrap_or(false)
     }
 
@@ -121,7 +121,7 @@ impl CatalogService {
     pub(super) async fn clear_borrowed(&self) {
         let folder = self.borrowed();
         // What cannot be removed is met again.
-        let _ = tokio::task::spawn_blocking(move || clear(&folder)).await;
+        let _ = blocking(move || clear(&folder)).await;
     }
 }
 

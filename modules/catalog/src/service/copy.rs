@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{CommitIn, CopyIn, CopyOut, Dataset, GetOut, LocationIn, Object};
 use brahman_card::interface::storage::PRIMARY;
-use brahman_sidecar::chain;
+use brahman_sidecar::{blocking, chain};
 use brahman_storage::atomic;
 
 use super::realm::Realm;
@@ -143,7 +143,7 @@ impl CatalogService {
     }
 
     async fn put_and_commit(self: &Arc<Self>, parts: Vec<Part>, folder: PathBuf, commit: CommitIn, at_least: u64) -> Result<(), Fault> {
-        let put = tokio::task::spawn_blocking(move || put(&parts, &folder));
+        let put = blocking(move || put(&parts, &folder));
         put.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(fault)?;
         self.commit_at(commit, at_least).await.map(|_| ())
     }

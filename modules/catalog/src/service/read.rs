@@ -9,7 +9,7 @@ use std::sync::Arc;
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{GetOut, Object};
 use brahman_card::interface::storage::RESCUE;
-use brahman_sidecar::chain;
+use brahman_sidecar::{blocking, chain};
 
 use super::borrow::AwayBuckets;
 use super::realm::Realm;
@@ -39,7 +39,7 @@ impl CatalogService {
             None => State::Missing,
         };
         let look = move || files.iter().map(state).collect();
-        tokio::task::spawn_blocking(look).await.map_err(|e| Fault::internal(chain(&e)))
+        blocking(look).await.map_err(|e| Fault::internal(chain(&e)))
     }
 
     /// Brings a file back to where an object lies on this machine: from its own bucket if that is in S3, else from `rescue`. None if no

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use brahman_card::Fault;
 use brahman_card::interface::WireError;
 use brahman_card::interface::catalog::{Dataset, Object, PublishedDataset, ResyncFailure, ResyncMissingOut, ResyncOut, error};
-use brahman_sidecar::chain;
+use brahman_sidecar::{blocking, chain};
 
 use super::realm::Realm;
 use super::remote::bucket_failed;
@@ -193,9 +193,8 @@ impl CatalogService {
                 gone.push(object.clone());
             }
         }
-        let looking = tokio::task::spawn_blocking(move || {
-            local.into_iter().filter(|(_, path)| !path.exists()).map(|(object, _)| object).collect::<Vec<Object>>()
-        });
+        let looking =
+            blocking(move || local.into_iter().filter(|(_, path)| !path.exists()).map(|(object, _)| object).collect::<Vec<Object>>());
         gone.extend(looking.await.map_err(|e| Fault::internal(chain(&e)))?);
         Ok(if gone.is_empty() { FoundObjects::All } else { FoundObjects::Gone(gone) })
     }

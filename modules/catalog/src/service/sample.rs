@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{SampleIn, SampleOut};
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, blocking, chain};
 
 use super::{CatalogService, fault, unanswered};
 use crate::footers;
@@ -47,7 +47,7 @@ impl CatalogService {
                 None => {}
             }
         }
-        let work = tokio::task::spawn_blocking(move || {
+        let work = blocking(move || {
             let mut out = Vec::new();
             for object in &dataset.objects {
                 let path = object.path.as_ref().map_or_else(|| roots.path(object), |path| Ok(PathBuf::from(path)))?;

@@ -18,7 +18,7 @@ use brahman_card::Fault;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{CommitIn, Dataset, Object};
 use brahman_card::interface::storage::{RESCUE, ScrubDamage, ScrubIn, ScrubOut, ScrubRepair, UnfinishedRun, UnreadBucket};
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, blocking, chain};
 use brahman_storage::buckets::BucketError;
 use brahman_storage::checked;
 use brahman_storage::digest::sha256_file;
@@ -228,7 +228,7 @@ impl CatalogService {
         let file = self.position();
         let path = file.clone();
         // It waits for a disk, which the thread that answers calls does not.
-        let writing = tokio::task::spawn_blocking(move || {
+        let writing = blocking(move || {
             let text = serde_json::to_vec(&position).map_err(io::Error::from)?;
             checked::write(&path, &text)
         });
@@ -414,7 +414,7 @@ impl CatalogService {
         if let Some(root) = remote {
             let path = root.folder.join(&object.key);
             let looked = path.clone();
-            let here = tokio::task::spawn_blocking(move || sha256_file(&looked)).await;
+            let here = blocking(move || sha256_file(&looked)).await;
             // One that is not here is fetched when somebody wants it.
             let is_other = matches!(here, Ok(Ok((sha256, _))) if sha256 != object.sha256);
             if is_other {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use brahman_card::interface::catalog::{Dataset, PinnedGeneration};
-use brahman_sidecar::chain;
+use brahman_sidecar::{blocking, chain};
 
 use super::CatalogService;
 use super::realm::Realm;
@@ -42,7 +42,7 @@ impl CatalogService {
                 true => Ok(()),
             }
         };
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(work).await {
+        if let Ok(Err(error)) = blocking(work).await {
             tracing::warn!(dataset = name, "its stable path is not up to date: {}", chain(&error));
         }
     }
@@ -52,7 +52,7 @@ impl CatalogService {
         for realm in [Realm::Real, Realm::Mock] {
             let mut names = self.consult(realm, DatasetRegistry::names).await.unwrap_or_default();
             let home = self.home(realm);
-            names.extend(tokio::task::spawn_blocking(move || views::names(&home)).await.unwrap_or_default());
+            names.extend(blocking(move || views::names(&home)).await.unwrap_or_default());
             names.sort_unstable();
             names.dedup();
             for name in names {

@@ -11,7 +11,7 @@ use brahman_card::interface::storage::{
     OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn, error,
 };
 use brahman_sidecar::place::meshes::{self, LiveMesh};
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, blocking, chain};
 use brahman_storage::buckets::{Addition, BucketError, FailureJournal, MARKER, OtherState};
 
 use super::realm::Realm;
@@ -87,7 +87,7 @@ impl CatalogService {
     /// Does something with the journal of failures, on a thread that may wait for the disk.
     async fn in_journal<T: Send + 'static>(&self, work: impl FnOnce(&FailureJournal) -> T + Send + 'static) -> Result<T, Fault> {
         let journal = Arc::clone(self.buckets.journal());
-        let work = tokio::task::spawn_blocking(move || work(&journal));
+        let work = blocking(move || work(&journal));
         work.await.map_err(|error| Fault::internal(chain(&error)))
     }
 
@@ -157,7 +157,7 @@ impl CatalogService {
             return Err(Fault::of(&error::InUse { name: name.to_owned() }, false, message));
         }
         let (registry, bucket) = (Arc::clone(self.registry_of(Realm::Real)), name.to_owned());
-        let looking = tokio::task::spawn_blocking(move || {
+        let looking = blocking(move || {
             let registry = lock(&registry);
             let local = registry.roots().get(&bucket).ok().filter(|root| root.is_local()).map(|root| root.folder.clone());
             // A dataset that cannot be read may lie in it.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use brahman_card::clock::now_ms;
 use brahman_card::interface::storage::RESCUE;
-use brahman_sidecar::chain;
+use brahman_sidecar::{blocking, chain};
 use brahman_storage::buckets::BucketError;
 use thiserror::Error;
 
@@ -100,7 +100,7 @@ impl CatalogService {
     /// Notes what runs have left, for whoever asks how this module is.
     async fn look_for_unfinished(self: &Arc<Self>) {
         let service = Arc::clone(self);
-        let looking = tokio::task::spawn_blocking(move || *lock(&service.unfinished) = left_in_words(&service.unfinished()));
+        let looking = blocking(move || *lock(&service.unfinished) = left_in_words(&service.unfinished()));
         if let Err(error) = looking.await {
             tracing::warn!(%error, "what runs have left was not looked at");
         }
@@ -203,7 +203,7 @@ impl CatalogService {
     async fn head_in(&self, bucket: &str, name: &str) -> Result<manifests::Head, BucketError> {
         let (bucket, name, node, registry) =
             (bucket.to_owned(), name.to_owned(), self.node.clone(), Arc::clone(self.registry_of(Realm::Real)));
-        let looking = tokio::task::spawn_blocking(move || held(&registry).head_in(&name, &bucket, &node));
+        let looking = blocking(move || held(&registry).head_in(&name, &bucket, &node));
         looking.await.map_err(|error| io::Error::other(error).into())
     }
 

@@ -540,5 +540,5 @@ impl Pipeline {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(format!("a worker stopped: {e}")))?
+    brahman_sidecar::blocking(work).await.map_err(|e| Fault::internal(format!("a worker stopped: {e}")))?
 }

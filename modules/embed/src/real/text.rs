@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use brahman_models::layout::ModelPlan;
-use brahman_models::tokens::{TextPart, TokenBound, largest_id};
+use brahman_models::tokens::{TextPart, TokenBound, largest_id, read_tokenizer};
 use brahman_storage::digest::sha256;
 use tokenizers::{PostProcessor as _, Tokenizer, TruncationDirection};
 
@@ -76,7 +76,7 @@ impl TextReader {
     /// # Errors
     /// [`TokenizerError`].
     pub fn open(bytes: &[u8], plan: &ModelPlan) -> Result<Self, TokenizerError> {
-        let mut tokenizer = Tokenizer::from_bytes(bytes)?;
+        let mut tokenizer = read_tokenizer(bytes)?;
         // Both are done here, per text and per batch, so that what is cut is known.
         tokenizer.with_truncation(None)?;
         tokenizer.with_padding(None);

@@ -9,7 +9,7 @@ use brahman_card::Fault;
 use brahman_card::interface::catalog::{self, GetOut, MarkStaleIn};
 use brahman_card::interface::index::{CreateIn, CreateOut, DeleteOut, NameIn, error};
 use brahman_card::names::IndexName;
-use brahman_sidecar::{Call, CallOptions, Reply, chain};
+use brahman_sidecar::{Call, CallOptions, Reply, blocking, chain};
 use brahman_storage::atomic;
 
 use super::parameters::{check, check_filters};
@@ -50,7 +50,7 @@ impl IndexService {
         // What a refresh could not use is said now, while it can still be chosen otherwise.
         if let Some(object) = dataset.objects.first().filter(|_| !known) {
             let path = object.local();
-            match tokio::task::spawn_blocking(move || schema_of(&path)).await.map_err(|e| Fault::internal(chain(&e)))? {
+            match blocking(move || schema_of(&path)).await.map_err(|e| Fault::internal(chain(&e)))? {
                 Ok(schema) => check_columns(&schema, &dataset.name, &wanted)?,
                 Err(error) => tracing::warn!(dataset = dataset.name, "the types of its columns are not known yet: {}", chain(&error)),
             }

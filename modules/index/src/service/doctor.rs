@@ -2,7 +2,7 @@
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{DoctorIn, DoctorOut};
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, blocking, chain};
 
 use super::refresh::cores;
 use super::shelf::{Index, lock};
@@ -152,6 +152,6 @@ impl IndexService {
                 put_aside: Some(aside).filter(|aside| !aside.is_empty()),
             })
         };
-        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??)
+        Reply::of(&blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??)
     }
 }

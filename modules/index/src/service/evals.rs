@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{EvalAutogenIn, EvalListOut, EvalOut, GivenQuery, NameIn, error};
-use brahman_sidecar::{Call, Deadline, Reply, chain};
+use brahman_sidecar::{Call, Deadline, Reply, blocking, chain};
 
 use super::IndexService;
 use super::parameters::bounded;
@@ -90,7 +90,7 @@ impl IndexService {
             };
             made.map_err(|error| eval_fault(&making.parameters.name, error))
         };
-        let eval = tokio::task::spawn_blocking(make).await.map_err(|e| Fault::internal(chain(&e)))??;
+        let eval = blocking(make).await.map_err(|e| Fault::internal(chain(&e)))??;
         // One that was made where the index no longer is would be lost.
         if !Arc::ptr_eq(&index, &self.index(&ask.name)?) {
             let message = format!("index `{}` was moved in the meantime: try again", ask.name);
@@ -136,7 +136,7 @@ impl IndexService {
             let data = index.generation().map(|generation| index.data_names(&generation)).transpose()?;
             Ok(evals::list(index.folder.path(), data.as_ref()))
         };
-        let (evals, damaged) = tokio::task::spawn_blocking(list).await.map_err(|e| Fault::internal(chain(&e)))??;
+        let (evals, damaged) = blocking(list).await.map_err(|e| Fault::internal(chain(&e)))??;
         Reply::of(&EvalListOut { evals, damaged: Some(damaged).filter(|damaged| !damaged.is_empty()) })
     }
 }

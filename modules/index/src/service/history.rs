@@ -2,7 +2,7 @@
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{GenerationInfo, GenerationsOut, NameIn, RollbackIn, RollbackOut, UnpinOut, error};
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, blocking, chain};
 
 use super::IndexService;
 use super::shelf::Index;
@@ -63,7 +63,7 @@ impl IndexService {
             index.answer_with(wanted);
             Ok(RollbackOut { generation: number, previous: current.manifest.number, pinned: Some(true) })
         };
-        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??)
+        Reply::of(&blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??)
     }
 
     /// Lets what acts by itself go on from the generation that somebody went back to.
@@ -81,7 +81,7 @@ impl IndexService {
             let unpinned = index.folder.unpin().map_err(|e| io_fault("writing CURRENT", &e))?;
             Ok(UnpinOut { unpinned, generation: index.generation().map_or(0, |g| g.manifest.number) })
         };
-        let out = tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??;
+        let out = blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??;
         if out.unpinned {
             self.agent.moved.notify_one();
         }

@@ -9,7 +9,7 @@ use brahman_card::Fault;
 use brahman_card::interface::index::{MoveIn, MoveOut, MoveSummary, ReplicaLag, error};
 use brahman_card::interface::storage::{self, BucketsOut, RESCUE};
 use brahman_card::interface::{Empty, Progress};
-use brahman_sidecar::{Call, CallOptions, Reply, chain};
+use brahman_sidecar::{Call, CallOptions, Reply, blocking, chain};
 use brahman_storage::Steps;
 
 use super::IndexService;
@@ -131,7 +131,7 @@ impl IndexService {
                 tracing::warn!(index = name, "its replicas in {} are left: {}", copies.display(), chain(&error));
             }
         };
-        tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))
+        blocking(work).await.map_err(|e| Fault::internal(chain(&e)))
     }
 
     /// Takes an index to another bucket. The old home answers until the new one does.
@@ -197,7 +197,7 @@ impl IndexService {
         for _ in 0..READERS_ASKED {
             if old.strong_count() == 0 {
                 let stub = self.stub(&name)?;
-                let cleared = tokio::task::spawn_blocking(move || Home::open(&stub)).await;
+                let cleared = blocking(move || Home::open(&stub)).await;
                 cleared.map_err(|e| Fault::internal(chain(&e)))?.map_err(|e| io_fault("clearing the old home", &e))?;
                 break;
             }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use brahman_card::Fault;
 use brahman_card::interface::Progress;
 use brahman_card::interface::index::{Config, Measurement, PromoteIn, PromoteOut, PromoteSummary, error};
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, blocking, chain};
 
 use super::IndexService;
 use super::evals::eval_of;
@@ -80,7 +80,7 @@ impl IndexService {
         let (looking, of, goal) = (Arc::clone(&index), Arc::clone(&champion), Goal::of(terms.target));
         let wanted = ask.generation;
         let find = move || Self::challenger(&ask, &looking, &of, goal);
-        let config = tokio::task::spawn_blocking(find).await.map_err(|e| Fault::internal(chain(&e)))??;
+        let config = blocking(find).await.map_err(|e| Fault::internal(chain(&e)))??;
         let claim = index.claim("promotion").await?;
         // What was refreshed until now is in the challenger, too.
         let (champion, _) = index.current()?;

@@ -15,7 +15,7 @@ use brahman_card::interface::catalog::error::NoSuchDataset;
 use brahman_card::interface::catalog::{self, ClearStaleIn, GetOut};
 use brahman_card::interface::index::{Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, RefreshSummary, error};
 use brahman_card::interface::{Progress, WireError as _};
-use brahman_sidecar::{Call, CallOptions, ClientError, Reply, chain};
+use brahman_sidecar::{Call, CallOptions, ClientError, Reply, blocking, chain};
 
 use super::IndexService;
 use super::datasets::Version;
@@ -177,7 +177,7 @@ impl IndexService {
             Some(plan) => plan,
             None => {
                 let (reading, before, wanted) = (dataset.clone(), old.clone(), parameters.clone());
-                let planned = tokio::task::spawn_blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
+                let planned = blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
                 match planned.await.map_err(|e| Fault::internal(chain(&e)))? {
                     Err(fault) => return Err(self.or_gone(named(fault), &ask).await),
                     Ok(plan) => plan,
@@ -334,7 +334,7 @@ fn unpinned(index: &Index) -> Result<(), Fault> {
 /// Columns whose type changed, and what that cost.
 async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Vec<Conversion>>, Fault> {
     let reading = Arc::clone(generation);
-    let read = tokio::task::spawn_blocking(move || reading.converted()).await.map_err(|e| Fault::internal(chain(&e)))?;
+    let read = blocking(move || reading.converted()).await.map_err(|e| Fault::internal(chain(&e)))?;
     let all = read.map_err(|e| Fault::of(&error::Damaged { name: name.to_owned() }, false, chain(&e)))?;
     let all: Vec<Conversion> = all.into_iter().map(|(column, from, to, nulls_made)| Conversion { column, from, to, nulls_made }).collect();
     for one in all.iter().filter(|one| one.nulls_made > 0) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use brahman_card::Fault;
 use brahman_card::interface::catalog::IndexMark;
 use brahman_card::interface::index::{SnapshotIn, SnapshotOut};
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, blocking, chain};
 
 use super::shelf::{Index, lock};
 use super::{IndexService, PARAMETERS};
@@ -46,7 +46,7 @@ impl IndexService {
             }
             SnapshotOut { indexes, left_out: Some(left_out).filter(|left_out| !left_out.is_empty()), mock }
         };
-        Reply::of(&tokio::task::spawn_blocking(work).await.map_err(|e| Fault::internal(chain(&e)))?)
+        Reply::of(&blocking(work).await.map_err(|e| Fault::internal(chain(&e)))?)
     }
 }
 

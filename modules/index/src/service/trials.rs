@@ -11,7 +11,7 @@ use brahman_card::interface::index::{
     AutotuneIn, AutotuneOut, AutotuneSummary, AutotuneTrial, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, LiveMetrics,
     Metrics, NameIn, TrialIn, TrialOut, TrialRecord, TrialSummary, TrialsOut, WidthMetrics,
 };
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, blocking, chain};
 
 use super::IndexService;
 use super::evals::eval_of;
@@ -298,7 +298,7 @@ impl IndexService {
                 live: generation.map(|generation| config_of(&generation.manifest)),
             })
         };
-        Reply::of(&tokio::task::spawn_blocking(tell).await.map_err(|e| Fault::internal(chain(&e)))??)
+        Reply::of(&blocking(tell).await.map_err(|e| Fault::internal(chain(&e)))??)
     }
 
     pub(super) async fn best(&self, call: &Call) -> Result<Reply, Fault> {
@@ -331,7 +331,7 @@ impl IndexService {
                 other_queries: Some(others).filter(|others| *others > 0),
             })
         };
-        Reply::of(&tokio::task::spawn_blocking(choose).await.map_err(|e| Fault::internal(chain(&e)))??)
+        Reply::of(&blocking(choose).await.map_err(|e| Fault::internal(chain(&e)))??)
     }
 
     pub(super) fn compact_trials(&self, call: &Call) -> Result<Reply, Fault> {
@@ -396,5 +396,5 @@ async fn best_beside(index: &Arc<Index>, trial: &TrialRecord, goal: Goal) -> Res
         let names = names.filter(|names| names.now == data);
         Ok(names.and_then(|names| trials::best(&lock(&index.journal).trials, &names, &eval, Choice::Better(goal))))
     };
-    tokio::task::spawn_blocking(choose).await.map_err(|e| Fault::internal(chain(&e)))?
+    blocking(choose).await.map_err(|e| Fault::internal(chain(&e)))?
 }

@@ -4,7 +4,7 @@
 //! length. The query is made into tokens once a call.
 
 use brahman_models::layout::{PairCut, PairPlan};
-use brahman_models::tokens::{TextPart, TokenBound, largest_id};
+use brahman_models::tokens::{TextPart, TokenBound, largest_id, read_tokenizer};
 use tokenizers::{Encoding, PostProcessor as _, Tokenizer, TruncationDirection};
 
 /// A query's tokens, as many as can ever be kept.
@@ -98,7 +98,7 @@ impl PairReader {
     /// # Errors
     /// [`TokenizerError`].
     pub fn open(bytes: &[u8], plan: &PairPlan) -> Result<Self, TokenizerError> {
-        let mut tokenizer = Tokenizer::from_bytes(bytes)?;
+        let mut tokenizer = read_tokenizer(bytes)?;
         // Both are done here, per pair and per batch, so that what is cut is known.
         tokenizer.with_truncation(None)?;
         tokenizer.with_padding(None);

@@ -7,6 +7,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use brahman_models::tokens::read_tokenizer;
 use brahman_storage::digest::{hex, sha256, sha256_file};
 use ort::session::Session;
 use ort::value::{TensorElementType, ValueType};
@@ -133,7 +134,7 @@ impl Tokens {
     pub fn read(folder: &Path) -> Result<Self, FolderError> {
         let unfit = |source| FolderError::Tokenizer { path: folder.join("tokenizer.json"), source };
         let text = std::fs::read(folder.join("tokenizer.json")).map_err(|e| missing(folder, "tokenizer.json", e))?;
-        let mut tokenizer = Tokenizer::from_bytes(&text).map_err(unfit)?;
+        let mut tokenizer = read_tokenizer(&text).map_err(unfit)?;
         tokenizer.with_truncation(None).map_err(unfit)?;
         tokenizer.with_padding(None);
         let config = Config::read(folder)?;

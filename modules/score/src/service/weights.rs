@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use brahman_card::Fault;
 use brahman_card::interface::score::{ResetWeightsIn, ResetWeightsOut, Weight, WeightsIn, WeightsOut};
-use brahman_sidecar::{Call, Reply, chain};
+use brahman_sidecar::{Call, Reply, blocking, chain};
 
 use super::ScoreService;
 use crate::kept::{Namespace, ResultStore, StandingError};
@@ -53,7 +53,7 @@ impl ScoreService {
         work: impl FnOnce(&ResultStore) -> Result<T, StandingError> + Send + 'static,
     ) -> Result<T, Fault> {
         let kept = Arc::clone(&self.kept);
-        let done = tokio::task::spawn_blocking(move || work(&kept)).await;
+        let done = blocking(move || work(&kept)).await;
         let done = done.map_err(|error| Fault::internal(format!("the weights: {error}")))?;
         done.map_err(|error| Fault::internal(format!("the weights: {}", chain(&error))))
     }

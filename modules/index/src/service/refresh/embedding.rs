@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_sidecar::{Call, chain};
+use brahman_sidecar::{Call, blocking, chain};
 use brahman_storage::digest::sha256;
 
 use super::super::IndexService;
@@ -210,7 +210,7 @@ impl Embedding<'_> {
         let numbers: Vec<u32> = at_hand.places().map(|place| place as u32).collect();
         let vectors: Vec<f32> = numbers.iter().flat_map(|i| at_hand.vector(*i as usize)).copied().collect();
         let (manifest, columns) = (unnumbered(&self.index.parameters, model.clone(), self.own), plan.columns.clone());
-        let made = tokio::task::spawn_blocking(move || partial::by_meaning(manifest, &rows, columns.as_ref(), numbers, &vectors));
+        let made = blocking(move || partial::by_meaning(manifest, &rows, columns.as_ref(), numbers, &vectors));
         let made = made.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(|e| io_fault("showing what is embedded", &e))?;
         let made = Arc::new(made);
         first.show(|partial| partial.near = Some(made));
