@@ -1,4 +1,5 @@
-//! The doors: what HTTP costs beside the wire itself, what a scrape takes, and how much memory it all holds.
+//! The doors: what HTTP costs beside the wire itself, what a scrape takes, and how much memory it
+//! all holds.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -32,8 +33,18 @@ pub(crate) async fn run(bin: &Path) {
     let http = mesh.socket().with_file_name("http.sock");
     let text = "a text of some words";
     let body = json!({ "model": "", "input": text }).to_string();
-    let embed = format!("POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    let call = encode_call("org.brahman.Embed.EmbedText", &json!({ "texts": [text] }), &CallOptions::default(), false, false).unwrap();
+    let embed = format!(
+        "POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let call = encode_call(
+        "org.brahman.Embed.EmbedText",
+        &json!({ "texts": [text] }),
+        &CallOptions::default(),
+        false,
+        false,
+    )
+    .unwrap();
     let mut stream = UnixStream::connect(&http).await.unwrap();
     let mut connection = Connection::connect(&mesh.socket()).await.unwrap();
     let (mut by_http, mut by_varlink) = (Vec::new(), Vec::new());
@@ -88,7 +99,12 @@ pub(crate) async fn run(bin: &Path) {
     let agents: Vec<Child> = (0..AGENTS).map(|_| agent(bin, &mesh)).collect();
     // Each has answered, so that each is as large as it is at rest.
     let all = agents.iter().map(|agent| pss_kib(agent.id())).sum::<u64>() as f64 / 1024.0;
-    row("20 × brahman mcp, memory together (PSS)", format!("{all:.1} MiB"), "≤ 100 MiB", all <= 100.0);
+    row(
+        "20 × brahman mcp, memory together (PSS)",
+        format!("{all:.1} MiB"),
+        "≤ 100 MiB",
+        all <= 100.0,
+    );
     for mut agent in agents {
         drop(agent.stdin.take());
         let _ = agent.wait();
@@ -99,7 +115,11 @@ pub(crate) async fn run(bin: &Path) {
 fn agent(bin: &Path, mesh: &Mesh) -> Child {
     use std::io::{BufRead as _, BufReader, Write as _};
     let mut command = Command::new(bin.join("brahman"));
-    command.arg("mcp").env("BRAHMAN_SOCKET", mesh.socket()).stdin(Stdio::piped()).stdout(Stdio::piped());
+    command
+        .arg("mcp")
+        .env("BRAHMAN_SOCKET", mesh.socket())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut agent = command.spawn().unwrap();
     let hello = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": { "protocolVersion": "2025-06-18" } });
     writeln!(agent.stdin.as_mut().unwrap(), "{hello}").unwrap();
@@ -124,11 +144,19 @@ async fn exchange(stream: &mut UnixStream, request: &[u8]) {
     let mut buffer = Vec::with_capacity(4096);
     let whole = async {
         loop {
-            assert!(stream.read_buf(&mut buffer).await.unwrap() > 0, "it hung up: {}", String::from_utf8_lossy(&buffer));
-            let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+            assert!(
+                stream.read_buf(&mut buffer).await.unwrap() > 0,
+                "it hung up: {}",
+                String::from_utf8_lossy(&buffer)
+            );
+            let Some(end) = buffer.windows(4).position(|four| four == b"\r\n\r\n") else {
+                continue;
+            };
             let head = String::from_utf8_lossy(&buffer[..end]);
             assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+            let length = head
+                .lines()
+                .find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
             if length.is_some_and(|length| buffer.len() >= end + 4 + length) {
                 return;
             }

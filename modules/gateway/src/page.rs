@@ -1,7 +1,8 @@
 //! The page at `/`: the mesh as it is, search, datasets.
 //!
-//! Invariants: nothing on it comes from elsewhere; the one script that may run is the one that was built in, by its hash, so that no file's
-//! name, no text and no message can run, whatever is in it; everything that the script shows it shows as text.
+//! Invariants: nothing on it comes from elsewhere; the one script that may run is the one that was
+//! built in, by its hash, so that no file's name, no text and no message can run, whatever is in
+//! it; everything that the script shows it shows as text.
 
 use std::sync::LazyLock;
 

@@ -1,7 +1,8 @@
 //! What holds of the tree itself.
 //!
-//! Shipped code is what lies in a crate's `src` and in `examples`, without what is compiled for tests alone. It is read as text, line by
-//! line, as rustfmt leaves it; nothing here knows Rust's grammar.
+//! Shipped code is what lies in a crate's `src` and in `examples`, without what is compiled for
+//! tests alone. It is read as text, line by line, as rustfmt leaves it; nothing here knows Rust's
+//! grammar.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,8 +10,11 @@ use brahman_tests::repository;
 
 #[test]
 fn crates_import_only_what_the_design_allows() {
-    let metadata =
-        cargo_metadata::MetadataCommand::new().manifest_path(repository().join("Cargo.toml")).no_deps().exec().expect("cargo metadata");
+    let metadata = cargo_metadata::MetadataCommand::new()
+        .manifest_path(repository().join("Cargo.toml"))
+        .no_deps()
+        .exec()
+        .expect("cargo metadata");
     let module = &["brahman-card", "brahman-sidecar", "brahman-storage"][..];
     let with_models = &["brahman-card", "brahman-models", "brahman-sidecar", "brahman-storage"][..];
     let allowed: BTreeMap<&str, &[&str]> = BTreeMap::from([
@@ -26,24 +30,39 @@ fn crates_import_only_what_the_design_allows() {
         ("brahman-cli", &["brahman-card", "brahman-mcp", "brahman-models", "brahman-sidecar"][..]),
         ("brahman-catalog", module),
         ("brahman-embed", with_models),
-        ("brahman-gateway", &["brahman-card", "brahman-mcp", "brahman-sidecar", "brahman-storage"][..]),
+        (
+            "brahman-gateway",
+            &["brahman-card", "brahman-mcp", "brahman-sidecar", "brahman-storage"][..],
+        ),
         ("brahman-index", module),
         ("brahman-ingest", module),
         ("brahman-profiles", module),
         ("brahman-rerank", with_models),
         ("brahman-score", with_models),
     ]);
-    for package in metadata.packages.iter().filter(|p| p.name.as_str() != "brahman-tests" && p.name.as_str() != "brahman-benches") {
-        let may = allowed.get(package.name.as_str()).unwrap_or_else(|| panic!("{} is not in the design", package.name));
+    for package in metadata
+        .packages
+        .iter()
+        .filter(|p| p.name.as_str() != "brahman-tests" && p.name.as_str() != "brahman-benches")
+    {
+        let may = allowed
+            .get(package.name.as_str())
+            .unwrap_or_else(|| panic!("{} is not in the design", package.name));
         for dependency in package.dependencies.iter().filter(|d| d.name.starts_with("brahman-")) {
-            assert!(may.contains(&dependency.name.as_str()), "{} must not import {}", package.name, dependency.name);
+            assert!(
+                may.contains(&dependency.name.as_str()),
+                "{} must not import {}",
+                package.name,
+                dependency.name
+            );
         }
     }
 }
 
 #[test]
 fn every_source_file_says_what_it_is_for() {
-    let mute: Vec<String> = rust_files().into_iter().filter(|file| !text_of(file).starts_with("//!")).collect();
+    let mute: Vec<String> =
+        rust_files().into_iter().filter(|file| !text_of(file).starts_with("//!")).collect();
     assert!(mute.is_empty(), "without a //! header: {mute:?}");
 }
 
@@ -64,10 +83,21 @@ const CONTRACT: [&str; 3] = [
 #[test]
 fn methods_and_errors_are_named_by_the_contract_alone() {
     let mut literal = Vec::new();
-    for source in shipped().iter().filter(|source| !CONTRACT.iter().any(|place| source.path.starts_with(place))) {
-        literal.extend(source.code().filter(|(_, line)| line.contains("\"org.brahman.")).map(|(number, _)| source.at(number)));
+    for source in shipped()
+        .iter()
+        .filter(|source| !CONTRACT.iter().any(|place| source.path.starts_with(place)))
+    {
+        literal.extend(
+            source
+                .code()
+                .filter(|(_, line)| line.contains("\"org.brahman."))
+                .map(|(number, _)| source.at(number)),
+        );
     }
-    assert!(literal.is_empty(), "names spelled out where a constant of the contract belongs: {literal:?}");
+    assert!(
+        literal.is_empty(),
+        "names spelled out where a constant of the contract belongs: {literal:?}"
+    );
 }
 
 #[test]
@@ -75,7 +105,9 @@ fn no_error_is_a_text() {
     let mut texts = Vec::new();
     for source in &shipped() {
         let code = source.text();
-        let results = code.match_indices("Result<").filter(|(at, _)| arguments(&code[at + "Result<".len()..]).get(1) == Some(&"String"));
+        let results = code
+            .match_indices("Result<")
+            .filter(|(at, _)| arguments(&code[at + "Result<".len()..]).get(1) == Some(&"String"));
         texts.extend(results.map(|(at, _)| source.at(source.line_at(&code, at))));
         for (number, line) in source.code() {
             let Some((_, closure)) = line.split_once("map_err(|") else { continue };
@@ -113,7 +145,9 @@ fn types_are_nouns() {
             let Some(name) = declared_type(line) else { continue };
             let is_one_word = name.chars().filter(|c| c.is_uppercase()).count() == 1;
             let is_participle = is_one_word && name.ends_with("ed");
-            if (is_participle || refused.contains(name)) && !NOUNS.iter().any(|(noun, _)| *noun == name) {
+            if (is_participle || refused.contains(name))
+                && !NOUNS.iter().any(|(noun, _)| *noun == name)
+            {
                 bad.push(format!("{} {name}", source.at(number)));
             }
         }
@@ -123,7 +157,8 @@ fn types_are_nouns() {
 
 /// Modules of one crate that know each other. It only becomes shorter.
 const CIRCLES: [(&str, &str, &str); 1] = [
-    // The macro that declares an interface has its text made, and the text is made of what is declared.
+    // The macro that declares an interface has its text made, and the text is made of what is
+    // declared.
     ("card", "idl", "interface"),
 ];
 
@@ -135,16 +170,25 @@ fn modules_do_not_go_round_in_circles() {
         // A program is not its library's module.
         if !file.starts_with("bin/") {
             let module = file.trim_end_matches(".rs").replace('/', "::");
-            let module = if ["lib", "main"].contains(&module.as_str()) { String::new() } else { module };
-            crates.entry(folder.to_owned()).or_default().entry(module).or_default().push_str(&source.text());
+            let module =
+                if ["lib", "main"].contains(&module.as_str()) { String::new() } else { module };
+            crates
+                .entry(folder.to_owned())
+                .or_default()
+                .entry(module)
+                .or_default()
+                .push_str(&source.text());
         }
     }
     let mut circles = BTreeSet::new();
     for (folder, modules) in &crates {
-        let known: BTreeMap<&String, BTreeSet<String>> = modules.iter().map(|(name, code)| (name, known_to(name, code, modules))).collect();
+        let known: BTreeMap<&String, BTreeSet<String>> =
+            modules.iter().map(|(name, code)| (name, known_to(name, code, modules))).collect();
         for (one, theirs) in &known {
             // What a module is made of may know it.
-            let is_family = |other: &String| other.starts_with(&format!("{one}::")) || one.starts_with(&format!("{other}::"));
+            let is_family = |other: &String| {
+                other.starts_with(&format!("{one}::")) || one.starts_with(&format!("{other}::"))
+            };
             let back = theirs.iter().filter(|other| {
                 *one < *other
                     && !one.is_empty()
@@ -154,7 +198,8 @@ fn modules_do_not_go_round_in_circles() {
             circles.extend(back.map(|other| (folder.clone(), (*one).clone(), other.clone())));
         }
     }
-    let standing: BTreeSet<(String, String, String)> = CIRCLES.map(|(at, a, b)| (at.to_owned(), a.to_owned(), b.to_owned())).into();
+    let standing: BTreeSet<(String, String, String)> =
+        CIRCLES.map(|(at, a, b)| (at.to_owned(), a.to_owned(), b.to_owned())).into();
     let new: Vec<_> = circles.difference(&standing).collect();
     assert!(new.is_empty(), "modules that know each other: {new:?}");
     let gone: Vec<_> = standing.difference(&circles).collect();
@@ -195,7 +240,11 @@ fn doc_comments_say_more_than_the_name_does() {
         }
     }
     assert!(all > 1000, "{all} doc comments were found");
-    assert!(short.len() * 100 <= all * SHORT_PER_CENT, "{} of {all} doc comments are short: {short:#?}", short.len());
+    assert!(
+        short.len() * 100 <= all * SHORT_PER_CENT,
+        "{} of {all} doc comments are short: {short:#?}",
+        short.len()
+    );
 }
 
 /// A file of shipped code: its lines and their numbers.
@@ -207,7 +256,10 @@ struct Source {
 impl Source {
     /// Lines that are no comments.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.lines.iter().filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(number, line)| (*number, line.as_str()))
+        self.lines
+            .iter()
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
+            .map(|(number, line)| (*number, line.as_str()))
     }
 
     /// The same as one text.
@@ -226,24 +278,33 @@ impl Source {
 }
 
 fn rust_files() -> Vec<String> {
-    let out = std::process::Command::new("git").args(["ls-files", "*.rs"]).current_dir(repository()).output().expect("git runs");
+    let out = std::process::Command::new("git")
+        .args(["ls-files", "*.rs"])
+        .current_dir(repository())
+        .output()
+        .expect("git runs");
     String::from_utf8(out.stdout).expect("text").lines().map(str::to_owned).collect()
 }
 
 fn text_of(file: &str) -> String {
-    std::fs::read_to_string(repository().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    std::fs::read_to_string(repository().join(file))
+        .unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 fn shipped() -> Vec<Source> {
     let is_test = |file: &str| {
-        let is_of_tests = ["tests/", "benches/", "fuzz/"].iter().any(|folder| file.starts_with(folder));
+        let is_of_tests =
+            ["tests/", "benches/", "fuzz/"].iter().any(|folder| file.starts_with(folder));
         is_of_tests || file.contains("/tests/") || file.ends_with("/tests.rs")
     };
-    let files = rust_files().into_iter().filter(|file| (file.contains("/src/") || file.starts_with("examples/")) && !is_test(file));
+    let files = rust_files()
+        .into_iter()
+        .filter(|file| (file.contains("/src/") || file.starts_with("examples/")) && !is_test(file));
     files.map(|path| Source { lines: without_tests(&text_of(&path)), path }).collect()
 }
 
-/// Lines of a file that are not below a `#[cfg(test)]`: its item ends with the brace that stands as far to the left.
+/// Lines of a file that are not below a `#[cfg(test)]`: its item ends with the brace that stands as
+/// far to the left.
 fn without_tests(text: &str) -> Vec<(usize, String)> {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned()));
@@ -253,10 +314,16 @@ fn without_tests(text: &str) -> Vec<(usize, String)> {
             kept.push((number, line));
             continue;
         }
-        let item = lines.by_ref().map(|(_, line)| line).find(|line| !line.trim_start().starts_with("#[")).unwrap_or_default();
+        let item = lines
+            .by_ref()
+            .map(|(_, line)| line)
+            .find(|line| !line.trim_start().starts_with("#["))
+            .unwrap_or_default();
         if (item.contains('{') && !item.ends_with('}')) || item.ends_with('(') {
             // Consumed with the item.
-            let _end = lines.by_ref().find(|(_, end)| indent(end) == indent(&item) && end.trim_start().starts_with('}'));
+            let _end = lines
+                .by_ref()
+                .find(|(_, end)| indent(end) == indent(&item) && end.trim_start().starts_with('}'));
         }
     }
     kept
@@ -291,9 +358,14 @@ fn arguments(text: &str) -> Vec<&str> {
 fn declared_type(line: &str) -> Option<&str> {
     let mut rest = line.trim_start();
     if let Some(public) = rest.strip_prefix("pub") {
-        rest = public.strip_prefix('(').map_or(public, |restricted| restricted.split_once(')').map_or("", |(_, rest)| rest)).trim_start();
+        rest = public
+            .strip_prefix('(')
+            .map_or(public, |restricted| restricted.split_once(')').map_or("", |(_, rest)| rest))
+            .trim_start();
     }
-    let rest = ["struct ", "enum ", "trait ", "type ", "union "].iter().find_map(|keyword| rest.strip_prefix(keyword))?;
+    let rest = ["struct ", "enum ", "trait ", "type ", "union "]
+        .iter()
+        .find_map(|keyword| rest.strip_prefix(keyword))?;
     let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
     Some(&rest[..end])
 }
@@ -363,5 +435,8 @@ fn named_module(module: &str, path: &str, modules: &BTreeMap<String, String>) ->
         here.pop();
     }
     here.extend(parts);
-    (0..=here.len()).rev().map(|length| here[..length].join("::")).find(|name| modules.contains_key(name))
+    (0..=here.len())
+        .rev()
+        .map(|length| here[..length].join("::"))
+        .find(|name| modules.contains_key(name))
 }
