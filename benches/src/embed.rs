@@ -1,4 +1,5 @@
-//! Embedding: against fastembed in Rust and in Python with equal threads, cached against uncached, bulk against JSON.
+//! Embedding: against fastembed in Rust and in Python with equal threads, cached against uncached,
+//! bulk against JSON.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,9 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use brahman_sidecar::bulk::{BulkStream, Frame};
 use brahman_sidecar::client::encode_call;
 use brahman_sidecar::{CallOptions, Connection};
-use fastembed::{InitOptionsUserDefined, Pooling, TextEmbedding, TokenizerFiles, UserDefinedEmbeddingModel};
+use fastembed::{
+    InitOptionsUserDefined, Pooling, TextEmbedding, TokenizerFiles, UserDefinedEmbeddingModel,
+};
 use ort::environment::Environment;
 use serde_json::{Value, json};
 
@@ -20,17 +23,31 @@ use crate::{head, percentiles, row};
 
 /// Texts of 20 to 200 words from real words, the same on every machine.
 pub(crate) fn texts(n: usize, salt: u64) -> Vec<String> {
-    let vocabulary: Vec<&str> = include_str!("../../README.md").split(|c: char| !c.is_alphabetic()).filter(|w| w.len() > 2).collect();
+    let vocabulary: Vec<&str> = include_str!("../../README.md")
+        .split(|c: char| !c.is_alphabetic())
+        .filter(|w| w.len() > 2)
+        .collect();
     let mut state = 0x9e37_79b9_u64 ^ salt;
     let mut next = |n: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % n
     };
-    (0..n).map(|_| (0..20 + next(181)).map(|_| vocabulary[next(vocabulary.len())]).collect::<Vec<_>>().join(" ")).collect()
+    (0..n)
+        .map(|_| {
+            (0..20 + next(181))
+                .map(|_| vocabulary[next(vocabulary.len())])
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
+        .collect()
 }
 
 fn cosine_least(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>()).fold(1.0, f32::min)
+    a.iter()
+        .zip(b)
+        .map(|(a, b)| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>())
+        .fold(1.0, f32::min)
 }
 
 pub(crate) async fn run(bin: &Path) {
@@ -45,7 +62,12 @@ pub(crate) async fn run(bin: &Path) {
     let (ours, our_rate) = ours(bin, cache.path(), &corpus).await;
     let (rust, rust_rate) = fastembed_rust(&shared, &corpus);
     let ratio = our_rate / rust_rate;
-    row("embed-real / fastembed (Rust), texts/s", format!("{our_rate:.1} / {rust_rate:.1} = {ratio:.2}×"), "≥ 2.4×", ratio >= 2.4);
+    row(
+        "embed-real / fastembed (Rust), texts/s",
+        format!("{our_rate:.1} / {rust_rate:.1} = {ratio:.2}×"),
+        "≥ 2.4×",
+        ratio >= 2.4,
+    );
     let cosine = cosine_least(&ours, &rust);
     row("least cosine to fastembed (Rust)", format!("{cosine:.6}"), "≥ 0.9999", cosine >= 0.9999);
     match fastembed_python(&shared, &corpus, cache.path()) {
@@ -58,7 +80,12 @@ pub(crate) async fn run(bin: &Path) {
                 ratio >= 2.4,
             );
             let cosine = cosine_least(&ours, &python);
-            row("least cosine to fastembed (Python)", format!("{cosine:.6}"), "≥ 0.9999", cosine >= 0.9999);
+            row(
+                "least cosine to fastembed (Python)",
+                format!("{cosine:.6}"),
+                "≥ 0.9999",
+                cosine >= 0.9999,
+            );
         }
         Err(why) => row("embed-real / fastembed (Python), texts/s", why, "≥ 2.4×", false),
     }
@@ -71,7 +98,10 @@ async fn ours(bin: &Path, cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f6
     let started = Instant::now();
     let mut vectors: Vec<Vec<f32>> = Vec::new();
     for part in corpus.chunks(1000) {
-        let out: Value = connection.call("org.brahman.Embed.EmbedText", &json!({"texts": part, "truncate": true})).await.unwrap();
+        let out: Value = connection
+            .call("org.brahman.Embed.EmbedText", &json!({"texts": part, "truncate": true}))
+            .await
+            .unwrap();
         vectors.extend(serde_json::from_value::<Vec<Vec<f32>>>(out["vectors"].clone()).unwrap());
     }
     let rate = corpus.len() as f64 / started.elapsed().as_secs_f64();
@@ -80,7 +110,10 @@ async fn ours(bin: &Path, cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f6
     for text in &texts(100, 7) {
         for times in [&mut cold, &mut warm] {
             let started = Instant::now();
-            let _: Value = connection.call("org.brahman.Embed.EmbedText", &json!({"texts": [text], "truncate": true})).await.unwrap();
+            let _: Value = connection
+                .call("org.brahman.Embed.EmbedText", &json!({"texts": [text], "truncate": true}))
+                .await
+                .unwrap();
             times.push(started.elapsed().as_secs_f64() * 1e6);
         }
     }
@@ -94,15 +127,24 @@ async fn ours(bin: &Path, cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f6
 
     let many: Vec<&String> = corpus.iter().cycle().take(1024).collect();
     let options = CallOptions::default();
-    let upgrade = encode_call("org.brahman.Embed.EmbedBulk", &json!({"truncate": true}), &options, false, true).unwrap();
+    let upgrade = encode_call(
+        "org.brahman.Embed.EmbedBulk",
+        &json!({"truncate": true}),
+        &options,
+        false,
+        true,
+    )
+    .unwrap();
     let mut leaving = Connection::connect(&mesh.socket()).await.unwrap();
     leaving.exchange(&upgrade).await.unwrap();
     let mut bulk = BulkStream::new(leaving.into_upgraded());
     let (mut by_json, mut by_bulk) = (Vec::new(), Vec::new());
     for _ in 0..30 {
         let started = Instant::now();
-        let out: brahman_card::interface::embed::EmbedTextOut =
-            connection.call("org.brahman.Embed.EmbedText", &json!({"texts": many, "truncate": true})).await.unwrap();
+        let out: brahman_card::interface::embed::EmbedTextOut = connection
+            .call("org.brahman.Embed.EmbedText", &json!({"texts": many, "truncate": true}))
+            .await
+            .unwrap();
         by_json.push(started.elapsed().as_secs_f64() * 1e3);
         assert_eq!(out.vectors.len(), 1024);
         let started = Instant::now();
@@ -114,14 +156,20 @@ async fn ours(bin: &Path, cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f6
         by_bulk.push(started.elapsed().as_secs_f64() * 1e3);
     }
     let (j50, b50) = (percentiles(by_json).0, percentiles(by_bulk).0);
-    row("JSON EmbedText / EmbedBulk, 1,024 cached texts", format!("{j50:.1} / {b50:.1} ms = {:.1}×", j50 / b50), "≥ 4×", j50 / b50 >= 4.0);
+    row(
+        "JSON EmbedText / EmbedBulk, 1,024 cached texts",
+        format!("{j50:.1} / {b50:.1} ms = {:.1}×", j50 / b50),
+        "≥ 4×",
+        j50 / b50 >= 4.0,
+    );
     (vectors, rate)
 }
 
 /// ONNX Runtime's environment, of which a process has one.
 pub(crate) fn environment(cache: &Path) -> Environment {
     static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
-    let open = || ort::init_from(cache.join("onnxruntime/libonnxruntime.so")).unwrap().build().unwrap();
+    let open =
+        || ort::init_from(cache.join("onnxruntime/libonnxruntime.so")).unwrap().build().unwrap();
     ENVIRONMENT.get_or_init(open).clone()
 }
 
@@ -135,7 +183,8 @@ fn fastembed_rust(cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f64) {
         special_tokens_map_file: read("special_tokens_map.json"),
         tokenizer_config_file: read("tokenizer_config.json"),
     };
-    let model = UserDefinedEmbeddingModel::new(read("model.onnx"), files).with_pooling(Pooling::Mean);
+    let model =
+        UserDefinedEmbeddingModel::new(read("model.onnx"), files).with_pooling(Pooling::Mean);
     let options = InitOptionsUserDefined::new().with_max_length(256).with_environment(environment);
     let mut engine = TextEmbedding::try_new_from_user_defined(model, options).unwrap();
     let started = Instant::now();
@@ -143,16 +192,30 @@ fn fastembed_rust(cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f64) {
     (vectors, corpus.len() as f64 / started.elapsed().as_secs_f64())
 }
 
-/// fastembed's Python package on the same files, with its defaults. `packaging/bench.sh` installs it.
-fn fastembed_python(cache: &Path, corpus: &[String], scratch: &Path) -> Result<(Vec<Vec<f32>>, f64), String> {
-    let python = std::env::var("BRAHMAN_BENCH_PYTHON").map_err(|_| "BRAHMAN_BENCH_PYTHON is not set: run `make bench`".to_owned())?;
+/// fastembed's Python package on the same files, with its defaults. `packaging/bench.sh` installs
+/// it.
+fn fastembed_python(
+    cache: &Path,
+    corpus: &[String],
+    scratch: &Path,
+) -> Result<(Vec<Vec<f32>>, f64), String> {
+    let python = std::env::var("BRAHMAN_BENCH_PYTHON")
+        .map_err(|_| "BRAHMAN_BENCH_PYTHON is not set: run `make bench`".to_owned())?;
     let input = scratch.join("texts.json");
     std::fs::write(&input, serde_json::to_vec(corpus).unwrap()).unwrap();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("fastembed_peer.py");
-    let out =
-        Command::new(python).arg(script).arg(cache.join("models/all-MiniLM-L6-v2")).arg(&input).output().map_err(|e| e.to_string())?;
+    let out = Command::new(python)
+        .arg(script)
+        .arg(cache.join("models/all-MiniLM-L6-v2"))
+        .arg(&input)
+        .output()
+        .map_err(|e| e.to_string())?;
     if !out.status.success() {
-        return Err(String::from_utf8_lossy(&out.stderr).lines().last().unwrap_or("failed").to_owned());
+        return Err(String::from_utf8_lossy(&out.stderr)
+            .lines()
+            .last()
+            .unwrap_or("failed")
+            .to_owned());
     }
     let out: Value = serde_json::from_slice(&out.stdout).map_err(|e| e.to_string())?;
     let vectors = serde_json::from_value(out["vectors"].clone()).map_err(|e| e.to_string())?;

@@ -1,4 +1,5 @@
-//! Ingest: tables and CSV into Parquet, beside ConnectorX, pyarrow and DuckDB on the same servers and files.
+//! Ingest: tables and CSV into Parquet, beside ConnectorX, pyarrow and DuckDB on the same servers
+//! and files.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -35,7 +36,8 @@ const MIXED_MARIADB: &str = "seq AS id, seq * 7919 % 1000003 AS customer, CAST(s
 
 fn peer(arguments: &[&str]) -> f64 {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("ingest_peers.py");
-    let python = std::env::var_os("BRAHMAN_BENCH_INGEST_PYTHON").expect("BRAHMAN_BENCH_INGEST_PYTHON: run `make bench-ingest`");
+    let python = std::env::var_os("BRAHMAN_BENCH_INGEST_PYTHON")
+        .expect("BRAHMAN_BENCH_INGEST_PYTHON: run `make bench-ingest`");
     let out = Command::new(python).arg(script).args(arguments).output().unwrap();
     let said = String::from_utf8_lossy(&out.stdout).trim().parse();
     said.unwrap_or_else(|_| panic!("{arguments:?}: {}", String::from_utf8_lossy(&out.stderr)))
@@ -80,7 +82,9 @@ pub(crate) async fn run(bin: &Path) {
     head(&format!("PostgreSQL: {MILLIONS} M rows of 16 columns over a Unix socket"));
     let server = Postgres::with(&["max_wal_size=8GB", "shared_buffers=512MB"]);
     for (table, rows) in [("large", MILLIONS * 1_000_000), ("million", 1_000_000), ("small", 586)] {
-        server.psql(&format!("CREATE UNLOGGED TABLE {table} AS SELECT {MIXED} FROM generate_series(1, {rows}) i"));
+        server.psql(&format!(
+            "CREATE UNLOGGED TABLE {table} AS SELECT {MIXED} FROM generate_series(1, {rows}) i"
+        ));
         server.psql(&format!("VACUUM ANALYZE {table}"));
     }
     server.psql("ALTER TABLE small DROP large, DROP uid, DROP colour");
@@ -104,26 +108,54 @@ pub(crate) async fn run(bin: &Path) {
     let url = format!("postgresql://tester@{host}:{}/postgres", server.port());
     let other = best!(peer(&["connectorx", &url, "SELECT * FROM large", "id", &workers, &out]));
     let rate = |seconds: f64| rows as f64 / seconds / 1e3;
-    let words = |own: f64, other: f64| format!("{:.0} / {:.0} k rows/s = {:.2}×", rate(own), rate(other), other / own);
+    let words = |own: f64, other: f64| {
+        format!("{:.0} / {:.0} k rows/s = {:.2}×", rate(own), rate(other), other / own)
+    };
     row("rows a second / ConnectorX with pyarrow", words(own, other), "≥ 1.3×", other / own >= 1.3);
     let floor = best!({
         let mut psql = Command::new("psql");
-        psql.args(["-XAtq", "-U", "tester", "-d", "postgres", "-p", &server.port().to_string(), "-h"]).arg(server.socket());
-        psql.args(["-c", "COPY (SELECT * FROM large) TO STDOUT (FORMAT binary)"]).stdout(Stdio::null());
+        psql.args([
+            "-XAtq",
+            "-U",
+            "tester",
+            "-d",
+            "postgres",
+            "-p",
+            &server.port().to_string(),
+            "-h",
+        ])
+        .arg(server.socket());
+        psql.args(["-c", "COPY (SELECT * FROM large) TO STDOUT (FORMAT binary)"])
+            .stdout(Stdio::null());
         let started = Instant::now();
         assert!(psql.status().unwrap().success());
         started.elapsed().as_secs_f64()
     });
-    row("rows a second / one binary COPY to /dev/null (the floor)", words(own, floor), "reported", true);
+    row(
+        "rows a second / one binary COPY to /dev/null (the floor)",
+        words(own, floor),
+        "reported",
+        true,
+    );
     row("peak memory reading 5 M rows", format!("{five:.0} MiB"), "≤ 192 MiB", five <= 192.0);
-    row("peak memory, 5 M / 1 M rows", format!("{five:.0} / {one:.0} MiB = {:.2}×", five / one), "≤ 1.1×", five <= 1.1 * one);
+    row(
+        "peak memory, 5 M / 1 M rows",
+        format!("{five:.0} / {one:.0} MiB = {:.2}×", five / one),
+        "≤ 1.1×",
+        five <= 1.1 * one,
+    );
     let mut small = Vec::new();
     for _ in 0..SMALL_CALLS {
         small.push(ours(&mesh, "Postgres", ask("small"), 586).await);
     }
     small.sort_by(f64::total_cmp);
     let (p50, worst) = (small[SMALL_CALLS / 2] * 1e3, small[SMALL_CALLS - 1] * 1e3);
-    row("586 rows × 13 columns, call to committed, p50 (worst)", format!("{p50:.0} ms ({worst:.0})"), "≤ 60 ms", p50 <= 60.0);
+    row(
+        "586 rows × 13 columns, call to committed, p50 (worst)",
+        format!("{p50:.0} ms ({worst:.0})"),
+        "≤ 60 ms",
+        p50 <= 60.0,
+    );
     drop(server);
 
     head(&format!("MariaDB: {MARIADB_MILLIONS} M rows of 16 columns"));
@@ -133,7 +165,9 @@ pub(crate) async fn run(bin: &Path) {
         "CREATE TABLE large ENGINE=InnoDB AS SELECT {MIXED_MARIADB} FROM seq_1_to_{rows}; ALTER TABLE large ADD PRIMARY KEY (id)"
     ));
     // ConnectorX speaks TCP only.
-    server.sql("CREATE USER peer@localhost IDENTIFIED BY 'peer'; GRANT SELECT ON d.* TO peer@localhost");
+    server.sql(
+        "CREATE USER peer@localhost IDENTIFIED BY 'peer'; GRANT SELECT ON d.* TO peer@localhost",
+    );
     let ask = json!({"dataset": "maria", "dsn": server.dsn(), "table": "large"});
     let own = best!(ours(&mesh, "Mysql", ask.clone(), rows).await);
     let url = format!("mysql://peer:peer@127.0.0.1:{}/d", server.port());
@@ -167,7 +201,8 @@ pub(crate) async fn run(bin: &Path) {
     file.flush().unwrap();
     let path = source.display().to_string();
     let own = best!(ours(&mesh, "Files", json!({"dataset": "csv", "paths": [path]}), rows).await);
-    let (arrow, duck) = (best!(peer(&["pyarrow", &path, &out])), best!(peer(&["duckdb", &path, &out])));
+    let (arrow, duck) =
+        (best!(peer(&["pyarrow", &path, &out])), best!(peer(&["duckdb", &path, &out])));
     let rate = |seconds: f64| bytes as f64 / seconds / 1e6;
     for (name, other) in [("pyarrow", arrow), ("DuckDB", duck)] {
         let words = format!("{:.0} / {:.0} MB/s = {:.2}×", rate(own), rate(other), other / own);

@@ -1,8 +1,14 @@
-//! `brahman-bench`: the figures of the mesh, each as a ratio against a named peer measured in the same run.
+//! `brahman-bench`: the figures of the mesh, each as a ratio against a named peer measured in the
+//! same run.
 //!
-//! Usage: brahman-bench BINARIES [mesh|doors|embed|rerank|index|index-mesh|ingest|pii|score]… . Figures inform; they never decide a test.
+//! Usage: brahman-bench BINARIES [mesh|doors|embed|rerank|index|index-mesh|ingest|pii|score]… .
+//! Figures inform; they never decide a test.
 
-#![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and stops at the first surprise")]
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a benchmark prints, and stops at the first surprise"
+)]
 
 mod embed;
 mod gateway;

@@ -39,7 +39,13 @@ impl Mesh {
     }
 
     /// A mesh whose state is prepared first.
-    pub(crate) fn up_with(bin: &Path, cards: &[&str], context: &str, cache: &Path, prepare: impl FnOnce(&Path)) -> Self {
+    pub(crate) fn up_with(
+        bin: &Path,
+        cards: &[&str],
+        context: &str,
+        cache: &Path,
+        prepare: impl FnOnce(&Path),
+    ) -> Self {
         Self::up_edited(bin, cards, context, cache, prepare, |_, text| text)
     }
 
@@ -54,7 +60,8 @@ impl Mesh {
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         prepare(&folder.path().join("state"));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("packaging/cards");
+        let source =
+            Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("packaging/cards");
         std::fs::create_dir(folder.path().join("cards")).unwrap();
         for card in cards {
             let name = format!("{card}.toml");
@@ -62,7 +69,8 @@ impl Mesh {
             std::fs::write(folder.path().join("cards").join(&name), edit(card, text)).unwrap();
         }
         let started = Instant::now();
-        // A bench that is killed must leave nothing behind: what is left works on beside the next one, and spoils its figures.
+        // A bench that is killed must leave nothing behind: what is left works on beside the next
+        // one, and spoils its figures.
         let init = Command::new("setpriv")
             .args(["--pdeathsig", "TERM"])
             .arg(bin.join("brahman-init"))
@@ -86,14 +94,31 @@ impl Mesh {
         self.folder.path().join("run/brahman.sock")
     }
 
-    pub(crate) async fn when(&self, label: &str, wanted: impl Fn(&ModuleRecord) -> bool) -> ModuleRecord {
+    pub(crate) async fn when(
+        &self,
+        label: &str,
+        wanted: impl Fn(&ModuleRecord) -> bool,
+    ) -> ModuleRecord {
         loop {
-            if let Ok(mut connection) = Connection::connect(&self.socket().with_file_name("init.sock")).await {
-                let watch = encode_call("org.brahman.Init.Watch", &Empty {}, &CallOptions::default(), true, false).unwrap();
+            if let Ok(mut connection) =
+                Connection::connect(&self.socket().with_file_name("init.sock")).await
+            {
+                let watch = encode_call(
+                    "org.brahman.Init.Watch",
+                    &Empty {},
+                    &CallOptions::default(),
+                    true,
+                    false,
+                )
+                .unwrap();
                 connection.send(&watch).await.unwrap();
                 while let Ok(reply) = connection.receive().await {
                     let word: WatchOut = reply.typed().unwrap().value;
-                    if let Some(module) = word.modules.into_iter().find(|m| m.card.label.as_str() == label && wanted(m)) {
+                    if let Some(module) = word
+                        .modules
+                        .into_iter()
+                        .find(|m| m.card.label.as_str() == label && wanted(m))
+                    {
                         return module;
                     }
                 }
@@ -107,7 +132,8 @@ impl Mesh {
     }
 
     async fn list(&self) -> Vec<ModuleRecord> {
-        let mut connection = Connection::connect(&self.socket().with_file_name("init.sock")).await.unwrap();
+        let mut connection =
+            Connection::connect(&self.socket().with_file_name("init.sock")).await.unwrap();
         let list: ListOut = connection.call("org.brahman.Init.List", &Empty {}).await.unwrap();
         list.modules
     }
@@ -119,10 +145,18 @@ fn kill(pid: u32) {
 
 /// A call of about 100 bytes: the smallest real one.
 fn message() -> Vec<u8> {
-    encode_call("org.brahman.Embed.EmbedText", &json!({"texts": ["a text of some words"]}), &CallOptions::default(), false, false).unwrap()
+    encode_call(
+        "org.brahman.Embed.EmbedText",
+        &json!({"texts": ["a text of some words"]}),
+        &CallOptions::default(),
+        false,
+        false,
+    )
+    .unwrap()
 }
 
-/// Latencies in microseconds, several connections measured in turn so that drift of the machine hits all alike.
+/// Latencies in microseconds, several connections measured in turn so that drift of the machine
+/// hits all alike.
 async fn interleaved(connections: &mut [Connection]) -> Vec<Vec<f64>> {
     let message = message();
     let mut all = vec![Vec::with_capacity(CALLS); connections.len()];
@@ -158,7 +192,12 @@ pub(crate) async fn run(bin: &Path) {
     let brokered = Connection::connect(&mesh.socket()).await.unwrap();
     let times = interleaved(&mut [direct, brokered]).await;
     let [(d50, d99), (b50, b99)] = [0, 1].map(|i| percentiles(times[i].clone()));
-    row("brokered call p50 / direct p50", format!("{b50:.1} / {d50:.1} µs = {:.2}×", b50 / d50), "≤ 2.0×", b50 / d50 <= 2.0);
+    row(
+        "brokered call p50 / direct p50",
+        format!("{b50:.1} / {d50:.1} µs = {:.2}×", b50 / d50),
+        "≤ 2.0×",
+        b50 / d50 <= 2.0,
+    );
     row("the hop adds, p50", format!("{:.1} µs", b50 - d50), "≤ 25 µs", b50 - d50 <= 25.0);
     row("the hop adds, p99", format!("{:.1} µs", b99 - d99), "≤ 100 µs", b99 - d99 <= 100.0);
 
@@ -193,7 +232,11 @@ async fn client(mesh: &Mesh, provider: &ModuleRecord) {
     let (mut through, mut straight) = (Vec::new(), Vec::new());
     for i in 0..CALLS + 500 {
         let started = Instant::now();
-        let _: Value = client.call("org.brahman.Embed.EmbedText", &parameters, &CallOptions::default()).await.unwrap().value;
+        let _: Value = client
+            .call("org.brahman.Embed.EmbedText", &parameters, &CallOptions::default())
+            .await
+            .unwrap()
+            .value;
         let one = started.elapsed();
         let started = Instant::now();
         let _: Value = direct.call("org.brahman.Embed.EmbedText", &parameters).await.unwrap();
@@ -204,7 +247,12 @@ async fn client(mesh: &Mesh, provider: &ModuleRecord) {
         }
     }
     let (t50, s50) = (percentiles(through).0, percentiles(straight).0);
-    row("`sidecar::Client` p50 / direct p50", format!("{t50:.1} / {s50:.1} µs = {:.2}×", t50 / s50), "≤ 1.1×", t50 / s50 <= 1.1);
+    row(
+        "`sidecar::Client` p50 / direct p50",
+        format!("{t50:.1} / {s50:.1} µs = {:.2}×", t50 / s50),
+        "≤ 1.1×",
+        t50 / s50 <= 1.1,
+    );
 }
 
 async fn memory(mesh: &Mesh) {
@@ -221,26 +269,47 @@ async fn memory(mesh: &Mesh) {
 /// Ten kills under fifty clients: of the provider, then of the broker.
 async fn deaths(mesh: &Mesh) {
     for (label, resolving) in [("embed-mock", false), ("broker", true)] {
-        let (stop, failed, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (stop, failed, answered) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let clients: Vec<_> = (0..50)
             .map(|_| {
-                let (stop, failed, answered, socket) = (Arc::clone(&stop), Arc::clone(&failed), Arc::clone(&answered), mesh.socket());
+                let (stop, failed, answered, socket) =
+                    (Arc::clone(&stop), Arc::clone(&failed), Arc::clone(&answered), mesh.socket());
                 tokio::spawn(async move {
                     let client = Client::new(&socket);
                     let mut connection = Connection::connect(&socket).await.unwrap();
                     let parameters = json!({"texts": ["x"]});
                     while !stop.load(Ordering::Relaxed) {
                         let good = if resolving {
-                            client.call::<_, Value>("org.brahman.Embed.EmbedText", &parameters, &CallOptions::default()).await.is_ok()
+                            client
+                                .call::<_, Value>(
+                                    "org.brahman.Embed.EmbedText",
+                                    &parameters,
+                                    &CallOptions::default(),
+                                )
+                                .await
+                                .is_ok()
                         } else {
-                            connection.call::<_, Value>("org.brahman.Embed.EmbedText", &parameters).await.is_ok()
+                            connection
+                                .call::<_, Value>("org.brahman.Embed.EmbedText", &parameters)
+                                .await
+                                .is_ok()
                         };
                         if good { &answered } else { &failed }.fetch_add(1, Ordering::Relaxed);
                     }
                 })
             })
             .collect();
-        let others: Vec<u32> = mesh.list().await.iter().filter(|m| m.card.label.as_str() != label).map(|m| m.pid).collect();
+        let others: Vec<u32> = mesh
+            .list()
+            .await
+            .iter()
+            .filter(|m| m.card.label.as_str() != label)
+            .map(|m| m.pid)
+            .collect();
         let mut back = Vec::new();
         for _ in 0..10 {
             // A healthy life first: what is measured is the restart after one.
@@ -257,10 +326,31 @@ async fn deaths(mesh: &Mesh) {
         }
         let failed = failed.load(Ordering::Relaxed);
         let name = format!("SIGKILL of {label} under 50 clients, ten times");
-        row(&name, format!("{failed} of {} calls failed", answered.load(Ordering::Relaxed) + failed), "0", failed == 0);
+        row(
+            &name,
+            format!("{failed} of {} calls failed", answered.load(Ordering::Relaxed) + failed),
+            "0",
+            failed == 0,
+        );
         let (p50, worst) = (percentiles(back.clone()).0, back.iter().copied().fold(0.0, f64::max));
-        row(&format!("{label} ready again, p50 (worst)"), format!("{p50:.0} ms ({worst:.0})"), "≤ 50 ms", p50 <= 50.0);
-        let now: Vec<u32> = mesh.list().await.iter().filter(|m| m.card.label.as_str() != label).map(|m| m.pid).collect();
-        row("other modules restarted meanwhile", (now != others).to_string(), "false", now == others);
+        row(
+            &format!("{label} ready again, p50 (worst)"),
+            format!("{p50:.0} ms ({worst:.0})"),
+            "≤ 50 ms",
+            p50 <= 50.0,
+        );
+        let now: Vec<u32> = mesh
+            .list()
+            .await
+            .iter()
+            .filter(|m| m.card.label.as_str() != label)
+            .map(|m| m.pid)
+            .collect();
+        row(
+            "other modules restarted meanwhile",
+            (now != others).to_string(),
+            "false",
+            now == others,
+        );
     }
 }

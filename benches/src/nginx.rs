@@ -1,5 +1,6 @@
-//! The peer for a brokered call: HTTP through nginx on Unix sockets, to a backend in a process of its own, as our provider
-//! is: a second nginx, which answers from memory. Kept-alive connections on both sides, one worker each.
+//! The peer for a brokered call: HTTP through nginx on Unix sockets, to a backend in a process of
+//! its own, as our provider is: a second nginx, which answers from memory. Kept-alive connections
+//! on both sides, one worker each.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,8 +22,10 @@ pub(crate) async fn compare(mesh: &Mesh) {
     std::fs::create_dir(&folder).unwrap();
     let path = |name: &str| folder.join(name).display().to_string();
     let answer = format!("{{\"vector\":[{}]}}", vec!["0.1234567"; 32].join(","));
-    let back =
-        format!("server {{ listen unix:{}; location / {{ default_type application/json; return 200 '{answer}'; }} }}", path("back.sock"));
+    let back = format!(
+        "server {{ listen unix:{}; location / {{ default_type application/json; return 200 '{answer}'; }} }}",
+        path("back.sock")
+    );
     let front = format!(
         "upstream provider {{ server unix:{}; keepalive 16; keepalive_requests 1000000; }}
   server {{ listen unix:{}; location / {{ proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}",
@@ -45,9 +48,18 @@ http {{
         );
         let file = path(&format!("{name}.conf"));
         std::fs::write(&file, configuration).unwrap();
-        let started = Command::new("nginx").args(["-c", &file, "-p", &path("")]).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
+        let started = Command::new("nginx")
+            .args(["-c", &file, "-p", &path("")])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
         let Ok(server) = started else {
-            row("the same against HTTP through nginx", "nginx is not installed: apt-get install -y nginx-light".into(), "faster", false);
+            row(
+                "the same against HTTP through nginx",
+                "nginx is not installed: apt-get install -y nginx-light".into(),
+                "faster",
+                false,
+            );
             return;
         };
         servers.push(server);
@@ -62,9 +74,19 @@ http {{
     let (mut http, mut ours) = (Vec::new(), Vec::new());
     let mut connection = Connection::connect(&mesh.socket()).await.unwrap();
     let parameters = json!({"texts": ["a text of some words"]});
-    let message = encode_call("org.brahman.Embed.EmbedText", &parameters, &brahman_sidecar::CallOptions::default(), false, false).unwrap();
+    let message = encode_call(
+        "org.brahman.Embed.EmbedText",
+        &parameters,
+        &brahman_sidecar::CallOptions::default(),
+        false,
+        false,
+    )
+    .unwrap();
     let body = serde_json::to_string(&parameters).unwrap();
-    let request = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     for i in 0..CALLS + 500 {
         let started = Instant::now();
         exchange(&mut stream, request.as_bytes()).await;
@@ -105,7 +127,8 @@ impl Drop for FixedServer {
     }
 }
 
-/// A server of bodies of this many bytes, on a Unix socket, with as many workers as there are cores.
+/// A server of bodies of this many bytes, on a Unix socket, with as many workers as there are
+/// cores.
 pub(crate) fn fixed(folder: &Path, size: usize) -> Result<FixedServer, String> {
     std::fs::create_dir(folder).unwrap();
     let path = |name: &str| folder.join(name).display().to_string();
@@ -125,13 +148,21 @@ http {{
     );
     let file = path("conf");
     std::fs::write(&file, configuration).unwrap();
-    let started = Command::new("nginx").args(["-c", &file, "-p", &path("")]).stdin(Stdio::null()).stderr(Stdio::null()).spawn();
-    let server = started.map_err(|_| "nginx is not installed: apt-get install -y nginx-light".to_owned())?;
+    let started = Command::new("nginx")
+        .args(["-c", &file, "-p", &path("")])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let server =
+        started.map_err(|_| "nginx is not installed: apt-get install -y nginx-light".to_owned())?;
     let server = FixedServer { socket: folder.join("fixed.sock"), server };
     let until = Instant::now() + Duration::from_secs(10);
     while std::os::unix::net::UnixStream::connect(&server.socket).is_err() {
         if Instant::now() > until {
-            return Err(format!("nginx does not answer: {}", std::fs::read_to_string(path("log")).unwrap_or_default()));
+            return Err(format!(
+                "nginx does not answer: {}",
+                std::fs::read_to_string(path("log")).unwrap_or_default()
+            ));
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -146,7 +177,10 @@ async fn exchange(stream: &mut UnixStream, request: &[u8]) {
         stream.read_buf(&mut buffer).await.unwrap();
         let text = String::from_utf8_lossy(&buffer);
         if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|l| l.strip_prefix("Content-Length: ")).and_then(|n| n.trim().parse::<usize>().ok());
+            let length = head
+                .lines()
+                .find_map(|l| l.strip_prefix("Content-Length: "))
+                .and_then(|n| n.trim().parse::<usize>().ok());
             if length.is_some_and(|n| body.len() >= n) {
                 return;
             }

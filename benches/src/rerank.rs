@@ -1,6 +1,8 @@
-//! Reranking: 200 pairs of a query and a text of 20 to 200 words, beside fastembed's reranker in Rust on the same made-up model.
+//! Reranking: 200 pairs of a query and a text of 20 to 200 words, beside fastembed's reranker in
+//! Rust on the same made-up model.
 //!
-//! No cross-encoder can be fetched here, so the model is made up: BERT of six layers as wide as MiniLM, with weights from a formula.
+//! No cross-encoder can be fetched here, so the model is made up: BERT of six layers as wide as
+//! MiniLM, with weights from a formula.
 
 use std::path::Path;
 use std::time::Instant;
@@ -8,7 +10,9 @@ use std::time::Instant;
 use brahman_card::interface::rerank::RerankOut;
 use brahman_sidecar::Connection;
 use brahman_tests::made_models::{bytes, number};
-use fastembed::{RerankInitOptionsUserDefined, TextRerank, TokenizerFiles, UserDefinedRerankingModel};
+use fastembed::{
+    RerankInitOptionsUserDefined, TextRerank, TokenizerFiles, UserDefinedRerankingModel,
+};
 use serde_json::json;
 
 use crate::embed::{environment, texts};
@@ -24,7 +28,8 @@ const HEADS: usize = 12;
 const INNER: usize = 1536;
 const WINDOW: usize = 512;
 /// Words of a query.
-const QUERY: &str = "how does the broker choose between several providers of an interface in a context";
+const QUERY: &str =
+    "how does the broker choose between several providers of an interface in a context";
 
 pub(crate) async fn run(bin: &Path) {
     head("rerank (made-up BERT of six layers, 384 wide, fp32, CPU, all cores on each side)");
@@ -39,9 +44,20 @@ pub(crate) async fn run(bin: &Path) {
     let (ours, our_rate) = ours(bin, cache.path(), &folder, &corpus).await;
     let (theirs, their_rate) = fastembed_rust(&shared, &folder, &corpus);
     let ratio = our_rate / their_rate;
-    row("rerank-real / fastembed (Rust), pairs/s", format!("{our_rate:.1} / {their_rate:.1} = {ratio:.2}×"), "≥ 2×", ratio >= 2.0);
-    let apart = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f32::max);
-    row("largest difference of scores to fastembed (Rust)", format!("{apart:.1e}"), "≤ 1e-4", apart <= 1e-4);
+    row(
+        "rerank-real / fastembed (Rust), pairs/s",
+        format!("{our_rate:.1} / {their_rate:.1} = {ratio:.2}×"),
+        "≥ 2×",
+        ratio >= 2.0,
+    );
+    let apart =
+        ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f32::max);
+    row(
+        "largest difference of scores to fastembed (Rust)",
+        format!("{apart:.1e}"),
+        "≤ 1e-4",
+        apart <= 1e-4,
+    );
 }
 
 /// Scores by place, and pairs a second.
@@ -52,7 +68,10 @@ async fn ours(bin: &Path, cache: &Path, folder: &Path, corpus: &[String]) -> (Ve
     mesh.ready("rerank-real").await;
     let mut connection = Connection::connect(&mesh.socket()).await.unwrap();
     let started = Instant::now();
-    let out: RerankOut = connection.call("org.brahman.Rerank.Rerank", &json!({"query": QUERY, "texts": corpus})).await.unwrap();
+    let out: RerankOut = connection
+        .call("org.brahman.Rerank.Rerank", &json!({"query": QUERY, "texts": corpus}))
+        .await
+        .unwrap();
     let rate = corpus.len() as f64 / started.elapsed().as_secs_f64();
     let mut scores = vec![f32::NAN; corpus.len()];
     for one in &out.results {
@@ -70,7 +89,9 @@ fn fastembed_rust(shared: &Path, folder: &Path, corpus: &[String]) -> (Vec<f32>,
         tokenizer_config_file: read("tokenizer_config.json"),
     };
     let model = UserDefinedRerankingModel::new(read("model.onnx"), files);
-    let options = RerankInitOptionsUserDefined::new().with_environment(environment(shared)).with_max_length(WINDOW);
+    let options = RerankInitOptionsUserDefined::new()
+        .with_environment(environment(shared))
+        .with_max_length(WINDOW);
     let mut engine = TextRerank::try_new_from_user_defined(model, options).unwrap();
     let started = Instant::now();
     let ranked = engine.rerank(QUERY.to_owned(), corpus, false, None).unwrap();
@@ -94,7 +115,8 @@ fn write(folder: &Path, tokenizer: &Path) {
         "num_attention_heads": HEADS, "sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"},
     });
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let vocabulary: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("tokenizer.json")).unwrap()).unwrap();
+    let vocabulary: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("tokenizer.json")).unwrap()).unwrap();
     let words = vocabulary["model"]["vocab"].as_object().unwrap().len();
     std::fs::write(folder.join("model.onnx"), MadeBert::default().model(words)).unwrap();
 }
@@ -135,7 +157,10 @@ impl MadeBert {
     fn tensor(&mut self, element: u64, shape: &[usize], raw: &[u8]) -> String {
         let name = self.name();
         let dims: Vec<u8> = shape.iter().flat_map(|n| number(1, *n as u64)).collect();
-        self.graph.extend(bytes(5, &[dims, number(2, element), bytes(8, name.as_bytes()), bytes(9, raw)].concat()));
+        self.graph.extend(bytes(
+            5,
+            &[dims, number(2, element), bytes(8, name.as_bytes()), bytes(9, raw)].concat(),
+        ));
         name
     }
 
@@ -153,17 +178,23 @@ impl MadeBert {
 
     fn named_node(&mut self, kind: &str, inputs: &[&str], attributes: &[u8], output: &str) {
         let inputs: Vec<u8> = inputs.iter().flat_map(|name| bytes(1, name.as_bytes())).collect();
-        self.graph.extend(bytes(1, &[inputs, bytes(2, output.as_bytes()), bytes(4, kind.as_bytes()), attributes.to_vec()].concat()));
+        self.graph.extend(bytes(
+            1,
+            &[inputs, bytes(2, output.as_bytes()), bytes(4, kind.as_bytes()), attributes.to_vec()]
+                .concat(),
+        ));
     }
 
     fn linear(&mut self, input: &str, from: usize, to: usize) -> String {
-        let (weight, bias) = (self.weight(&[from, to], 1.7 / (from as f32).sqrt()), self.weight(&[to], 0.1));
+        let (weight, bias) =
+            (self.weight(&[from, to], 1.7 / (from as f32).sqrt()), self.weight(&[to], 0.1));
         let product = self.node("MatMul", &[input, &weight], &[]);
         self.node("Add", &[&product, &bias], &[])
     }
 
     fn norm(&mut self, input: &str) -> String {
-        let (scale, bias) = (self.floats(&[WIDTH], &[1.0; WIDTH]), self.floats(&[WIDTH], &[0.0; WIDTH]));
+        let (scale, bias) =
+            (self.floats(&[WIDTH], &[1.0; WIDTH]), self.floats(&[WIDTH], &[0.0; WIDTH]));
         self.node("LayerNormalization", &[input, &scale, &bias], &int("axis", u64::MAX))
     }
 
@@ -176,7 +207,11 @@ impl MadeBert {
 
     fn layer(&mut self, input: &str, mask: &str) -> String {
         let [query, key, value] = [(); 3].map(|()| self.linear(input, WIDTH, WIDTH));
-        let (query, key, value) = (self.heads(&query, &[0, 2, 1, 3]), self.heads(&key, &[0, 2, 3, 1]), self.heads(&value, &[0, 2, 1, 3]));
+        let (query, key, value) = (
+            self.heads(&query, &[0, 2, 1, 3]),
+            self.heads(&key, &[0, 2, 3, 1]),
+            self.heads(&value, &[0, 2, 1, 3]),
+        );
         let scale = self.floats(&[1], &[1.0 / ((WIDTH / HEADS) as f32).sqrt()]);
         let product = self.node("MatMul", &[&query, &key], &[]);
         let scaled = self.node("Mul", &[&product, &scale], &[]);
@@ -191,7 +226,11 @@ impl MadeBert {
         let normed = self.norm(&sum);
         let inner = self.linear(&normed, WIDTH, INNER);
         // The error function's GELU, as exporters write it.
-        let (root, one, half) = (self.floats(&[1], &[std::f32::consts::SQRT_2]), self.floats(&[1], &[1.0]), self.floats(&[1], &[0.5]));
+        let (root, one, half) = (
+            self.floats(&[1], &[std::f32::consts::SQRT_2]),
+            self.floats(&[1], &[1.0]),
+            self.floats(&[1], &[0.5]),
+        );
         let over = self.node("Div", &[&inner, &root], &[]);
         let erf = self.node("Erf", &[&over], &[]);
         let above = self.node("Add", &[&erf, &one], &[]);
@@ -204,7 +243,11 @@ impl MadeBert {
 
     /// The whole model: input_ids, attention_mask and token_type_ids to one number a pair.
     fn model(mut self, words: usize) -> Vec<u8> {
-        let (table, kinds, places) = (self.weight(&[words, WIDTH], 0.5), self.weight(&[2, WIDTH], 0.5), self.weight(&[WINDOW, WIDTH], 0.1));
+        let (table, kinds, places) = (
+            self.weight(&[words, WIDTH], 0.5),
+            self.weight(&[2, WIDTH], 0.5),
+            self.weight(&[WINDOW, WIDTH], 0.1),
+        );
         let embedded = self.node("Gather", &[&table, "input_ids"], &[]);
         let of_kind = self.node("Gather", &[&kinds, "token_type_ids"], &[]);
         let both = self.node("Add", &[&embedded, &of_kind], &[]);
@@ -216,7 +259,8 @@ impl MadeBert {
         let sum = self.node("Add", &[&both, &placed], &[]);
         let mut hidden = self.norm(&sum);
         let float = self.node("Cast", &["attention_mask"], &int("to", 1));
-        let (whole, far, axes) = (self.floats(&[1], &[1.0]), self.floats(&[1], &[-10_000.0]), self.longs(&[1, 2]));
+        let (whole, far, axes) =
+            (self.floats(&[1], &[1.0]), self.floats(&[1], &[-10_000.0]), self.longs(&[1, 2]));
         let padding = self.node("Sub", &[&whole, &float], &[]);
         let away = self.node("Mul", &[&padding, &far], &[]);
         let mask = self.node("Unsqueeze", &[&away, &axes], &[]);
@@ -242,7 +286,8 @@ impl MadeBert {
             graph.extend(bytes(11, &port(name, 7, &any)));
         }
         graph.extend(bytes(12, &port("logits", 1, &[free("batch"), bytes(1, &number(1, 1))])));
-        [number(1, 8), bytes(7, &graph), bytes(8, &[bytes(1, b""), number(2, 17)].concat())].concat()
+        [number(1, 8), bytes(7, &graph), bytes(8, &[bytes(1, b""), number(2, 17)].concat())]
+            .concat()
     }
 
     /// A number of 64 bits without an axis.

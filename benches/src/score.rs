@@ -1,4 +1,5 @@
-//! Scoring: tokens and time against full passes, parity with them, the approximate mode, and memory.
+//! Scoring: tokens and time against full passes, parity with them, the approximate mode, and
+//! memory.
 
 use std::path::Path;
 use std::process::Command;
@@ -28,7 +29,8 @@ const SCREENED_KEPT: u64 = 8;
 const BUDGET_MIB: u64 = 256;
 
 fn parsed(made: &Planted, engine: &dyn Engine) -> Script {
-    script(&serde_json::from_value(made.conversation.clone()).unwrap(), &Layout::plain(), engine).unwrap()
+    script(&serde_json::from_value(made.conversation.clone()).unwrap(), &Layout::plain(), engine)
+        .unwrap()
 }
 
 /// The baseline, and one ablation a memory.
@@ -38,11 +40,21 @@ fn passes(script: &Script) -> Vec<Ablation> {
     std::iter::once(whole(script, &all)).chain(rows).collect()
 }
 
-/// Tokens of one call a memory and response, each with everything before the response but the memory, and one a response with it.
+/// Tokens of one call a memory and response, each with everything before the response but the
+/// memory, and one a response with it.
 fn one_call_each(script: &Script) -> u64 {
     let end = |r: usize| script.responses[r].scored.end as u64;
-    let removed = |m: usize, to: u64| script.memories[m].spans.iter().filter(|s| s.end as u64 <= to).map(|s| s.len() as u64).sum::<u64>();
-    let alone = (0..script.responses.len()).map(|r| end(r) + (0..script.memories.len()).map(|m| end(r) - removed(m, end(r))).sum::<u64>());
+    let removed = |m: usize, to: u64| {
+        script.memories[m]
+            .spans
+            .iter()
+            .filter(|s| s.end as u64 <= to)
+            .map(|s| s.len() as u64)
+            .sum::<u64>()
+    };
+    let alone = (0..script.responses.len()).map(|r| {
+        end(r) + (0..script.memories.len()).map(|m| end(r) - removed(m, end(r))).sum::<u64>()
+    });
     alone.sum()
 }
 
@@ -73,13 +85,16 @@ fn memory(pid: u32, field: &str) -> u64 {
 
 pub(crate) async fn run(bin: &Path) {
     let cache = brahman_sidecar::place::cache_dir();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/assets/induction");
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/assets/induction");
     let settings = Settings::with(&cache, folder.clone()).unwrap();
     let (threads, model) = (settings.threads, Model::open(&settings).unwrap());
     let made = planted(3, MEMORIES, RESPONSES, 2, 60, false);
     let script = parsed(&made, &model);
     let tokens = script.tokens.len();
-    head(&format!("scoring: {MEMORIES} memories, {RESPONSES} responses, {tokens} tokens, {threads} threads"));
+    head(&format!(
+        "scoring: {MEMORIES} memories, {RESPONSES} responses, {tokens} tokens, {threads} threads"
+    ));
 
     // The same passes, one by one, by somebody else's program.
     let ablations = passes(&script);
@@ -93,17 +108,24 @@ pub(crate) async fn run(bin: &Path) {
     let mesh = Mesh::up(bin, &["broker", "score-real"], "prod", &cache);
     let pid = mesh.ready("score-real").await.pid;
     let loaded = memory(pid, "VmRSS:");
-    let (out, seconds) = matrix(&mesh, json!({ "conversation": made.conversation, "fresh": true })).await;
+    let (out, seconds) =
+        matrix(&mesh, json!({ "conversation": made.conversation, "fresh": true })).await;
     let held = memory(pid, "VmHWM:").saturating_sub(loaded);
     let forwarded = out["tokens_forwarded"].as_u64().unwrap() as f64;
 
-    let python = std::env::var_os("BRAHMAN_BENCH_SCORE_PYTHON").expect("BRAHMAN_BENCH_SCORE_PYTHON: run `make bench-score`");
+    let python = std::env::var_os("BRAHMAN_BENCH_SCORE_PYTHON")
+        .expect("BRAHMAN_BENCH_SCORE_PYTHON: run `make bench-score`");
     let peer = Command::new(python)
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("score_passes.py"))
-        .args([folder.join("model.onnx").as_os_str(), file.path().as_os_str(), threads.to_string().as_ref()])
+        .args([
+            folder.join("model.onnx").as_os_str(),
+            file.path().as_os_str(),
+            threads.to_string().as_ref(),
+        ])
         .output()
         .unwrap();
-    let peer: Value = serde_json::from_slice(&peer.stdout).unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&peer.stderr)));
+    let peer: Value = serde_json::from_slice(&peer.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&peer.stderr)));
 
     let each = one_call_each(&script) as f64;
     row(
@@ -113,11 +135,17 @@ pub(crate) async fn run(bin: &Path) {
         forwarded * 30.0 <= each,
     );
     let full = ((MEMORIES + 1) * tokens) as f64;
-    let floor: usize =
-        tokens + (0..MEMORIES).map(|m| ablations[m + 1].sequence.tokens.len() - script.memories[m].spans[0].start).sum::<usize>();
+    let floor: usize = tokens
+        + (0..MEMORIES)
+            .map(|m| ablations[m + 1].sequence.tokens.len() - script.memories[m].spans[0].start)
+            .sum::<usize>();
     row(
         "tokens forwarded / N + 1 full passes",
-        format!("{:.2}× (without the second baseline {:.2}×)", forwarded / full, floor as f64 / full),
+        format!(
+            "{:.2}× (without the second baseline {:.2}×)",
+            forwarded / full,
+            floor as f64 / full
+        ),
         "≤ 0.6×",
         forwarded <= 0.6 * full,
     );
@@ -134,27 +162,49 @@ pub(crate) async fn run(bin: &Path) {
     let sequences: Vec<_> = ablations.iter().map(|a| a.sequence.clone()).collect();
     model
         .score(&sequences, &Stop::default(), &mut |i, scores| {
-            for (ours, theirs) in scores.unwrap().iter().zip(peer["scores"][i].as_array().unwrap()) {
+            for (ours, theirs) in scores.unwrap().iter().zip(peer["scores"][i].as_array().unwrap())
+            {
                 worst = worst.max((f64::from(*ours) - theirs.as_f64().unwrap()).abs());
             }
         })
         .unwrap();
-    row("largest difference from a full pass, a token", format!("{worst:.1e}"), "≤ 1e-4", worst <= 1e-4);
+    row(
+        "largest difference from a full pass, a token",
+        format!("{worst:.1e}"),
+        "≤ 1e-4",
+        worst <= 1e-4,
+    );
     let budget = out_budget(&mesh).await;
-    row("memory beyond the loaded model / budget", format!("{} / {} MiB", held >> 20, budget >> 20), "≤ 1×", held <= budget);
+    row(
+        "memory beyond the loaded model / budget",
+        format!("{} / {} MiB", held >> 20, budget >> 20),
+        "≤ 1×",
+        held <= budget,
+    );
 
     let (mut agreed, mut slow, mut quick) = (0, 0.0, 0.0);
     for seed in 0..SCREENED {
         let made = planted(100 + seed, MEMORIES, RESPONSES, 2, 60, false);
-        let (exact, seconds) = matrix(&mesh, json!({ "conversation": made.conversation, "fresh": true })).await;
+        let (exact, seconds) =
+            matrix(&mesh, json!({ "conversation": made.conversation, "fresh": true })).await;
         let (near, less) = matrix(&mesh, json!({ "conversation": made.conversation, "fresh": true, "approximate": SCREENED_KEPT })).await;
         let (exact, near) = (ranking(&exact), ranking(&near));
         agreed += exact[..5].iter().filter(|key| near[..5].contains(key)).count();
         (slow, quick) = (slow + seconds, quick + less);
     }
     let agreement = agreed as f64 / (5 * SCREENED) as f64;
-    row("approximate: agreement of the five foremost", format!("{agreement:.2}"), "≥ 0.9", agreement >= 0.9);
-    row("approximate: speed-up", format!("{slow:.1} s / {quick:.1} s = {:.1}×", slow / quick), "≥ 4×", slow >= 4.0 * quick);
+    row(
+        "approximate: agreement of the five foremost",
+        format!("{agreement:.2}"),
+        "≥ 0.9",
+        agreement >= 0.9,
+    );
+    row(
+        "approximate: speed-up",
+        format!("{slow:.1} s / {quick:.1} s = {:.1}×", slow / quick),
+        "≥ 4×",
+        slow >= 4.0 * quick,
+    );
 
     let mut first = 0;
     for seed in 0..RANKED {
@@ -163,14 +213,26 @@ pub(crate) async fn run(bin: &Path) {
         let ablations = passes(&script);
         let sequences: Vec<_> = ablations.iter().map(|a| a.sequence.clone()).collect();
         let mut sums = vec![Vec::new(); sequences.len()];
-        Mock::default().score(&sequences, &Stop::default(), &mut |i, scores| sums[i] = scores.unwrap()).unwrap();
+        Mock::default()
+            .score(&sequences, &Stop::default(), &mut |i, scores| sums[i] = scores.unwrap())
+            .unwrap();
         let with = brahman_score::ablation::ResponseScores::of(&script, &ablations[0], &sums[0]);
         let lost = |m: usize| {
-            let without = brahman_score::ablation::ResponseScores::of(&script, &ablations[m + 1], &sums[m + 1]);
-            ablations[m + 1].responses.iter().map(|r| (with.sum(*r) - without.sum(*r)).max(0.0)).sum::<f64>()
+            let without = brahman_score::ablation::ResponseScores::of(
+                &script,
+                &ablations[m + 1],
+                &sums[m + 1],
+            );
+            ablations[m + 1]
+                .responses
+                .iter()
+                .map(|r| (with.sum(*r) - without.sum(*r)).max(0.0))
+                .sum::<f64>()
         };
         let best = (0..MEMORIES).max_by(|a, b| lost(*a).total_cmp(&lost(*b))).unwrap();
-        first += u64::from(made.foretold_by.iter().flatten().any(|key| *key == script.memories[best].key));
+        first += u64::from(
+            made.foretold_by.iter().flatten().any(|key| *key == script.memories[best].key),
+        );
     }
     row(
         &format!("mock: the planted memory of {MEMORIES} ranks first"),
@@ -184,6 +246,9 @@ async fn out_budget(mesh: &Mesh) -> u64 {
     let mut connection = Connection::connect(&mesh.socket()).await.unwrap();
     let info: Value = connection.call("org.brahman.Score.Info", &json!({})).await.unwrap();
     let budget = info["budget_bytes"].as_u64().unwrap();
-    assert!(budget == BUDGET_MIB << 20, "BRAHMAN_SCORE_BUDGET_MIB is {budget}: run `make bench-score`");
+    assert!(
+        budget == BUDGET_MIB << 20,
+        "BRAHMAN_SCORE_BUDGET_MIB is {budget}: run `make bench-score`"
+    );
     budget
 }

@@ -1,7 +1,7 @@
 //! Who may call a provider now: places, a bounded queue, and fairness between users. Pure.
 //!
-//! A freed place goes to the waiting uid with the fewest calls running, so a flood of one user's calls delays another
-//! user's by at most the call that is just ending.
+//! A freed place goes to the waiting uid with the fewest calls running, so a flood of one user's
+//! calls delays another user's by at most the call that is just ending.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -58,7 +58,10 @@ impl Admission {
             self.users.entry(uid).or_default().running += 1;
             return Admit::Now;
         }
-        let others = self.users.iter().any(|(other, user)| *other != uid && user.running + user.waiting.len() > 0);
+        let others = self
+            .users
+            .iter()
+            .any(|(other, user)| *other != uid && user.running + user.waiting.len() > 0);
         let user = self.users.entry(uid).or_default();
         // Beside others, one user may fill three quarters of the queue.
         let share = if others { self.queue - self.queue / 4 } else { self.queue };
@@ -71,7 +74,8 @@ impl Admission {
         Admit::Wait(self.next)
     }
 
-    /// A call of `uid` has ended. Gives the ticket that may go now, if any waits; its place is taken already.
+    /// A call of `uid` has ended. Gives the ticket that may go now, if any waits; its place is
+    /// taken already.
     pub(crate) fn release(&mut self, uid: u32) -> Option<Ticket> {
         self.running = self.running.saturating_sub(1);
         if let Some(user) = self.users.get_mut(&uid) {
@@ -79,7 +83,11 @@ impl Admission {
         }
         let share = self.share();
         let may = |user: &User| !user.waiting.is_empty() && user.running < share;
-        let next = self.users.iter_mut().filter(|(_, user)| may(user)).min_by_key(|(_, user)| user.running);
+        let next = self
+            .users
+            .iter_mut()
+            .filter(|(_, user)| may(user))
+            .min_by_key(|(_, user)| user.running);
         let ticket = next.and_then(|(_, user)| {
             user.running += 1;
             user.waiting.pop_front()
@@ -92,7 +100,8 @@ impl Admission {
         ticket
     }
 
-    /// A waiting call was given up. False if its ticket was called meanwhile: then it has a place to release.
+    /// A waiting call was given up. False if its ticket was called meanwhile: then it has a place
+    /// to release.
     pub(crate) fn leave(&mut self, uid: u32, ticket: Ticket) -> bool {
         let Some(user) = self.users.get_mut(&uid) else { return false };
         let before = user.waiting.len();

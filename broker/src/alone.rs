@@ -1,4 +1,5 @@
-//! A broker without init, sockets or processes, for fuzzing: it is given its table, and each connection.
+//! A broker without init, sockets or processes, for fuzzing: it is given its table, and each
+//! connection.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,12 +24,21 @@ impl Alone {
     pub fn new(folder: &Path, modules: Vec<ModuleRecord>) -> Self {
         let table = Table { modules, ..Table::empty(None) };
         let (table, _) = watch::channel(Arc::new(table));
-        Self(Arc::new(Broker::new(table, CancellationToken::new(), folder.join("init.sock"), ContextFile(folder.join("context")))))
+        Self(Arc::new(Broker::new(
+            table,
+            CancellationToken::new(),
+            folder.join("init.sock"),
+            ContextFile(folder.join("context")),
+        )))
     }
 
     /// Serves one client, of this process's own user, until it goes.
     pub async fn converse(self, client: UnixStream) {
-        let peer = Peer { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw(), pid: 0 };
+        let peer = Peer {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            pid: 0,
+        };
         converse(client, peer, self.0).await;
     }
 }

@@ -1,4 +1,5 @@
-//! A provider's reply, read by its header alone and owned: a long one is looked through off the I/O thread.
+//! A provider's reply, read by its header alone and owned: a long one is looked through off the I/O
+//! thread.
 
 use std::io;
 use std::ops::Range;
@@ -23,18 +24,25 @@ impl Answer {
     /// Reads the header of a reply that goes to a client whose messages end so.
     pub(crate) fn read(mut frame: Vec<u8>, delimiter: u8) -> Result<Self, HeaderError> {
         let header = ReplyHeader::skim(&frame)?;
-        let (continues, error, number) = (header.continues, header.error.map(str::to_owned), header.call);
+        let (continues, error, number) =
+            (header.continues, header.error.map(str::to_owned), header.call);
         let parameters = span(&frame, header.parameters);
         if delimiter == b'\n' {
-            // Between newlines a message is one line; in JSON a newline is white space wherever it stands.
+            // Between newlines a message is one line; in JSON a newline is white space wherever it
+            // stands.
             frame[parameters.clone()].iter_mut().filter(|b| **b == b'\n').for_each(|b| *b = b' ');
         }
         Ok(Self { frame, parameters, continues, error, number })
     }
 
-    /// Writes it to the client: its error, its parameters, and what the head says; no other key, for strict clients refuse those
-    /// that they do not know.
-    pub(crate) async fn pass_on(&self, stream: &UnixStream, mut head: Vec<u8>, delimiter: u8) -> io::Result<()> {
+    /// Writes it to the client: its error, its parameters, and what the head says; no other key,
+    /// for strict clients refuse those that they do not know.
+    pub(crate) async fn pass_on(
+        &self,
+        stream: &UnixStream,
+        mut head: Vec<u8>,
+        delimiter: u8,
+    ) -> io::Result<()> {
         if let Some(error) = &self.error {
             push_text_member(&mut head, "error", error);
         }
@@ -46,6 +54,7 @@ impl Answer {
         } else if head.last() == Some(&b',') {
             head.pop();
         }
-        write_parts(stream, &[&head, &self.frame[self.parameters.clone()], &[b'}', delimiter]]).await
+        write_parts(stream, &[&head, &self.frame[self.parameters.clone()], &[b'}', delimiter]])
+            .await
     }
 }

@@ -38,7 +38,14 @@ impl Client {
     pub(crate) fn new(stream: UnixStream, peer: Peer) -> Self {
         let mut frames = FrameBuffer::default();
         frames.reserve_from(Box::new(Charge::of(peer.uid)));
-        Self { stream, frames, peer, read_open: true, next: Wait::new(NEXT_CALL_POLL), oneway: None }
+        Self {
+            stream,
+            frames,
+            peer,
+            read_open: true,
+            next: Wait::new(NEXT_CALL_POLL),
+            oneway: None,
+        }
     }
 
     /// Answers with a fault, behind what the reply's head says.

@@ -1,4 +1,5 @@
-//! How a provider is doing: latency, breaker, and the mesh's retry budget. Pure; time comes from outside.
+//! How a provider is doing: latency, breaker, and the mesh's retry budget. Pure; time comes from
+//! outside.
 
 use std::time::{Duration, Instant};
 
@@ -6,18 +7,21 @@ use hdrhistogram::Histogram;
 
 /// Failures in a row that open the breaker.
 const FAILURES_IN_ROW: u32 = 5;
-/// Least calls in the window before its success rate counts, and the rate below which the breaker opens.
+/// Least calls in the window before its success rate counts, and the rate below which the breaker
+/// opens.
 const RATE: (u32, f64) = (20, 0.5);
 /// Length of the success-rate window and of the retry budget's memory.
 const WINDOW: Duration = Duration::from_secs(10);
-/// How long an open breaker waits before it lets one probe through; doubled by each failed probe up to the maximum.
+/// How long an open breaker waits before it lets one probe through; doubled by each failed probe up
+/// to the maximum.
 const OPEN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 /// Latencies older than this leave the percentiles.
 const LATENCY_WINDOW: Duration = Duration::from_secs(60);
 /// Weight of the newest latency in the average, unless it is a peak, which counts whole.
 const EWMA_WEIGHT: f64 = 0.2;
 
-/// An idle provider's latency is half forgotten in this time: who was slow once is tried again, and not left aside for good.
+/// An idle provider's latency is half forgotten in this time: who was slow once is tried again, and
+/// not left aside for good.
 const FORGOTTEN_HALF: Duration = Duration::from_millis(100);
 
 /// What a call came to, as far as the provider's health goes.
@@ -73,14 +77,19 @@ impl Health {
         self.calls > 0 && self.ewma_us < limit.as_micros() as f64
     }
 
-    /// Peak EWMA latency times load: rises at once, falls with each answer, and with time while nothing runs there.
+    /// Peak EWMA latency times load: rises at once, falls with each answer, and with time while
+    /// nothing runs there.
     pub(crate) fn cost(&self, load: usize, now: Instant) -> f64 {
-        let idle = self.heard.filter(|_| load == 0).map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard));
+        let idle = self
+            .heard
+            .filter(|_| load == 0)
+            .map_or(Duration::ZERO, |heard| now.saturating_duration_since(heard));
         let remembered = self.ewma_us * 0.5_f64.powf(idle.div_duration_f64(FORGOTTEN_HALF));
         (remembered + 1.0) * (load as f64 + 1.0)
     }
 
-    /// Whether the breaker would let a call through now. Asking changes nothing; [`Self::begin`] is for the one chosen.
+    /// Whether the breaker would let a call through now. Asking changes nothing; [`Self::begin`] is
+    /// for the one chosen.
     pub(crate) fn allows(&self, now: Instant) -> bool {
         let probing = self.probe_until.is_some_and(|until| now < until);
         self.open_until.is_none_or(|until| now >= until && !probing)
@@ -131,7 +140,8 @@ impl Health {
     fn latency(&mut self, took: Duration, now: Instant) {
         let us = took.as_micros() as f64;
         self.heard = Some(now);
-        self.ewma_us = if us > self.ewma_us { us } else { self.ewma_us + EWMA_WEIGHT * (us - self.ewma_us) };
+        self.ewma_us =
+            if us > self.ewma_us { us } else { self.ewma_us + EWMA_WEIGHT * (us - self.ewma_us) };
         if self.recent.is_none() {
             // 1 µs to an hour at two digits: 20 KiB a histogram.
             let fresh = || Histogram::new_with_bounds(1, 3_600_000_000, 2);
@@ -158,7 +168,8 @@ impl Health {
 
     /// The provider was started anew: what its predecessor did is no longer held against it.
     pub(crate) fn renewed(&mut self) {
-        (self.row, self.window, self.open_until, self.open_for, self.probe_until) = (0, (None, 0, 0), None, OPEN.0, None);
+        (self.row, self.window, self.open_until, self.open_for, self.probe_until) =
+            (0, (None, 0, 0), None, OPEN.0, None);
     }
 }
 

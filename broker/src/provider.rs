@@ -36,12 +36,14 @@ impl Backend {
         Ok(Self { stream, frames: FrameBuffer::nul() })
     }
 
-    /// Whether a call's answer could not be taken for anything else: nothing lies unread, and the provider is there.
+    /// Whether a call's answer could not be taken for anything else: nothing lies unread, and the
+    /// provider is there.
     fn is_clean(&self) -> bool {
         !self.frames.has_partial() && !has_unread(&self.stream)
     }
 
-    /// Holds a oneway call's place until its work is over, which shows in the provider's hanging up, or until its time is up.
+    /// Holds a oneway call's place until its work is over, which shows in the provider's hanging
+    /// up, or until its time is up.
     pub(crate) async fn outlive(self, place: Option<Place>, until: Instant) {
         // After the call, nothing more: a server hangs up once it has done what it was asked.
         let _ = rustix::net::shutdown(&self.stream, rustix::net::Shutdown::Write);
@@ -65,7 +67,8 @@ impl Backend {
     }
 }
 
-/// Locks without minding a panic elsewhere: everything behind these locks is whole between statements.
+/// Locks without minding a panic elsewhere: everything behind these locks is whole between
+/// statements.
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -101,7 +104,8 @@ impl Provider {
         hold(&self.admission).0.load()
     }
 
-    /// Whether an answer will come before a wake-up would pay: its last ones were quick and nobody else is being served.
+    /// Whether an answer will come before a wake-up would pay: its last ones were quick and nobody
+    /// else is being served.
     pub(crate) fn answers_at_once(&self) -> bool {
         self.load() == 1 && self.health().is_quick(QUICK)
     }
@@ -115,7 +119,10 @@ impl Provider {
                 Admit::Full => {
                     let load = held.0.load();
                     return Err(Fault::overloaded(
-                        format!("`{}` has {load} calls running and waiting, its Card allows no more", self.label),
+                        format!(
+                            "`{}` has {load} calls running and waiting, its Card allows no more",
+                            self.label
+                        ),
                         100,
                     ));
                 }
@@ -150,9 +157,14 @@ impl Provider {
 
     /// An idle connection to this life of the provider on which nothing lies unread, or a new one.
     ///
-    /// The kernel is asked only where a call could not be repeated, for the question costs a system call: elsewhere an answer to
-    /// another call shows by its number, and the call is made again.
-    pub(crate) async fn connect(&self, socket: &Path, incarnation: u64, is_repeatable: bool) -> std::io::Result<Backend> {
+    /// The kernel is asked only where a call could not be repeated, for the question costs a system
+    /// call: elsewhere an answer to another call shows by its number, and the call is made again.
+    pub(crate) async fn connect(
+        &self,
+        socket: &Path,
+        incarnation: u64,
+        is_repeatable: bool,
+    ) -> std::io::Result<Backend> {
         loop {
             let candidate = {
                 let mut idle = hold(&self.idle);
@@ -235,7 +247,13 @@ impl Providers {
     pub(crate) fn of(&self, module: &ModuleRecord) -> Arc<Provider> {
         let mut all = hold(&self.all);
         let quotas = module.card.quotas;
-        let fresh = || (Arc::new(Provider::new(module.card.label.as_str(), quotas)), module.incarnation, quotas);
+        let fresh = || {
+            (
+                Arc::new(Provider::new(module.card.label.as_str(), quotas)),
+                module.incarnation,
+                quotas,
+            )
+        };
         let known = all.entry(module.card.id.clone()).or_insert_with(fresh);
         if known.2 != quotas {
             *known = fresh();

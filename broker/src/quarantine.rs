@@ -1,7 +1,8 @@
 //! Calls that ended their provider: which are refused, for how long.
 //!
-//! Invariants: bounded in entries and time; nothing is refused that has not been seen to end a provider twice; a hash stands
-//! for a call, salted anew in each process, so that nobody can make another's call look like one of these.
+//! Invariants: bounded in entries and time; nothing is refused that has not been seen to end a
+//! provider twice; a hash stands for a call, salted anew in each process, so that nobody can make
+//! another's call look like one of these.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use brahman_card::wire::fault::Fault;
 
-/// How long such a call is refused: long enough that a caller in a loop cannot keep a provider down, short enough for a
-/// provider that was repaired.
+/// How long such a call is refused: long enough that a caller in a loop cannot keep a provider
+/// down, short enough for a provider that was repaired.
 const REFUSED_FOR: Duration = Duration::from_secs(300);
 /// Deaths after which a call is refused.
 const DEATHS: u32 = 2;
@@ -56,8 +57,13 @@ impl Quarantine {
         match entries.get(&call()) {
             Some(entry) if entry.deaths >= DEATHS && entry.last.elapsed() < REFUSED_FOR => {
                 let left = (REFUSED_FOR - entry.last.elapsed()).as_secs() + 1;
-                let why = format!("died during this very call {} times: the call is refused for another {left} s", entry.deaths);
-                Err(Fault::provider_failed(&entry.label, why).with("retryable", false).with("quarantined_s", left))
+                let why = format!(
+                    "died during this very call {} times: the call is refused for another {left} s",
+                    entry.deaths
+                );
+                Err(Fault::provider_failed(&entry.label, why)
+                    .with("retryable", false)
+                    .with("quarantined_s", left))
             }
             _ => Ok(()),
         }
@@ -71,18 +77,26 @@ impl Quarantine {
         }
     }
 
-    /// A provider ended while it worked on this call alone, or for the second time (`deaths`) in a row.
+    /// A provider ended while it worked on this call alone, or for the second time (`deaths`) in a
+    /// row.
     pub(crate) fn ended_on(&self, call: Fingerprint, label: &str, deaths: u32) {
         let mut entries = self.held();
         entries.retain(|_, entry| entry.last.elapsed() < REFUSED_FOR);
         if entries.len() >= ENTRIES_MAX {
             return;
         }
-        let entry = entries.entry(call).or_insert_with(|| Entry { deaths: 0, label: label.to_owned(), last: Instant::now() });
+        let entry = entries.entry(call).or_insert_with(|| Entry {
+            deaths: 0,
+            label: label.to_owned(),
+            last: Instant::now(),
+        });
         entry.deaths = (entry.deaths + 1).max(deaths);
         entry.last = Instant::now();
         if entry.deaths == DEATHS {
-            tracing::error!(label, "a call has killed its provider twice: it is refused from now on");
+            tracing::error!(
+                label,
+                "a call has killed its provider twice: it is refused from now on"
+            );
         }
     }
 }
@@ -94,7 +108,8 @@ mod tests {
     #[test]
     fn a_call_is_refused_from_its_second_death_on_and_no_other() {
         let quarantine = Quarantine::default();
-        let (poison, other) = (Fingerprint::of("a.b", "C", b"{1}"), Fingerprint::of("a.b", "C", b"{2}"));
+        let (poison, other) =
+            (Fingerprint::of("a.b", "C", b"{1}"), Fingerprint::of("a.b", "C", b"{2}"));
         assert_ne!(poison, other);
         quarantine.ended_on(poison, "p", 1);
         assert!(quarantine.check(|| poison).is_ok(), "once may be chance");

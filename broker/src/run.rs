@@ -1,4 +1,5 @@
-//! Putting the broker together: its socket from init, its table from init, its context from the environment.
+//! Putting the broker together: its socket from init, its table from init, its context from the
+//! environment.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ use crate::service::Broker;
 use crate::splice::converse;
 use crate::table::{ContextFile, Table, follow};
 
-/// `brahman-broker`. Here and not in `main.rs`, so that the code of its futures is generated once, with the library.
+/// `brahman-broker`. Here and not in `main.rs`, so that the code of its futures is generated once,
+/// with the library.
 pub fn program() -> ExitCode {
     brahman_sidecar::run("broker", run)
 }
@@ -27,15 +29,21 @@ async fn run(mut module: Module) -> Result<(), ModuleError> {
     let context = context_file.read().unwrap_or(from_environment);
     tracing::info!(context = context.as_deref().unwrap_or("(none)"), "broker starts");
     let (table, mut first) = watch::channel(Arc::new(Table::empty(context)));
-    let broker = Arc::new(Broker::new(table.clone(), module.drain.clone(), init.clone(), context_file));
+    let broker =
+        Arc::new(Broker::new(table.clone(), module.drain.clone(), init.clone(), context_file));
     let follower = tokio::spawn(follow(init, table));
     // Ready means able to match: after init's first word.
     let _ = first.wait_for(|table| !table.modules.is_empty()).await;
     module.report(ModuleState::Ready, None, std::collections::BTreeMap::new()).await;
     let tracker = TaskTracker::new();
-    let connections = std::env::var("BRAHMAN_QUOTA_CONNECTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(4096);
-    accept(listener, AcceptLimits { connections }, &module.drain, &tracker, |stream, peer| converse(stream, peer, Arc::clone(&broker)))
-        .await;
+    let connections = std::env::var("BRAHMAN_QUOTA_CONNECTIONS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(4096);
+    accept(listener, AcceptLimits { connections }, &module.drain, &tracker, |stream, peer| {
+        converse(stream, peer, Arc::clone(&broker))
+    })
+    .await;
     tracker.close();
     tracker.wait().await;
     follower.abort();

@@ -33,10 +33,12 @@ const ROUTES_MAX: usize = 1024;
 
 type RouteKey = (String, Option<String>, Option<BTreeMap<String, String>>, Option<String>);
 
-/// How long init may take to say that a process has ended: it is told by the kernel at once. One that runs is not waited for.
+/// How long init may take to say that a process has ended: it is told by the kernel at once. One
+/// that runs is not waited for.
 const FATE_WAIT: Duration = Duration::from_millis(100);
 
-/// So often a call has a module loaded that was unloaded for resting: it may be so again before the call gets there, and not for ever.
+/// So often a call has a module loaded that was unloaded for resting: it may be so again before the
+/// call gets there, and not for ever.
 const WAKES_MAX: u32 = 3;
 /// How long the table may be behind what the profile service has done.
 const WOKEN_WAIT: Duration = Duration::from_secs(1);
@@ -110,9 +112,11 @@ impl Target {
         }
     }
 
-    /// Whether a method may be called again after a failure: by the shipped interface, else by the Card.
+    /// Whether a method may be called again after a failure: by the shipped interface, else by the
+    /// Card.
     pub(crate) fn idempotent(&self, interface: &str, method: &str) -> bool {
-        interface::known(interface).is_some_and(|i| i.is_idempotent(method)) || self.declared.iter().any(|m| m == method)
+        interface::known(interface).is_some_and(|i| i.is_idempotent(method))
+            || self.declared.iter().any(|m| m == method)
     }
 }
 
@@ -142,7 +146,12 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    pub(crate) fn new(table: watch::Sender<Arc<Table>>, drain: CancellationToken, init: PathBuf, context_file: ContextFile) -> Self {
+    pub(crate) fn new(
+        table: watch::Sender<Arc<Table>>,
+        drain: CancellationToken,
+        init: PathBuf,
+        context_file: ContextFile,
+    ) -> Self {
         Self {
             table,
             drain,
@@ -167,7 +176,13 @@ impl Broker {
     }
 
     /// The provider for a call, waiting for one that is on its way.
-    pub(crate) async fn find(&self, call: &Outgoing, peer: Peer, avoid: Option<&str>, until: Instant) -> Result<Arc<Target>, Fault> {
+    pub(crate) async fn find(
+        &self,
+        call: &Outgoing,
+        peer: Peer,
+        avoid: Option<&str>,
+        until: Instant,
+    ) -> Result<Arc<Target>, Fault> {
         if call.interface == interface::init::INTERFACE.name {
             let socket = self.init.clone();
             let (id, label) = ("init".into(), "init".into());
@@ -192,18 +207,34 @@ impl Broker {
             let context = call.context.as_deref().or(table.context.as_deref());
             self.check_context(&table, call.context.as_deref())?;
             // `GetInterfaceDescription` of somebody's interface goes to whoever offers it.
-            let flow = if call.interface == interface::service::INTERFACE.name { described(call)? } else { call.interface.clone() };
+            let flow = if call.interface == interface::service::INTERFACE.name {
+                described(call)?
+            } else {
+                call.interface.clone()
+            };
             let found = self.route(&table, &flow, context, call.require.as_ref(), peer);
             if let Some(target) = choose(&found, avoid) {
                 if !target.for_group && !self.administers(peer.uid) {
-                    let why = format!("`{}` is for uid {} only: its Card does not say access = \"group\"", target.label, self.own_uid);
+                    let why = format!(
+                        "`{}` is for uid {} only: its Card does not say access = \"group\"",
+                        target.label, self.own_uid
+                    );
                     return Err(Fault::permission_denied(format!("uid {}: {why}", peer.uid)));
                 }
                 return Ok(target);
             }
             if !found.ranking.candidates.iter().any(|c| c.refused.is_none()) {
-                let ask = Ask { flow: &flow, context, require: call.require.as_ref(), asker: asker_of(&table, peer) };
-                let woken = if wakes < WAKES_MAX { wake(&self.init, &table, &ask, until).await } else { Ok(false) };
+                let ask = Ask {
+                    flow: &flow,
+                    context,
+                    require: call.require.as_ref(),
+                    asker: asker_of(&table, peer),
+                };
+                let woken = if wakes < WAKES_MAX {
+                    wake(&self.init, &table, &ask, until).await
+                } else {
+                    Ok(false)
+                };
                 wakes += 1;
                 match woken {
                     Ok(true) => {
@@ -216,26 +247,44 @@ impl Broker {
                     Err(fault) => return Err(fault),
                     Ok(false) => {}
                 }
-                return Err(match found.ranking.candidates.is_empty() && interface::known(&flow).is_none() {
-                    true => Fault::interface_not_found(&flow),
-                    false => {
-                        let asker = asker_of(&table, peer);
-                        let ask = Ask { flow: &flow, context, require: call.require.as_ref(), asker };
-                        Fault::no_provider(&flow, context, &found.ranking.refusals()).adding(&elsewhere(&table.modules, &ask))
-                    }
-                });
+                return Err(
+                    match found.ranking.candidates.is_empty() && interface::known(&flow).is_none() {
+                        true => Fault::interface_not_found(&flow),
+                        false => {
+                            let asker = asker_of(&table, peer);
+                            let ask =
+                                Ask { flow: &flow, context, require: call.require.as_ref(), asker };
+                            Fault::no_provider(&flow, context, &found.ranking.refusals())
+                                .adding(&elsewhere(&table.modules, &ask))
+                        }
+                    },
+                );
             }
             let waiting = tokio::time::timeout_at(until.into(), changes.changed()).await;
             if waiting.is_err() {
-                let label = found.ranking.eligible().first().map(|c| c.matched.label.clone()).unwrap_or_default();
-                return Err(Fault::deadline_exceeded(format!("waiting for `{label}` to become ready")));
+                let label = found
+                    .ranking
+                    .eligible()
+                    .first()
+                    .map(|c| c.matched.label.clone())
+                    .unwrap_or_default();
+                return Err(Fault::deadline_exceeded(format!(
+                    "waiting for `{label}` to become ready"
+                )));
             }
         }
     }
 
-    /// Who else may answer a call that a provider has declined: the next one that is ready, is of the same kind (what a real one cannot
-    /// answer is not made up by a mock), and has not declined it, too.
-    pub(crate) fn another(&self, call: &Outgoing, peer: Peer, from: &Target, declined: &[String]) -> Option<Arc<Target>> {
+    /// Who else may answer a call that a provider has declined: the next one that is ready, is of
+    /// the same kind (what a real one cannot answer is not made up by a mock), and has not declined
+    /// it, too.
+    pub(crate) fn another(
+        &self,
+        call: &Outgoing,
+        peer: Peer,
+        from: &Target,
+        declined: &[String],
+    ) -> Option<Arc<Target>> {
         let table = Arc::clone(&self.table.borrow());
         let context = call.context.as_deref().or(table.context.as_deref());
         let found = self.route(&table, &call.interface, context, call.require.as_ref(), peer);
@@ -257,19 +306,25 @@ impl Broker {
         if target.provider.is_none() {
             return Fate::Lives;
         }
-        let known = |table: &Arc<Table>| match table.modules.iter().find(|m| m.card.id == target.id) {
+        let known = |table: &Arc<Table>| match table.modules.iter().find(|m| m.card.id == target.id)
+        {
             None => Some(Fate::Ordered),
             Some(m) if m.deaths.unwrap_or(0) > target.deaths => Some(Fate::Died),
             Some(m) if m.kills.unwrap_or(0) > target.kills => Some(Fate::Killed),
-            Some(m) if m.incarnation != target.incarnation || m.state != ModuleState::Ready => Some(Fate::Ordered),
+            Some(m) if m.incarnation != target.incarnation || m.state != ModuleState::Ready => {
+                Some(Fate::Ordered)
+            }
             Some(_) => None,
         };
         let mut table = self.table.subscribe();
         let now = Arc::clone(&table.borrow());
-        if known(&now).is_none() && now.modules.iter().any(|m| m.card.id == target.id && is_running(m.pid)) {
+        if known(&now).is_none()
+            && now.modules.iter().any(|m| m.card.id == target.id && is_running(m.pid))
+        {
             return Fate::Lives;
         }
-        let moved = tokio::time::timeout(FATE_WAIT, table.wait_for(|table| known(table).is_some())).await;
+        let moved =
+            tokio::time::timeout(FATE_WAIT, table.wait_for(|table| known(table).is_some())).await;
         moved.ok().and_then(Result::ok).and_then(|table| known(&table)).unwrap_or(Fate::Lives)
     }
 
@@ -280,7 +335,11 @@ impl Broker {
         match table.modules.iter().find(|m| m.card.id == target.id) {
             None => Some("left the mesh".into()),
             Some(m) if matches!(m.state, ModuleState::Failed | ModuleState::Stopped) => {
-                Some(format!("is {}{}", m.state.as_str(), m.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()))
+                Some(format!(
+                    "is {}{}",
+                    m.state.as_str(),
+                    m.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default()
+                ))
             }
             Some(_) => None,
         }
@@ -289,7 +348,11 @@ impl Broker {
     /// Whether another life of a target's than the one that was chosen is ready.
     pub(crate) fn is_next_life(&self, target: &Target) -> bool {
         let table = Arc::clone(&self.table.borrow());
-        let other = |m: &ModuleRecord| m.card.id == target.id && m.incarnation != target.incarnation && m.state == ModuleState::Ready;
+        let other = |m: &ModuleRecord| {
+            m.card.id == target.id
+                && m.incarnation != target.incarnation
+                && m.state == ModuleState::Ready
+        };
         target.provider.is_some() && table.modules.iter().any(other)
     }
 
@@ -302,9 +365,15 @@ impl Broker {
         peer: Peer,
     ) -> FoundRoute {
         let asker = asker_of(table, peer);
-        let key = (flow.to_owned(), context.map(str::to_owned), require.cloned(), asker.map(|a| a.card.id.clone()));
+        let key = (
+            flow.to_owned(),
+            context.map(str::to_owned),
+            require.cloned(),
+            asker.map(|a| a.card.id.clone()),
+        );
         let mut cache = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        if !cache.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, table)) || cache.1.len() >= ROUTES_MAX {
+        if !cache.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, table)) || cache.1.len() >= ROUTES_MAX
+        {
             self.providers.retain(&table.modules);
             *cache = (Some(Arc::clone(table)), HashMap::new());
         }
@@ -324,7 +393,14 @@ impl Broker {
 
     fn target(&self, module: &ModuleRecord, flow: &str) -> Target {
         let named = |ty: &brahman_card::card::FlowType| matches!(ty, brahman_card::card::FlowType::Interface { name } if name == flow);
-        let declared = module.card.flow.output.iter().find(|f| named(&f.ty)).map(|f| f.idempotent.clone()).unwrap_or_default();
+        let declared = module
+            .card
+            .flow
+            .output
+            .iter()
+            .find(|f| named(&f.ty))
+            .map(|f| f.idempotent.clone())
+            .unwrap_or_default();
         Target {
             id: module.card.id.clone(),
             label: module.card.label.to_string(),
@@ -347,13 +423,17 @@ impl Broker {
 
     /// Whether a client is a module whose word on its own callers is taken, as its Card says.
     pub(crate) fn delegates(&self, peer: Peer) -> bool {
-        self.administers(peer.uid) && asker_of(&self.table.borrow(), peer).is_some_and(|module| module.card.delegate_uid)
+        self.administers(peer.uid)
+            && asker_of(&self.table.borrow(), peer).is_some_and(|module| module.card.delegate_uid)
     }
 
-    /// A context that is asked for by name must be one that a Card names, or mocks would answer in silence.
+    /// A context that is asked for by name must be one that a Card names, or mocks would answer in
+    /// silence.
     fn check_context(&self, table: &Table, context: Option<&str>) -> Result<(), Fault> {
         // Before init's first word nobody knows what there is; then nothing is served either.
-        let asked = context.filter(|_| !table.modules.is_empty()).filter(|name| table.context.as_deref() != Some(name));
+        let asked = context
+            .filter(|_| !table.modules.is_empty())
+            .filter(|name| table.context.as_deref() != Some(name));
         match asked.and_then(|name| unknown_context(name, table.modules.iter().map(|m| &m.card))) {
             Some(why) => Err(Fault::invalid_parameter("context", why)),
             None => Ok(()),
@@ -361,18 +441,25 @@ impl Broker {
     }
 }
 
-/// Of the ready providers: the first whose breaker is closed, among replicas of its label the cheaper of two; never
-/// nothing while one is ready. The one just lost is taken last.
+/// Of the ready providers: the first whose breaker is closed, among replicas of its label the
+/// cheaper of two; never nothing while one is ready. The one just lost is taken last.
 fn choose(found: &FoundRoute, avoid: Option<&str>) -> Option<Arc<Target>> {
-    let open = |target: &&Arc<Target>| Some(target.id.as_str()) != avoid && target.provider.as_ref().is_none_or(|p| allows(p));
+    let open = |target: &&Arc<Target>| {
+        Some(target.id.as_str()) != avoid && target.provider.as_ref().is_none_or(|p| allows(p))
+    };
     let targets = &found.targets;
     let best = targets.iter().find(open).or_else(|| targets.first())?;
-    let is_replica = |target: &&Arc<Target>| base_of(&target.label) == base_of(&best.label) && target.id != best.id;
+    let is_replica = |target: &&Arc<Target>| {
+        base_of(&target.label) == base_of(&best.label) && target.id != best.id
+    };
     let replicas: Vec<&Arc<Target>> = targets.iter().filter(is_replica).filter(open).collect();
-    // Two at random would be the textbook's; with the load in the cost, first against any other does the same.
+    // Two at random would be the textbook's; with the load in the cost, first against any other
+    // does the same.
     let pick = replicas.get(spread(replicas.len())).copied();
     let chosen = match (pick, &best.provider) {
-        (Some(other), Some(own)) if other.provider.as_ref().is_some_and(|p| !cheaper(own, p)) => other,
+        (Some(other), Some(own)) if other.provider.as_ref().is_some_and(|p| !cheaper(own, p)) => {
+            other
+        }
         _ => best,
     };
     if let Some(provider) = &chosen.provider {
@@ -381,18 +468,26 @@ fn choose(found: &FoundRoute, avoid: Option<&str>) -> Option<Arc<Target>> {
     Some(Arc::clone(chosen))
 }
 
-/// Whether a process runs and is not just ending: one that ends says so (`PF_EXITING`) before its connections close. One that
-/// has children may be the wrapper of the one that has ended, and is not known to run.
+/// Whether a process runs and is not just ending: one that ends says so (`PF_EXITING`) before its
+/// connections close. One that has children may be the wrapper of the one that has ended, and is
+/// not known to run.
 fn is_running(pid: u32) -> bool {
     const EXITING: u32 = 4;
-    if std::fs::read(format!("/proc/{pid}/task/{pid}/children")).map_or(true, |children| !children.is_empty()) {
+    if std::fs::read(format!("/proc/{pid}/task/{pid}/children"))
+        .map_or(true, |children| !children.is_empty())
+    {
         return false;
     }
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Behind the name, which may hold anything: state, parent, group, session, terminal, its group, flags.
-    let fields: Vec<&str> = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
+    // Behind the name, which may hold anything: state, parent, group, session, terminal, its group,
+    // flags.
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().collect())
+        .unwrap_or_default();
     let flags = fields.get(6).and_then(|flags| flags.parse::<u32>().ok());
-    !matches!(fields.first(), None | Some(&("Z" | "X"))) && flags.is_some_and(|flags| flags & EXITING == 0)
+    !matches!(fields.first(), None | Some(&("Z" | "X")))
+        && flags.is_some_and(|flags| flags & EXITING == 0)
 }
 
 /// A number below `n` that differs from call to call.
@@ -402,14 +497,20 @@ fn spread(n: usize) -> usize {
     if n == 0 { 0 } else { TURN.fetch_add(1, Ordering::Relaxed) % n }
 }
 
-/// Has the profile service load a module that it has unloaded, where that alone keeps a call from being answered. False if there is no such
-/// module, or nobody who would load it.
+/// Has the profile service load a module that it has unloaded, where that alone keeps a call from
+/// being answered. False if there is no such module, or nobody who would load it.
 async fn wake(init: &Path, table: &Table, ask: &Ask<'_>, until: Instant) -> Result<bool, Fault> {
     fn is_stopped(module: &ModuleRecord) -> bool {
         module.state == ModuleState::Stopped && module.pid == 0
     }
-    let offers = |module: &&ModuleRecord| module.card.offered_interfaces().any(|name| name == profiles::INTERFACE.name);
-    let Some(service) = table.modules.iter().filter(offers).find(|module| module.state == ModuleState::Ready) else { return Ok(false) };
+    let offers = |module: &&ModuleRecord| {
+        module.card.offered_interfaces().any(|name| name == profiles::INTERFACE.name)
+    };
+    let Some(service) =
+        table.modules.iter().filter(offers).find(|module| module.state == ModuleState::Ready)
+    else {
+        return Ok(false);
+    };
     if !table.modules.iter().any(is_stopped) {
         return Ok(false);
     }
@@ -424,17 +525,23 @@ async fn wake(init: &Path, table: &Table, ask: &Ask<'_>, until: Instant) -> Resu
     let Some(first) = ranking.eligible().first() else { return Ok(false) };
     let preload = PreloadIn { model: first.matched.label.clone(), on_call: Some(true) };
     let socket = init.with_file_name("").join(&service.socket);
-    let asking = async { Connection::connect(&socket).await?.call_method::<profiles::method::Preload>(&preload).await };
+    let asking = async {
+        Connection::connect(&socket).await?.call_method::<profiles::method::Preload>(&preload).await
+    };
     match tokio::time::timeout_at(until.into(), asking).await {
         Ok(Ok(_)) => Ok(true),
         // It was stopped by somebody else, or is none of a profile's.
-        Ok(Err(ClientError::Fault(fault))) if fault.name == profiles::error::NoSuchModel::NAME => Ok(false),
+        Ok(Err(ClientError::Fault(fault))) if fault.name == profiles::error::NoSuchModel::NAME => {
+            Ok(false)
+        }
         Ok(Err(ClientError::Fault(fault))) => Err(fault),
         Ok(Err(error)) => {
             tracing::warn!("the profile service does not answer: {}", chain(&error));
             Ok(false)
         }
-        Err(_) => Err(Fault::deadline_exceeded(format!("`{}` was being loaded", first.matched.label))),
+        Err(_) => {
+            Err(Fault::deadline_exceeded(format!("`{}` was being loaded", first.matched.label)))
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! One client connection: each call is routed by its header and its bytes are passed through.
 //!
-//! Invariants: payloads are stepped over, never parsed; the whole reply is held before its first byte is passed on, so
-//! a provider's death in mid-reply can still be answered; a client's hang-up closes the provider's connection and so
-//! cancels the work there. A reply goes to a client only from a connection on which nothing but its call was under way, and
-//! carries additions of ours only if the call had some.
+//! Invariants: payloads are stepped over, never parsed; the whole reply is held before its first
+//! byte is passed on, so a provider's death in mid-reply can still be answered; a client's hang-up
+//! closes the provider's connection and so cancels the work there. A reply goes to a client only
+//! from a connection on which nothing but its call was under way, and carries additions of ours
+//! only if the call had some.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +15,10 @@ use brahman_card::interface::broker::error::{Overloaded, ProviderFailed};
 use brahman_card::interface::{self, WireError};
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::{KEY_MOCK, KEY_UID};
-use brahman_sidecar::serve::{Charge, GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, hung_up, linger, poll_briefly, write_all, write_parts};
+use brahman_sidecar::serve::{
+    Charge, GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, hung_up, linger, poll_briefly, write_all,
+    write_parts,
+};
 use brahman_sidecar::{Peer, chain};
 use tokio::net::UnixStream;
 use tokio::sync::watch;
@@ -40,8 +44,9 @@ const LONG_BYTES: usize = 256 * 1024;
 const SHORT_BYTES: usize = 4096;
 /// Pause before the next attempt when a provider's socket refuses or its backlog is full.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How long an answer that usually comes at once is polled for. A wake-up costs 10 to 50 µs, most where a virtual machine
-/// has let an idle core go; this much of one core, by turns with whoever else wants it, is the most that is wasted.
+/// How long an answer that usually comes at once is polled for. A wake-up costs 10 to 50 µs, most
+/// where a virtual machine has let an idle core go; this much of one core, by turns with whoever
+/// else wants it, is the most that is wasted.
 const POLL_MAX: Duration = Duration::from_micros(300);
 /// Both directions of an upgraded connection: a bulk frame in few reads.
 const UPGRADE_BUFFER: usize = 256 * 1024;
@@ -77,24 +82,39 @@ impl Client {
     async fn next_call(&mut self, broker: &Broker) -> Result<Option<Outgoing>, Fault> {
         let mut partial_since: Option<Instant> = None;
         loop {
-            let read = if self.read_open { self.frames.next_frame() } else { self.frames.last_frame() };
+            let read =
+                if self.read_open { self.frames.next_frame() } else { self.frames.last_frame() };
             match read {
                 Ok(Some(frame)) => {
                     let frame = frame.to_vec();
                     self.next.over();
-                    let call = aside_if(frame.len() >= LONG_BYTES, move || Outgoing::read(frame)).await.flatten()?;
+                    let call = aside_if(frame.len() >= LONG_BYTES, move || Outgoing::read(frame))
+                        .await
+                        .flatten()?;
                     if call.uid.is_some() && !broker.delegates(self.peer) {
-                        return Err(Fault::permission_denied(format!("`{KEY_UID}` is set by the broker alone")));
+                        return Err(Fault::permission_denied(format!(
+                            "`{KEY_UID}` is set by the broker alone"
+                        )));
                     }
                     return Ok(Some(call));
                 }
                 Ok(None) if !self.read_open => {
                     let is_cut = self.frames.has_partial() && !hung_up(&self.stream);
-                    let cut = || Fault::invalid_parameter("(message)", "expected a whole JSON object before the end of input");
+                    let cut = || {
+                        Fault::invalid_parameter(
+                            "(message)",
+                            "expected a whole JSON object before the end of input",
+                        )
+                    };
                     return if is_cut { Err(cut()) } else { Ok(None) };
                 }
                 Ok(None) => {}
-                Err(error) => return Err(Fault::overloaded(format!("{}; send large data through a bulk method", chain(&error)), 0)),
+                Err(error) => {
+                    return Err(Fault::overloaded(
+                        format!("{}; send large data through a bulk method", chain(&error)),
+                        0,
+                    ));
+                }
             }
             if self.next.poll(&self.stream, &mut self.frames).await {
                 continue;
@@ -108,7 +128,9 @@ impl Client {
             let readable = async {
                 if partial {
                     let until = *partial_since.get_or_insert_with(Instant::now) + PARTIAL_MAX;
-                    tokio::time::timeout_at(until.into(), self.stream.readable()).await.is_ok_and(|r| r.is_ok())
+                    tokio::time::timeout_at(until.into(), self.stream.readable())
+                        .await
+                        .is_ok_and(|r| r.is_ok())
                 } else {
                     self.stream.readable().await.is_ok()
                 }
@@ -140,7 +162,8 @@ impl Client {
                 Err(_) => return Ok(After::Close),
             }
         }
-        if (call.interface == interface::broker::INTERFACE.name || call.interface == interface::service::INTERFACE.name)
+        if (call.interface == interface::broker::INTERFACE.name
+            || call.interface == interface::service::INTERFACE.name)
             && let Some(after) = broker.answer(self, &call).await?
         {
             return Ok(after);
@@ -176,7 +199,8 @@ impl Client {
         let (mut declined, mut next): (Vec<String>, Option<Arc<Target>>) = (Vec::new(), None);
         loop {
             let alone = deaths > 0 || kills >= KILLS_SHARED;
-            let (target, mut held) = self.reach(broker, call, avoid.as_deref(), next.take(), wait_until, alone).await?;
+            let (target, mut held) =
+                self.reach(broker, call, avoid.as_deref(), next.take(), wait_until, alone).await?;
             let is_alone = target.provider.as_ref().is_some_and(|provider| provider.load() == 1);
             let started = Instant::now();
             let outcome = match self.attempt(broker, call, &target, &mut held).await {
@@ -190,12 +214,15 @@ impl Client {
                         continue;
                     }
                     let passed_on = self.pass_on(call, &target, &mut held, &answer, started).await;
-                    passed_on.map(|()| After::Next).map_err(|error| AttemptFailure::Stop(Stop::Io(error)))
+                    passed_on
+                        .map(|()| After::Next)
+                        .map_err(|error| AttemptFailure::Stop(Stop::Io(error)))
                 }
                 other => other,
             };
             let was_alone = held.turn.as_ref().is_some_and(Turn::is_alone);
-            // What kills does so in a call's first moments; whoever ends later may have ended for any reason.
+            // What kills does so in a call's first moments; whoever ends later may have ended for
+            // any reason.
             let at_once = held.turn.as_ref().is_some_and(Turn::lasts);
             let passed_on = held.passed_on;
             drop(held);
@@ -208,7 +235,9 @@ impl Client {
                 Err(AttemptFailure::Unreached(why)) => (true, true, why),
                 Err(AttemptFailure::Unread(why)) => (false, true, why),
                 Err(AttemptFailure::Lost(why)) => (false, false, why),
-                Err(AttemptFailure::Declined(_)) => unreachable!("its answer was passed on, or another provider is asked"),
+                Err(AttemptFailure::Declined(_)) => {
+                    unreachable!("its answer was passed on, or another provider is asked")
+                }
             };
             // The beginning of a long one may have been read, and have done the harm.
             let is_innocent = is_unread && call.len() <= SHORT_BYTES;
@@ -220,12 +249,18 @@ impl Client {
             let fate = if is_unsent { Fate::Lives } else { broker.fate(&target).await };
             let has_died = fate == Fate::Died && !is_innocent;
             losses += u32::from(!is_innocent && fate != Fate::Ordered);
-            // Whoever was killed was so by somebody, most likely; only where it goes on is it this call's doing.
+            // Whoever was killed was so by somebody, most likely; only where it goes on is it this
+            // call's doing.
             kills += u32::from(fate == Fate::Killed && !is_innocent);
-            let is_guilty = was_alone && (has_died && deaths > 0 || fate == Fate::Killed && kills > KILLS_SHARED);
+            let is_guilty = was_alone
+                && (has_died && deaths > 0 || fate == Fate::Killed && kills > KILLS_SHARED);
             deaths += u32::from(has_died);
             if is_guilty || has_died && at_once && is_alone {
-                broker.quarantine.ended_on(call.fingerprint(), label, if is_guilty { deaths.max(2) } else { deaths });
+                broker.quarantine.ended_on(
+                    call.fingerprint(),
+                    label,
+                    if is_guilty { deaths.max(2) } else { deaths },
+                );
             }
             if passed_on && call.is_endless() {
                 // Whoever watches begins anew; there was no answer to be owed.
@@ -238,18 +273,25 @@ impl Client {
                 )));
             }
             if is_guilty || losses >= LOSSES_MAX {
-                let why = format!("{why}; {losses} attempts at this call failed in this way: it is not tried again");
+                let why = format!(
+                    "{why}; {losses} attempts at this call failed in this way: it is not tried again"
+                );
                 return Err(Stop::Fault(Fault::provider_failed(label, why)));
             }
             if !is_unsent && !broker.budget().retry(Instant::now()) {
-                return Err(Stop::Fault(Fault::provider_failed(label, format!("{why}; the retry budget of the mesh is spent"))));
+                return Err(Stop::Fault(Fault::provider_failed(
+                    label,
+                    format!("{why}; the retry budget of the mesh is spent"),
+                )));
             }
             if !is_unsent {
                 // However long the call had run: the wait for the next provider begins now.
                 wait_until = patience();
             }
             if Instant::now() >= wait_until {
-                return Err(Stop::Fault(Fault::deadline_exceeded(format!("`{label}` was being tried again: it {why}"))));
+                return Err(Stop::Fault(Fault::deadline_exceeded(format!(
+                    "`{label}` was being tried again: it {why}"
+                ))));
             }
             if is_unsent {
                 tokio::time::sleep(PAUSE).await;
@@ -258,7 +300,8 @@ impl Client {
         }
     }
 
-    /// Waits for a provider, unless it is known who comes next, for a place with it, and for the call's first moments there.
+    /// Waits for a provider, unless it is known who comes next, for a place with it, and for the
+    /// call's first moments there.
     async fn reach(
         &mut self,
         broker: &Arc<Broker>,
@@ -273,7 +316,9 @@ impl Client {
             None => self.attend(until, broker.find(call, self.peer, avoid, until)).await??,
         };
         let place = match &target.provider {
-            Some(provider) if !call.is_endless() => Some(self.attend(until, provider.admit(self.peer.uid)).await??),
+            Some(provider) if !call.is_endless() => {
+                Some(self.attend(until, provider.admit(self.peer.uid)).await??)
+            }
             _ => None,
         };
         let turn = match &target.provider {
@@ -284,7 +329,13 @@ impl Client {
     }
 
     /// One attempt at one provider.
-    async fn attempt(&mut self, broker: &Broker, call: &Outgoing, target: &Target, held: &mut Attempt) -> Result<After, AttemptFailure> {
+    async fn attempt(
+        &mut self,
+        broker: &Broker,
+        call: &Outgoing,
+        target: &Target,
+        held: &mut Attempt,
+    ) -> Result<After, AttemptFailure> {
         let started = Instant::now();
         let (mut backend, number) = self.send(broker, call, target, started).await?;
         if call.oneway {
@@ -302,18 +353,27 @@ impl Client {
             match backend.frames.next_frame() {
                 Ok(Some(frame)) => {
                     let (frame, delimiter) = (frame.to_vec(), self.frames.delimiter());
-                    let answer = aside_if(frame.len() >= LONG_BYTES, move || Answer::read(frame, delimiter)).await;
+                    let answer =
+                        aside_if(frame.len() >= LONG_BYTES, move || Answer::read(frame, delimiter))
+                            .await;
                     let answer = match answer {
                         Ok(Ok(answer)) => answer,
                         Ok(Err(error)) => {
-                            let why = format!("answered with something that is not Varlink: {}", chain(&error));
+                            let why = format!(
+                                "answered with something that is not Varlink: {}",
+                                chain(&error)
+                            );
                             return Err(AttemptFailure::Lost(why));
                         }
                         Err(fault) => return Err(AttemptFailure::Stop(Stop::Fault(fault))),
                     };
                     // Whoever was told no number can give none back.
-                    if answer.number.is_some_and(|of| of != number || !target.wants_uid) || answer.continues && !call.more {
-                        return Err(AttemptFailure::Lost("answered a call that was not made".into()));
+                    if answer.number.is_some_and(|of| of != number || !target.wants_uid)
+                        || answer.continues && !call.more
+                    {
+                        return Err(AttemptFailure::Lost(
+                            "answered a call that was not made".into(),
+                        ));
                     }
                     if declines(call, target, held, &answer) {
                         if answer.number.is_some() {
@@ -321,7 +381,9 @@ impl Client {
                         }
                         return Err(AttemptFailure::Declined(answer));
                     }
-                    self.pass_on(call, target, held, &answer, started).await.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
+                    self.pass_on(call, target, held, &answer, started)
+                        .await
+                        .map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
                     if call.upgrade && answer.error.is_none() && !answer.continues {
                         return Ok(After::Upgraded(backend));
                     }
@@ -335,7 +397,11 @@ impl Client {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    let why = format!("`{}` answered `{}` with too large a message: {error}", target.label(), call.method);
+                    let why = format!(
+                        "`{}` answered `{}` with too large a message: {error}",
+                        target.label(),
+                        call.method
+                    );
                     return Err(AttemptFailure::Stop(Stop::Fault(Fault::overloaded(why, 100))));
                 }
             }
@@ -363,9 +429,14 @@ impl Client {
         target: &Target,
         started: Instant,
     ) -> Result<(Backend, u64), AttemptFailure> {
-        let connecting =
-            if call.oneway { target.dial().await } else { target.connect(target.idempotent(&call.interface, &call.method)).await };
-        let mut backend = connecting.map_err(|error| AttemptFailure::Unreached(format!("could not be reached: {}", chain(&error))))?;
+        let connecting = if call.oneway {
+            target.dial().await
+        } else {
+            target.connect(target.idempotent(&call.interface, &call.method)).await
+        };
+        let mut backend = connecting.map_err(|error| {
+            AttemptFailure::Unreached(format!("could not be reached: {}", chain(&error)))
+        })?;
         backend.frames.reserve_from(Box::new(Charge::of(self.peer.uid)));
         let number = broker.next_number();
         let head = call.head(target.wants_uid, self.peer.uid, number);
@@ -376,7 +447,10 @@ impl Client {
             return Err(AttemptFailure::Unreached(why));
         }
         if backend.frames.is_denied() {
-            let why = format!("no memory is left for an answer of `{}` while others are in flight", target.label());
+            let why = format!(
+                "no memory is left for an answer of `{}` while others are in flight",
+                target.label()
+            );
             return Err(AttemptFailure::Stop(Stop::Fault(Fault::overloaded(why, 100))));
         }
         let written = self.attend(until_at, write_parts(&backend.stream, &parts)).await;
@@ -389,14 +463,24 @@ impl Client {
     }
 
     /// Passes an answer, or a part of one, on to the client. With its end the provider is free.
-    async fn pass_on(&mut self, call: &Outgoing, target: &Target, held: &mut Attempt, answer: &Answer, started: Instant) -> io::Result<()> {
+    async fn pass_on(
+        &mut self,
+        call: &Outgoing,
+        target: &Target,
+        held: &mut Attempt,
+        answer: &Answer,
+        started: Instant,
+    ) -> io::Result<()> {
         held.passed_on = true;
         // Its first moments are over, however slowly its reader takes the answer.
         held.turn = None;
         if !answer.continues {
             drop(held.place.take());
             let is_overload = answer.error.as_deref() == Some(Overloaded::NAME);
-            target.note(if is_overload { Outcome::Overloaded } else { Outcome::Answered }, started.elapsed());
+            target.note(
+                if is_overload { Outcome::Overloaded } else { Outcome::Answered },
+                started.elapsed(),
+            );
         }
         let mut head = call.reply_head(target.label());
         if call.extras && target.mock {
@@ -405,7 +489,8 @@ impl Client {
         answer.pass_on(&self.stream, head, self.frames.delimiter()).await
     }
 
-    /// Waits for more of an answer, while watching the client, the clock, and whether the provider is still there.
+    /// Waits for more of an answer, while watching the client, the clock, and whether the provider
+    /// is still there.
     async fn listen(
         &mut self,
         broker: &Broker,
@@ -419,7 +504,8 @@ impl Client {
             ready = backend.stream.readable() => match ready.and_then(|()| fill(&backend.stream, &mut backend.frames)) {
                 Ok(true) => {}
                 Ok(false) => return Err(AttemptFailure::Lost("hung up during the call".to_owned())),
-                // So the kernel says that something was left unread: the end of the call at least, without which there is none.
+                // So the kernel says that something was left unread: the end of the call at least,
+                // without which there is none.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset && backend.frames.pending().is_empty() => {
                     return Err(AttemptFailure::Unread(format!("hung up before it had read the call ({error})")));
                 }
@@ -438,7 +524,8 @@ impl Client {
             },
             () = call.deadline.passed() => return Err(late(call, target)),
             _ = table.changed() => {
-                // A provider that was given up never answers: its socket is held by init, not by it.
+                // A provider that was given up never answers: its socket is held by init, not by
+                // it.
                 if let Some(why) = broker.gone(target) {
                     return Err(AttemptFailure::Lost(why));
                 }
@@ -452,10 +539,16 @@ impl Client {
     }
 
     /// Waits for something while watching the client and the clock.
-    async fn attend<T>(&mut self, until_at: Instant, work: impl Future<Output = T>) -> Result<T, Stop> {
+    async fn attend<T>(
+        &mut self,
+        until_at: Instant,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Stop> {
         let mut work = std::pin::pin!(work);
         // What is there at once needs no timers.
-        if let Poll::Ready(done) = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+        if let Poll::Ready(done) =
+            std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await
+        {
             return Ok(done);
         }
         loop {
@@ -482,10 +575,18 @@ impl Client {
     /// The connection has left Varlink: bytes only, both ways, until one side ends.
     async fn splice(mut self, mut backend: Backend) {
         let (up, down) = (self.frames.take_rest(), backend.frames.take_rest());
-        if write_all(&backend.stream, &up).await.is_err() || write_all(&self.stream, &down).await.is_err() {
+        if write_all(&backend.stream, &up).await.is_err()
+            || write_all(&self.stream, &down).await.is_err()
+        {
             return;
         }
-        let ended = tokio::io::copy_bidirectional_with_sizes(&mut self.stream, &mut backend.stream, UPGRADE_BUFFER, UPGRADE_BUFFER).await;
+        let ended = tokio::io::copy_bidirectional_with_sizes(
+            &mut self.stream,
+            &mut backend.stream,
+            UPGRADE_BUFFER,
+            UPGRADE_BUFFER,
+        )
+        .await;
         if let Err(error) = ended {
             tracing::debug!(%error, "an upgraded connection ended");
         }
@@ -528,7 +629,8 @@ impl From<Fault> for Stop {
     }
 }
 
-/// Whether a provider says that what it depends on has failed, of a call that may be made again: then another provider is asked.
+/// Whether a provider says that what it depends on has failed, of a call that may be made again:
+/// then another provider is asked.
 fn declines(call: &Outgoing, target: &Target, held: &Attempt, answer: &Answer) -> bool {
     answer.error.as_deref() == Some(ProviderFailed::NAME)
         && !held.passed_on
@@ -537,13 +639,22 @@ fn declines(call: &Outgoing, target: &Target, held: &Attempt, answer: &Answer) -
 }
 
 fn late(call: &Outgoing, target: &Target) -> AttemptFailure {
-    AttemptFailure::Stop(Stop::Fault(Fault::deadline_exceeded(format!("`{}` worked on `{}`", target.label(), call.method))))
+    AttemptFailure::Stop(Stop::Fault(Fault::deadline_exceeded(format!(
+        "`{}` worked on `{}`",
+        target.label(),
+        call.method
+    ))))
 }
 
 /// Work that may take long, on a thread of its own if it will.
-async fn aside_if<T: Send + 'static>(is_long: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
+async fn aside_if<T: Send + 'static>(
+    is_long: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Fault> {
     if !is_long {
         return Ok(work());
     }
-    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::internal(format!("reading a message panicked: {}", chain(&error))))
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Fault::internal(format!("reading a message panicked: {}", chain(&error))))
 }

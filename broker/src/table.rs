@@ -22,7 +22,8 @@ const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(2), Duration::fr
 pub(crate) struct Table {
     pub(crate) modules: Vec<ModuleRecord>,
     pub(crate) context: Option<String>,
-    /// Grows with every change of modules or context, over broker restarts too: it starts at the wall clock.
+    /// Grows with every change of modules or context, over broker restarts too: it starts at the
+    /// wall clock.
     pub(crate) generation: u64,
     pub(crate) received: Instant,
 }
@@ -39,7 +40,14 @@ pub(crate) async fn follow(init: PathBuf, table: watch::Sender<Arc<Table>>) {
     loop {
         let watching = async {
             let mut connection = Connection::connect(&init).await?;
-            connection.send(&encode_method::<method::Watch>(&Empty {}, &CallOptions::default(), true, false)?).await?;
+            connection
+                .send(&encode_method::<method::Watch>(
+                    &Empty {},
+                    &CallOptions::default(),
+                    true,
+                    false,
+                )?)
+                .await?;
             loop {
                 let word: WatchOut = connection.receive().await?.typed()?.value;
                 pauses.reset();
@@ -77,11 +85,19 @@ impl ContextFile {
     pub(crate) fn write(&self, context: Option<&str>) -> std::io::Result<()> {
         let other = |found: std::fs::Metadata| !found.is_file();
         if std::fs::symlink_metadata(&self.0).is_ok_and(other) {
-            return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, format!("{} is not a regular file", self.0.display())));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::AlreadyExists,
+                format!("{} is not a regular file", self.0.display()),
+            ));
         }
         let temporary = self.0.with_extension("tmp");
         let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600).custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+        options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
         let mut file = options.open(&temporary)?;
         file.write_all(format!("{}\n", context.unwrap_or_default()).as_bytes())?;
         file.sync_all()?;

@@ -1,8 +1,9 @@
-//! A call's first moments at a provider: shared with others, or its own if a provider has ended on it before. Should that
-//! happen again, it was this call's doing.
+//! A call's first moments at a provider: shared with others, or its own if a provider has ended on
+//! it before. Should that happen again, it was this call's doing.
 //!
-//! Invariants: whoever comes later waits later, so nobody waits for ever; nobody sets a timer for being there (that would
-//! cost every call a system call), whoever waits does; what is held is given back on drop.
+//! Invariants: whoever comes later waits later, so nobody waits for ever; nobody sets a timer for
+//! being there (that would cost every call a system call), whoever waits does; what is held is
+//! given back on drop.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-/// How long the first moments are. What kills does so at once; a call that has seen a provider end is alone for so long, so
-/// that a second end is its own doing and no other's.
+/// How long the first moments are. What kills does so at once; a call that has seen a provider end
+/// is alone for so long, so that a second end is its own doing and no other's.
 const FIRST_MOMENTS: Duration = Duration::from_millis(500);
 
 /// Who is in its first moments at one provider.
@@ -36,7 +37,8 @@ impl State {
     /// Until when somebody is in the way.
     fn blocked_until(&self, alone: bool) -> Option<Instant> {
         // Nobody's begin in the order of their numbers where a provider has begun another life.
-        let newest = |held: &BTreeMap<u64, Instant>| held.values().max().map(|since| *since + FIRST_MOMENTS);
+        let newest =
+            |held: &BTreeMap<u64, Instant>| held.values().max().map(|since| *since + FIRST_MOMENTS);
         if alone { newest(&self.alone).max(newest(&self.shared)) } else { newest(&self.alone) }
     }
 
@@ -65,7 +67,8 @@ impl Turn {
         self.alone && self.lasts() && !self.turns.state().joined.contains(&self.id)
     }
 
-    /// The provider has begun another life, which reads this call now. Whoever thought to be alone there is not.
+    /// The provider has begun another life, which reads this call now. Whoever thought to be alone
+    /// there is not.
     pub(crate) fn begin_anew(&mut self) {
         self.since = Instant::now();
         let state = &mut *self.turns.state();
@@ -117,7 +120,8 @@ impl Turns {
             let (mut state, now) = (self.state(), Instant::now());
             let id = state.next;
             state.next += 1;
-            if state.queue.is_empty() && state.blocked_until(alone).is_none_or(|until| until <= now) {
+            if state.queue.is_empty() && state.blocked_until(alone).is_none_or(|until| until <= now)
+            {
                 state.enter(id, alone, now);
                 return Turn { turns: Arc::clone(self), id, since: now, alone };
             }
@@ -172,7 +176,10 @@ mod tests {
         assert!(first.lasts() && !first.is_alone());
         let mut alone = Box::pin(turns.take(true));
         let mut later = Box::pin(turns.take(false));
-        assert!(poll(&mut alone).is_none() && poll(&mut later).is_none(), "nobody passes one who waits");
+        assert!(
+            poll(&mut alone).is_none() && poll(&mut later).is_none(),
+            "nobody passes one who waits"
+        );
         drop(first);
         assert!(poll(&mut alone).is_none());
         drop(second);
@@ -213,7 +220,11 @@ mod tests {
         let turns = Arc::new(Turns::default());
         let (alone, started) = (turns.take(true).await, Instant::now());
         let shared = turns.take(false).await;
-        assert!(started.elapsed() + Duration::from_millis(1) >= FIRST_MOMENTS && !alone.lasts() && !alone.is_alone());
+        assert!(
+            started.elapsed() + Duration::from_millis(1) >= FIRST_MOMENTS
+                && !alone.lasts()
+                && !alone.is_alone()
+        );
         let again = turns.take(true).await;
         assert!(again.is_alone() && !shared.lasts());
     }

@@ -1,8 +1,8 @@
 //! The Card: one module's typed flows, priority per context, socket and limits.
 //!
-//! Parsing is `bytes → serde_json::Value → raw fields → Card`, whichever of TOML and JSON it came from, so both
-//! dialects have one set of rules and one set of messages. Unknown keys are refused unless they are
-//! reverse-domain (`"com.example.team" = …`): those land in [`Card::extensions`].
+//! Parsing is `bytes → serde_json::Value → raw fields → Card`, whichever of TOML and JSON it came
+//! from, so both dialects have one set of rules and one set of messages. Unknown keys are refused
+//! unless they are reverse-domain (`"com.example.team" = …`): those land in [`Card::extensions`].
 
 mod context;
 mod names;
@@ -25,7 +25,8 @@ pub use units::ByteSize;
 
 /// A Card may be at most this long; a Card is written by hand and the shipped ones are under 2 KiB.
 pub const CARD_BYTES_MAX: usize = 256 * 1024;
-/// Most entries any list or map of a Card may hold: generous for a person, small for a loop over all Cards.
+/// Most entries any list or map of a Card may hold: generous for a person, small for a loop over
+/// all Cards.
 pub const ENTRIES_MAX: usize = 64;
 /// Longest string a Card may hold (a path or a description, never a payload).
 pub const STRING_BYTES_MAX: usize = 4096;
@@ -36,7 +37,8 @@ pub const STRING_BYTES_MAX: usize = 4096;
 pub struct Card {
     /// Always 1, until a Card's shape changes.
     pub schema_version: u32,
-    /// ULID. Absent: derived from label and socket, so that the same Card has the same id on every machine.
+    /// ULID. Absent: derived from label and socket, so that the same Card has the same id on every
+    /// machine.
     #[serde(default)]
     pub id: String,
     /// Name of the module: 1 to 64 of `a-z0-9._-`. Equal labels are replicas of one another.
@@ -49,8 +51,8 @@ pub struct Card {
     /// Whether the process is meant to stay.
     #[serde(default)]
     pub lifecycle: Lifecycle,
-    /// How many modules the Card makes: more than 1 are called `label@1`, `label@2`, …, each with a process, a socket, a state directory
-    /// and logs of its own. Calls are shared among them.
+    /// How many modules the Card makes: more than 1 are called `label@1`, `label@2`, …, each with a
+    /// process, a socket, a state directory and logs of its own. Calls are shared among them.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub replicas: u32,
     /// Rank among providers of the same flow, before the context's offset.
@@ -59,11 +61,13 @@ pub struct Card {
     /// Free word for people and lists, such as `embed`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Socket file name (or absolute path) that init binds for the module; `<label>.sock` if absent.
+    /// Socket file name (or absolute path) that init binds for the module; `<label>.sock` if
+    /// absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_socket: Option<String>,
-    /// Addresses at which init listens for the module: a socket's file name, in the place of `service_socket`, and TCP addresses such as
-    /// `tcp:127.0.0.1:7077`. They are bound once and outlive the module's process.
+    /// Addresses at which init listens for the module: a socket's file name, in the place of
+    /// `service_socket`, and TCP addresses such as `tcp:127.0.0.1:7077`. They are bound once and
+    /// outlive the module's process.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub listen: Vec<String>,
     /// What it asks for and what it offers.
@@ -93,12 +97,14 @@ pub struct Card {
     /// Seconds without a word from the module after which it is killed and restarted; 0 is never.
     #[serde(default)]
     pub watchdog_s: u32,
-    /// Whether it is told the caller's uid (`org.brahman.uid`), and with it the other additions to a call's header. A strict
-    /// peer refuses keys that it does not know, so a foreign program is spared them unless it asks; but of an interface of the mesh's own it
-    /// is told the uid of whoever calls through a module with `delegate_uid`, lest it take him for the mesh's user.
+    /// Whether it is told the caller's uid (`org.brahman.uid`), and with it the other additions to
+    /// a call's header. A strict peer refuses keys that it does not know, so a foreign program is
+    /// spared them unless it asks; but of an interface of the mesh's own it is told the uid of
+    /// whoever calls through a module with `delegate_uid`, lest it take him for the mesh's user.
     #[serde(default)]
     pub wants_uid: bool,
-    /// Whether the broker takes its word on whose behalf it calls (`org.brahman.uid`): for a module through which others reach the mesh.
+    /// Whether the broker takes its word on whose behalf it calls (`org.brahman.uid`): for a module
+    /// through which others reach the mesh.
     #[serde(default, skip_serializing_if = "is_false")]
     pub delegate_uid: bool,
     /// Who may call it, where `BRAHMAN_GROUP` lets a group in.
@@ -117,7 +123,8 @@ fn one() -> u32 {
     1
 }
 
-/// The default, which is left out of what is written: a reader that does not know the field reads such Cards as ever.
+/// The default, which is left out of what is written: a reader that does not know the field reads
+/// such Cards as ever.
 fn is_one(replicas: &u32) -> bool {
     *replicas == 1
 }
@@ -190,7 +197,8 @@ pub struct RestartPolicy {
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        // 100 ms is systemd's RestartSec; 12 restarts in 60 s leaves room for a bad minute, not for a loop.
+        // 100 ms is systemd's RestartSec; 12 restarts in 60 s leaves room for a bad minute, not for
+        // a loop.
         Self { initial_ms: 100, max_ms: 10_000, intensity: 12, period_s: 60, healthy_after_ms: 500 }
     }
 }
@@ -206,7 +214,8 @@ pub enum Lifecycle {
     Oneshot,
 }
 
-/// Who may call a module. Administration of the mesh is its owner's and root's, whatever a Card says.
+/// Who may call a module. Administration of the mesh is its owner's and root's, whatever a Card
+/// says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Access {
@@ -218,14 +227,17 @@ pub enum Access {
 }
 
 impl Access {
-    /// The default, which is left out of what is written: a reader that does not know the field reads such Cards as ever.
+    /// The default, which is left out of what is written: a reader that does not know the field
+    /// reads such Cards as ever.
     fn is_owner(&self) -> bool {
         *self == Self::Owner
     }
 }
 
 /// Rank of a provider before the context's offset.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// 0
@@ -274,7 +286,8 @@ pub struct Flow {
     /// On an input: attributes the provider must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub require: BTreeMap<String, String>,
-    /// On an output whose interface Brahman does not ship: methods that may be called again after a failure.
+    /// On an output whose interface Brahman does not ship: methods that may be called again after a
+    /// failure.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub idempotent: Vec<String>,
 }
@@ -387,7 +400,10 @@ impl Card {
     /// File name of the socket that init binds for this module.
     #[must_use]
     pub fn socket_name(&self) -> String {
-        let named = self.service_socket.as_ref().or_else(|| self.listen.iter().find(|address| !address.starts_with(TCP)));
+        let named = self
+            .service_socket
+            .as_ref()
+            .or_else(|| self.listen.iter().find(|address| !address.starts_with(TCP)));
         named.cloned().unwrap_or_else(|| format!("{}.sock", self.label))
     }
 
@@ -397,14 +413,16 @@ impl Card {
         self.listen.iter().filter_map(|address| address.strip_prefix(TCP)?.parse().ok()).collect()
     }
 
-    /// The modules that this Card makes: itself, or its replicas, each with an id and a socket of its own.
+    /// The modules that this Card makes: itself, or its replicas, each with an id and a socket of
+    /// its own.
     #[must_use]
     pub fn instances(&self) -> Vec<Self> {
         if self.replicas <= 1 {
             return vec![self.clone()];
         }
         let replica = |number| {
-            let mut replica = Self { label: self.label.replica(number), replicas: 1, ..self.clone() };
+            let mut replica =
+                Self { label: self.label.replica(number), replicas: 1, ..self.clone() };
             replica.id = parse::minted_id(&replica);
             replica
         };

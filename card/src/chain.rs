@@ -1,12 +1,13 @@
 //! Errors as people read them: each with what caused it.
 //!
-//! An error of ours says what failed and keeps its cause as its source, never in its own text. So whoever shows one to a person, in a
-//! reply, in a log or as the reason of a state, shows the chain.
+//! An error of ours says what failed and keeps its cause as its source, never in its own text. So
+//! whoever shows one to a person, in a reply, in a log or as the reason of a state, shows the
+//! chain.
 
 use std::error::Error;
 
-/// An error and its causes, as `error: cause: cause`. A cause with whose words the text ends already, because a library has put them
-/// there, is not said twice.
+/// An error and its causes, as `error: cause: cause`. A cause with whose words the text ends
+/// already, because a library has put them there, is not said twice.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -44,9 +45,20 @@ mod tests {
 
     #[test]
     fn every_cause_is_said_once() {
-        let inner = || io::Error::new(io::ErrorKind::InvalidData, Unreadable { path: "b", source: io::Error::other("it is damaged") });
+        let inner = || {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                Unreadable { path: "b", source: io::Error::other("it is damaged") },
+            )
+        };
         assert_eq!(chain(&inner()), "cannot read b: it is damaged");
-        assert_eq!(chain(&Unreadable { path: "a", source: inner() }), "cannot read a: cannot read b: it is damaged");
-        assert_eq!(chain(&Library(io::Error::other("it is damaged"))), "a library's words: it is damaged");
+        assert_eq!(
+            chain(&Unreadable { path: "a", source: inner() }),
+            "cannot read a: cannot read b: it is damaged"
+        );
+        assert_eq!(
+            chain(&Library(io::Error::other("it is damaged"))),
+            "a library's words: it is damaged"
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! An interface's IDL text, made from its types: their schemas give names, shapes and doc comments.
 //!
-//! Invariants: the text is what systemd's parser takes, which knows less than others: no list of lists (it is a `[]object`, and its
-//! comment says of what), and no comment between fields, so that what is said of fields stands above, a line each. Replies that are
-//! an enum, told apart by their phase, are one record to it. Nothing here knows any one interface.
+//! Invariants: the text is what systemd's parser takes, which knows less than others: no list of
+//! lists (it is a `[]object`, and its comment says of what), and no comment between fields, so that
+//! what is said of fields stands above, a line each. Replies that are an enum, told apart by their
+//! phase, are one record to it. Nothing here knows any one interface.
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -88,7 +89,12 @@ impl Text {
         let mut fields = Vec::new();
         if qualified.starts_with(OURS) {
             let common = [("message", "string"), ("retryable", "bool")];
-            let field = |(name, kind): (&str, &str)| Field { name: name.into(), kind: kind.into(), made_of: None, doc: String::new() };
+            let field = |(name, kind): (&str, &str)| Field {
+                name: name.into(),
+                kind: kind.into(),
+                made_of: None,
+                doc: String::new(),
+            };
             fields.extend(common.map(field));
         }
         fields.extend(own);
@@ -141,7 +147,8 @@ impl Text {
         }
     }
 
-    /// Writes the types that these fields are made of, and what those are made of, unless they stand there already.
+    /// Writes the types that these fields are made of, and what those are made of, unless they
+    /// stand there already.
     fn types_of(&mut self, fields: &[Field]) {
         for name in fields.iter().filter_map(|field| field.made_of.as_deref()) {
             if !self.types.insert(name.to_owned()) {
@@ -183,12 +190,18 @@ impl Text {
 
     /// The fields that stand in a schema itself.
     fn own_fields(&self, schema: &Value) -> Vec<Field> {
-        let always = |name: &str| schema["required"].as_array().is_some_and(|names| names.iter().any(|n| n == name));
+        let always = |name: &str| {
+            schema["required"].as_array().is_some_and(|names| names.iter().any(|n| n == name))
+        };
         let properties = schema["properties"].as_object().into_iter().flatten();
         let field = |(name, schema): (&String, &Value)| {
             let mut kind = self.kind(schema);
             let mut doc = schema["description"].as_str().unwrap_or_default().to_owned();
-            let made_of = kind.rsplit(['?', ']']).next().filter(|last| last.starts_with(char::is_uppercase)).map(str::to_owned);
+            let made_of = kind
+                .rsplit(['?', ']'])
+                .next()
+                .filter(|last| last.starts_with(char::is_uppercase))
+                .map(str::to_owned);
             if let Some(at) = kind.find("[][]") {
                 let _ = write!(doc, " (A list of lists of {}.)", &kind[at + 4..]);
                 kind.replace_range(at + 2.., "object");
@@ -206,9 +219,15 @@ impl Text {
     fn kind(&self, schema: &Value) -> String {
         if let Some(name) = schema["$ref"].as_str().map(named) {
             // An enum of words is a string: the words of an IDL enum could not grow.
-            return if self.definition(name)["properties"].is_object() { name.to_owned() } else { "string".to_owned() };
+            return if self.definition(name)["properties"].is_object() {
+                name.to_owned()
+            } else {
+                "string".to_owned()
+            };
         }
-        if let Some(inner) = schema["anyOf"].as_array().and_then(|any| any.iter().find(|one| one["type"] != "null")) {
+        if let Some(inner) =
+            schema["anyOf"].as_array().and_then(|any| any.iter().find(|one| one["type"] != "null"))
+        {
             return format!("?{}", self.kind(inner));
         }
         let (plain, is_null_too) = match &schema["type"] {
@@ -226,7 +245,9 @@ impl Text {
             "number" => "float".to_owned(),
             "string" => "string".to_owned(),
             "array" => format!("[]{}", self.kind(&schema["items"])),
-            "object" if schema["additionalProperties"].is_object() => format!("[string]{}", self.kind(&schema["additionalProperties"])),
+            "object" if schema["additionalProperties"].is_object() => {
+                format!("[string]{}", self.kind(&schema["additionalProperties"]))
+            }
             _ => "object".to_owned(),
         };
         if is_null_too { format!("?{kind}") } else { kind }
@@ -237,13 +258,15 @@ impl Text {
     }
 }
 
-/// The fields of all variants as those of one record: first what every variant has, then the others, which may be absent. What is said
-/// of a field is what the first variant says that says anything.
+/// The fields of all variants as those of one record: first what every variant has, then the
+/// others, which may be absent. What is said of a field is what the first variant says that says
+/// anything.
 fn one_record(variants: Vec<Vec<Field>>) -> Vec<Field> {
     let count = variants.len();
     let mut all: Vec<(Field, usize)> = Vec::new();
     for field in variants.into_iter().flatten() {
-        let Some((known, times)) = all.iter_mut().find(|(known, _)| known.name == field.name) else {
+        let Some((known, times)) = all.iter_mut().find(|(known, _)| known.name == field.name)
+        else {
             all.push((field, 1));
             continue;
         };
@@ -255,7 +278,8 @@ fn one_record(variants: Vec<Vec<Field>>) -> Vec<Field> {
             known.doc = field.doc;
         }
     }
-    let (everywhere, mut others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, times)| *times == count);
+    let (everywhere, mut others): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(_, times)| *times == count);
     others.iter_mut().for_each(|(field, _)| field.may_be_absent());
     everywhere.into_iter().chain(others).map(|(field, _)| field).collect()
 }
@@ -275,7 +299,8 @@ fn last_after(text: &str, mark: char) -> &str {
 }
 
 fn on_one_line(fields: &[Field]) -> String {
-    let fields: Vec<String> = fields.iter().map(|field| format!("{}: {}", field.name, field.kind)).collect();
+    let fields: Vec<String> =
+        fields.iter().map(|field| format!("{}: {}", field.name, field.kind)).collect();
     format!("({})", fields.join(", "))
 }
 
@@ -283,6 +308,7 @@ fn on_lines(fields: &[Field]) -> String {
     if on_one_line(fields).len() <= COLUMNS / 2 {
         return on_one_line(fields);
     }
-    let fields: Vec<String> = fields.iter().map(|field| format!("  {}: {}", field.name, field.kind)).collect();
+    let fields: Vec<String> =
+        fields.iter().map(|field| format!("  {}: {}", field.name, field.kind)).collect();
     format!("(\n{}\n)", fields.join(",\n"))
 }

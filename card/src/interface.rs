@@ -1,8 +1,8 @@
-//! The interfaces of the mesh: one file each, its types and one declaration of its methods and errors. The IDL text that foreign
-//! clients read is made from both.
+//! The interfaces of the mesh: one file each, its types and one declaration of its methods and
+//! errors. The IDL text that foreign clients read is made from both.
 //!
-//! Invariant, held by tests against corpora: a field keeps its name and its shape. Interfaces have no versions: fields are only ever
-//! added, and only as optional ones.
+//! Invariant, held by tests against corpora: a field keeps its name and its shape. Interfaces have
+//! no versions: fields are only ever added, and only as optional ones.
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -10,10 +10,12 @@ use serde::de::DeserializeOwned;
 
 /// What the names of our own interfaces begin with, and of whatever else is ours on the wire.
 pub const OURS: &str = "org.brahman.";
-/// The error of a broken invariant or a failed disk: any method may give it, so it is of no one interface.
+/// The error of a broken invariant or a failed disk: any method may give it, so it is of no one
+/// interface.
 pub const INTERNAL: &str = "org.brahman.Fault.Internal";
 
-/// One Varlink interface. That of a module of one's own may be written by hand: `idl: || "interface org.example.Echo …"`.
+/// One Varlink interface. That of a module of one's own may be written by hand:
+/// `idl: || "interface org.example.Echo …"`.
 #[derive(Debug)]
 pub struct Interface {
     /// Full name, such as `org.brahman.Embed`.
@@ -50,7 +52,8 @@ impl Interface {
     }
 }
 
-/// How long a call takes at most, in seconds: as long as a provider may take to restart and load its model.
+/// How long a call takes at most, in seconds: as long as a provider may take to restart and load
+/// its model.
 const PATIENCE_USUAL_S: u64 = 30;
 /// The same where the work itself may take minutes.
 const PATIENCE_LONG_S: u64 = 600;
@@ -73,10 +76,17 @@ pub struct MethodFacts {
 }
 
 impl MethodFacts {
-    /// A method with parameters, of which nothing else is said: it is not called again, and takes no longer than usual.
+    /// A method with parameters, of which nothing else is said: it is not called again, and takes
+    /// no longer than usual.
     #[must_use]
     pub const fn named(name: &'static str) -> Self {
-        Self { name, takes_nothing: false, is_idempotent: false, is_endless: false, patience_s: PATIENCE_USUAL_S }
+        Self {
+            name,
+            takes_nothing: false,
+            is_idempotent: false,
+            is_endless: false,
+            patience_s: PATIENCE_USUAL_S,
+        }
     }
 
     /// The same without parameters.
@@ -120,13 +130,15 @@ pub trait Method {
     type Out: Serialize + DeserializeOwned + JsonSchema + Send + Sync;
 }
 
-/// An error of a shipped interface: the data that it has beside `message` and `retryable`. [`crate::Fault::of`] makes a reply of it.
+/// An error of a shipped interface: the data that it has beside `message` and `retryable`.
+/// [`crate::Fault::of`] makes a reply of it.
 pub trait WireError: Serialize + JsonSchema {
     /// Qualified name.
     const NAME: &'static str;
 }
 
-/// Declares an interface: `INTERFACE`, a type for each method in `method`, one for each error in `error`.
+/// Declares an interface: `INTERFACE`, a type for each method in `method`, one for each error in
+/// `error`.
 macro_rules! interface {
     (@facts $method:ident) => { $crate::interface::MethodFacts::named(stringify!($method)).bare() };
     (@facts $method:ident $ask:ty) => { $crate::interface::MethodFacts::named(stringify!($method)) };
@@ -177,7 +189,8 @@ macro_rules! interface {
             }
         )*
 
-        /// A type for each error. Of its data, an `Option` that is `None` is null unless its field says that it is left out.
+        /// A type for each error. Of its data, an `Option` that is `None` is null unless its field
+        /// says that it is left out.
         #[allow(missing_docs)]
         pub mod error {
             $(
@@ -225,13 +238,17 @@ pub const ALL: &[&Interface] = &[
 /// How long a call takes at most, in seconds, if its caller does not say and wants one answer.
 #[must_use]
 pub fn patience_s(interface: &str, method: &str) -> u64 {
-    known(interface).and_then(|interface| interface.method(method)).map_or(PATIENCE_USUAL_S, |method| method.patience_s)
+    known(interface)
+        .and_then(|interface| interface.method(method))
+        .map_or(PATIENCE_USUAL_S, |method| method.patience_s)
 }
 
 /// Whether a method's stream goes on until its caller hangs up.
 #[must_use]
 pub fn is_endless(interface: &str, method: &str) -> bool {
-    known(interface).and_then(|interface| interface.method(method)).is_some_and(|method| method.is_endless)
+    known(interface)
+        .and_then(|interface| interface.method(method))
+        .is_some_and(|method| method.is_endless)
 }
 
 /// The shipped interface of this name.
@@ -240,10 +257,13 @@ pub fn known(name: &str) -> Option<&'static Interface> {
     ALL.iter().copied().find(|interface| interface.name == name)
 }
 
-/// `embed` for `org.brahman.Embed`: a name without a dot is looked for among the shipped ones, by last element.
+/// `embed` for `org.brahman.Embed`: a name without a dot is looked for among the shipped ones, by
+/// last element.
 #[must_use]
 pub fn full_name(short: &str) -> String {
-    let hit = |interface: &&&Interface| interface.name.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case(short));
+    let hit = |interface: &&&Interface| {
+        interface.name.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case(short))
+    };
     if short.contains('.') {
         return short.to_owned();
     }
@@ -257,7 +277,8 @@ pub struct Empty {}
 /// How far a work is: any reply of its stream but the last.
 #[brahman_card_derive::wire(Eq)]
 pub struct Progress {
-    /// What is being done, in a word that a newer provider may have made up; `done` in the last reply.
+    /// What is being done, in a word that a newer provider may have made up; `done` in the last
+    /// reply.
     pub phase: String,
     pub done: u64,
     pub of: u64,
@@ -280,11 +301,26 @@ mod tests {
         use super::index::{CompactOut, CompactSummary};
         let read = |json: &str| serde_json::from_str::<CompactOut>(json);
         let json = r#"{"phase":"polish","done":1,"of":2,"by":"a newer provider"}"#;
-        assert_eq!(read(json).expect("progress"), CompactOut::Progress(Progress::new("polish", 1, 2)));
-        let done = CompactOut::Done(CompactSummary { done: 2, of: 2, compacted: true, generation: Some(7) });
+        assert_eq!(
+            read(json).expect("progress"),
+            CompactOut::Progress(Progress::new("polish", 1, 2))
+        );
+        let done = CompactOut::Done(CompactSummary {
+            done: 2,
+            of: 2,
+            compacted: true,
+            generation: Some(7),
+        });
         let json = r#"{"phase":"done","done":2,"of":2,"compacted":true,"generation":7}"#;
-        assert_eq!((serde_json::to_string(&done).expect("JSON"), read(json).expect("a summary")), (json.to_owned(), done));
-        let bad = [(r#"{"phase":"done","done":2,"of":2}"#, "compacted"), (r#"{"done":2,"of":2}"#, "phase"), ("[]", "Progress")];
+        assert_eq!(
+            (serde_json::to_string(&done).expect("JSON"), read(json).expect("a summary")),
+            (json.to_owned(), done)
+        );
+        let bad = [
+            (r#"{"phase":"done","done":2,"of":2}"#, "compacted"),
+            (r#"{"done":2,"of":2}"#, "phase"),
+            ("[]", "Progress"),
+        ];
         for (json, names) in bad {
             let why = read(json).expect_err("no reply").to_string();
             assert!(why.contains(names), "{json}: {why}");
@@ -294,28 +330,59 @@ mod tests {
     #[test]
     fn methods_without_parameters_are_known() {
         assert!(broker::INTERFACE.takes_nothing("Status") && init::INTERFACE.takes_nothing("List"));
-        assert!(!index::INTERFACE.takes_nothing("Search") && !broker::INTERFACE.takes_nothing("Nothing"));
+        assert!(
+            !index::INTERFACE.takes_nothing("Search")
+                && !broker::INTERFACE.takes_nothing("Nothing")
+        );
     }
 
-    /// Methods that nobody calls again for their caller, and why: a second run would change something, or answer otherwise.
+    /// Methods that nobody calls again for their caller, and why: a second run would change
+    /// something, or answer otherwise.
     const ONCE: [(&str, &[&str], &str); 9] = [
         ("Catalog", &["Abandon"], "it ends a run, which may have begun again since"),
         ("Catalog", &["Resync", "ResyncMissing", "Adopt"], "each may publish a generation"),
-        ("Catalog", &["Delete"], "what the first has deleted is not there for a second, and may have been made again"),
+        (
+            "Catalog",
+            &["Delete"],
+            "what the first has deleted is not there for a second, and may have been made again",
+        ),
         ("Catalog", &["Snapshot"], "each writes a folder and pins generations"),
-        ("Index", &["Refresh", "Migrate", "Promote", "Rollback", "Move", "Compact"], "each makes a generation, or goes back by one"),
+        (
+            "Index",
+            &["Refresh", "Migrate", "Promote", "Rollback", "Move", "Compact"],
+            "each makes a generation, or goes back by one",
+        ),
         ("Index", &["EvalAutogen", "Trial", "Autotune", "Snapshot"], "each keeps what it makes"),
-        ("Ingest", &["Files", "Postgres", "Mysql", "Cancel"], "each commits, or ends a run that then is not running"),
-        ("Init", &["Start", "Stop", "Restart", "Reload", "Attach", "Update", "Shutdown"], "commands to one process, which go by no broker"),
-        ("", &["Profiles.Remove", "Storage.RemoveBucket"], "what the first has removed is not there for a second"),
+        (
+            "Ingest",
+            &["Files", "Postgres", "Mysql", "Cancel"],
+            "each commits, or ends a run that then is not running",
+        ),
+        (
+            "Init",
+            &["Start", "Stop", "Restart", "Reload", "Attach", "Update", "Shutdown"],
+            "commands to one process, which go by no broker",
+        ),
+        (
+            "",
+            &["Profiles.Remove", "Storage.RemoveBucket"],
+            "what the first has removed is not there for a second",
+        ),
     ];
 
     #[test]
     fn every_method_is_safe_to_call_again_or_among_those_that_are_not() {
         let named = ONCE.iter().flat_map(|(interface, methods, _)| {
-            methods.iter().map(move |method| if interface.is_empty() { (*method).to_owned() } else { format!("{interface}.{method}") })
+            methods.iter().map(move |method| {
+                if interface.is_empty() {
+                    (*method).to_owned()
+                } else {
+                    format!("{interface}.{method}")
+                }
+            })
         });
-        let named: std::collections::BTreeSet<String> = named.map(|method| format!("org.brahman.{method}")).collect();
+        let named: std::collections::BTreeSet<String> =
+            named.map(|method| format!("org.brahman.{method}")).collect();
         let once = ALL.iter().flat_map(|interface| {
             let methods = interface.methods.iter().filter(|method| !method.is_idempotent);
             methods.map(|method| format!("{}.{}", interface.name, method.name))

@@ -1,15 +1,18 @@
-//! Brahman's contract as pure values: nothing here opens a file or a socket, and [`clock`] alone asks the time.
+//! Brahman's contract as pure values: nothing here opens a file or a socket, and [`clock`] alone
+//! asks the time.
 //!
 //! * [`card`]: what a module says of itself, parsed and validated ([`Card`]).
 //! * [`names`]: of datasets, indexes, buckets, models, profiles and modules, checked once.
 //! * [`state`]: the life of a module as init publishes it ([`ModuleState`], [`ModuleRecord`]).
 //! * [`wire`]: the Varlink message codec, sans I/O (frames, headers, faults).
 //! * [`chain()`]: an error with its causes, as people read it.
-//! * [`clock`]: the time, as records tell it; for all crates, which parse and compare it as a value.
-//! * [`interface`]: one file per interface: its types and the declaration of its methods, from which its IDL text is made.
+//! * [`clock`]: the time, as records tell it; for all crates, which parse and compare it as a
+//!   value.
+//! * [`interface`]: one file per interface: its types and the declaration of its methods, from
+//!   which its IDL text is made.
 //!
-//! Invariants: every input is bounded before it is looked at; a parse error names the field and what was
-//! expected; no type here knows who supervises or who routes.
+//! Invariants: every input is bounded before it is looked at; a parse error names the field and
+//! what was expected; no type here knows who supervises or who routes.
 
 pub mod card;
 pub mod chain;

@@ -1,10 +1,12 @@
-//! Names that people give to datasets, indexes, buckets, models, profiles and modules: one type for each kind, checked once, where
-//! they come in.
+//! Names that people give to datasets, indexes, buckets, models, profiles and modules: one type for
+//! each kind, checked once, where they come in.
 //!
-//! A name becomes a part of paths, keys and URLs. Invariants: joined to a folder it is one step down from it, and never the folder
-//! itself or one above; no control character, space or slash is in it; a *new* name is none of the files that the mesh keeps beside
-//! what is named, in whatever case. What was there before a name was reserved stays readable: the types take what [`Kind::check`]
-//! takes, and whoever makes something new asks `new` or [`Kind::check_new`]. On the wire and on disk a name is a string.
+//! A name becomes a part of paths, keys and URLs. Invariants: joined to a folder it is one step
+//! down from it, and never the folder itself or one above; no control character, space or slash is
+//! in it; a *new* name is none of the files that the mesh keeps beside what is named, in whatever
+//! case. What was there before a name was reserved stays readable: the types take what
+//! [`Kind::check`] takes, and whoever makes something new asks `new` or [`Kind::check_new`]. On the
+//! wire and on disk a name is a string.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -60,16 +62,27 @@ fn rule(noun: &'static str, bytes_max: usize, reserved: &'static [&'static str])
 impl Kind {
     fn rule(self) -> Rule {
         match self {
-            // `catalog/<name>.json`, beside `buckets.json`, `node`, `errors.log`, `lineage.log`; mocks' below `mock/`.
-            Self::Dataset => rule("a dataset", 128, &["buckets", "mock", "node", "errors", "lineage", "registry"]),
-            // `indexes/<name>/`, where earlier versions kept where copies go; the mock keeps its settings there.
+            // `catalog/<name>.json`, beside `buckets.json`, `node`, `errors.log`, `lineage.log`;
+            // mocks' below `mock/`.
+            Self::Dataset => rule(
+                "a dataset",
+                128,
+                &["buckets", "mock", "node", "errors", "lineage", "registry"],
+            ),
+            // `indexes/<name>/`, where earlier versions kept where copies go; the mock keeps its
+            // settings there.
             Self::Index => rule("an index", 128, &["rescue.json", "index.toml"]),
             // Folders of the state, which would be taken for it.
-            Self::Bucket => rule("a bucket", 64, &["primary", "buckets", "mock", "catalog", "registry"]),
+            Self::Bucket => {
+                rule("a bucket", 64, &["primary", "buckets", "mock", "catalog", "registry"])
+            }
             Self::Model => rule("a model", 128, &[]),
             Self::Profile => rule("a profile", 64, &[]),
             // The mesh's own parts, and those whose socket would be one of its files.
-            Self::Label => Rule { capitals: false, ..rule("a module", 64, &["brahman", "init", "notify", "context", "init.lock"]) },
+            Self::Label => Rule {
+                capitals: false,
+                ..rule("a module", 64, &["brahman", "init", "notify", "context", "init.lock"])
+            },
         }
     }
 
@@ -101,10 +114,17 @@ impl Kind {
     /// [`NameError::Malformed`].
     pub fn check(self, name: &str) -> Result<(), NameError> {
         let Rule { bytes_max, capitals, .. } = self.rule();
-        let plain =
-            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-') || (capitals && b.is_ascii_uppercase());
+        let plain = |b: u8| {
+            b.is_ascii_lowercase()
+                || b.is_ascii_digit()
+                || matches!(b, b'.' | b'_' | b'-')
+                || (capitals && b.is_ascii_uppercase())
+        };
         let stem = if self == Self::Label { base_of(name) } else { name };
-        if (1..=bytes_max).contains(&stem.len()) && stem.bytes().all(plain) && !stem.starts_with('.') {
+        if (1..=bytes_max).contains(&stem.len())
+            && stem.bytes().all(plain)
+            && !stem.starts_with('.')
+        {
             return Ok(());
         }
         Err(NameError::Malformed { kind: self, name: shown(name) })
@@ -135,7 +155,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A module's label without the number of a replica: `embed` for `embed@2`. Any other name is given back as it is.
+/// A module's label without the number of a replica: `embed` for `embed@2`. Any other name is given
+/// back as it is.
 #[must_use]
 pub fn base_of(label: &str) -> &str {
     let numbered = label.split_once(NUMBER_SIGN).filter(|(_, number)| {
@@ -287,7 +308,8 @@ impl Label {
         self.0.contains(NUMBER_SIGN)
     }
 
-    /// Whether somebody who says `name` means this module: by its own label, or by that of the Card whose replica it is.
+    /// Whether somebody who says `name` means this module: by its own label, or by that of the Card
+    /// whose replica it is.
     #[must_use]
     pub fn answers_to(&self, name: &str) -> bool {
         self.0 == name || self.base() == name
@@ -302,22 +324,47 @@ mod tests {
 
     use super::*;
 
-    const KINDS: [Kind; 6] = [Kind::Dataset, Kind::Index, Kind::Bucket, Kind::Model, Kind::Profile, Kind::Label];
+    const KINDS: [Kind; 6] =
+        [Kind::Dataset, Kind::Index, Kind::Bucket, Kind::Model, Kind::Profile, Kind::Label];
 
-    /// Files and folders that lie where the files and folders of a kind's named things lie, and how those are called.
+    /// Files and folders that lie where the files and folders of a kind's named things lie, and how
+    /// those are called.
     fn beside(kind: Kind) -> (&'static str, &'static [&'static str]) {
         match kind {
-            Kind::Dataset => (".json", &["buckets.json", "node", "errors.log", "errors.log.quarantine", "lineage.log", "mock"]),
-            Kind::Index => ("", &[".registry", "rescue.json", "index.toml", ".deleted-x", ".tmp-x"]),
+            Kind::Dataset => (
+                ".json",
+                &[
+                    "buckets.json",
+                    "node",
+                    "errors.log",
+                    "errors.log.quarantine",
+                    "lineage.log",
+                    "mock",
+                ],
+            ),
+            Kind::Index => {
+                ("", &[".registry", "rescue.json", "index.toml", ".deleted-x", ".tmp-x"])
+            }
             Kind::Bucket => ("", &["primary", "catalog", "buckets", "mock"]),
             Kind::Model | Kind::Profile => ("", &[".tmp-x"]),
-            Kind::Label => (".sock", &["brahman.sock", "init.sock", "notify.sock", "init.lock", "context", "context.tmp"]),
+            Kind::Label => (
+                ".sock",
+                &[
+                    "brahman.sock",
+                    "init.sock",
+                    "notify.sock",
+                    "init.lock",
+                    "context",
+                    "context.tmp",
+                ],
+            ),
         }
     }
 
     /// What is a name, and what only looks like one.
     fn names() -> impl Strategy<Value = String> {
-        let any_kind: Vec<String> = KINDS.iter().flat_map(|kind| kind.reserved()).map(|name| (*name).to_owned()).collect();
+        let any_kind: Vec<String> =
+            KINDS.iter().flat_map(|kind| kind.reserved()).map(|name| (*name).to_owned()).collect();
         prop_oneof![
             4 => "[a-zA-Z0-9._-]{0,10}",
             2 => ".{0,12}",
@@ -373,11 +420,34 @@ mod tests {
     fn the_replicas_of_a_card_are_numbered_and_no_card_may_be_called_so() {
         let label: Label = "embed".parse().expect("a label");
         let second = label.replica(2);
-        assert_eq!((second.as_str(), second.base(), second.is_replica(), label.is_replica()), ("embed@2", "embed", true, false));
-        assert!(second.answers_to("embed") && second.answers_to("embed@2") && !second.answers_to("embed@1"));
-        assert_eq!((second.replica(3).as_str(), "embed@64".parse::<Label>().is_ok()), ("embed@3", true));
-        assert!(matches!(Label::new("embed@2"), Err(NameError::Malformed { .. })), "for nothing new");
-        for bad in ["embed@", "embed@0", "embed@01", "embed@65", "embed@x", "embed@1@2", "@1", "embed@-1", "embed@+1"] {
+        assert_eq!(
+            (second.as_str(), second.base(), second.is_replica(), label.is_replica()),
+            ("embed@2", "embed", true, false)
+        );
+        assert!(
+            second.answers_to("embed")
+                && second.answers_to("embed@2")
+                && !second.answers_to("embed@1")
+        );
+        assert_eq!(
+            (second.replica(3).as_str(), "embed@64".parse::<Label>().is_ok()),
+            ("embed@3", true)
+        );
+        assert!(
+            matches!(Label::new("embed@2"), Err(NameError::Malformed { .. })),
+            "for nothing new"
+        );
+        for bad in [
+            "embed@",
+            "embed@0",
+            "embed@01",
+            "embed@65",
+            "embed@x",
+            "embed@1@2",
+            "@1",
+            "embed@-1",
+            "embed@+1",
+        ] {
             assert!(Kind::Label.check(bad).is_err(), "{bad}");
         }
         assert!(Kind::Index.check("embed@1").is_err() && Kind::Bucket.check("embed@1").is_err());
@@ -386,10 +456,30 @@ mod tests {
     #[test]
     fn what_leads_elsewhere_is_refused_for_every_kind() {
         for kind in KINDS {
-            for bad in ["", ".", "..", ".hidden", "a/b", "/a", "a\0b", "a b", "ä", "a\n", "\u{1b}[2J", "a\\b", &"x".repeat(129)] {
-                assert!(matches!(kind.check(bad), Err(NameError::Malformed { .. })), "{kind} {bad:?}");
+            for bad in [
+                "",
+                ".",
+                "..",
+                ".hidden",
+                "a/b",
+                "/a",
+                "a\0b",
+                "a b",
+                "ä",
+                "a\n",
+                "\u{1b}[2J",
+                "a\\b",
+                &"x".repeat(129),
+            ] {
+                assert!(
+                    matches!(kind.check(bad), Err(NameError::Malformed { .. })),
+                    "{kind} {bad:?}"
+                );
             }
-            assert!(matches!(kind.check_new("a."), Err(NameError::TrailingDot { .. })) && kind.check("a.").is_ok());
+            assert!(
+                matches!(kind.check_new("a."), Err(NameError::TrailingDot { .. }))
+                    && kind.check("a.").is_ok()
+            );
         }
         assert!(Kind::Label.check("Capital").is_err() && Kind::Index.check("Capital").is_ok());
     }
@@ -399,12 +489,22 @@ mod tests {
         for kind in KINDS {
             for name in kind.reserved() {
                 let why = kind.check_new(name).expect_err("reserved");
-                assert!(matches!(why, NameError::Reserved { .. }) && why.to_string().contains(name), "{why}");
+                assert!(
+                    matches!(why, NameError::Reserved { .. }) && why.to_string().contains(name),
+                    "{why}"
+                );
                 assert!(kind.check(name).is_ok(), "{name}");
             }
         }
-        assert!(DatasetName::new("Buckets").is_err() && BucketName::new("PRIMARY").is_err() && IndexName::new("Rescue.JSON").is_err());
-        assert_eq!(DatasetName::try_from("buckets".to_owned()).map(String::from), Ok("buckets".to_owned()));
+        assert!(
+            DatasetName::new("Buckets").is_err()
+                && BucketName::new("PRIMARY").is_err()
+                && IndexName::new("Rescue.JSON").is_err()
+        );
+        assert_eq!(
+            DatasetName::try_from("buckets".to_owned()).map(String::from),
+            Ok("buckets".to_owned())
+        );
         for good in ["notes", "shop.Orders", "a-b_c.1", "buckets2"] {
             assert!(DatasetName::new(good).is_ok() && IndexName::new(good).is_ok(), "{good}");
         }

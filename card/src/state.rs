@@ -46,10 +46,14 @@ impl ModuleState {
         }
     }
 
-    /// Whether the module is on its way to ready without anybody's help, so that a call may wait for it.
+    /// Whether the module is on its way to ready without anybody's help, so that a call may wait
+    /// for it.
     #[must_use]
     pub fn is_coming(self) -> bool {
-        matches!(self, Self::Waiting | Self::Starting | Self::Loading | Self::Backoff | Self::Draining)
+        matches!(
+            self,
+            Self::Waiting | Self::Starting | Self::Loading | Self::Backoff | Self::Draining
+        )
     }
 }
 
@@ -61,7 +65,8 @@ pub struct ModuleRecord {
     pub card: Card,
     /// Where it is in its life.
     pub state: ModuleState,
-    /// Absolute path of its socket; in a run folder whose path is not UTF-8 the file's name alone, beside the mesh socket.
+    /// Absolute path of its socket; in a run folder whose path is not UTF-8 the file's name alone,
+    /// beside the mesh socket.
     pub socket: String,
     /// Process id, 0 if none runs.
     pub pid: u32,
@@ -86,7 +91,8 @@ pub struct ModuleRecord {
     /// Limits of the Card that this machine does not enforce.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shortfalls: Vec<String>,
-    /// The file that its Card was read from, or that it is built in; absent if the module brought it.
+    /// The file that its Card was read from, or that it is built in; absent if the module brought
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<String>,
 }

@@ -7,8 +7,8 @@
 //! * [`base64`]: bytes among the parameters.
 //! * [`numbers`]: a vector among the parameters, read at the speed of a search.
 //!
-//! Invariants: no message over [`MESSAGE_BYTES_MAX`], none deeper than [`DEPTH_MAX`]; both are checked before any
-//! recursive parser sees a byte.
+//! Invariants: no message over [`MESSAGE_BYTES_MAX`], none deeper than [`DEPTH_MAX`]; both are
+//! checked before any recursive parser sees a byte.
 
 pub mod base64;
 pub mod fault;
@@ -34,8 +34,8 @@ pub const KEY_TRACE: &str = "org.brahman.trace";
 pub const KEY_UID: &str = "org.brahman.uid";
 /// Header key: attributes that the provider must have, an object of strings.
 pub const KEY_REQUIRE: &str = "org.brahman.require";
-/// Header and reply key: a number of the caller's own, given back by servers that know it, so that an answer is known to
-/// belong to its call.
+/// Header and reply key: a number of the caller's own, given back by servers that know it, so that
+/// an answer is known to belong to its call.
 pub const KEY_CALL: &str = "org.brahman.call";
 /// Header key: true for a call on which a provider that was called straight has ended.
 pub const KEY_AGAIN: &str = "org.brahman.again";

@@ -1,5 +1,5 @@
-//! Exit codes of the command: the one place that knows their numbers, which are documented in `docs/reference/commands.md`. What ends how
-//! is decided in `failure.rs`.
+//! Exit codes of the command: the one place that knows their numbers, which are documented in
+//! `docs/reference/commands.md`. What ends how is decided in `failure.rs`.
 
 use std::process::ExitCode;
 
@@ -16,15 +16,19 @@ pub(crate) enum ExitStatus {
     NotFound,
     /// Overloaded, or out of time.
     TryAgain,
-    /// What was given cannot be used: a Card, JSON, a text that is too long, a file that cannot be read.
+    /// What was given cannot be used: a Card, JSON, a text that is too long, a file that cannot be
+    /// read.
     BadInput,
-    /// The person ended it (Ctrl-C): what a shell shows for a program that SIGINT has ended (128 + 2).
+    /// The person ended it (Ctrl-C): what a shell shows for a program that SIGINT has ended (128 +
+    /// 2).
     Interrupted,
-    /// What only a person can mend: a Card, a context or a state is refused (`EX_CONFIG` of sysexits.h, as brahman-init ends).
+    /// What only a person can mend: a Card, a context or a state is refused (`EX_CONFIG` of
+    /// sysexits.h, as brahman-init ends).
     Refused,
     /// Standard output took less than there was: `EX_IOERR` of sysexits.h.
     OutputLost,
-    /// The reader of standard output has gone: what a shell shows for a program that SIGPIPE has ended (128 + 13), as for coreutils.
+    /// The reader of standard output has gone: what a shell shows for a program that SIGPIPE has
+    /// ended (128 + 13), as for coreutils.
     ReaderGone,
 }
 

@@ -1,6 +1,8 @@
-//! From an error to what a person reads and a script tests: the one place that says how a command ends, and with which hint.
+//! From an error to what a person reads and a script tests: the one place that says how a command
+//! ends, and with which hint.
 //!
-//! Invariant: that is decided by the type of an error, or by the name and the data of the mesh's error, and never by a text.
+//! Invariant: that is decided by the type of an error, or by the name and the data of the mesh's
+//! error, and never by a text.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -8,7 +10,8 @@ use std::process::ExitCode;
 
 use brahman_card::Fault;
 use brahman_card::interface::{
-    Method as _, WireError, broker, catalog, embed, index, ingest, init, profiles, rerank, score, service, storage,
+    Method as _, WireError, broker, catalog, embed, index, ingest, init, profiles, rerank, score,
+    service, storage,
 };
 use brahman_models::install::InstallError;
 use brahman_sidecar::{ClientError, place};
@@ -17,7 +20,8 @@ use serde_json::Value;
 use crate::exit::ExitStatus;
 use crate::output::{ErrorReport, Output};
 
-/// Declares errors of the command itself: a text for people, and a type that says how the command ends.
+/// Declares errors of the command itself: a text for people, and a type that says how the command
+/// ends.
 macro_rules! own_errors {
     ($($(#[doc = $doc:literal])* $name:ident)*) => {
         $(
@@ -47,7 +51,8 @@ own_errors! {
     Unsound
 }
 
-/// That a provider ended during a call that is not repeated by itself, because a second one might do the work twice.
+/// That a provider ended during a call that is not repeated by itself, because a second one might
+/// do the work twice.
 #[derive(Debug)]
 pub(crate) struct Interruption {
     /// Qualified name of the method.
@@ -66,14 +71,18 @@ impl Interruption {
     /// What is kept of such a call, and how to go on.
     fn hint(&self) -> &'static str {
         match self.method {
-            ingest::method::Files::NAME | ingest::method::Postgres::NAME | ingest::method::Mysql::NAME => {
+            ingest::method::Files::NAME
+            | ingest::method::Postgres::NAME
+            | ingest::method::Mysql::NAME => {
                 "the last published generation is intact; `brahman runs` and `brahman datasets` show whether this run was published. Run \
                  the command again: `--mode keyset` goes on where it stopped, the other modes start over"
             }
             index::method::Refresh::NAME | index::method::Migrate::NAME => {
                 "whatever answered before still does, and what was embedded is kept: run the command again, and it goes on from there"
             }
-            _ => "`brahman status` shows why it stopped; look whether the call took effect before you run the command again",
+            _ => {
+                "`brahman status` shows why it stopped; look whether the call took effect before you run the command again"
+            }
         }
     }
 }
@@ -97,7 +106,9 @@ impl Cancellation {
     /// What is kept of the work, and how to go on.
     fn hint(&self) -> &'static str {
         match self.method {
-            ingest::method::Files::NAME | ingest::method::Postgres::NAME | ingest::method::Mysql::NAME => {
+            ingest::method::Files::NAME
+            | ingest::method::Postgres::NAME
+            | ingest::method::Mysql::NAME => {
                 "nothing of this run is published, and the last published generation is intact. Run the command again: `--mode keyset` goes \
                  on where it stopped, the other modes start over"
             }
@@ -127,17 +138,24 @@ pub(crate) struct Failure {
     parameters: Option<Value>,
 }
 
-/// How a command ends on an error of the mesh, and what to do about it where its message does not say.
+/// How a command ends on an error of the mesh, and what to do about it where its message does not
+/// say.
 fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
     match fault.name.as_ref() {
-        broker::error::NoProvider::NAME => {
-            (ExitStatus::NotFound, Some("`brahman explain FLOW` shows each candidate, `brahman status` each module"))
-        }
+        broker::error::NoProvider::NAME => (
+            ExitStatus::NotFound,
+            Some("`brahman explain FLOW` shows each candidate, `brahman status` each module"),
+        ),
         // No module embeds with that model.
-        index::error::ModelMismatch::NAME if fault.parameters.get("got").is_some_and(|got| got == "") => {
+        index::error::ModelMismatch::NAME
+            if fault.parameters.get("got").is_some_and(|got| got == "") =>
+        {
             (ExitStatus::NotFound, Some("`brahman status` shows each module's model"))
         }
-        catalog::error::NoSuchDataset::NAME => (ExitStatus::NotFound, Some("`brahman datasets` lists them, `brahman ingest` makes one")),
+        catalog::error::NoSuchDataset::NAME => (
+            ExitStatus::NotFound,
+            Some("`brahman datasets` lists them, `brahman ingest` makes one"),
+        ),
         service::error::InterfaceNotFound::NAME
         | service::error::MethodNotFound::NAME
         | init::error::NoSuchModule::NAME
@@ -168,28 +186,48 @@ fn meaning(fault: &Fault) -> (ExitStatus, Option<&'static str>) {
         | score::error::ContextTooLong::NAME
         | score::error::NoSuchToken::NAME
         | score::error::FileUnreadable::NAME => (ExitStatus::BadInput, None),
-        service::error::ExpectedMore::NAME => (ExitStatus::BadInput, Some("`brahman call METHOD --more` takes several replies")),
-        broker::error::ProviderFailed::NAME => {
-            (ExitStatus::Failed, Some("`brahman status` and `brahman logs LABEL` show why; the call may have taken effect"))
+        service::error::ExpectedMore::NAME => {
+            (ExitStatus::BadInput, Some("`brahman call METHOD --more` takes several replies"))
         }
-        profiles::error::NoRoom::NAME => (ExitStatus::Failed, Some("`brahman gpu` shows which modules hold memory")),
-        profiles::error::Unknown::NAME => (ExitStatus::TryAgain, Some("`brahman status` shows the module `profiles`")),
+        broker::error::ProviderFailed::NAME => (
+            ExitStatus::Failed,
+            Some(
+                "`brahman status` and `brahman logs LABEL` show why; the call may have taken effect",
+            ),
+        ),
+        profiles::error::NoRoom::NAME => {
+            (ExitStatus::Failed, Some("`brahman gpu` shows which modules hold memory"))
+        }
+        profiles::error::Unknown::NAME => {
+            (ExitStatus::TryAgain, Some("`brahman status` shows the module `profiles`"))
+        }
         _ => (ExitStatus::Failed, None),
     }
 }
 
-/// What to do where no mesh answers. Another place is named where there is a socket by the rule, and was not looked for.
+/// What to do where no mesh answers. Another place is named where there is a socket by the rule,
+/// and was not looked for.
 fn no_mesh_hint(path: &Path, places: &[PathBuf]) -> String {
     let others = places.iter().filter(|other| other.parent() != path.parent() && other.exists());
     let others: Vec<String> = others.map(|other| other.display().to_string()).collect();
-    let elsewhere = if others.is_empty() { String::new() } else { format!("; not looked at: {}", others.join(", ")) };
+    let elsewhere = if others.is_empty() {
+        String::new()
+    } else {
+        format!("; not looked at: {}", others.join(", "))
+    };
     let start = "`brahman up --context prod` starts a mesh (`--context test` one of mocks)";
     format!("{start}; --socket or BRAHMAN_SOCKET names another{elsewhere}")
 }
 
 impl Failure {
     pub(crate) fn of(error: &anyhow::Error) -> Self {
-        let plain = |status| Self { status, name: None, message: format!("{error:#}"), hint: None, parameters: None };
+        let plain = |status| Self {
+            status,
+            name: None,
+            message: format!("{error:#}"),
+            hint: None,
+            parameters: None,
+        };
         if error.is::<BadInput>() {
             return plain(ExitStatus::BadInput);
         }
@@ -200,10 +238,14 @@ impl Failure {
             return plain(ExitStatus::NotFound);
         }
         if let Some(cancellation) = error.downcast_ref::<Cancellation>() {
-            return Self { hint: Some(cancellation.hint().to_owned()), ..plain(ExitStatus::Interrupted) };
+            return Self {
+                hint: Some(cancellation.hint().to_owned()),
+                ..plain(ExitStatus::Interrupted)
+            };
         }
         if let Some(interruption) = error.downcast_ref::<Interruption>() {
-            let (name, hint) = (broker::error::ProviderFailed::NAME.to_owned(), interruption.hint().to_owned());
+            let (name, hint) =
+                (broker::error::ProviderFailed::NAME.to_owned(), interruption.hint().to_owned());
             return Self { name: Some(name), hint: Some(hint), ..plain(ExitStatus::Failed) };
         }
         if let Some(error) = error.downcast_ref::<InstallError>() {
@@ -215,9 +257,10 @@ impl Failure {
             });
         }
         match error.downcast_ref::<ClientError>() {
-            Some(ClientError::Connect { path, .. }) => {
-                Self { hint: Some(no_mesh_hint(path, &place::mesh_sockets())), ..plain(ExitStatus::NoMesh) }
-            }
+            Some(ClientError::Connect { path, .. }) => Self {
+                hint: Some(no_mesh_hint(path, &place::mesh_sockets())),
+                ..plain(ExitStatus::NoMesh)
+            },
             Some(ClientError::Deadline(_)) => plain(ExitStatus::TryAgain),
             Some(ClientError::Unsendable(_)) => plain(ExitStatus::BadInput),
             Some(ClientError::Fault(fault)) => {
@@ -237,14 +280,25 @@ impl Failure {
     /// That the arguments make no sense, in clap's words.
     pub(crate) fn of_usage(words: String) -> Self {
         // What follows is how it is used, which is for people.
-        let message = words.trim_start_matches("error: ").split("\n\nUsage:").next().unwrap_or_default().to_owned();
+        let message = words
+            .trim_start_matches("error: ")
+            .split("\n\nUsage:")
+            .next()
+            .unwrap_or_default()
+            .to_owned();
         Self { status: ExitStatus::Usage, name: None, message, hint: None, parameters: None }
     }
 
     /// Says it on standard error, and gives the exit code.
     pub(crate) fn report(self, output: &Output) -> ExitCode {
         let Self { status, name, message, hint, parameters } = self;
-        output.failure(&ErrorReport { error: name, message, exit: status.code(), hint, parameters });
+        output.failure(&ErrorReport {
+            error: name,
+            message,
+            exit: status.code(),
+            hint,
+            parameters,
+        });
         status.into()
     }
 }
@@ -271,7 +325,14 @@ mod tests {
             (fault(&index::error::Busy { name: name() }), 1),
             (fault(&index::error::ModelMismatch { wanted: name(), got: "other".to_owned() }), 1),
             (fault(&index::error::ModelMismatch { wanted: name(), got: String::new() }), 4),
-            (fault(&broker::error::NoProvider { flow: name(), context: None, refused: Vec::new() }), 4),
+            (
+                fault(&broker::error::NoProvider {
+                    flow: name(),
+                    context: None,
+                    refused: Vec::new(),
+                }),
+                4,
+            ),
             (fault(&catalog::error::NoSuchDataset { name: name() }), 4),
             (fault(&index::error::NoSuchIndex { name: name() }), 4),
             (fault(&init::error::NoSuchModule { label: name() }), 4),
@@ -287,30 +348,54 @@ mod tests {
             (fault(&profiles::error::BadProfile { id: name() }), 6),
             (fault(&profiles::error::Forbidden { profile: name(), name: name() }), 1),
             (fault(&profiles::error::Unknown {}), 5),
-            (ClientError::Connect { path: "/none".into(), source: std::io::ErrorKind::NotFound.into() }, 3),
+            (
+                ClientError::Connect {
+                    path: "/none".into(),
+                    source: std::io::ErrorKind::NotFound.into(),
+                },
+                3,
+            ),
             (ClientError::Closed { path: "/none".into() }, 1),
-            (ClientError::Protocol(ReplyError::Parameters(serde_json::from_str::<u8>("x").expect_err("no number"))), 1),
+            (
+                ClientError::Protocol(ReplyError::Parameters(
+                    serde_json::from_str::<u8>("x").expect_err("no number"),
+                )),
+                1,
+            ),
         ] {
             let words = error.to_string();
             assert_eq!(code(error), expected, "{words}");
         }
-        assert_eq!((code(BadInput(name())), code(NotFound(name())), code(Unsound(name())), code(Refusal(name()))), (6, 4, 1, 78));
+        assert_eq!(
+            (
+                code(BadInput(name())),
+                code(NotFound(name())),
+                code(Unsound(name())),
+                code(Refusal(name()))
+            ),
+            (6, 4, 1, 78)
+        );
         let models = std::path::PathBuf::from("/none");
         assert_eq!(code(InstallError::NoModel { name: name(), models: models.clone() }), 4);
         let limited = brahman_models::hub::HubError::Limited { url: name(), after: None };
         assert_eq!(code(InstallError::from(limited)), 5);
         assert_eq!(code(InstallError::Taken { name: name(), path: models, of: name() }), 6);
-        let read = std::fs::read("/no/such/file").context(BadInput(name())).expect_err("it is not there");
+        let read =
+            std::fs::read("/no/such/file").context(BadInput(name())).expect_err("it is not there");
         assert_eq!(code(read), 6, "a cause underneath changes nothing");
     }
 
     #[test]
     fn where_no_mesh_answers_the_other_places_are_named() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let (own, system) = (PathBuf::from("/run/user/1/brahman/brahman.sock"), folder.path().join("brahman.sock"));
+        let (own, system) =
+            (PathBuf::from("/run/user/1/brahman/brahman.sock"), folder.path().join("brahman.sock"));
         let init = Path::new("/run/user/1/brahman/init.sock");
         let hint = no_mesh_hint(init, &[own.clone(), system.clone()]);
-        assert!(hint.contains("`brahman up --context prod`") && !hint.contains("not looked at"), "nothing is there: {hint}");
+        assert!(
+            hint.contains("`brahman up --context prod`") && !hint.contains("not looked at"),
+            "nothing is there: {hint}"
+        );
         std::fs::write(&system, "").expect("written");
         let hint = no_mesh_hint(init, &[own.clone(), system.clone()]);
         assert!(hint.contains(&format!("not looked at: {}", system.display())), "{hint}");
@@ -333,8 +418,12 @@ mod tests {
     #[test]
     fn a_call_that_was_cut_off_says_what_is_kept() {
         let closed = anyhow::Error::from(ClientError::Closed { path: "/run/ingest.sock".into() });
-        let failure = Failure::of(&closed.context(Interruption { method: ingest::method::Files::NAME }));
-        assert_eq!((failure.status, failure.name.as_deref()), (ExitStatus::Failed, Some(broker::error::ProviderFailed::NAME)));
+        let failure =
+            Failure::of(&closed.context(Interruption { method: ingest::method::Files::NAME }));
+        assert_eq!(
+            (failure.status, failure.name.as_deref()),
+            (ExitStatus::Failed, Some(broker::error::ProviderFailed::NAME))
+        );
         assert!(failure.message.contains("ingest.sock hung up"), "{}", failure.message);
         assert!(failure.hint.is_some_and(|hint| hint.contains("generation is intact")));
     }

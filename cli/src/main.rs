@@ -57,11 +57,13 @@ struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the mesh in the foreground, or in the background with --detach; Ctrl-C or `brahman down` stops it
+    /// Run the mesh in the foreground, or in the background with --detach; Ctrl-C or `brahman down`
+    /// stops it
     Up(Up),
     /// Stop the mesh in order, and wait until it has stopped
     Down,
-    /// Show every module: state, process, time in that state, restarts, queue, latency, model, device
+    /// Show every module: state, process, time in that state, restarts, queue, latency, model,
+    /// device
     Status {
         /// Wait up to this long until the mesh answers and no module is still starting
         #[arg(long, value_name = "SECONDS")]
@@ -75,7 +77,8 @@ enum Command {
     },
     /// Validate Cards without starting anything
     Check {
-        /// Card files or folders; - reads a Card from standard input [default: those that `up` would use]
+        /// Card files or folders; - reads a Card from standard input [default: those that `up`
+        /// would use]
         paths: Vec<PathBuf>,
     },
     /// Show which provider a flow, or a method as `call` takes it, resolves to now
@@ -158,7 +161,8 @@ enum Command {
     },
     /// Serve the mesh to a language model's client as MCP tools, on standard input and output
     Mcp,
-    /// Print what modules have written: the last lines of one, or with --since also of earlier lives, whether the mesh runs or not
+    /// Print what modules have written: the last lines of one, or with --since also of earlier
+    /// lives, whether the mesh runs or not
     Logs(commands::logs::Logs),
     /// Show what each part of the state and the cache takes on the disk
     Disk(commands::disk::Disk),
@@ -176,7 +180,8 @@ enum Command {
     Restart(Lifecycle),
     /// Read the Cards again and apply the difference
     Reload,
-    /// Print a completion script: brahman completions bash > ~/.local/share/bash-completion/completions/brahman
+    /// Print a completion script: brahman completions bash >
+    /// ~/.local/share/bash-completion/completions/brahman
     Completions {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
@@ -286,7 +291,8 @@ enum Datasets {
     Pin {
         /// Dataset
         name: String,
-        /// Generation: the present one, the one before, or one that is pinned already [default: the present one]
+        /// Generation: the present one, the one before, or one that is pinned already [default: the
+        /// present one]
         #[arg(long, value_name = "N")]
         generation: Option<u64>,
         /// How long to keep it, such as 90s, 10m, 2h or 7d [default: until it is unpinned]
@@ -318,7 +324,8 @@ enum Datasets {
 
 #[derive(Subcommand, Debug)]
 enum Ingest {
-    /// Ingest text, Markdown, HTML and source files (one row per file), or CSV, JSONL (also .gz, .zst) or Parquet files
+    /// Ingest text, Markdown, HTML and source files (one row per file), or CSV, JSONL (also .gz,
+    /// .zst) or Parquet files
     Files {
         /// Dataset to write
         dataset: String,
@@ -331,10 +338,12 @@ enum Ingest {
         /// Read hidden files and what a .gitignore names as well
         #[arg(long)]
         no_ignore: bool,
-        /// Tables: true if columns that a file has none of are NULL, false if all files must have the same [default: they share one]
+        /// Tables: true if columns that a file has none of are NULL, false if all files must have
+        /// the same [default: they share one]
         #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
         union_by_name: Option<bool>,
-        /// Write nothing: print what is guessed, the types and why, what would be left out, and the first rows
+        /// Write nothing: print what is guessed, the types and why, what would be left out, and the
+        /// first rows
         #[arg(long)]
         explain: bool,
         #[command(flatten)]
@@ -353,13 +362,15 @@ enum Ingest {
         /// Folders
         #[arg(required = true)]
         paths: Vec<PathBuf>,
-        /// documents, csv, jsonl or parquet [default: by the files, as of ingest files; what that is then stays]
+        /// documents, csv, jsonl or parquet [default: by the files, as of ingest files; what that
+        /// is then stays]
         #[arg(long)]
         format: Option<String>,
         /// Read hidden files and what a .gitignore names as well
         #[arg(long)]
         no_ignore: bool,
-        /// Tables: true if columns that a file has none of are NULL, false if all files must have the same [default: they share one]
+        /// Tables: true if columns that a file has none of are NULL, false if all files must have
+        /// the same [default: they share one]
         #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
         union_by_name: Option<bool>,
         #[command(flatten)]
@@ -370,7 +381,8 @@ enum Ingest {
         /// Bucket to write to [default: where the dataset is already stored, at first primary]
         #[arg(long)]
         bucket: Option<String>,
-        /// How long nothing must have changed before a change is ingested, in milliseconds [default: 2000]
+        /// How long nothing must have changed before a change is ingested, in milliseconds
+        /// [default: 2000]
         #[arg(long, value_name = "MS")]
         debounce: Option<u64>,
     },
@@ -430,8 +442,10 @@ fn main() -> ExitCode {
 
 /// Writes `brahman.1` and one page for each command.
 fn write_manual(folder: &Path, output: &Output) -> anyhow::Result<()> {
-    let written = std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(Arguments::command(), folder));
-    written.with_context(|| BadInput(format!("cannot write manual pages to {}", folder.display())))?;
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| clap_mangen::generate_to(Arguments::command(), folder));
+    written
+        .with_context(|| BadInput(format!("cannot write manual pages to {}", folder.display())))?;
     if output.json() {
         output.print_json(&serde_json::json!({ "folder": folder.display().to_string() }));
     }
@@ -446,10 +460,15 @@ fn usage(error: &clap::Error) -> ExitCode {
         return Failure::of_usage(error.render().to_string().trim_end().to_owned()).report(&output);
     }
     if error.use_stderr() {
-        let given = std::env::args_os().any(|word| word.to_string_lossy().contains(brahman_sidecar::telemetry::is_unsafe));
+        let given = std::env::args_os()
+            .any(|word| word.to_string_lossy().contains(brahman_sidecar::telemetry::is_unsafe));
         if given {
             // The message repeats the arguments, which may have come from a script's data.
-            let _ = writeln!(std::io::stderr(), "{}", brahman_sidecar::telemetry::escape(error.render().to_string().trim_end()));
+            let _ = writeln!(
+                std::io::stderr(),
+                "{}",
+                brahman_sidecar::telemetry::escape(error.render().to_string().trim_end())
+            );
         } else {
             // The exit code says it, too.
             let _ = error.print();
@@ -461,16 +480,18 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitStatus::Usage.into() } else { ExitCode::SUCCESS }
 }
 
-/// A command's work by itself. With the others in one future, it would be part of a single function of some 270 kB, which one core compiles
-/// while the rest wait.
-fn boxed<'a>(work: impl Future<Output = anyhow::Result<()>> + 'a) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>> {
+/// A command's work by itself. With the others in one future, it would be part of a single function
+/// of some 270 kB, which one core compiles while the rest wait.
+fn boxed<'a>(
+    work: impl Future<Output = anyhow::Result<()>> + 'a,
+) -> Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>> {
     Box::pin(work)
 }
 
 fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<()> {
     use commands::{
-        adopt, backup, buckets, complete, data, datasets, disk, embed, flows, gpu, index, lifecycle, logs, mcp, mesh, profile, rerank,
-        score,
+        adopt, backup, buckets, complete, data, datasets, disk, embed, flows, gpu, index,
+        lifecycle, logs, mcp, mesh, profile, rerank, score,
     };
     // What needs no mesh, and must not start a runtime (it is replaced, or it blocks).
     let command = match command {
@@ -497,60 +518,139 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
             Command::Gc(ask) => boxed(disk::gc(socket, &ask, output)).await,
             Command::Resolve(flow) => boxed(flows::resolve(socket, &flow, output)).await,
             Command::Explain(flow) => boxed(flows::explain(socket, &flow, output)).await,
-            Command::Context { name, clear } => boxed(flows::context(socket, name, clear, output)).await,
+            Command::Context { name, clear } => {
+                boxed(flows::context(socket, name, clear, output)).await
+            }
             Command::Call(call) => boxed(flows::call(socket, &call, output)).await,
-            Command::Introspect { interface } => boxed(flows::introspect(socket, interface.as_deref(), output)).await,
+            Command::Introspect { interface } => {
+                boxed(flows::introspect(socket, interface.as_deref(), output)).await
+            }
             Command::Embed(embed) => boxed(embed::embed(socket, &embed, output)).await,
             Command::Rerank(rerank) => boxed(rerank::rerank(socket, rerank, output)).await,
             Command::Ingest(Ingest::Mysql { dataset, table }) => {
-                boxed(data::ingest_table::<ingest::method::Mysql>(socket, dataset, table, output)).await
+                boxed(data::ingest_table::<ingest::method::Mysql>(socket, dataset, table, output))
+                    .await
             }
             Command::Ingest(Ingest::Postgres { dataset, table }) => {
-                boxed(data::ingest_table::<ingest::method::Postgres>(socket, dataset, table, output)).await
+                boxed(data::ingest_table::<ingest::method::Postgres>(
+                    socket, dataset, table, output,
+                ))
+                .await
             }
-            Command::Ingest(Ingest::Files { dataset, paths, format, no_ignore, union_by_name, explain, csv, no_pii, bucket }) => {
+            Command::Ingest(Ingest::Files {
+                dataset,
+                paths,
+                format,
+                no_ignore,
+                union_by_name,
+                explain,
+                csv,
+                no_pii,
+                bucket,
+            }) => {
                 let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
-                let ask = FilesIn { dataset, format, csv: csv.format()?, pii, bucket, no_ignore, union_by_name, paths: Vec::new() };
+                let ask = FilesIn {
+                    dataset,
+                    format,
+                    csv: csv.format()?,
+                    pii,
+                    bucket,
+                    no_ignore,
+                    union_by_name,
+                    paths: Vec::new(),
+                };
                 boxed(data::ingest_files(socket, ask, &paths, explain, output)).await
             }
-            Command::Ingest(Ingest::Watch { dataset, paths, format, no_ignore, union_by_name, csv, no_pii, bucket, debounce }) => {
+            Command::Ingest(Ingest::Watch {
+                dataset,
+                paths,
+                format,
+                no_ignore,
+                union_by_name,
+                csv,
+                no_pii,
+                bucket,
+                debounce,
+            }) => {
                 let (pii, no_ignore) = (no_pii.then_some(false), no_ignore.then_some(true));
                 let (csv, debounce_ms) = (csv.format()?, debounce);
-                let ask = WatchIn { dataset, format, csv, pii, debounce_ms, bucket, no_ignore, union_by_name, ..WatchIn::default() };
+                let ask = WatchIn {
+                    dataset,
+                    format,
+                    csv,
+                    pii,
+                    debounce_ms,
+                    bucket,
+                    no_ignore,
+                    union_by_name,
+                    ..WatchIn::default()
+                };
                 boxed(data::watch(socket, ask, &paths, output)).await
             }
-            Command::Ingest(Ingest::Unwatch { dataset }) => boxed(data::unwatch(socket, dataset, output)).await,
-            Command::Ingest(Ingest::Watches) => boxed(data::watches(socket, output)).await,
-            Command::Datasets { command: Some(Datasets::Show { name, rows }), .. } => boxed(data::show(socket, &name, rows, output)).await,
-            Command::Datasets { command: Some(Datasets::Resync { name, runs, accept_damage }), .. } => {
-                boxed(data::resync(socket, name.as_deref(), runs, accept_damage, output)).await
+            Command::Ingest(Ingest::Unwatch { dataset }) => {
+                boxed(data::unwatch(socket, dataset, output)).await
             }
+            Command::Ingest(Ingest::Watches) => boxed(data::watches(socket, output)).await,
+            Command::Datasets { command: Some(Datasets::Show { name, rows }), .. } => {
+                boxed(data::show(socket, &name, rows, output)).await
+            }
+            Command::Datasets {
+                command: Some(Datasets::Resync { name, runs, accept_damage }),
+                ..
+            } => boxed(data::resync(socket, name.as_deref(), runs, accept_damage, output)).await,
             Command::Datasets { command: Some(Datasets::Adopt { bucket, name }), .. } => {
                 boxed(adopt::adopt(socket, bucket, name, output)).await
             }
-            Command::Datasets { command: Some(Datasets::Delete { name }), .. } => boxed(datasets::delete(socket, name, output)).await,
+            Command::Datasets { command: Some(Datasets::Delete { name }), .. } => {
+                boxed(datasets::delete(socket, name, output)).await
+            }
             Command::Datasets { command: Some(Datasets::Rename { name, to }), .. } => {
                 boxed(datasets::rename(socket, name, to, output)).await
             }
-            Command::Datasets { command: Some(Datasets::Copy { name, to }), .. } => boxed(datasets::copy(socket, name, to, output)).await,
-            Command::Datasets { command: Some(Datasets::Pin { name, generation, life, pin }), .. } => {
-                boxed(datasets::pin(socket, PinIn { name, generation, life_s: life, pin, mock: None }, output)).await
+            Command::Datasets { command: Some(Datasets::Copy { name, to }), .. } => {
+                boxed(datasets::copy(socket, name, to, output)).await
             }
-            Command::Datasets { command: Some(Datasets::Unpin { name, generation, pin }), .. } => {
-                boxed(datasets::unpin(socket, UnpinIn { name, generation, pin, mock: None }, output)).await
+            Command::Datasets {
+                command: Some(Datasets::Pin { name, generation, life, pin }),
+                ..
+            } => {
+                boxed(datasets::pin(
+                    socket,
+                    PinIn { name, generation, life_s: life, pin, mock: None },
+                    output,
+                ))
+                .await
             }
-            Command::Datasets { name: Some(name), .. } => boxed(data::show(socket, &name, 0, output)).await,
+            Command::Datasets {
+                command: Some(Datasets::Unpin { name, generation, pin }), ..
+            } => {
+                boxed(datasets::unpin(
+                    socket,
+                    UnpinIn { name, generation, pin, mock: None },
+                    output,
+                ))
+                .await
+            }
+            Command::Datasets { name: Some(name), .. } => {
+                boxed(data::show(socket, &name, 0, output)).await
+            }
             Command::Datasets { .. } => boxed(data::datasets(socket, output)).await,
             Command::Buckets { command } => boxed(buckets::run(socket, command, output)).await,
-            Command::Errors { limit, compact } => boxed(buckets::errors(socket, limit, compact, output)).await,
+            Command::Errors { limit, compact } => {
+                boxed(buckets::errors(socket, limit, compact, output)).await
+            }
             Command::Runs => boxed(data::runs(socket, output)).await,
-            Command::Lineage { dataset, limit } => boxed(data::lineage(socket, dataset, limit, output)).await,
+            Command::Lineage { dataset, limit } => {
+                boxed(data::lineage(socket, dataset, limit, output)).await
+            }
             Command::Index(command) => boxed(index::index(socket, command, output)).await,
             Command::Score(command) => boxed(score::score(socket, command, output)).await,
             Command::Search(search) => boxed(index::search(socket, search, output)).await,
             Command::Profile(command) => boxed(profile::profile(socket, command, output)).await,
             Command::Gpu { watch } => boxed(gpu::gpu(socket, watch, output)).await,
-            Command::Complete { words } => boxed(complete::complete(socket, Arguments::command(), &words, output)).await,
+            Command::Complete { words } => {
+                boxed(complete::complete(socket, Arguments::command(), &words, output)).await
+            }
             Command::Up(_)
             | Command::Check { .. }
             | Command::Restore(_)
@@ -564,7 +664,8 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
         tokio::select! {
             biased;
             outcome = work => outcome,
-            // Nobody reads any more: what runs for this command alone is given up with the connection.
+            // Nobody reads any more: what runs for this command alone is given up with the
+            // connection.
             () = output.until_lost() => Ok(()),
         }
     })
@@ -574,11 +675,20 @@ fn dispatch(command: Command, socket: &Path, output: &Output) -> anyhow::Result<
 mod tests {
     use super::*;
 
-    /// The help of a command and of all below it, as wide as a page and without what is in this environment.
+    /// The help of a command and of all below it, as wide as a page and without what is in this
+    /// environment.
     fn help(command: &clap::Command, text: &mut String) {
-        let mut own = command.clone().term_width(100).mut_args(|argument| argument.hide_env_values(true));
-        text.push_str(&format!("# {}\n\n{}\n", own.get_bin_name().unwrap_or_default().to_owned(), own.render_long_help()));
-        command.get_subcommands().filter(|below| below.get_name() != "help").for_each(|below| help(below, text));
+        let mut own =
+            command.clone().term_width(100).mut_args(|argument| argument.hide_env_values(true));
+        text.push_str(&format!(
+            "# {}\n\n{}\n",
+            own.get_bin_name().unwrap_or_default().to_owned(),
+            own.render_long_help()
+        ));
+        command
+            .get_subcommands()
+            .filter(|below| below.get_name() != "help")
+            .for_each(|below| help(below, text));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! `brahman models`: what a person sees of the models library. What is fetched, checked and converted there is only shown here.
+//! `brahman models`: what a person sees of the models library. What is fetched, checked and
+//! converted there is only shown here.
 
 mod cards;
 
@@ -8,7 +9,9 @@ use std::process::Command;
 use anyhow::Context as _;
 use brahman_models::catalogue::{self, NAME};
 use brahman_models::fetch::{Listener, Progress};
-use brahman_models::hub::{HeldRepository, Hub, HubSettings, ModelRequest, Repository, RequestError};
+use brahman_models::hub::{
+    HeldRepository, Hub, HubSettings, ModelRequest, Repository, RequestError,
+};
 use brahman_models::install::{self, BroughtModel, InstallOptions};
 use brahman_models::layout::{is_cross_encoder, is_language_model};
 use brahman_models::manifest::{InstalledModel, ModelKind};
@@ -32,7 +35,8 @@ pub(crate) enum Models {
     },
     /// Fetch a model and verify it; without NAME all-MiniLM-L6-v2 and ONNX Runtime
     Pull {
-        /// NAME or NAME:VARIANT of those that `search` lists, or OWNER/NAME[@REVISION][:VARIANT], a repository of the Hugging Face hub
+        /// NAME or NAME:VARIANT of those that `search` lists, or OWNER/NAME[@REVISION][:VARIANT], a
+        /// repository of the Hugging Face hub
         #[arg(value_name = "NAME")]
         model: Option<String>,
         /// Name by which it is to be known here [default: its own]
@@ -67,10 +71,11 @@ pub(crate) enum Models {
         #[arg(long)]
         hub_cache: bool,
     },
-    /// Check whether a model can be used, and say how: by embed-real, by rerank-real if it is a cross-encoder, or by score-real if it is a
-    /// language model
+    /// Check whether a model can be used, and say how: by embed-real, by rerank-real if it is a
+    /// cross-encoder, or by score-real if it is a language model
     Check {
-        /// Folder with the model's files, such as model.onnx, tokenizer.json and config.json; or a model in the cache
+        /// Folder with the model's files, such as model.onnx, tokenizer.json and config.json; or a
+        /// model in the cache
         #[arg(value_name = "DIR|NAME")]
         model: PathBuf,
     },
@@ -92,7 +97,13 @@ pub(crate) struct Enable {
     #[arg(required_unless_present = "http")]
     name: Option<String>,
     /// Server that has the model instead, such as http://127.0.0.1:11434; it is asked by embed-http
-    #[arg(long, value_name = "URL", requires = "kind", requires = "model", conflicts_with = "name")]
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "kind",
+        requires = "model",
+        conflicts_with = "name"
+    )]
     http: Option<String>,
     /// What the server speaks
     #[arg(long, value_parser = ["openai", "ollama", "tei"], requires = "http")]
@@ -106,7 +117,8 @@ pub(crate) struct Enable {
     /// Label of the module [default: embed-NAME or rerank-NAME]
     #[arg(long)]
     label: Option<String>,
-    /// Rank in context prod, above 1 before the default model: which model answers calls that name none
+    /// Rank in context prod, above 1 before the default model: which model answers calls that name
+    /// none
     #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
     priority: i64,
     /// Folder of Cards
@@ -119,7 +131,9 @@ pub(crate) fn run(command: Models, output: &Output) -> anyhow::Result<()> {
     match command {
         Models::Search { words } => search(&words, &cache, output),
         Models::Pull { model: None, force, .. } => pull_default(&cache, force, output),
-        Models::Pull { model: Some(model), known_as, force } => pull_named(&model, known_as.as_deref(), &cache, force, output),
+        Models::Pull { model: Some(model), known_as, force } => {
+            pull_named(&model, known_as.as_deref(), &cache, force, output)
+        }
         Models::Add { folder, name, force } => {
             let options = InstallOptions { cache: &cache, name: name.as_deref(), force };
             let added = told(output, |tell| install::add(&folder, options, tell))?;
@@ -152,7 +166,11 @@ fn check(model: &Path, cache: &Path, output: &Output) -> anyhow::Result<()> {
     let folder = if model.exists() {
         model.to_owned()
     } else if model.components().count() > 1 {
-        return Err(NotFound(format!("{} does not exist: expected a model's folder, or a model in the cache", model.display())).into());
+        return Err(NotFound(format!(
+            "{} does not exist: expected a model's folder, or a model in the cache",
+            model.display()
+        ))
+        .into());
     } else {
         install::find(&model.to_string_lossy(), cache)?.0
     };
@@ -163,11 +181,9 @@ fn check(model: &Path, cache: &Path, output: &Output) -> anyhow::Result<()> {
     } else {
         "embed-real"
     });
-    let out = Command::new(&program)
-        .arg("check")
-        .arg(&folder)
-        .output()
-        .with_context(|| format!("cannot start {}; it belongs beside `brahman` or in PATH", program.display()))?;
+    let out = Command::new(&program).arg("check").arg(&folder).output().with_context(|| {
+        format!("cannot start {}; it belongs beside `brahman` or in PATH", program.display())
+    })?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if !out.status.success() {
         return Err(BadInput(text(&out.stderr)).into());
@@ -196,20 +212,33 @@ fn pull_default(cache: &Path, force: bool, output: &Output) -> anyhow::Result<()
     Ok(())
 }
 
-fn pull_named(model: &str, known_as: Option<&str>, cache: &Path, force: bool, output: &Output) -> anyhow::Result<()> {
+fn pull_named(
+    model: &str,
+    known_as: Option<&str>,
+    cache: &Path,
+    force: bool,
+    output: &Output,
+) -> anyhow::Result<()> {
     // The default model is made of its weights and has its name for itself.
     if model.eq_ignore_ascii_case(NAME) && known_as.is_none() {
         return pull_default(cache, force, output);
     }
-    let request: ModelRequest = model.parse().map_err(|error: RequestError| BadInput(error.to_string()))?;
+    let request: ModelRequest =
+        model.parse().map_err(|error: RequestError| BadInput(error.to_string()))?;
     let hub = Hub::new(HubSettings::from_env(cache));
     let options = InstallOptions { cache, name: known_as, force };
     let brought = told(output, |tell| install::pull(&request, &hub, options, tell))?;
-    let has_library = std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| !path.is_empty()) || catalogue::library(cache).is_file();
+    let has_library = std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| !path.is_empty())
+        || catalogue::library(cache).is_file();
     if !has_library {
-        output.note("ONNX Runtime, which runs models, is not here yet: `brahman models pull` fetches it");
+        output.note(
+            "ONNX Runtime, which runs models, is not here yet: `brahman models pull` fetches it",
+        );
     }
-    for card in cards::enabled(&place::cards::own_folder(None)).iter().filter(|card| card.model == brought.name && brought.fetched > 0) {
+    for card in cards::enabled(&place::cards::own_folder(None))
+        .iter()
+        .filter(|card| card.model == brought.name && brought.fetched > 0)
+    {
         output.note(&format!("`brahman restart {}` serves what has come", card.label));
     }
     show(if brought.fetched > 0 { "pulled" } else { "present" }, &brought, output)
@@ -224,22 +253,37 @@ fn show(done: &str, model: &BroughtModel, output: &Output) -> anyhow::Result<()>
         }));
     } else {
         let from = match (&model.repository, &model.revision) {
-            (Some(repository), Some(revision)) => format!(", {repository} at {}", &revision[..12.min(revision.len())]),
+            (Some(repository), Some(revision)) => {
+                format!(", {repository} at {}", &revision[..12.min(revision.len())])
+            }
             _ => String::new(),
         };
-        let came = if model.fetched > 0 { format!(", {} fetched", bytes(model.fetched)) } else { String::new() };
+        let came = if model.fetched > 0 {
+            format!(", {} fetched", bytes(model.fetched))
+        } else {
+            String::new()
+        };
         let kind = match model.kind {
             ModelKind::Embedding => "an embedding model",
             ModelKind::Reranker => "a reranker",
         };
         let (name, files) = (&model.name, model.files);
-        output.line(&format!("{done} {name}, {kind} in {files} files of {}{came}{from}", bytes(model.bytes)));
+        output.line(&format!(
+            "{done} {name}, {kind} in {files} files of {}{came}{from}",
+            bytes(model.bytes)
+        ));
         output.line(&format!("  {}", model.path.display()));
     }
     match &model.refusal {
-        Some(why) => Err(Unsound(format!("{} is here and cannot be served as it is: {why}", model.name)).into()),
+        Some(why) => {
+            Err(Unsound(format!("{} is here and cannot be served as it is: {why}", model.name))
+                .into())
+        }
         None => {
-            output.note(&format!("`brahman models enable {}` serves it beside the others", model.name));
+            output.note(&format!(
+                "`brahman models enable {}` serves it beside the others",
+                model.name
+            ));
             Ok(())
         }
     }
@@ -248,15 +292,20 @@ fn show(done: &str, model: &BroughtModel, output: &Output) -> anyhow::Result<()>
 fn remove(name: &str, hub_cache: bool, cache: &Path, output: &Output) -> anyhow::Result<()> {
     let folder = place::cards::own_folder(None);
     if let Some(card) = cards::enabled(&folder).into_iter().find(|card| card.model == name) {
-        let words = format!("{name} is served by {}: `brahman models disable {name}` ends that", card.path.display());
+        let words = format!(
+            "{name} is served by {}: `brahman models disable {name}` ends that",
+            card.path.display()
+        );
         return Err(BadInput(words).into());
     }
     let hub = Hub::new(HubSettings::from_env(cache));
     // Before anything is removed, so that all of it is or nothing.
     let held = if hub_cache { hold(name, &hub, cache)? } else { None };
     let (path, manifest) = told(output, |tell| install::remove(name, cache, tell))?;
-    let repository: Option<Repository> = manifest.repository.as_deref().and_then(|id| id.parse().ok());
-    let forgotten = held.map(HeldRepository::forget).transpose().map_err(install::InstallError::from)?;
+    let repository: Option<Repository> =
+        manifest.repository.as_deref().and_then(|id| id.parse().ok());
+    let forgotten =
+        held.map(HeldRepository::forget).transpose().map_err(install::InstallError::from)?;
     if output.json() {
         output.print_json(&json!({ "name": name, "path": path, "hub_cache": forgotten }));
         return Ok(());
@@ -266,7 +315,9 @@ fn remove(name: &str, hub_cache: bool, cache: &Path, output: &Output) -> anyhow:
         (Some(folder), _) => output.line(&format!("  {} removed", folder.display())),
         (None, Some(_)) => {
             let place = hub.settings().cache.display();
-            let words = format!("its files stay in the hub's cache ({place}), which other programs share; `--hub-cache` removes them");
+            let words = format!(
+                "its files stay in the hub's cache ({place}), which other programs share; `--hub-cache` removes them"
+            );
             output.note(&words);
         }
         (None, None) => {}
@@ -274,14 +325,19 @@ fn remove(name: &str, hub_cache: bool, cache: &Path, output: &Output) -> anyhow:
     Ok(())
 }
 
-/// The repository of a model in the hub's cache, for removal. That of another model, too, is left to it.
+/// The repository of a model in the hub's cache, for removal. That of another model, too, is left
+/// to it.
 fn hold(name: &str, hub: &Hub, cache: &Path) -> anyhow::Result<Option<HeldRepository>> {
     let models = manifest::installed(cache);
     let own = models.iter().find(|model| model.name == name).and_then(repository_of);
     let Some(own) = own else { return Ok(None) };
-    if let Some(other) = models.iter().find(|model| model.name != name && repository_of(model).is_some_and(|it| it.id() == own.id())) {
+    if let Some(other) = models.iter().find(|model| {
+        model.name != name && repository_of(model).is_some_and(|it| it.id() == own.id())
+    }) {
         let (other, id) = (&other.name, own.id());
-        let words = format!("{other} is of {id}, too, and its files would go from the hub's cache: without --hub-cache they stay");
+        let words = format!(
+            "{other} is of {id}, too, and its files would go from the hub's cache: without --hub-cache they stay"
+        );
         return Err(BadInput(words).into());
     }
     Ok(Some(hub.hold(&own).map_err(install::InstallError::from)?))
@@ -294,7 +350,8 @@ fn repository_of(model: &InstalledModel) -> Option<Repository> {
 
 fn search(words: &[String], cache: &Path, output: &Output) -> anyhow::Result<()> {
     let found = published::search(words);
-    let here: Vec<String> = manifest::installed(cache).into_iter().map(|model| model.name).collect();
+    let here: Vec<String> =
+        manifest::installed(cache).into_iter().map(|model| model.name).collect();
     let is_here = |model: &PublishedModel| here.contains(&model.installed_name());
     if output.json() {
         let models: Vec<_> = found
@@ -329,7 +386,13 @@ fn search(words: &[String], cache: &Path, output: &Output) -> anyhow::Result<()>
 fn list(cache: &Path, output: &Output) -> anyhow::Result<()> {
     let models = manifest::installed(cache);
     let enabled = cards::enabled(&place::cards::own_folder(None));
-    let labels = |name: &str| enabled.iter().filter(|card| card.model == name).map(|card| card.label.clone()).collect::<Vec<String>>();
+    let labels = |name: &str| {
+        enabled
+            .iter()
+            .filter(|card| card.model == name)
+            .map(|card| card.label.clone())
+            .collect::<Vec<String>>()
+    };
     if output.json() {
         let models: Vec<_> = models
             .iter()
@@ -344,7 +407,10 @@ fn list(cache: &Path, output: &Output) -> anyhow::Result<()> {
         return Ok(());
     }
     if models.is_empty() {
-        output.line(&format!("no models in {}: `brahman models pull` fetches {NAME}", catalogue::models(cache).display()));
+        output.line(&format!(
+            "no models in {}: `brahman models pull` fetches {NAME}",
+            catalogue::models(cache).display()
+        ));
     }
     let rows = models.iter().map(|m| {
         let start = m.sha256[..12.min(m.sha256.len())].to_owned();
@@ -352,7 +418,15 @@ fn list(cache: &Path, output: &Output) -> anyhow::Result<()> {
         let kind = m.kind.name().to_owned();
         let labels = labels(&m.name).join(" ");
         let labels = if labels.is_empty() { "-".to_owned() } else { labels };
-        vec![m.name.clone(), kind, number(m.dim), number(m.max_tokens), start, labels, m.path.display().to_string()]
+        vec![
+            m.name.clone(),
+            kind,
+            number(m.dim),
+            number(m.max_tokens),
+            start,
+            labels,
+            m.path.display().to_string(),
+        ]
     });
     output.table(&["MODEL", "KIND", "DIM", "TOKENS", "SHA256", "ENABLED", "PATH"], rows.collect());
     Ok(())

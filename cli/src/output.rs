@@ -1,10 +1,12 @@
-//! What a person sees: tables, colours that respect NO_COLOR, progress where there is a terminal; or, with `--json`,
-//! results as JSON on standard output and an error as one JSON object on standard error, and nothing else.
+//! What a person sees: tables, colours that respect NO_COLOR, progress where there is a terminal;
+//! or, with `--json`, results as JSON on standard output and an error as one JSON object on
+//! standard error, and nothing else.
 //!
-//! Invariants: whatever a module, a document or a key holds, a terminal does nothing but show it: everything printed for
-//! people passes through [`Output::line`], [`Output::text`], [`Output::table`], [`Output::note`], [`Output::failure`] or
-//! the bars here, which escape it, and the only escape sequences are the ones made of [`CODES`]. Output that could not be
-//! written is remembered, and the command does not succeed.
+//! Invariants: whatever a module, a document or a key holds, a terminal does nothing but show it:
+//! everything printed for people passes through [`Output::line`], [`Output::text`],
+//! [`Output::table`], [`Output::note`], [`Output::failure`] or the bars here, which escape it, and
+//! the only escape sequences are the ones made of [`CODES`]. Output that could not be written is
+//! remembered, and the command does not succeed.
 
 use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::path::Path;
@@ -19,9 +21,13 @@ use tokio::sync::Notify;
 
 use crate::exit::ExitStatus;
 
-/// Colours and their end, by number: in a text they stand as characters of Unicode that are none, and become escape
-/// sequences only where the text is printed, so that a text of somebody else's can bring none along.
-const CODES: [&str; 12] = ["0", "1", "2", "31", "32", "33", "48;5;236", "48;5;52", "48;5;88", "48;5;124", "48;5;160", "48;5;196"];
+/// Colours and their end, by number: in a text they stand as characters of Unicode that are none,
+/// and become escape sequences only where the text is printed, so that a text of somebody else's
+/// can bring none along.
+const CODES: [&str; 12] = [
+    "0", "1", "2", "31", "32", "33", "48;5;236", "48;5;52", "48;5;88", "48;5;124", "48;5;160",
+    "48;5;196",
+];
 /// The first of 32 noncharacters.
 const FIRST_MARK: u32 = 0xfdd0;
 
@@ -88,7 +94,9 @@ impl Results {
                 out.write_all(bytes).and_then(|()| out.flush())
             }
             #[cfg(test)]
-            Self::Kept(kept) => kept.lock().map_err(|_| io::Error::other("poisoned"))?.write_all(bytes),
+            Self::Kept(kept) => {
+                kept.lock().map_err(|_| io::Error::other("poisoned"))?.write_all(bytes)
+            }
         }
     }
 }
@@ -100,7 +108,8 @@ static FOR_SCRIPTS: OnceLock<bool> = OnceLock::new();
 pub(crate) fn say_mock(provider: &str) {
     static SAID: OnceLock<()> = OnceLock::new();
     if FOR_SCRIPTS.get().is_some_and(|scripts| !scripts) && SAID.set(()).is_ok() {
-        // What cannot be written to a person is not worth an error: the answer itself goes to standard output.
+        // What cannot be written to a person is not worth an error: the answer itself goes to
+        // standard output.
         let _ = writeln!(
             stderr(),
             "note: answered by the mock {}, with synthetic results (`brahman context prod` switches to real providers)",
@@ -131,7 +140,14 @@ impl Output {
     #[cfg(test)]
     pub(crate) fn kept() -> Self {
         let results = Results::Kept(std::sync::Mutex::default());
-        Self { json: false, colour: false, progress: false, results, lost: OnceLock::new(), gone: Notify::new() }
+        Self {
+            json: false,
+            colour: false,
+            progress: false,
+            results,
+            lost: OnceLock::new(),
+            gone: Notify::new(),
+        }
     }
 
     /// What was printed so far.
@@ -158,7 +174,8 @@ impl Output {
         }
     }
 
-    /// JSON for a person's eyes: the same value, where a terminal would act on a character by its escape in JSON.
+    /// JSON for a person's eyes: the same value, where a terminal would act on a character by its
+    /// escape in JSON.
     pub(crate) fn pretty_json(&self, value: &serde_json::Value) {
         match serde_json::to_string_pretty(value) {
             Ok(text) => self.put(format!("{}\n", safe_json(&text)).as_bytes()),
@@ -189,7 +206,8 @@ impl Output {
         }
     }
 
-    /// The exit code, which is never 0 if output was lost. A reader that has gone (`| head`) is no matter for a message.
+    /// The exit code, which is never 0 if output was lost. A reader that has gone (`| head`) is no
+    /// matter for a message.
     pub(crate) fn end(&self, code: ExitCode) -> ExitCode {
         self.lost.get().map_or(code, |error| self.lost_code(error))
     }
@@ -199,8 +217,15 @@ impl Output {
         if error.kind() == io::ErrorKind::BrokenPipe {
             return ExitStatus::ReaderGone.into();
         }
-        let (message, exit) = (format!("cannot write to standard output: {error}"), ExitStatus::OutputLost);
-        self.failure(&ErrorReport { error: None, message, exit: exit.code(), hint: None, parameters: None });
+        let (message, exit) =
+            (format!("cannot write to standard output: {error}"), ExitStatus::OutputLost);
+        self.failure(&ErrorReport {
+            error: None,
+            message,
+            exit: exit.code(),
+            hint: None,
+            parameters: None,
+        });
         exit.into()
     }
 
@@ -212,7 +237,8 @@ impl Output {
         }
     }
 
-    /// An error, on standard error: in words or, for scripts, as one JSON object on one line. Standard output has results alone.
+    /// An error, on standard error: in words or, for scripts, as one JSON object on one line.
+    /// Standard output has results alone.
     pub(crate) fn failure(&self, report: &ErrorReport) {
         // What cannot be said is in the exit code.
         if self.json {
@@ -242,16 +268,22 @@ impl Output {
         format!("{}{text}{}", mark(code), mark("0"))
     }
 
-    /// One cell of a heat map, two characters wide: a background where there are colours, a denser block where there are none.
+    /// One cell of a heat map, two characters wide: a background where there are colours, a denser
+    /// block where there are none.
     pub(crate) fn shade(&self, value: f64, most: f64) -> String {
         let share = if most > 0.0 { (value / most).clamp(0.0, 1.0).sqrt() } else { 0.0 };
         if !self.colour {
             let blocks = ["··", "░░", "▒▒", "▓▓", "██"];
-            return blocks[if value <= 0.0 { 0 } else { 1 + (share * 3.0).round() as usize }].to_owned();
+            return blocks[if value <= 0.0 { 0 } else { 1 + (share * 3.0).round() as usize }]
+                .to_owned();
         }
         // From the 256 colours: a ramp of dark to bright red.
         let ramp = ["48;5;236", "48;5;52", "48;5;88", "48;5;124", "48;5;160", "48;5;196"];
-        format!("{}  {}", mark(ramp[if value <= 0.0 { 0 } else { 1 + (share * 4.0).round() as usize }]), mark("0"))
+        format!(
+            "{}  {}",
+            mark(ramp[if value <= 0.0 { 0 } else { 1 + (share * 4.0).round() as usize }]),
+            mark("0")
+        )
     }
 
     /// A table with left-aligned columns as wide as their widest cell; nothing for no rows.
@@ -259,9 +291,13 @@ impl Output {
         if rows.is_empty() {
             return;
         }
-        let rows: Vec<Vec<String>> = rows.into_iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
-        let widths: Vec<usize> =
-            (0..head.len()).map(|i| rows.iter().map(|r| visible(&r[i])).chain([visible(head[i])]).max().unwrap_or(0)).collect();
+        let rows: Vec<Vec<String>> =
+            rows.into_iter().map(|row| row.iter().map(|cell| one_line(cell)).collect()).collect();
+        let widths: Vec<usize> = (0..head.len())
+            .map(|i| {
+                rows.iter().map(|r| visible(&r[i])).chain([visible(head[i])]).max().unwrap_or(0)
+            })
+            .collect();
         let line = |cells: Vec<String>| {
             let last = cells.len() - 1;
             let cells = cells.into_iter().enumerate().map(|(i, cell)| {
@@ -277,7 +313,11 @@ impl Output {
     }
 
     fn bar(&self, length: u64, style: &str) -> ProgressBar {
-        let target = if self.progress { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
+        let target = if self.progress {
+            ProgressDrawTarget::stderr_with_hz(10)
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(Some(length), target);
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style.progress_chars("━╸ "));
@@ -288,7 +328,13 @@ impl Output {
     /// Lines that say how far a work is, for where there is no bar.
     pub(crate) fn progress_lines(&self) -> ProgressLines<'_> {
         let now = Instant::now();
-        ProgressLines { output: self, phase: String::new(), since: (now, 0), next: now + FIRST_LINE, pause: FIRST_LINE / 2 }
+        ProgressLines {
+            output: self,
+            phase: String::new(),
+            since: (now, 0),
+            next: now + FIRST_LINE,
+            pause: FIRST_LINE / 2,
+        }
     }
 
     pub(crate) fn bytes_bar(&self, what: &str, length: u64) -> ProgressBar {
@@ -318,7 +364,8 @@ const FIRST_LINE: Duration = Duration::from_secs(1);
 /// The longest pause between two such lines.
 const LINE_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// How far a long work is, by lines on standard error, where there is no bar: for people in words, with `--json` one object a line.
+/// How far a long work is, by lines on standard error, where there is no bar: for people in words,
+/// with `--json` one object a line.
 #[derive(Debug)]
 pub(crate) struct ProgressLines<'a> {
     output: &'a Output,
@@ -330,8 +377,15 @@ pub(crate) struct ProgressLines<'a> {
 }
 
 impl ProgressLines<'_> {
-    /// Takes a reply that says how far the work is; says it if it is time to. `of` is 0 where nobody knows how much there is.
-    pub(crate) fn take<T: Serialize>(&mut self, reply: &T, phase: &str, (done, of): (u64, u64), words: impl FnOnce() -> String) {
+    /// Takes a reply that says how far the work is; says it if it is time to. `of` is 0 where
+    /// nobody knows how much there is.
+    pub(crate) fn take<T: Serialize>(
+        &mut self,
+        reply: &T,
+        phase: &str,
+        (done, of): (u64, u64),
+        words: impl FnOnce() -> String,
+    ) {
         if self.output.progress {
             return;
         }
@@ -345,7 +399,8 @@ impl ProgressLines<'_> {
         }
         self.pause = (self.pause * 2).min(LINE_PAUSE_MAX);
         self.next = now + self.pause;
-        let left_s = left(now - self.since.0, done.saturating_sub(self.since.1), of.saturating_sub(done));
+        let left_s =
+            left(now - self.since.0, done.saturating_sub(self.since.1), of.saturating_sub(done));
         // What is no result may be lost.
         if self.output.json {
             let Ok(mut object) = serde_json::to_value(reply) else { return };
@@ -354,7 +409,8 @@ impl ProgressLines<'_> {
             return;
         }
         let left = left_s.map(|left_s| format!(", {} left", duration(left_s))).unwrap_or_default();
-        let _ = writeln!(stderr(), "{}", shown(&format!("{phase}: {}{left}", words()), false, false));
+        let _ =
+            writeln!(stderr(), "{}", shown(&format!("{phase}: {}{left}", words()), false, false));
     }
 }
 
@@ -363,8 +419,8 @@ fn left(elapsed: Duration, done: u64, rest: u64) -> Option<f64> {
     (done > 0).then(|| elapsed.as_secs_f64() * rest as f64 / done as f64).filter(|_| rest > 0)
 }
 
-/// A text as it is printed: marks of colour become escape sequences (or nothing), and whatever else a terminal would act
-/// on becomes `\u{…}`.
+/// A text as it is printed: marks of colour become escape sequences (or nothing), and whatever else
+/// a terminal would act on becomes `\u{…}`.
 fn shown(text: &str, colour: bool, newlines: bool) -> String {
     let mut out = String::with_capacity(text.len() + 16);
     for c in text.chars() {
@@ -375,15 +431,17 @@ fn shown(text: &str, colour: bool, newlines: bool) -> String {
                 out.push('m');
             }
             Some(_) => {}
-            None if telemetry::is_unsafe(c) || (c == '\n' && !newlines) => out.extend(c.escape_unicode()),
+            None if telemetry::is_unsafe(c) || (c == '\n' && !newlines) => {
+                out.extend(c.escape_unicode())
+            }
             None => out.push(c),
         }
     }
     out
 }
 
-/// Somebody else's text on one line, for the middle of a line, a cell or a bar: no line feed, no tab, nothing that a
-/// terminal acts on. Marks of colour stay.
+/// Somebody else's text on one line, for the middle of a line, a cell or a bar: no line feed, no
+/// tab, nothing that a terminal acts on. Marks of colour stay.
 pub(crate) fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -396,7 +454,8 @@ pub(crate) fn one_line(text: &str) -> String {
     out
 }
 
-/// JSON text whose strings hold nothing that a terminal acts on: the characters in question can stand in strings alone.
+/// JSON text whose strings hold nothing that a terminal acts on: the characters in question can
+/// stand in strings alone.
 fn safe_json(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -412,19 +471,22 @@ fn safe_json(text: &str) -> String {
     out
 }
 
-/// Columns that a text takes on a terminal, marks of colour left out: an East Asian character takes two, a combining one none.
+/// Columns that a text takes on a terminal, marks of colour left out: an East Asian character takes
+/// two, a combining one none.
 fn visible(text: &str) -> usize {
     let plain: String = text.chars().filter(|c| code_of(*c).is_none()).collect();
     console::measure_text_width(&plain)
 }
 
-/// The beginning of somebody else's text, at most so many columns wide; an ellipsis says that it was cut.
+/// The beginning of somebody else's text, at most so many columns wide; an ellipsis says that it
+/// was cut.
 pub(crate) fn shortened(text: &str, columns: usize) -> String {
     // Escaped first: what is cut must not begin or end within what a terminal acts on.
     console::truncate_str(&one_line(text), columns, "…").into_owned()
 }
 
-/// `3.2s`, `4m05s`, `2h03m`, `5d01h`. Not indicatif's `HumanDuration`, which rounds to whole seconds and to one unit.
+/// `3.2s`, `4m05s`, `2h03m`, `5d01h`. Not indicatif's `HumanDuration`, which rounds to whole
+/// seconds and to one unit.
 pub(crate) fn duration(seconds: f64) -> String {
     let whole = seconds as u64;
     match whole {
@@ -444,7 +506,11 @@ pub(crate) fn counted(count: u64, one: &str, several: &str) -> String {
 pub(crate) fn shell_word(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', "'\\''")) }
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
 }
 
 /// `12 B`, `3.40 KiB`, …
@@ -458,10 +524,15 @@ mod tests {
 
     #[test]
     fn a_path_is_one_word_for_a_shell() {
-        for (path, word) in [("/a/b-1.tar", "/a/b-1.tar"), ("/a b", "'/a b'"), ("it's", "'it'\\''s'"), ("", "''")] {
+        for (path, word) in
+            [("/a/b-1.tar", "/a/b-1.tar"), ("/a b", "'/a b'"), ("it's", "'it'\\''s'"), ("", "''")]
+        {
             assert_eq!(shell_word(Path::new(path)), word);
         }
-        assert_eq!((counted(1, "row", "rows"), counted(0, "row", "rows")), ("1 row".to_owned(), "0 rows".to_owned()));
+        assert_eq!(
+            (counted(1, "row", "rows"), counted(0, "row", "rows")),
+            ("1 row".to_owned(), "0 rows".to_owned())
+        );
     }
 
     fn coloured() -> Output {
@@ -472,12 +543,20 @@ mod tests {
     fn colours_are_ours_and_nothing_else_reaches_the_terminal() {
         let output = coloured();
         let evil = "\x1b]0;title\x07\x1b[8m\r\u{9b}2J\u{202e}\u{2066}\x7f";
-        for text in [evil.to_owned(), output.paint(evil, Tone::Bad), format!("{}: {evil}", output.paint("x", Tone::Strong))] {
+        for text in [
+            evil.to_owned(),
+            output.paint(evil, Tone::Bad),
+            format!("{}: {evil}", output.paint("x", Tone::Strong)),
+        ] {
             for newlines in [false, true] {
                 let shown = shown(&text, true, newlines);
-                let rest = shown.replace("\x1b[31m", "").replace("\x1b[1m", "").replace("\x1b[0m", "");
+                let rest =
+                    shown.replace("\x1b[31m", "").replace("\x1b[1m", "").replace("\x1b[0m", "");
                 assert!(!rest.contains(telemetry::is_unsafe), "{rest:?}");
-                assert!(rest.contains("\\u{1b}]0;title\\u{7}") && rest.contains("\\u{202e}"), "{rest:?}");
+                assert!(
+                    rest.contains("\\u{1b}]0;title\\u{7}") && rest.contains("\\u{202e}"),
+                    "{rest:?}"
+                );
             }
         }
         assert_eq!(shown(&output.paint("up", Tone::Good), true, false), "\x1b[32mup\x1b[0m");
@@ -503,8 +582,14 @@ mod tests {
         let output = coloured();
         assert_eq!((visible("notes"), visible("ノート"), visible("e\u{301}")), (5, 6, 1));
         assert_eq!(visible(&output.paint("東京", Tone::Strong)), 4);
-        assert_eq!((shortened("ノートブック", 7).as_str(), shortened("short", 7).as_str()), ("ノート…", "short"));
-        assert_eq!([bytes(12), bytes(2048), duration(0.3), duration(90.0)], ["12 B", "2.00 KiB", "0.3s", "1m30s"]);
+        assert_eq!(
+            (shortened("ノートブック", 7).as_str(), shortened("short", 7).as_str()),
+            ("ノート…", "short")
+        );
+        assert_eq!(
+            [bytes(12), bytes(2048), duration(0.3), duration(90.0)],
+            ["12 B", "2.00 KiB", "0.3s", "1m30s"]
+        );
     }
 
     #[test]
@@ -512,7 +597,10 @@ mod tests {
         let output = Output::kept();
         output.table(
             &["名前", "ROWS", ""],
-            vec![vec!["ノート".into(), "3".into(), String::new()], vec!["b".into(), "128".into(), "x\ny".into()]],
+            vec![
+                vec!["ノート".into(), "3".into(), String::new()],
+                vec!["b".into(), "128".into(), "x\ny".into()],
+            ],
         );
         insta::assert_snapshot!(output.printed(), @r"
         名前    ROWS
@@ -524,7 +612,10 @@ mod tests {
     #[test]
     fn what_is_left_is_as_it_went_so_far() {
         let minute = Duration::from_secs(60);
-        assert_eq!((left(minute, 100, 300), left(minute, 0, 300), left(minute, 100, 0)), (Some(180.0), None, None));
+        assert_eq!(
+            (left(minute, 100, 300), left(minute, 0, 300), left(minute, 100, 0)),
+            (Some(180.0), None, None)
+        );
     }
 
     #[test]

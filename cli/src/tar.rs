@@ -1,7 +1,7 @@
 //! Tar archives (POSIX.1-2001, pax), as `tar` writes and reads them: regular files alone.
 //!
-//! Invariants: what is written has the length that its header says, or it is an error; what is read is of plain relative paths, and nothing
-//! else than files is taken out of an archive.
+//! Invariants: what is written has the length that its header says, or it is an error; what is read
+//! is of plain relative paths, and nothing else than files is taken out of an archive.
 
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -34,7 +34,10 @@ fn copy(from: &mut dyn Read, to: &mut dyn Write, size: u64) -> io::Result<String
         let most = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
         let n = from.read(&mut buffer[..most])?;
         if n == 0 {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends {left} bytes early")));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("it ends {left} bytes early"),
+            ));
         }
         hasher.update(&buffer[..n]);
         to.write_all(&buffer[..n])?;
@@ -63,7 +66,12 @@ impl<W: Write> TarWriter<W> {
     }
 
     /// Adds a file of a known length; gives its SHA-256 in hex.
-    pub(crate) fn append(&mut self, path: &str, size: u64, content: &mut dyn Read) -> io::Result<String> {
+    pub(crate) fn append(
+        &mut self,
+        path: &str,
+        size: u64,
+        content: &mut dyn Read,
+    ) -> io::Result<String> {
         let mut extended = String::new();
         if path.len() > NAME_BYTES {
             extended.push_str(&record("path", path));
@@ -142,7 +150,8 @@ impl<R: Read> TarReader<R> {
         Self { input }
     }
 
-    /// The next file; none at the archive's end. Its content is to be taken before the next is asked for.
+    /// The next file; none at the archive's end. Its content is to be taken before the next is
+    /// asked for.
     pub(crate) fn next_entry(&mut self) -> io::Result<Option<TarEntry>> {
         let (mut path, mut size) = (None, None);
         loop {
@@ -157,7 +166,8 @@ impl<R: Read> TarReader<R> {
             if octal(&block[148..156]) != Some(sum) {
                 return Err(bad("a header of the archive is damaged"));
             }
-            let own_size = octal(&block[124..136]).ok_or_else(|| bad("a header of the archive has no size"))?;
+            let own_size = octal(&block[124..136])
+                .ok_or_else(|| bad("a header of the archive has no size"))?;
             match block[156] {
                 b'x' | b'g' => {
                     if own_size > PAX_BYTES_MAX {
@@ -168,7 +178,13 @@ impl<R: Read> TarReader<R> {
                     for (key, value) in records(&text) {
                         match key {
                             "path" => path = Some(value.to_owned()),
-                            "size" => size = Some(value.parse().map_err(|_| bad("a size in the archive is no number"))?),
+                            "size" => {
+                                size = Some(
+                                    value
+                                        .parse()
+                                        .map_err(|_| bad("a size in the archive is no number"))?,
+                                )
+                            }
                             _ => {}
                         }
                     }
@@ -176,13 +192,21 @@ impl<R: Read> TarReader<R> {
                 b'0' | 0 => {
                     let path = path.unwrap_or_else(|| name(&block));
                     if !is_plain(&path) {
-                        return Err(bad(format!("the archive has `{}`, expected plain relative paths", path.escape_debug())));
+                        return Err(bad(format!(
+                            "the archive has `{}`, expected plain relative paths",
+                            path.escape_debug()
+                        )));
                     }
                     return Ok(Some(TarEntry { path, size: size.unwrap_or(own_size) }));
                 }
                 // A folder is made with what is in it.
                 b'5' => (path, size) = (None, None),
-                kind => return Err(bad(format!("the archive has an entry of kind `{}`, expected files alone", kind.escape_ascii()))),
+                kind => {
+                    return Err(bad(format!(
+                        "the archive has an entry of kind `{}`, expected files alone",
+                        kind.escape_ascii()
+                    )));
+                }
             }
         }
     }
@@ -213,9 +237,14 @@ fn octal(field: &[u8]) -> Option<u64> {
 fn records(text: &[u8]) -> Vec<(&str, &str)> {
     let (mut all, mut rest) = (Vec::new(), text);
     while let Some(space) = rest.iter().position(|byte| *byte == b' ') {
-        let length: Option<usize> = std::str::from_utf8(&rest[..space]).ok().and_then(|length| length.parse().ok());
-        let Some(length) = length.filter(|length| *length > space && *length <= rest.len()) else { break };
-        let record = std::str::from_utf8(&rest[space + 1..length]).ok().and_then(|record| record.strip_suffix('\n')?.split_once('='));
+        let length: Option<usize> =
+            std::str::from_utf8(&rest[..space]).ok().and_then(|length| length.parse().ok());
+        let Some(length) = length.filter(|length| *length > space && *length <= rest.len()) else {
+            break;
+        };
+        let record = std::str::from_utf8(&rest[space + 1..length])
+            .ok()
+            .and_then(|record| record.strip_suffix('\n')?.split_once('='));
         all.extend(record);
         rest = &rest[length..];
     }
@@ -223,7 +252,8 @@ fn records(text: &[u8]) -> Vec<(&str, &str)> {
 }
 
 fn is_plain(path: &str) -> bool {
-    !path.contains('\0') && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+    !path.contains('\0')
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 #[cfg(test)]
@@ -233,10 +263,19 @@ mod tests {
     #[test]
     fn what_is_written_is_read_whatever_its_name_and_length() {
         let long = format!("{}/{}", "d".repeat(90), "f".repeat(200));
-        let files = [("a", vec![]), ("b/c.bin", vec![7_u8; 512]), (long.as_str(), vec![1, 2, 3]), ("ü", vec![9; 1000])];
+        let files = [
+            ("a", vec![]),
+            ("b/c.bin", vec![7_u8; 512]),
+            (long.as_str(), vec![1, 2, 3]),
+            ("ü", vec![9; 1000]),
+        ];
         let mut archive = TarWriter::new(Vec::new(), 1);
-        let sums: Vec<String> =
-            files.iter().map(|(path, bytes)| archive.append(path, bytes.len() as u64, &mut bytes.as_slice()).expect("written")).collect();
+        let sums: Vec<String> = files
+            .iter()
+            .map(|(path, bytes)| {
+                archive.append(path, bytes.len() as u64, &mut bytes.as_slice()).expect("written")
+            })
+            .collect();
         let bytes = archive.finish().expect("ended");
         assert_eq!(bytes.len() % BLOCK, 0);
         let mut reader = TarReader::new(bytes.as_slice());
@@ -273,8 +312,13 @@ mod tests {
         let long = format!("{}/{}", "d".repeat(90), "f".repeat(120));
         let mut archive = TarWriter::new(Vec::new(), 1);
         archive.append(&long, 5, &mut &b"hello"[..]).expect("written");
-        std::fs::write(folder.path().join("x.tar"), archive.finish().expect("ended")).expect("written");
-        let done = std::process::Command::new("tar").args(["xf", "x.tar"]).current_dir(folder.path()).status().expect("tar runs");
+        std::fs::write(folder.path().join("x.tar"), archive.finish().expect("ended"))
+            .expect("written");
+        let done = std::process::Command::new("tar")
+            .args(["xf", "x.tar"])
+            .current_dir(folder.path())
+            .status()
+            .expect("tar runs");
         assert!(done.success());
         assert_eq!(std::fs::read(folder.path().join(long)).expect("there"), b"hello");
         for path in ["../x", "/etc/x", "a//b", "a/./b"] {

@@ -8,7 +8,8 @@ use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Module, Reply, Service, run};
 use serde::{Deserialize, Serialize};
 
-/// The interface: its name, its methods, of which one may be repeated after a failure, and its IDL for foreign clients.
+/// The interface: its name, its methods, of which one may be repeated after a failure, and its IDL
+/// for foreign clients.
 const INTERFACE: Interface = Interface {
     name: "org.example.Echo",
     methods: &[MethodFacts::named("Echo").idempotent()],
@@ -39,7 +40,10 @@ impl Service for Echo {
                 let EchoIn { text, times } = call.parameters()?;
                 let times = times.unwrap_or(1);
                 if times > 1000 {
-                    return Err(Fault::invalid_parameter("times", format!("{times}, expected at most 1000")));
+                    return Err(Fault::invalid_parameter(
+                        "times",
+                        format!("{times}, expected at most 1000"),
+                    ));
                 }
                 Reply::of(&EchoOut { texts: vec![text; times] })
             }

@@ -1,5 +1,6 @@
-//! Several clients at one broker, before providers that misbehave in every way, against a model of who must hear what: each call is
-//! answered once, in its order on its connection, by its own provider's word on it or by an error of the broker's.
+//! Several clients at one broker, before providers that misbehave in every way, against a model of
+//! who must hear what: each call is answered once, in its order on its connection, by its own
+//! provider's word on it or by an error of the broker's.
 
 #![no_main]
 

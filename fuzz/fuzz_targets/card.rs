@@ -1,4 +1,5 @@
-//! Any bytes as a Card, in both dialects: an error or a Card that survives being written and read again.
+//! Any bytes as a Card, in both dialects: an error or a Card that survives being written and read
+//! again.
 
 #![no_main]
 

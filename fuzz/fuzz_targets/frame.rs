@@ -24,7 +24,8 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let n = frames[0].len().min(frames[1].len());
     assert_eq!(frames[0][..n], frames[1][..n]);
     assert!(ended[0] || ended[1] || frames[0].len() == frames[1].len());
-    // The quick reader of vectors gives what the general one gives, and takes nothing that it refuses.
+    // The quick reader of vectors gives what the general one gives, and takes nothing that it
+    // refuses.
     let general: Result<SearchIn, _> = parameters::read(data);
     assert_eq!(SearchIn::read(data).ok(), general.ok());
 });

@@ -1,4 +1,5 @@
-//! Any bytes as the files of an index, by the first byte's choice: an error, or something that can be read to its end.
+//! Any bytes as the files of an index, by the first byte's choice: an error, or something that can
+//! be read to its end.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Any bytes as an append log and as a checkpoint of vectors: what is torn is cut off, what is damaged is put aside, and a second
-//! opening finds what the first one left.
+//! Any bytes as an append log and as a checkpoint of vectors: what is torn is cut off, what is
+//! damaged is put aside, and a second opening finds what the first one left.
 
 #![no_main]
 

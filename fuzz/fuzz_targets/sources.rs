@@ -1,5 +1,6 @@
-//! Any bytes as a source, by the first byte's choice: CSV, JSONL, Parquet, HTML or gzip. Every row ends in the dataset or among
-//! those that are named, or the run fails; nothing panics and nothing hangs.
+//! Any bytes as a source, by the first byte's choice: CSV, JSONL, Parquet, HTML or gzip. Every row
+//! ends in the dataset or among those that are named, or the run fails; nothing panics and nothing
+//! hangs.
 
 #![no_main]
 

@@ -1,5 +1,6 @@
-//! Any history of an index's generations, damaged anyhow: a sweep names nothing that a generation may need which counts, is read, or
-//! cannot be read; and where anything cannot be read it names nothing at all.
+//! Any history of an index's generations, damaged anyhow: a sweep names nothing that a generation
+//! may need which counts, is read, or cannot be read; and where anything cannot be read it names
+//! nothing at all.
 
 #![no_main]
 

@@ -1,8 +1,10 @@
-//! Answers at the socket of a module that does not run and will not by itself: whoever calls hears why at once.
+//! Answers at the socket of a module that does not run and will not by itself: whoever calls hears
+//! why at once.
 //!
-//! A socket is held while its module is stopped, so that nothing is lost when it is started again; without an answer a caller would wait
-//! for as long as it has patience. Invariants: init accepts only while the module has no process, and not once it is about to have one;
-//! a caller is read up to its first message, and has seconds for it.
+//! A socket is held while its module is stopped, so that nothing is lost when it is started again;
+//! without an answer a caller would wait for as long as it has patience. Invariants: init accepts
+//! only while the module has no process, and not once it is about to have one; a caller is read up
+//! to its first message, and has seconds for it.
 
 use std::time::Duration;
 
@@ -34,9 +36,14 @@ impl Absence {
     ///
     /// # Errors
     /// If the socket cannot be had a second time, or made not to block.
-    pub(crate) fn answer(listener: &std::os::unix::net::UnixListener, label: &str, why: String) -> std::io::Result<Self> {
+    pub(crate) fn answer(
+        listener: &std::os::unix::net::UnixListener,
+        label: &str,
+        why: String,
+    ) -> std::io::Result<Self> {
         let listener = listener.try_clone()?;
-        // The flag belongs to the socket and not to the descriptor: a module that has made it block made it so for init.
+        // The flag belongs to the socket and not to the descriptor: a module that has made it block
+        // made it so for init.
         listener.set_nonblocking(true)?;
         let listener = UnixListener::from_std(listener)?;
         let fault = Fault::provider_failed(label, &why).with("retryable", false);
@@ -44,7 +51,10 @@ impl Absence {
         let answering = stop.clone().drop_guard();
         tokio::spawn(async move {
             let tracker = TaskTracker::new();
-            accept(listener, LIMITS, &stop, &tracker, move |stream, _| refuse(stream, fault.clone())).await;
+            accept(listener, LIMITS, &stop, &tracker, move |stream, _| {
+                refuse(stream, fault.clone())
+            })
+            .await;
         });
         Ok(Self { why, _answering: answering })
     }
@@ -69,7 +79,11 @@ async fn refuse(stream: UnixStream, fault: Fault) {
         true
     };
     if tokio::time::timeout(PATIENCE, whole).await.unwrap_or(true) {
-        let answer = if is_http { over_http(&fault) } else { encode_fault(b"{", &fault, frames.delimiter()) };
+        let answer = if is_http {
+            over_http(&fault)
+        } else {
+            encode_fault(b"{", &fault, frames.delimiter())
+        };
         // A caller that has gone meanwhile hears nothing, as it wants.
         let _ = write_all(&stream, &answer).await;
         linger(&stream).await;

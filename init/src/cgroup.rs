@@ -1,7 +1,8 @@
-//! cgroup v2, where it was delegated to us: memory, process and CPU limits that hold for a module's whole tree.
+//! cgroup v2, where it was delegated to us: memory, process and CPU limits that hold for a module's
+//! whole tree.
 //!
-//! Used only under systemd with `Delegate=yes`, or where `$BRAHMAN_CGROUP` names a folder that is ours; anywhere else
-//! the shortfall is listed in `status`.
+//! Used only under systemd with `Delegate=yes`, or where `$BRAHMAN_CGROUP` names a folder that is
+//! ours; anywhere else the shortfall is listed in `status`.
 
 use std::env;
 use std::fs;
@@ -20,22 +21,29 @@ pub(crate) struct Cgroups {
 }
 
 impl Cgroups {
-    /// The folder to use: the one that `$BRAHMAN_CGROUP` names, which has to be a cgroup; else the unit's own, if any.
+    /// The folder to use: the one that `$BRAHMAN_CGROUP` names, which has to be a cgroup; else the
+    /// unit's own, if any.
     ///
     /// # Errors
     /// What is wrong with the folder named: nothing was made in it.
     pub(crate) fn folder() -> Result<Option<PathBuf>, NotACgroup> {
-        let Some(named) = env::var_os("BRAHMAN_CGROUP").filter(|v| !v.is_empty()).map(PathBuf::from) else {
+        let Some(named) =
+            env::var_os("BRAHMAN_CGROUP").filter(|v| !v.is_empty()).map(PathBuf::from)
+        else {
             return Ok(Self::folder_of_unit().filter(|folder| is_cgroup(folder)));
         };
         if is_cgroup(&named) { Ok(Some(named)) } else { Err(NotACgroup { path: named }) }
     }
 
     fn folder_of_unit() -> Option<PathBuf> {
-        // INVOCATION_ID is systemd's word that this is a unit; whether it delegated shows when we write.
+        // INVOCATION_ID is systemd's word that this is a unit; whether it delegated shows when we
+        // write.
         env::var_os("INVOCATION_ID")?;
         let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-        Some(Path::new("/sys/fs/cgroup").join(own.lines().find_map(|line| line.strip_prefix("0::/"))?.trim()))
+        Some(
+            Path::new("/sys/fs/cgroup")
+                .join(own.lines().find_map(|line| line.strip_prefix("0::/"))?.trim()),
+        )
     }
 
     /// Takes a delegated folder, if it lets itself be taken.
@@ -56,7 +64,9 @@ impl Cgroups {
         fs::write(own.join("cgroup.procs"), std::process::id().to_string())?;
         let offered = fs::read_to_string(root.join("cgroup.controllers"))?;
         let mut taken = Vec::new();
-        for controller in offered.split_whitespace().filter(|c| ["memory", "pids", "cpu"].contains(c)) {
+        for controller in
+            offered.split_whitespace().filter(|c| ["memory", "pids", "cpu"].contains(c))
+        {
             if fs::write(root.join("cgroup.subtree_control"), format!("+{controller}")).is_ok() {
                 taken.push(controller.to_owned());
             }
@@ -87,20 +97,24 @@ impl Cgroups {
 
     /// Kills every process of a module, wherever it has hidden.
     pub(crate) fn kill(&self, card: &Card) {
-        // Absent where the module never ran, or on kernels before 5.14, where the group kill has to do.
+        // Absent where the module never ran, or on kernels before 5.14, where the group kill has to
+        // do.
         let _ = fs::write(self.root.join(card.id.as_str()).join("cgroup.kill"), "1");
     }
 }
 
 /// `$BRAHMAN_CGROUP` names something else.
 #[derive(Debug, Error)]
-#[error("BRAHMAN_CGROUP: {path} is not a cgroup v2 folder; expected one below /sys/fs/cgroup that is delegated to this user")]
+#[error(
+    "BRAHMAN_CGROUP: {path} is not a cgroup v2 folder; expected one below /sys/fs/cgroup that is delegated to this user"
+)]
 pub(crate) struct NotACgroup {
     path: PathBuf,
 }
 
 fn is_cgroup(folder: &Path) -> bool {
-    folder.is_dir() && statfs(folder).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    folder.is_dir()
+        && statfs(folder).is_ok_and(|system| system.filesystem_type() == CGROUP2_SUPER_MAGIC)
 }
 
 /// What of a Card's limits this machine does not enforce, or enforces in a weaker way.
@@ -109,8 +123,11 @@ pub(crate) fn shortfalls(card: &Card, cgroups: Option<&Cgroups>) -> Vec<String> 
     let has = |controller: &str| cgroups.is_some_and(|c| c.has(controller));
     let mut short = Vec::new();
     if limits.memory.is_some() && !has("memory") {
-        let how =
-            if cgroups.is_some() { "not enforced: no memory controller" } else { "RLIMIT_DATA for each process: no delegated cgroup" };
+        let how = if cgroups.is_some() {
+            "not enforced: no memory controller"
+        } else {
+            "RLIMIT_DATA for each process: no delegated cgroup"
+        };
         short.push(format!("limits.memory: {how}"));
     }
     if limits.processes.is_some() && !has("pids") {
@@ -134,6 +151,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         assert!(!is_cgroup(folder.path()) && !is_cgroup(&folder.path().join("none")));
         let words = NotACgroup { path: folder.path().to_owned() }.to_string();
-        assert!(words.contains("BRAHMAN_CGROUP") && words.contains(&folder.path().display().to_string()), "{words}");
+        assert!(
+            words.contains("BRAHMAN_CGROUP")
+                && words.contains(&folder.path().display().to_string()),
+            "{words}"
+        );
     }
 }

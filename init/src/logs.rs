@@ -1,9 +1,11 @@
-//! Modules' output: a bounded ring each, passed on to init's own stderr, to whoever follows, and to files that outlive init.
+//! Modules' output: a bounded ring each, passed on to init's own stderr, to whoever follows, and to
+//! files that outlive init.
 //!
-//! Invariants: reaping never waits for a pipe to end; a flood slows the flooder (its pipe fills), not init; a stderr that
-//! is stalled or gone costs lines on stderr, which are counted ([`telemetry::lost`]), and nothing else; a disk that is full or slow costs
-//! lines in the files, which are counted as well. Where stderr is systemd's journal that keeps the lines, and there are no files. Where it
-//! is a file that nobody bounds, it gets init's own lines alone.
+//! Invariants: reaping never waits for a pipe to end; a flood slows the flooder (its pipe fills),
+//! not init; a stderr that is stalled or gone costs lines on stderr, which are counted
+//! ([`telemetry::lost`]), and nothing else; a disk that is full or slow costs lines in the files,
+//! which are counted as well. Where stderr is systemd's journal that keeps the lines, and there are
+//! no files. Where it is a file that nobody bounds, it gets init's own lines alone.
 
 mod keeper;
 
@@ -25,7 +27,8 @@ use self::keeper::LogKeeper;
 const RING_LINES: usize = 1000;
 /// A longer line is cut into several.
 const LINE_BYTES_MAX: usize = 8 * 1024;
-/// Lines a second after which reading pauses: far above honest logging, far below what would starve init.
+/// Lines a second after which reading pauses: far above honest logging, far below what would starve
+/// init.
 const LINES_PER_TURN: u32 = 2_000;
 
 #[derive(Debug)]
@@ -45,8 +48,9 @@ pub(crate) struct Logs {
 }
 
 impl Logs {
-    /// Logs that are kept in a folder as well, init's own lines among them; if `silent`, modules' lines are kept there and not passed on.
-    /// Without a thread for it they are not kept, but passed on.
+    /// Logs that are kept in a folder as well, init's own lines among them; if `silent`, modules'
+    /// lines are kept there and not passed on. Without a thread for it they are not kept, but
+    /// passed on.
     pub(crate) fn kept_in(folder: &Path, silent: bool) -> Self {
         let keeper = LogKeeper::start(folder);
         match &keeper {
@@ -66,7 +70,8 @@ impl Logs {
         self.keeper.as_ref().map_or(0, LogKeeper::lost)
     }
 
-    /// Waits until what came so far is kept, or the patience is over. What is not kept by then is counted, and the count logged.
+    /// Waits until what came so far is kept, or the patience is over. What is not kept by then is
+    /// counted, and the count logged.
     pub(crate) fn flush(&self, patience: Duration) {
         let unkept = self.keeper.as_ref().map_or(0, |keeper| keeper.flush(patience));
         if unkept > 0 {
@@ -104,20 +109,40 @@ impl Logs {
     }
 
     /// The last lines, how many were lost, and what comes next.
-    pub(crate) fn tail(&self, label: &str, n: usize) -> (Vec<Line>, u64, broadcast::Receiver<Line>) {
+    pub(crate) fn tail(
+        &self,
+        label: &str,
+        n: usize,
+    ) -> (Vec<Line>, u64, broadcast::Receiver<Line>) {
         self.with_ring(label, |ring| {
             let skip = ring.lines.len().saturating_sub(n);
-            (ring.lines.iter().skip(skip).cloned().collect(), ring.dropped, ring.followers.subscribe())
+            (
+                ring.lines.iter().skip(skip).cloned().collect(),
+                ring.dropped,
+                ring.followers.subscribe(),
+            )
         })
     }
 
     /// The last line that this process wrote, if any.
     pub(crate) fn last_line(&self, label: &str, pid: u32) -> Option<String> {
-        self.with_ring(label, |ring| ring.lines.iter().rev().find(|l| l.pid == pid && !l.text.trim().is_empty()).map(|l| l.text.clone()))
+        self.with_ring(label, |ring| {
+            ring.lines
+                .iter()
+                .rev()
+                .find(|l| l.pid == pid && !l.text.trim().is_empty())
+                .map(|l| l.text.clone())
+        })
     }
 
     /// Reads a pipe to its end.
-    pub(crate) async fn pump(self: Arc<Self>, label: String, pid: u32, stream: &'static str, pipe: OwnedFd) {
+    pub(crate) async fn pump(
+        self: Arc<Self>,
+        label: String,
+        pid: u32,
+        stream: &'static str,
+        pipe: OwnedFd,
+    ) {
         let Ok(pipe) = pipe::Receiver::from_owned_fd(pipe) else { return };
         let mut buffer = vec![0_u8; 16 * 1024];
         let mut partial: Vec<u8> = Vec::new();

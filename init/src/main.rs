@@ -17,8 +17,8 @@ const LAST_LINES: Duration = Duration::from_millis(500);
 /// Supervises the modules of a mesh and holds their sockets.
 ///
 /// SIGTERM and SIGINT end the mesh in order, a second one at once. SIGHUP reads the Cards again.
-/// Exit status: 0 ended as asked, 1 the mesh could not be set up, 2 wrong usage, 78 what only a person can mend: a Card,
-/// a context, a file that lies in the way.
+/// Exit status: 0 ended as asked, 1 the mesh could not be set up, 2 wrong usage, 78 what only a
+/// person can mend: a Card, a context, a file that lies in the way.
 #[derive(Parser, Debug)]
 #[command(name = "brahman-init", version)]
 struct Arguments {
@@ -67,16 +67,27 @@ fn main() -> ExitCode {
         context: arguments.context.filter(|c| !c.is_empty()),
         detached: std::env::var_os(place::DETACHED).is_some_and(|value| !value.is_empty()),
     };
-    // One thread: everything here is waiting, and starting processes is safest with nothing beside it.
+    // One thread: everything here is waiting, and starting processes is safest with nothing beside
+    // it.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| {
-        runtime.block_on(async { if sweep { supervisor::sweep(&options.mesh).await } else { supervisor::run(options).await } })
+        runtime.block_on(async {
+            if sweep {
+                supervisor::sweep(&options.mesh).await
+            } else {
+                supervisor::run(options).await
+            }
+        })
     });
     let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            if supervisor::is_configuration(&error) { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+            if supervisor::is_configuration(&error) {
+                ExitCode::from(EXIT_CONFIG)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     };
     telemetry::flush(LAST_LINES);

@@ -54,9 +54,16 @@ impl Ear {
             let received = self.socket.try_io(Interest::READABLE, || {
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
                 let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-                let message = recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::DONTWAIT)?;
+                let message = recvmsg(
+                    &self.socket,
+                    &mut [IoSliceMut::new(&mut bytes)],
+                    &mut ancillary,
+                    RecvFlags::DONTWAIT,
+                )?;
                 let sender = ancillary.drain().find_map(|m| match m {
-                    RecvAncillaryMessage::ScmCredentials(cred) => Some(cred.pid.as_raw_nonzero().get().cast_unsigned()),
+                    RecvAncillaryMessage::ScmCredentials(cred) => {
+                        Some(cred.pid.as_raw_nonzero().get().cast_unsigned())
+                    }
                     _ => None,
                 });
                 Ok((message.bytes, sender))
@@ -92,9 +99,11 @@ pub(crate) struct Mouth {
 
 impl Mouth {
     pub(crate) fn from_env() -> Self {
-        let address = env::var_os("NOTIFY_SOCKET").filter(|v| !v.is_empty()).and_then(|path| match path.as_bytes().strip_prefix(b"@") {
-            Some(name) => SocketAddr::from_abstract_name(name).ok(),
-            None => SocketAddr::from_pathname(Path::new(&path)).ok(),
+        let address = env::var_os("NOTIFY_SOCKET").filter(|v| !v.is_empty()).and_then(|path| {
+            match path.as_bytes().strip_prefix(b"@") {
+                Some(name) => SocketAddr::from_abstract_name(name).ok(),
+                None => SocketAddr::from_pathname(Path::new(&path)).ok(),
+            }
         });
         let socket = address.and_then(|address| {
             let socket = StdDatagram::unbound().ok()?;
@@ -126,6 +135,9 @@ mod tests {
     #[test]
     fn a_notification_may_say_several_things() {
         let word = parse(7, "STATUS=loading 3/4\nREADY=1\nX_OTHER=1");
-        assert_eq!(word, Word { pid: 7, ready: true, stopping: false, status: Some("loading 3/4".into()) });
+        assert_eq!(
+            word,
+            Word { pid: 7, ready: true, stopping: false, status: Some("loading 3/4".into()) }
+        );
     }
 }

@@ -1,14 +1,18 @@
-//! A process by descriptor: signalled, waited for and reaped without its number, which the kernel gives out again.
+//! A process by descriptor: signalled, waited for and reaped without its number, which the kernel
+//! gives out again.
 //!
-//! The calls are rustix's: nix has no `pidfd_open` and no `pidfd_send_signal`, and its `waitid` gives an error, instead of how the
-//! process ended, once one that died by a realtime signal has been reaped (ADR 32).
+//! The calls are rustix's: nix has no `pidfd_open` and no `pidfd_send_signal`, and its `waitid`
+//! gives an error, instead of how the process ended, once one that died by a realtime signal has
+//! been reaped (ADR 32).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sys::signal::Signal;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 use crate::state::Exit;
 

@@ -1,13 +1,15 @@
-//! `org.brahman.Init` on init's own socket: questions are turned into requests to the one owner of the state.
+//! `org.brahman.Init` on init's own socket: questions are turned into requests to the one owner of
+//! the state.
 //!
-//! Invariant: administration is for the mesh's own user and root. Members of its group may look at the table, without
-//! what the Cards put into environments.
+//! Invariant: administration is for the mesh's own user and root. Members of its group may look at
+//! the table, without what the Cards put into environments.
 
 use std::sync::Arc;
 
 use brahman_card::card::Payload;
 use brahman_card::interface::init::{
-    self, AttachIn, AttachOut, CheckIn, CheckOut, LabelIn, ListOut, LogsIn, LogsOut, ReloadOut, UpdateIn, WatchOut,
+    self, AttachIn, AttachOut, CheckIn, CheckOut, LabelIn, ListOut, LogsIn, LogsOut, ReloadOut,
+    UpdateIn, WatchOut,
 };
 use brahman_card::{Card, Fault, Interface, ModuleRecord};
 use brahman_sidecar::logs::{JOURNAL, is_journal};
@@ -59,7 +61,10 @@ pub(crate) struct InitService {
 }
 
 impl InitService {
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Result<T, Fault> {
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<T>) -> Request,
+    ) -> Result<T, Fault> {
         let (reply, answer) = oneshot::channel();
         let ending = || Fault::overloaded("init is shutting down", 1000);
         self.requests.send(request(reply)).await.map_err(|_| ending())?;
@@ -76,7 +81,10 @@ impl InitService {
         let AttachIn { card, id } = call.parameters()?;
         let card = card.map(|value| parse(&value)).transpose()?.map(Box::new);
         if card.is_none() && id.is_none() {
-            return Err(Fault::invalid_parameter("id", "expected the `id` that init passed in BRAHMAN_CARD_ID, or a `card`"));
+            return Err(Fault::invalid_parameter(
+                "id",
+                "expected the `id` that init passed in BRAHMAN_CARD_ID, or a `card`",
+            ));
         }
         if !call.more {
             return Err(Fault::expected_more("Attach"));
@@ -85,7 +93,8 @@ impl InitService {
         let (_alive, gone) = oneshot::channel::<()>();
         let (drain, mut drains) = mpsc::channel(1);
         let peer = call.peer;
-        let session = self.ask(|reply| Request::Attach { card, id, peer, drain, gone, reply }).await??;
+        let session =
+            self.ask(|reply| Request::Attach { card, id, peer, drain, gone, reply }).await??;
         call.send(&AttachOut { session: session.clone(), drain: false }).await?;
         while drains.recv().await.is_some() {
             call.send(&AttachOut { session: session.clone(), drain: true }).await?;
@@ -98,7 +107,11 @@ impl InitService {
         let mut table = self.table.clone();
         loop {
             let now = Arc::clone(&table.borrow_and_update());
-            let shown = if whole { now } else { Arc::new(WatchOut { modules: without_environment(&now.modules), ..*now }) };
+            let shown = if whole {
+                now
+            } else {
+                Arc::new(WatchOut { modules: without_environment(&now.modules), ..*now })
+            };
             call.send(&*shown).await?;
             if table.changed().await.is_err() {
                 return Reply::of(&*shown);
@@ -116,7 +129,11 @@ impl InitService {
         // Each has logs of its own.
         if !replicas.contains(&label) {
             let fault = no_such_module(&label);
-            return Err(if replicas.is_empty() { fault } else { fault.adding(&format!("; its replicas are {}", replicas.join(", "))) });
+            return Err(if replicas.is_empty() {
+                fault
+            } else {
+                fault.adding(&format!("; its replicas are {}", replicas.join(", ")))
+            });
         }
         let wanted = usize::try_from(lines.unwrap_or(100)).unwrap_or(usize::MAX);
         let (lines, mut dropped, mut news) = self.logs.tail(&label, wanted);
@@ -128,7 +145,9 @@ impl InitService {
             match news.recv().await {
                 Ok(line) => call.send(&LogsOut { lines: vec![line], dropped }).await?,
                 Err(broadcast::error::RecvError::Lagged(n)) => dropped += n,
-                Err(broadcast::error::RecvError::Closed) => return Reply::of(&LogsOut { lines: Vec::new(), dropped }),
+                Err(broadcast::error::RecvError::Closed) => {
+                    return Reply::of(&LogsOut { lines: Vec::new(), dropped });
+                }
             }
         }
     }
@@ -143,13 +162,18 @@ impl Service for InitService {
         let open = matches!(call.method(), "List" | "Watch" | "Check");
         if !open && !administers(&call) {
             let own = nix::unistd::geteuid().as_raw();
-            let why = format!("{} is for the mesh's own user (uid {own}) and root, not for uid {}", call.method(), call.uid);
+            let why = format!(
+                "{} is for the mesh's own user (uid {own}) and root, not for uid {}",
+                call.method(),
+                call.uid
+            );
             return Err(Fault::permission_denied(why));
         }
         match call.method() {
             "List" => {
                 let modules = self.ask(|reply| Request::List { reply }).await?;
-                let modules = if administers(&call) { modules } else { without_environment(&modules) };
+                let modules =
+                    if administers(&call) { modules } else { without_environment(&modules) };
                 Reply::of(&ListOut {
                     modules,
                     log_lines_lost: Some(telemetry::lost()).filter(|n| *n > 0),
@@ -169,7 +193,8 @@ impl Service for InitService {
                 let CheckIn { card } = call.parameters()?;
                 let card = parse(&card)?;
                 let (label, id) = (card.label.to_string(), card.id.clone());
-                let warnings = self.ask(|reply| Request::Warnings { card: Box::new(card), reply }).await?;
+                let warnings =
+                    self.ask(|reply| Request::Warnings { card: Box::new(card), reply }).await?;
                 Reply::of(&CheckOut { label, id, warnings })
             }
             "Logs" => self.logs(&call).await,
@@ -181,7 +206,10 @@ impl Service for InitService {
             }
             "Watch" => self.watch(&call).await,
             "Shutdown" => {
-                self.requests.send(Request::Shutdown).await.map_err(|_| Fault::internal("init is shutting down"))?;
+                self.requests
+                    .send(Request::Shutdown)
+                    .await
+                    .map_err(|_| Fault::internal("init is shutting down"))?;
                 Ok(Reply::empty())
             }
             _ => Err(call.unknown()),

@@ -1,4 +1,5 @@
-//! What is settled before anything is started: the group, the Cards, and what a former init left; and why it is refused.
+//! What is settled before anything is started: the group, the Cards, and what a former init left;
+//! and why it is refused.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -40,7 +41,11 @@ pub fn is_configuration(error: &anyhow::Error) -> bool {
 /// If an init runs, or nothing was left.
 pub async fn sweep(mesh: &Path) -> anyhow::Result<()> {
     // Nothing is made where there is nothing.
-    anyhow::ensure!(mesh.with_file_name("init.lock").exists(), "there has never been a mesh at {}", mesh.display());
+    anyhow::ensure!(
+        mesh.with_file_name("init.lock").exists(),
+        "there has never been a mesh at {}",
+        mesh.display()
+    );
     let mut lock = Lock::take(mesh)?;
     let left = processes::left_behind(&std::mem::take(&mut lock.former), mesh, None);
     let ended = processes::end(left, Duration::from_millis(GRACE_MS)).await;
@@ -70,7 +75,8 @@ pub(crate) fn mesh_group(mesh: &Path, lock: &Lock) -> anyhow::Result<Option<u32>
             );
             return Err(Refusal(why).into());
         }
-        place::open_to_group(folder, gid).with_context(|| format!("cannot open {} to group {gid}", folder.display()))?;
+        place::open_to_group(folder, gid)
+            .with_context(|| format!("cannot open {} to group {gid}", folder.display()))?;
     }
     Ok(Some(gid))
 }
@@ -85,24 +91,32 @@ pub(crate) struct LoadedCards {
 
 /// The Cards of these sources, if none of them is refused.
 pub(crate) fn load(sources: &[CardSource], mesh: &Path) -> Result<LoadedCards, Fault> {
-    let mut reading =
-        read(sources).map_err(|(folder, e)| bad_card(&format!("cannot read the Cards in {}: {}", folder.display(), chain(&e))))?;
+    let mut reading = read(sources).map_err(|(folder, e)| {
+        bad_card(&format!("cannot read the Cards in {}: {}", folder.display(), chain(&e)))
+    })?;
     let mut errors = std::mem::take(&mut reading.errors);
     errors.extend(collisions(&reading.cards, mesh));
     if let Some(first) = errors.first() {
         for error in &errors {
             tracing::error!("{}", chain(error));
         }
-        let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
+        let more = if errors.len() > 1 {
+            format!(" (and {} more)", errors.len() - 1)
+        } else {
+            String::new()
+        };
         return Err(bad_card(&format!("{first}{more}; nothing was changed")));
     }
     if reading.cards.is_empty() {
         let looked = looked_at(sources);
-        return Err(bad_card(&format!("no Cards: expected *.toml or *.json files, see --cards; looked at {looked}")));
+        return Err(bad_card(&format!(
+            "no Cards: expected *.toml or *.json files, see --cards; looked at {looked}"
+        )));
     }
     tell_layers(&reading);
     let modules = instances(&reading.cards);
-    let origins = modules.iter().map(|found| (found.card.id.clone(), found.origin.clone())).collect();
+    let origins =
+        modules.iter().map(|found| (found.card.id.clone(), found.origin.clone())).collect();
     Ok(LoadedCards { cards: modules.into_iter().map(|found| found.card).collect(), origins })
 }
 
@@ -112,7 +126,8 @@ fn tell_layers(reading: &Reading) {
     for found in &reading.cards {
         *counts.entry(found.layer()).or_default() += 1;
     }
-    let counts: Vec<String> = counts.into_iter().map(|(layer, count)| format!("{count} {layer}")).collect();
+    let counts: Vec<String> =
+        counts.into_iter().map(|(layer, count)| format!("{count} {layer}")).collect();
     tracing::info!("Cards: {}", counts.join(", "));
     for replaced in &reading.replaced {
         tracing::info!("{} is not used: {} takes its place", replaced.found.origin, replaced.by);
@@ -122,7 +137,8 @@ fn tell_layers(reading: &Reading) {
     }
 }
 
-/// A socket's path as text for the wire: where the folder's is not UTF-8, the file's name, to be joined to the mesh socket's.
+/// A socket's path as text for the wire: where the folder's is not UTF-8, the file's name, to be
+/// joined to the mesh socket's.
 pub(crate) fn wire_path(path: &Path) -> String {
     let name = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     path.to_str().map_or_else(name, str::to_owned)

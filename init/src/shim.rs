@@ -1,8 +1,9 @@
 //! `brahman-init __exec`: the few steps between fork and the module's own program.
 //!
-//! init starts itself in this role, so that limits, group and descriptors are set in a fresh process rather than between
-//! fork and exec. The listening socket comes as standard input and leaves as descriptor 3, further ones come by their numbers and leave
-//! as those after it; nothing else leaves.
+//! init starts itself in this role, so that limits, group and descriptors are set in a fresh
+//! process rather than between fork and exec. The listening socket comes as standard input and
+//! leaves as descriptor 3, further ones come by their numbers and leave as those after it; nothing
+//! else leaves.
 
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -70,7 +71,8 @@ impl Shim {
         match self.try_exec() {
             Ok(never) => match never {},
             Err(error) => {
-                // Standard error is the module's log pipe; this is its last line and so the reason in `status`.
+                // Standard error is the module's log pipe; this is its last line and so the reason
+                // in `status`.
                 tracing::error!("{}", chain(&error));
                 ExitCode::from(EXIT_CONFIG)
             }
@@ -78,15 +80,23 @@ impl Shim {
     }
 
     fn try_exec(self) -> Result<Infallible, ShimError> {
-        // init's death ends its modules: they drain, and the next init starts fresh ones on the same sockets.
+        // init's death ends its modules: they drain, and the next init starts fresh ones on the
+        // same sockets.
         set_pdeathsig(Signal::SIGTERM).map_err(|e| ShimError::Orphan(e.into()))?;
         // If init died before that line, no signal will ever come.
         if self.parent.is_some_and(|parent| parent != getppid().as_raw()) {
             return Err(ShimError::NoParent);
         }
-        for (resource, name, limit) in [(Resource::RLIMIT_NOFILE, "files", self.files), (Resource::RLIMIT_DATA, "memory", self.data)] {
+        for (resource, name, limit) in [
+            (Resource::RLIMIT_NOFILE, "files", self.files),
+            (Resource::RLIMIT_DATA, "memory", self.data),
+        ] {
             if let Some(limit) = limit {
-                setrlimit(resource, limit, limit).map_err(|e| ShimError::Limit { name, limit, source: e.into() })?;
+                setrlimit(resource, limit, limit).map_err(|e| ShimError::Limit {
+                    name,
+                    limit,
+                    source: e.into(),
+                })?;
             }
         }
         if let Some(cgroup) = &self.cgroup {

@@ -1,7 +1,8 @@
 //! Binding: the lock that makes this init the only one, and sockets that outlive their modules.
 //!
-//! Invariants: nothing is removed that init or its broker did not make; what systemd passed is systemd's, and is neither
-//! removed nor bound again, or nobody would reach the mesh after a restart.
+//! Invariants: nothing is removed that init or its broker did not make; what systemd passed is
+//! systemd's, and is neither removed nor bound again, or nobody would reach the mesh after a
+//! restart.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -33,7 +34,9 @@ pub(crate) enum SocketError {
         path: PathBuf,
     },
     /// Something lies at the path of one of the mesh's own files that init did not make.
-    #[error("{path} is {what}, which init did not create and so does not touch; move it away, or choose another --socket")]
+    #[error(
+        "{path} is {what}, which init did not create and so does not touch; move it away, or choose another --socket"
+    )]
     NotOurs {
         /// The path.
         path: PathBuf,
@@ -69,17 +72,22 @@ impl SocketError {
     /// Whether only a person can mend it.
     pub(crate) fn is_configuration(&self) -> bool {
         match self {
-            Self::NotOurs { .. } | Self::Unreachable { .. } | Self::Folder(FolderError::Unsafe { .. }) => true,
-            Self::Bind(error) => matches!(error, BindError::NotOurs { .. } | BindError::TooLong { .. }),
+            Self::NotOurs { .. }
+            | Self::Unreachable { .. }
+            | Self::Folder(FolderError::Unsafe { .. }) => true,
+            Self::Bind(error) => {
+                matches!(error, BindError::NotOurs { .. } | BindError::TooLong { .. })
+            }
             Self::Taken { .. } | Self::Folder(FolderError::Io { .. }) | Self::Io { .. } => false,
         }
     }
 }
 
-/// The lock beside the mesh socket, held as long as this lives. It keeps which processes this init has started.
+/// The lock beside the mesh socket, held as long as this lives. It keeps which processes this init
+/// has started.
 ///
-/// One that came to nothing (a start that was refused) leaves no file, and no folder that was made for it: what is found
-/// there the next time is not taken for init's own.
+/// One that came to nothing (a start that was refused) leaves no file, and no folder that was made
+/// for it: what is found there the next time is not taken for init's own.
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
@@ -119,11 +127,20 @@ impl Lock {
         if let Some(found) = found.as_ref().filter(|found| strange(found)) {
             return Err(not_ours(format!("{} of uid {}", socket::described(found), found.uid())));
         }
-        let flags = OFlag::O_CREAT | OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        let mut file: File = open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| failed(e.into()))?.into();
+        let flags = OFlag::O_CREAT
+            | OFlag::O_RDWR
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC
+            | OFlag::O_NONBLOCK;
+        let mut file: File =
+            open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR).map_err(|e| failed(e.into()))?.into();
         let opened = file.metadata().map_err(failed)?;
         if strange(&opened) {
-            return Err(not_ours(format!("{} of uid {}", socket::described(&opened), opened.uid())));
+            return Err(not_ours(format!(
+                "{} of uid {}",
+                socket::described(&opened),
+                opened.uid()
+            )));
         }
         let mut text = Vec::new();
         (&mut file).take(LOCK_BYTES_MAX).read_to_end(&mut text).map_err(failed)?;
@@ -133,22 +150,28 @@ impl Lock {
         let taken = || SocketError::Taken { path: mesh.to_owned() };
         file.try_lock().map_err(|_| taken())?;
         // A file that an ending init has just removed locks nothing.
-        if !std::fs::symlink_metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (opened.dev(), opened.ino())) {
+        if !std::fs::symlink_metadata(&path)
+            .is_ok_and(|now| (now.dev(), now.ino()) == (opened.dev(), opened.ino()))
+        {
             return Err(taken());
         }
         let former = String::from_utf8_lossy(&text).lines().skip(1).filter_map(recorded).collect();
         Ok(Self { file, path, fresh: found.is_none(), made_folder, former, used: false })
     }
 
-    /// Notes which processes run, for the init after this one. A full disk costs the note, and is said.
+    /// Notes which processes run, for the init after this one. A full disk costs the note, and is
+    /// said.
     pub(crate) fn record(&mut self, running: &[ProcessRecord]) {
         self.used = true;
         let mut text = format!("{MARK}{}\n", std::process::id());
         for process in running {
             text.push_str(&format!("{} {} {}\n", process.label, process.pid, process.started));
         }
-        let written =
-            self.file.seek(SeekFrom::Start(0)).and_then(|_| self.file.set_len(0)).and_then(|()| self.file.write_all(text.as_bytes()));
+        let written = self
+            .file
+            .seek(SeekFrom::Start(0))
+            .and_then(|_| self.file.set_len(0))
+            .and_then(|()| self.file.write_all(text.as_bytes()));
         if let Err(error) = written {
             tracing::warn!(file = %self.path.display(), %error, "the list of running processes could not be saved for the next init");
         }
@@ -172,16 +195,19 @@ impl Lock {
 
 fn recorded(line: &str) -> Option<ProcessRecord> {
     let mut fields = line.split(' ');
-    let (label, pid, started) = (fields.next()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    let (label, pid, started) =
+        (fields.next()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some(ProcessRecord { label: label.to_owned(), pid, started })
 }
 
-/// The context that was set by hand, as the broker keeps it beside the mesh socket: none if nobody set one, an inner none
-/// if it was cleared.
+/// The context that was set by hand, as the broker keeps it beside the mesh socket: none if nobody
+/// set one, an inner none if it was cleared.
 pub(crate) fn context_by_hand(mesh: &Path) -> Option<Option<String>> {
     let path = mesh.with_file_name("context");
-    let text =
-        std::fs::symlink_metadata(&path).ok().filter(std::fs::Metadata::is_file).and_then(|_| std::fs::read_to_string(&path).ok())?;
+    let text = std::fs::symlink_metadata(&path)
+        .ok()
+        .filter(std::fs::Metadata::is_file)
+        .and_then(|_| std::fs::read_to_string(&path).ok())?;
     let name = text.trim_end_matches('\n');
     Some((!name.is_empty()).then(|| name.to_owned()))
 }
@@ -199,18 +225,22 @@ impl HeldSocket {
     /// Binds a socket, for a group if one is given.
     pub(crate) fn bind(path: &Path, group: Option<u32>) -> Result<Self, BindError> {
         let (listener, file) = socket::listen(path, group)?;
-        listener.set_nonblocking(true).map_err(|source| BindError::Io { path: path.to_owned(), source })?;
+        listener
+            .set_nonblocking(true)
+            .map_err(|source| BindError::Io { path: path.to_owned(), source })?;
         Ok(Self { listener, path: path.to_owned(), file: Some(file) })
     }
 
-    /// Gives or takes the group's right to connect. A socket of systemd's has the mode that its unit says.
+    /// Gives or takes the group's right to connect. A socket of systemd's has the mode that its
+    /// unit says.
     pub(crate) fn guard(&self, group: Option<u32>) -> io::Result<()> {
         if self.file.is_some() { place::guard_socket(&self.path, group) } else { Ok(()) }
     }
 
     /// Whether the file's mode lets a group connect.
     pub(crate) fn admits(&self, gid: u32) -> bool {
-        std::fs::metadata(&self.path).is_ok_and(|found| found.gid() == gid && found.mode() & 0o060 == 0o060)
+        std::fs::metadata(&self.path)
+            .is_ok_and(|found| found.gid() == gid && found.mode() & 0o060 == 0o060)
     }
 
     /// Closes the socket and removes its file; gives back one that is systemd's.
@@ -226,7 +256,9 @@ impl HeldSocket {
 
     /// Whether this is the socket at a path, whatever way leads there.
     pub(crate) fn is_at(&self, path: &Path) -> bool {
-        let identity = |path: &Path| std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        let identity = |path: &Path| {
+            std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+        };
         self.path == path || identity(&self.path).is_some_and(|own| identity(path) == Some(own))
     }
 }
@@ -261,8 +293,10 @@ mod tests {
     #[test]
     fn the_lock_is_taken_once_and_keeps_what_runs() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let running =
-            vec![ProcessRecord { label: "a".into(), pid: 7, started: 9 }, ProcessRecord { label: "b".into(), pid: 8, started: 10 }];
+        let running = vec![
+            ProcessRecord { label: "a".into(), pid: 7, started: 9 },
+            ProcessRecord { label: "b".into(), pid: 8, started: 10 },
+        ];
         let mut lock = Lock::take(&mesh(&folder)).expect("taken");
         assert!(lock.fresh && lock.former.is_empty());
         lock.record(&[running.clone(), running.clone()].concat());
@@ -276,19 +310,32 @@ mod tests {
     #[test]
     fn a_file_that_init_did_not_make_is_neither_locked_nor_written_nor_removed() {
         let file = |path: &Path| std::fs::write(path, "work").expect("written");
-        let link = |path: &Path| std::os::unix::fs::symlink(path.with_file_name("thesis"), path).expect("linked");
+        let link = |path: &Path| {
+            std::os::unix::fs::symlink(path.with_file_name("thesis"), path).expect("linked")
+        };
         let made = |path: &Path| std::fs::DirBuilder::new().create(path).expect("made");
         let ways = [("file", &file as &dyn Fn(&Path)), ("link", &link), ("folder", &made)];
-        for (name, (way, setup)) in ["init.lock", "context"].into_iter().flat_map(|name| ways.map(|way| (name, way))) {
+        for (name, (way, setup)) in
+            ["init.lock", "context"].into_iter().flat_map(|name| ways.map(|way| (name, way)))
+        {
             let folder = tempfile::tempdir().expect("a temporary directory");
             let path = folder.path().join(name);
             std::fs::write(folder.path().join("thesis"), "work").expect("written");
             setup(&path);
-            let outcome = Lock::take(&mesh(&folder)).and_then(|lock| lock.forget_context(&mesh(&folder)));
+            let outcome =
+                Lock::take(&mesh(&folder)).and_then(|lock| lock.forget_context(&mesh(&folder)));
             let error = outcome.expect_err("refused");
-            assert!(error.is_configuration() && error.to_string().contains(name) && error.to_string().contains("move it away"), "{error}");
+            assert!(
+                error.is_configuration()
+                    && error.to_string().contains(name)
+                    && error.to_string().contains("move it away"),
+                "{error}"
+            );
             assert!(std::fs::symlink_metadata(&path).is_ok(), "{name}, a {way}, is still there");
-            assert_eq!(std::fs::read_to_string(folder.path().join("thesis")).expect("read"), "work");
+            assert_eq!(
+                std::fs::read_to_string(folder.path().join("thesis")).expect("read"),
+                "work"
+            );
             if path.is_file() {
                 assert_eq!(std::fs::read_to_string(&path).expect("read"), "work", "{name}");
             }

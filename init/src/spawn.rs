@@ -81,14 +81,16 @@ impl Process {
         }
     }
 
-    /// Kills the whole group. Safe against reuse of the number: the leader is not reaped yet while `self` lives.
+    /// Kills the whole group. Safe against reuse of the number: the leader is not reaped yet while
+    /// `self` lives.
     pub(crate) fn kill_group(&self) {
         self.signal(Signal::SIGKILL);
         self.sweep_group();
     }
 
     fn sweep_group(&self) {
-        // A child's number, which is never 0: that would be our own group. An empty group is the usual case.
+        // A child's number, which is never 0: that would be our own group. An empty group is the
+        // usual case.
         let _ = killpg(Pid::from_raw(self.pid.cast_signed()), Signal::SIGKILL);
     }
 
@@ -99,7 +101,8 @@ impl Process {
     }
 }
 
-/// Starts a module's process in a group of its own, with its listener as descriptor 3 and those for TCP as the ones after it.
+/// Starts a module's process in a group of its own, with its listener as descriptor 3 and those for
+/// TCP as the ones after it.
 pub(crate) fn spawn(
     card: &Card,
     listener: &UnixListener,
@@ -132,7 +135,8 @@ pub(crate) fn spawn(
         (None, None) => {}
     }
     // Open in whatever is started as long as these are held, which is the shim alone.
-    let also: Vec<OwnedFd> = tcp.iter().map(dup).collect::<Result<_, _>>().map_err(|error| passing(error.into()))?;
+    let also: Vec<OwnedFd> =
+        tcp.iter().map(dup).collect::<Result<_, _>>().map_err(|error| passing(error.into()))?;
     command.args(also.iter().map(|descriptor| format!("--also={}", descriptor.as_raw_fd())));
     command.arg("--").arg(&program).args(&native.argv);
     for (key, value) in environment(card, native, places, &state) {
@@ -141,11 +145,19 @@ pub(crate) fn spawn(
             None => command.env_remove(key),
         };
     }
-    command.stdin(OwnedFd::from(listener.try_clone().map_err(passing)?)).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command
+        .stdin(OwnedFd::from(listener.try_clone().map_err(passing)?))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
     let mut child = command.spawn().map_err(passing)?;
     let pid = child.id();
     match Pidfd::open(pid) {
-        Ok(pidfd) => Ok(StartedProcess { process: Process { pid, pidfd }, stdout: child.stdout.take(), stderr: child.stderr.take() }),
+        Ok(pidfd) => Ok(StartedProcess {
+            process: Process { pid, pidfd },
+            stdout: child.stdout.take(),
+            stderr: child.stderr.take(),
+        }),
         Err(error) => {
             // Still our unreaped child, so the number is safe for this one last use.
             let _ = child.kill();
@@ -160,11 +172,20 @@ const REPLICAS: &str = "replicas";
 
 /// Where a module's lasting state is: the mesh's, or a replica's own.
 fn state_of(card: &Card, places: &Places) -> PathBuf {
-    if card.label.is_replica() { places.state.join(REPLICAS).join(card.label.as_str()) } else { places.state.clone() }
+    if card.label.is_replica() {
+        places.state.join(REPLICAS).join(card.label.as_str())
+    } else {
+        places.state.clone()
+    }
 }
 
 /// Paths as they are, UTF-8 or not. A value of none removes what init itself was started with.
-fn environment(card: &Card, native: &Native, places: &Places, state: &Path) -> BTreeMap<String, Option<OsString>> {
+fn environment(
+    card: &Card,
+    native: &Native,
+    places: &Places,
+    state: &Path,
+) -> BTreeMap<String, Option<OsString>> {
     let path = |path: &Path| Some(path.as_os_str().to_owned());
     let text = |text: String| Some(OsString::from(text));
     let mut all: BTreeMap<String, Option<OsString>> = [
@@ -178,9 +199,16 @@ fn environment(card: &Card, native: &Native, places: &Places, state: &Path) -> B
         ("BRAHMAN_GRACE_MS", text((GRACE_MS - 500).to_string())),
         ("BRAHMAN_QUOTA_CONNECTIONS", text(card.quotas.connections.to_string())),
         // As a number, and only for what a member may call: a module without it turns others away.
-        ("BRAHMAN_GROUP", places.group.filter(|_| admits_group(card)).and_then(|gid| text(gid.to_string()))),
+        (
+            "BRAHMAN_GROUP",
+            places.group.filter(|_| admits_group(card)).and_then(|gid| text(gid.to_string())),
+        ),
         ("NOTIFY_SOCKET", path(&places.notify)),
-        ("WATCHDOG_USEC", (card.watchdog_s > 0).then(|| (u64::from(card.watchdog_s) * 1_000_000).to_string().into())),
+        (
+            "WATCHDOG_USEC",
+            (card.watchdog_s > 0)
+                .then(|| (u64::from(card.watchdog_s) * 1_000_000).to_string().into()),
+        ),
         ("WATCHDOG_PID", None),
         ("LISTEN_PID", None),
         ("LISTEN_FDS", None),
@@ -194,23 +222,33 @@ fn environment(card: &Card, native: &Native, places: &Places, state: &Path) -> B
     if let Some(context) = &places.context {
         all.insert("BRAHMAN_BROKER_CONTEXT".into(), text(context.clone()));
     }
-    all.extend(native.env.iter().chain(&card.environment).map(|(k, v)| (k.clone(), text(v.clone()))));
+    all.extend(
+        native.env.iter().chain(&card.environment).map(|(k, v)| (k.clone(), text(v.clone()))),
+    );
     all
 }
 
-/// Whether members of the mesh's group may connect to a module. The broker lets them in and looks at each module's Card.
+/// Whether members of the mesh's group may connect to a module. The broker lets them in and looks
+/// at each module's Card.
 pub(crate) fn admits_group(card: &Card) -> bool {
-    card.access == Access::Group || card.offered_interfaces().any(|i| i == brahman_card::interface::broker::INTERFACE.name)
+    card.access == Access::Group
+        || card.offered_interfaces().any(|i| i == brahman_card::interface::broker::INTERFACE.name)
 }
 
 /// Children of this process that are no module's main process: what modules left behind.
 pub(crate) fn orphans(known: impl Fn(u32) -> bool) -> Vec<u32> {
     let own = std::process::id();
-    let listed = std::fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
-    listed.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(|pid| !known(*pid)).collect()
+    let listed =
+        std::fs::read_to_string(format!("/proc/self/task/{own}/children")).unwrap_or_default();
+    listed
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .filter(|pid| !known(*pid))
+        .collect()
 }
 
-/// Reaps an orphan if it has ended; kills it first if it belongs to a life of `card_id` that is over.
+/// Reaps an orphan if it has ended; kills it first if it belongs to a life of `card_id` that is
+/// over.
 pub(crate) fn tend_orphan(pid: u32, over: Option<&str>) {
     // 0 would be whatever is in our own group.
     if pid == 0 {

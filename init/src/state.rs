@@ -2,9 +2,12 @@
 //!
 //! Invariants:
 //! * a module has at most one process; a new one is spawned only after the old one's end was seen;
-//! * every state but `ready`, `stopped` and a permanent `failed` has a timer or an awaited event, so nothing waits for ever;
-//! * a death is classified before it is retried: exit 78 never is, a healthy life's end is retried at once;
-//! * what init does not start (a module that attached by itself, one that somebody else supervises) it does not restart.
+//! * every state but `ready`, `stopped` and a permanent `failed` has a timer or an awaited event,
+//!   so nothing waits for ever;
+//! * a death is classified before it is retried: exit 78 never is, a healthy life's end is retried
+//!   at once;
+//! * what init does not start (a module that attached by itself, one that somebody else supervises)
+//!   it does not restart.
 
 mod entry;
 mod event;
@@ -19,7 +22,10 @@ use brahman_card::card::{Lifecycle, Supervision};
 use brahman_card::interface::init::{ReloadOut, UpdateIn};
 use brahman_card::{Card, ModuleRecord, ModuleState};
 pub(crate) use entry::Entry;
-use entry::{COOLDOWN_MS, become_ready, died, end, end_with_all, leaves, loads, patience, refuse, tick, touch};
+use entry::{
+    COOLDOWN_MS, become_ready, died, end, end_with_all, leaves, loads, patience, refuse, tick,
+    touch,
+};
 pub(crate) use event::{Command, Effect, Event, Exit};
 use phase::{Afterwards, Phase, Stage, Standing};
 
@@ -32,8 +38,8 @@ pub(crate) const GRACE_MS: Millis = 5_000;
 pub(crate) const SHUTDOWN_GRACE_MS: Millis = 8_000;
 /// A killed process whose end is not seen is killed again: it may sit in an uninterruptible call.
 const REKILL_MS: Millis = 1_000;
-/// A timer seen this much too late means that init itself stood still (SIGSTOP, a starved machine): words of modules may
-/// wait unread, and they get as long again to be read.
+/// A timer seen this much too late means that init itself stood still (SIGSTOP, a starved machine):
+/// words of modules may wait unread, and they get as long again to be read.
 const LATE_MS: Millis = 1_000;
 /// sysexits.h `EX_CONFIG`.
 const EXIT_CONFIG: i32 = 78;
@@ -47,7 +53,8 @@ enum Shutdown {
     /// It is not to end.
     #[default]
     No,
-    /// Processes are asked to end, what requires others first, and whatever is left at this time is killed.
+    /// Processes are asked to end, what requires others first, and whatever is left at this time is
+    /// killed.
     Until(Millis),
     /// All were killed.
     Forced,
@@ -102,37 +109,51 @@ impl State {
         self.modules.values().filter_map(|entry| Some((entry.card.label.as_str(), entry.pid()?)))
     }
 
-    /// Modules that have no process and get none unless somebody asks for it: their labels, and why, for who calls them. While all ends
-    /// there is none: calls that wait at a socket of systemd's are for the next init.
+    /// Modules that have no process and get none unless somebody asks for it: their labels, and
+    /// why, for who calls them. While all ends there is none: calls that wait at a socket of
+    /// systemd's are for the next init.
     #[must_use]
     pub(crate) fn absent(&self) -> BTreeMap<Id, (String, String)> {
         let all = self.modules.iter().filter(|_| self.shutdown == Shutdown::No);
-        let absent = all.filter_map(|(id, entry)| Some((id.clone(), (entry.card.label.to_string(), entry.absence()?))));
+        let absent = all.filter_map(|(id, entry)| {
+            Some((id.clone(), (entry.card.label.to_string(), entry.absence()?)))
+        });
         absent.collect()
     }
 
-    /// Why a command on a label would do nothing; none if it does something, or if there is no such label.
+    /// Why a command on a label would do nothing; none if it does something, or if there is no such
+    /// label.
     #[must_use]
     pub(crate) fn refusal(&self, label: &str, command: Command) -> Option<String> {
-        let mut named = self.modules.values().filter(|entry| entry.card.label.answers_to(label)).peekable();
+        let mut named =
+            self.modules.values().filter(|entry| entry.card.label.answers_to(label)).peekable();
         let first = *named.peek()?;
-        if named.any(|entry| entry.is_started_here() || (command == Command::Stop && entry.session.is_some())) {
+        if named.any(|entry| {
+            entry.is_started_here() || (command == Command::Stop && entry.session.is_some())
+        }) {
             return None;
         }
         let attached = first.session.is_some();
         Some(match command {
-            Command::Stop => format!("`{label}` is not attached, and init does not run it: there is nothing to stop"),
+            Command::Stop => format!(
+                "`{label}` is not attached, and init does not run it: there is nothing to stop"
+            ),
             Command::Start | Command::Restart if attached => {
-                format!("`{label}` attached by itself: init cannot start it again; `brahman stop {label}` asks it to end")
+                format!(
+                    "`{label}` attached by itself: init cannot start it again; `brahman stop {label}` asks it to end"
+                )
             }
-            Command::Start | Command::Restart => format!("init does not start `{label}`: its Card says that it attaches by itself"),
+            Command::Start | Command::Restart => {
+                format!("init does not start `{label}`: its Card says that it attaches by itself")
+            }
         })
     }
 
     /// The table as others see it, by label.
     #[must_use]
     pub(crate) fn records(&self, now: Millis) -> Vec<ModuleRecord> {
-        let mut records: Vec<ModuleRecord> = self.modules.values().map(|entry| entry.record(now)).collect();
+        let mut records: Vec<ModuleRecord> =
+            self.modules.values().map(|entry| entry.record(now)).collect();
         records.sort_by(|a, b| (&a.card.label, &a.card.id).cmp(&(&b.card.label, &b.card.id)));
         records
     }
@@ -153,8 +174,12 @@ impl State {
         match event {
             Event::Cards(cards) => self.load(cards, now, &mut effects),
             Event::Spawned { id, pid } => self.spawned(&id, pid, now, &mut effects),
-            Event::SpawnFailed { id, reason, permanent } => self.spawn_failed(&id, reason, permanent, now, &mut effects),
-            Event::Exited { id, pid, exit, last_line } => self.exited(&id, pid, &exit, last_line, now, &mut effects),
+            Event::SpawnFailed { id, reason, permanent } => {
+                self.spawn_failed(&id, reason, permanent, now, &mut effects)
+            }
+            Event::Exited { id, pid, exit, last_line } => {
+                self.exited(&id, pid, &exit, last_line, now, &mut effects)
+            }
             Event::Attached { id, session } => self.attached(&id, session, now, &mut effects),
             Event::Introduced { card, socket, session, pid } => {
                 let mut entry = Entry::new(*card, socket, now);
@@ -181,10 +206,13 @@ impl State {
                 }
             }
             Event::Stranger { pid } => {
-                // Whose word it was cannot be told; each that it may have been keeps the reason, until it is ready.
+                // Whose word it was cannot be told; each that it may have been keeps the reason,
+                // until it is ready.
                 for entry in self.modules.values_mut().filter(|e| e.runs() && e.session.is_none()) {
                     if entry.state() == ModuleState::Starting {
-                        entry.reason = Some(format!("READY=1 came from process {pid}, which has exited or belongs to no module: ignored"));
+                        entry.reason = Some(format!(
+                            "READY=1 came from process {pid}, which has exited or belongs to no module: ignored"
+                        ));
                     }
                 }
             }
@@ -200,15 +228,19 @@ impl State {
     fn load(&mut self, cards: Vec<(Card, String)>, now: Millis, effects: &mut Vec<Effect>) {
         let mut outcome = ReloadOut::default();
         let cycles = brahman_card::card::cycles(cards.iter().map(|(card, _)| card));
-        let mut fresh: BTreeMap<Id, (Card, String)> = cards.into_iter().map(|(card, socket)| (card.id.clone(), (card, socket))).collect();
+        let mut fresh: BTreeMap<Id, (Card, String)> =
+            cards.into_iter().map(|(card, socket)| (card.id.clone(), (card, socket))).collect();
         let mut over = Vec::new();
         for (id, entry) in &mut self.modules {
             let label = entry.card.label.to_string();
             match fresh.remove(id) {
                 Some((card, socket)) if card == entry.card && socket == entry.socket => {
                     outcome.unchanged.push(label);
-                    // It was taken away, or changed, a moment ago, and is back while its process still drains.
-                    if let Some(order @ (Afterwards::Remove | Afterwards::Replace(_))) = entry.phase.order_mut() {
+                    // It was taken away, or changed, a moment ago, and is back while its process
+                    // still drains.
+                    if let Some(order @ (Afterwards::Remove | Afterwards::Replace(_))) =
+                        entry.phase.order_mut()
+                    {
                         *order = Afterwards::Start;
                     }
                 }
@@ -249,18 +281,29 @@ impl State {
     fn spawned(&mut self, id: &str, pid: u32, now: Millis, effects: &mut Vec<Effect>) {
         let Some(entry) = self.modules.get_mut(id) else { return };
         let order = entry.phase.take_order();
-        entry.enter(Phase::Running(pid, Stage::Starting { ready_by: patience(&entry.card, now) }), now);
+        entry.enter(
+            Phase::Running(pid, Stage::Starting { ready_by: patience(&entry.card, now) }),
+            now,
+        );
         if let Some(order) = order {
             // Not over at once: there is a process now.
             let _ = end(entry, id, order, now, effects);
         }
     }
 
-    fn spawn_failed(&mut self, id: &str, reason: String, permanent: bool, now: Millis, effects: &mut Vec<Effect>) {
+    fn spawn_failed(
+        &mut self,
+        id: &str,
+        reason: String,
+        permanent: bool,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+    ) {
         let Some(entry) = self.modules.get_mut(id) else { return };
         entry.reason = Some(reason);
         if entry.pid().is_some() {
-            // Its socket could not be bound, and then it could: the process is there, and is judged by what it does.
+            // Its socket could not be bound, and then it could: the process is there, and is judged
+            // by what it does.
             return;
         }
         let order = entry.phase.take_order();
@@ -288,13 +331,24 @@ impl State {
         }
     }
 
-    fn exited(&mut self, id: &str, pid: u32, exit: &Exit, last_line: Option<String>, now: Millis, effects: &mut Vec<Effect>) {
+    fn exited(
+        &mut self,
+        id: &str,
+        pid: u32,
+        exit: &Exit,
+        last_line: Option<String>,
+        now: Millis,
+        effects: &mut Vec<Effect>,
+    ) {
         let shutting_down = self.shutdown != Shutdown::No;
-        let Some(entry) = self.modules.get_mut(id).filter(|entry| entry.pid() == Some(pid)) else { return };
+        let Some(entry) = self.modules.get_mut(id).filter(|entry| entry.pid() == Some(pid)) else {
+            return;
+        };
         let lived = now.saturating_sub(entry.since);
         let was = entry.state();
         entry.session = None;
-        // What it said of itself holds until its next life says otherwise: calls that require it wait for that.
+        // What it said of itself holds until its next life says otherwise: calls that require it
+        // wait for that.
         entry.is_former = true;
         if let Some(order) = entry.phase.take_order() {
             self.finish(id, order, now, effects);
@@ -309,7 +363,8 @@ impl State {
         } else {
             entry.deaths += 1;
         }
-        let one_shot = entry.card.lifecycle == Lifecycle::Oneshot || entry.card.supervision == Supervision::OneShot;
+        let one_shot = entry.card.lifecycle == Lifecycle::Oneshot
+            || entry.card.supervision == Supervision::OneShot;
         if *exit == Exit::Code(0) && one_shot {
             entry.reason = Some("done".into());
             entry.enter(Phase::Stopped, now);
@@ -372,7 +427,11 @@ impl State {
     }
 
     fn detached(&mut self, session: &str, now: Millis, effects: &mut Vec<Effect>) {
-        let Some((id, entry)) = self.modules.iter_mut().find(|(_, e)| e.session.as_deref() == Some(session)) else { return };
+        let Some((id, entry)) =
+            self.modules.iter_mut().find(|(_, e)| e.session.as_deref() == Some(session))
+        else {
+            return;
+        };
         entry.session = None;
         if entry.brought {
             let id = id.clone();
@@ -382,13 +441,20 @@ impl State {
             entry.attributes.clear();
             entry.enter(Phase::Waiting, now);
         } else {
-            // The process is judged by its end; a session lost alone is taken up again by the module.
+            // The process is judged by its end; a session lost alone is taken up again by the
+            // module.
             touch(entry, now);
         }
     }
 
     fn updated(&mut self, update: UpdateIn, now: Millis) {
-        let Some(entry) = self.modules.values_mut().find(|e| e.session.as_deref() == Some(update.session.as_str())) else { return };
+        let Some(entry) = self
+            .modules
+            .values_mut()
+            .find(|e| e.session.as_deref() == Some(update.session.as_str()))
+        else {
+            return;
+        };
         if let Some(attributes) = update.attributes {
             if std::mem::take(&mut entry.is_former) {
                 entry.attributes.clear();
@@ -498,9 +564,14 @@ impl State {
             Shutdown::Forced => Some(now + REKILL_MS),
         };
         if let Some(kill_at) = kill_at {
-            let needed: Vec<Id> = graph::needed_by_running(self.modules.iter().map(|(id, e)| (id, &e.card, e.runs())));
+            let needed: Vec<Id> = graph::needed_by_running(
+                self.modules.iter().map(|(id, e)| (id, &e.card, e.runs())),
+            );
             for (id, entry) in &mut self.modules {
-                if entry.pid().is_some() && entry.phase.order_mut().is_none() && !needed.contains(id) {
+                if entry.pid().is_some()
+                    && entry.phase.order_mut().is_none()
+                    && !needed.contains(id)
+                {
                     end_with_all(entry, kill_at, now);
                     effects.push(Effect::Terminate { id: id.clone() });
                 }
@@ -516,7 +587,8 @@ impl State {
                 continue;
             }
             if !entry.is_started_here() {
-                entry.reason = Some("waits for its module to attach: init does not start it".into());
+                entry.reason =
+                    Some("waits for its module to attach: init does not start it".into());
                 continue;
             }
             if let Some(missing) = met.missing(&entry.card) {

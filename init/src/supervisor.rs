@@ -60,7 +60,8 @@ pub struct Options {
     pub state: PathBuf,
     /// Context that the broker starts in.
     pub context: Option<String>,
-    /// Whether standard error is a file that nobody bounds: modules' lines are kept in the state's logs and not passed on to it.
+    /// Whether standard error is a file that nobody bounds: modules' lines are kept in the state's
+    /// logs and not passed on to it.
     pub detached: bool,
 }
 
@@ -99,20 +100,26 @@ struct Supervisor {
 /// Runs the mesh until it is asked to end.
 ///
 /// # Errors
-/// If the mesh cannot be set up: another init, a socket that cannot be bound, a Card or a context that is refused.
+/// If the mesh cannot be set up: another init, a socket that cannot be bound, a Card or a context
+/// that is refused.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     // Before anything is started: whoever ends this process from here on leaves nothing behind.
     let mut signals = Signals::listen()?;
     let mut lock = Lock::take(&options.mesh)?;
     let group = mesh_group(&options.mesh, &lock)?;
     let cgroup = Cgroups::folder()?;
-    let loaded = load(&options.cards, &options.mesh).map_err(|fault| Refusal(fault.message().to_owned()))?;
-    if let Some(why) = options.context.as_deref().and_then(|name| unknown_context(name, &loaded.cards)) {
+    let loaded =
+        load(&options.cards, &options.mesh).map_err(|fault| Refusal(fault.message().to_owned()))?;
+    if let Some(why) =
+        options.context.as_deref().and_then(|name| unknown_context(name, &loaded.cards))
+    {
         return Err(Refusal(why).into());
     }
     lock.forget_context(&options.mesh)?;
     check_place(&options.state)?;
-    place::private_dir(&options.state).with_context(|| format!("cannot create the state directory {}", options.state.display()))?;
+    place::private_dir(&options.state).with_context(|| {
+        format!("cannot create the state directory {}", options.state.display())
+    })?;
     // Held until this function returns: nothing of this mesh writes to the state after that.
     let state_lock = StateLock::take(&options.state, &options.mesh)?;
     set_child_subreaper(true).context("cannot become a subreaper")?;
@@ -127,13 +134,19 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let listener = UnixListener::from_std(listener)?;
     let ear = Ear::bind(&places.notify).map_err(SocketError::from)?;
     let (requests, inbox) = mpsc::channel(REQUESTS_WAITING);
-    let (table, watching) = watch::channel(Arc::new(WatchOut { modules: Vec::new(), generation: 0 }));
+    let (table, watching) =
+        watch::channel(Arc::new(WatchOut { modules: Vec::new(), generation: 0 }));
     // systemd keeps what is its own to keep.
-    let logs = Arc::new(if is_journal() { Logs::default() } else { Logs::kept_in(&options.state.join(FOLDER), options.detached) });
+    let logs = Arc::new(if is_journal() {
+        Logs::default()
+    } else {
+        Logs::kept_in(&options.state.join(FOLDER), options.detached)
+    });
     let closing = CancellationToken::new();
     let service = Arc::new(InitService { requests, table: watching, logs: Arc::clone(&logs) });
     let kept = Arc::clone(&logs);
-    let serving = tokio::spawn(serve(listener, service, ServeOptions::named("init"), closing.clone()));
+    let serving =
+        tokio::spawn(serve(listener, service, ServeOptions::named("init"), closing.clone()));
 
     let mut supervisor = Supervisor {
         options,
@@ -177,11 +190,18 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Ends what former inits left, and what else writes to the state; whether init itself is to go on after that.
-async fn end_former(lock: &mut Lock, state_lock: &StateLock, options: &Options, signals: &mut Signals) -> bool {
+/// Ends what former inits left, and what else writes to the state; whether init itself is to go on
+/// after that.
+async fn end_former(
+    lock: &mut Lock,
+    state_lock: &StateLock,
+    options: &Options,
+    signals: &mut Signals,
+) -> bool {
     let former = std::mem::take(&mut lock.former);
     // Those of the mesh that had the state before, on whatever socket, write to it as well.
-    let on_state = state_lock.former.as_ref().map(|holder| (holder.socket.as_path(), options.state.as_path()));
+    let on_state =
+        state_lock.former.as_ref().map(|holder| (holder.socket.as_path(), options.state.as_path()));
     let left = processes::left_behind(&former, &options.mesh, on_state);
     tokio::select! {
         _ = processes::end(left, Duration::from_millis(GRACE_MS)) => {}
@@ -253,7 +273,12 @@ impl Supervisor {
     }
 
     /// Takes one occurrence after the other until all is over.
-    async fn attend(&mut self, mut signals: Signals, mut inbox: mpsc::Receiver<Request>, ear: &Ear) {
+    async fn attend(
+        &mut self,
+        mut signals: Signals,
+        mut inbox: mpsc::Receiver<Request>,
+        ear: &Ear,
+    ) {
         let mut alive = Mouth::watchdog().map(tokio::time::interval);
         while !self.over {
             let timer = self.state.next_timer().map(|at| self.started + Duration::from_millis(at));
@@ -299,13 +324,23 @@ impl Supervisor {
         }
     }
 
-    /// A word by sd_notify counts for the module that its sender belongs to, be it a child of a wrapper.
+    /// A word by sd_notify counts for the module that its sender belongs to, be it a child of a
+    /// wrapper.
     fn hear(&mut self, word: Word) {
         let known: BTreeSet<u32> = self.state.running().map(|(_, pid)| pid).collect();
         match processes::owner(word.pid, &known) {
-            Some(pid) => self.apply(Event::Notified { pid, ready: word.ready, stopping: word.stopping, status: word.status }),
+            Some(pid) => self.apply(Event::Notified {
+                pid,
+                ready: word.ready,
+                stopping: word.stopping,
+                status: word.status,
+            }),
             None => {
-                tracing::warn!(pid = word.pid, ready = word.ready, "a notification came from a process that belongs to no module");
+                tracing::warn!(
+                    pid = word.pid,
+                    ready = word.ready,
+                    "a notification came from a process that belongs to no module"
+                );
                 if word.ready {
                     self.apply(Event::Stranger { pid: word.pid });
                 }
@@ -313,7 +348,8 @@ impl Supervisor {
         }
     }
 
-    /// Steps the state, carries out the effects (which may bring events of their own), and publishes.
+    /// Steps the state, carries out the effects (which may bring events of their own), and
+    /// publishes.
     fn apply(&mut self, event: Event) {
         let mut events = vec![event];
         while let Some(event) = events.pop() {
@@ -330,12 +366,18 @@ impl Supervisor {
     /// Has callers of modules that will not run by themselves answered, and of no others.
     fn answer_for_absent(&mut self) {
         let absent = self.state.absent();
-        self.absences.retain(|id, absence| absent.get(id).is_some_and(|(_, why)| *why == absence.why));
+        self.absences
+            .retain(|id, absence| absent.get(id).is_some_and(|(_, why)| *why == absence.why));
         for (id, (label, why)) in absent {
-            let Some(held) = self.listeners.get(&id).filter(|_| !self.absences.contains_key(&id)) else { continue };
+            let Some(held) = self.listeners.get(&id).filter(|_| !self.absences.contains_key(&id))
+            else {
+                continue;
+            };
             match Absence::answer(&held.listener, &label, why) {
                 Ok(absence) => drop(self.absences.insert(id, absence)),
-                Err(error) => tracing::warn!(%label, %error, "its callers wait: nobody can answer for it"),
+                Err(error) => {
+                    tracing::warn!(%label, %error, "its callers wait: nobody can answer for it")
+                }
             }
         }
     }
@@ -344,7 +386,11 @@ impl Supervisor {
     fn note_processes(&mut self) {
         let running: Vec<u32> = self.state.running().map(|(_, pid)| pid).collect();
         if running != self.noted {
-            let recorded: Vec<ProcessRecord> = self.state.running().filter_map(|(label, pid)| ProcessRecord::now(label, pid)).collect();
+            let recorded: Vec<ProcessRecord> = self
+                .state
+                .running()
+                .filter_map(|(label, pid)| ProcessRecord::now(label, pid))
+                .collect();
             self.lock.record(&recorded);
             self.noted = running;
         }
@@ -357,10 +403,17 @@ impl Supervisor {
         }
         let own = interface::broker::INTERFACE.name;
         let who = answers(cards, None).into_iter().filter(|(interface, _)| *interface != own);
-        let who: Vec<String> =
-            who.map(|(interface, card)| format!("{interface} → {}{}", card.label, if card.mock { " (mock)" } else { "" })).collect();
+        let who: Vec<String> = who
+            .map(|(interface, card)| {
+                format!("{interface} → {}{}", card.label, if card.mock { " (mock)" } else { "" })
+            })
+            .collect();
         let known: Vec<&str> = contexts(cards).into_iter().collect();
-        tracing::warn!("no context is set: {}; --context or `brahman context NAME` sets one of: {}", who.join(", "), known.join(", "));
+        tracing::warn!(
+            "no context is set: {}; --context or `brahman context NAME` sets one of: {}",
+            who.join(", "),
+            known.join(", ")
+        );
     }
 
     /// The context as it is now: as it was set by hand, else as init was started.
@@ -396,11 +449,13 @@ impl Supervisor {
         }
         let ready = modules.iter().filter(|m| m.state == ModuleState::Ready).count();
         let failed = modules.iter().filter(|m| m.state == ModuleState::Failed).count();
-        self.mouth.say(&format!("STATUS={ready} of {} modules ready, {failed} failed", modules.len()));
+        self.mouth
+            .say(&format!("STATUS={ready} of {} modules ready, {failed} failed", modules.len()));
         // The mesh is up once its socket is answered; modules come and go behind it.
-        let answering = modules
-            .iter()
-            .any(|m| m.state == ModuleState::Ready && m.card.offered_interfaces().any(|i| i == interface::broker::INTERFACE.name));
+        let answering = modules.iter().any(|m| {
+            m.state == ModuleState::Ready
+                && m.card.offered_interfaces().any(|i| i == interface::broker::INTERFACE.name)
+        });
         if answering && !self.said_ready {
             self.said_ready = true;
             self.mouth.say("READY=1");
@@ -427,7 +482,8 @@ fn alike(a: &[ModuleRecord], b: &[ModuleRecord]) -> bool {
 
 /// init and the broker hold a descriptor a module and two a client: ask for all that may be had.
 fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }

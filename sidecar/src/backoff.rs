@@ -1,9 +1,10 @@
 //! Pauses between attempts that grow: the one policy for whatever is tried again over the wire.
 //!
-//! What may be tried again, and how often, is its caller's to say: this only says how long to wait before the next attempt. Within the
-//! mesh nothing is spread at random, because what is waited for there comes back for one client at a time or holds its backlog (a
-//! listening socket of init's); where many would return in step, as modules that are started again do, init spreads them itself. A server
-//! that others ask as well is another matter: for it there is [`Backoff::advance_spread`].
+//! What may be tried again, and how often, is its caller's to say: this only says how long to wait
+//! before the next attempt. Within the mesh nothing is spread at random, because what is waited for
+//! there comes back for one client at a time or holds its backlog (a listening socket of init's);
+//! where many would return in step, as modules that are started again do, init spreads them itself.
+//! A server that others ask as well is another matter: for it there is [`Backoff::advance_spread`].
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
@@ -70,12 +71,18 @@ mod tests {
     fn pauses_grow_up_to_the_longest_and_begin_anew_after_a_success() {
         let ms = Duration::from_millis;
         let mut backoff = Backoff::doubling(ms(2), ms(7));
-        assert_eq!([backoff.advance(), backoff.advance(), backoff.advance(), backoff.advance()], [ms(2), ms(4), ms(7), ms(7)]);
+        assert_eq!(
+            [backoff.advance(), backoff.advance(), backoff.advance(), backoff.advance()],
+            [ms(2), ms(4), ms(7), ms(7)]
+        );
         backoff.reset();
         assert_eq!(backoff.peek(), ms(2));
         for _ in 0..100 {
             let mut spread = Backoff::doubling(ms(100), ms(400));
-            assert!((ms(50)..=ms(100)).contains(&spread.advance_spread()) && (ms(100)..=ms(200)).contains(&spread.advance_spread()));
+            assert!(
+                (ms(50)..=ms(100)).contains(&spread.advance_spread())
+                    && (ms(100)..=ms(200)).contains(&spread.advance_spread())
+            );
         }
         let mut steep = Backoff::doubling(ms(10), Duration::MAX).by(3);
         assert_eq!([steep.advance(), steep.advance(), steep.advance()], [ms(10), ms(30), ms(90)]);

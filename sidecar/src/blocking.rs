@@ -1,10 +1,12 @@
 //! Work that waits for a disk or a lock, on a thread of the runtime's that may.
 //!
-//! Invariants: the work begins when [`blocking`] is called and goes on when nobody waits any more; a panic of it is told to whoever waits.
+//! Invariants: the work begins when [`blocking`] is called and goes on when nobody waits any more;
+//! a panic of it is told to whoever waits.
 //!
-//! `tokio::task::spawn_blocking` compiles the whole machinery of a task, some five kilobytes, for every closure that it is given: of a
-//! hundred of them in the catalog that was a sixth of its code, and of the time to build it. Here all are one kind of task, and what each
-//! costs is two boxes.
+//! `tokio::task::spawn_blocking` compiles the whole machinery of a task, some five kilobytes, for
+//! every closure that it is given: of a hundred of them in the catalog that was a sixth of its
+//! code, and of the time to build it. Here all are one kind of task, and what each costs is two
+//! boxes.
 
 use std::any::Any;
 use std::future::Future;
@@ -26,7 +28,10 @@ pub struct BlockingWork<T> {
 
 /// Runs work on a thread that may wait. It needs a runtime, as `spawn_blocking` does.
 pub fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> BlockingWork<T> {
-    BlockingWork { task: begin(Box::new(move || -> Outcome { Box::new(work()) })), outcome: PhantomData }
+    BlockingWork {
+        task: begin(Box::new(move || -> Outcome { Box::new(work()) })),
+        outcome: PhantomData,
+    }
 }
 
 /// The one kind of task.
@@ -39,7 +44,9 @@ impl<T: 'static> Future for BlockingWork<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = ready!(Pin::new(&mut self.task).poll(context));
-        Poll::Ready(outcome.map(|outcome| *outcome.downcast::<T>().expect("the work gives what its closure returns")))
+        Poll::Ready(outcome.map(|outcome| {
+            *outcome.downcast::<T>().expect("the work gives what its closure returns")
+        }))
     }
 }
 

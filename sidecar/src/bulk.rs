@@ -1,9 +1,12 @@
-//! Arrow IPC over an upgraded connection: frames of a 32-bit little-endian length and that many bytes.
+//! Arrow IPC over an upgraded connection: frames of a 32-bit little-endian length and that many
+//! bytes.
 //!
-//! A length of 0 ends the stream; the top bit marks a Varlink error object in JSON instead of Arrow.
+//! A length of 0 ends the stream; the top bit marks a Varlink error object in JSON instead of
+//! Arrow.
 //!
-//! Invariants: memory follows what has come, not what was announced, and is asked for before it is taken; whatever bytes a frame
-//! has, they end in batches or in an error that says what is wrong with them.
+//! Invariants: memory follows what has come, not what was announced, and is asked for before it is
+//! taken; whatever bytes a frame has, they end in batches or in an error that says what is wrong
+//! with them.
 
 use std::io;
 use std::time::Instant;
@@ -61,14 +64,23 @@ async fn read_frame(body: &[u8]) -> io::Result<Vec<RecordBatch>> {
         return batches(body);
     }
     let body = body.to_vec();
-    tokio::task::spawn_blocking(move || batches(&body)).await.unwrap_or_else(|error| Err(bad(error)))
+    tokio::task::spawn_blocking(move || batches(&body))
+        .await
+        .unwrap_or_else(|error| Err(bad(error)))
 }
 
-/// Reads the batches of a frame. The reader trusts offsets and lengths that it finds, and panics on some that are wrong.
+/// Reads the batches of a frame. The reader trusts offsets and lengths that it finds, and panics on
+/// some that are wrong.
 fn batches(body: &[u8]) -> io::Result<Vec<RecordBatch>> {
-    let read =
-        std::panic::catch_unwind(|| StreamReader::try_new(body, None).map_err(bad)?.collect::<Result<Vec<RecordBatch>, _>>().map_err(bad));
-    read.unwrap_or_else(|_| Err(bad("the frame is no Arrow IPC stream: its lengths do not fit together")))
+    let read = std::panic::catch_unwind(|| {
+        StreamReader::try_new(body, None)
+            .map_err(bad)?
+            .collect::<Result<Vec<RecordBatch>, _>>()
+            .map_err(bad)
+    });
+    read.unwrap_or_else(|_| {
+        Err(bad("the frame is no Arrow IPC stream: its lengths do not fit together"))
+    })
 }
 
 impl BulkStream {
@@ -83,7 +95,13 @@ impl BulkStream {
     #[must_use]
     pub fn of(upgraded: UpgradedStream, uid: u32) -> Self {
         let end = upgraded.rest.len();
-        Self { stream: upgraded.stream, buffer: upgraded.rest, start: 0, end, charge: Charge::of(uid) }
+        Self {
+            stream: upgraded.stream,
+            buffer: upgraded.rest,
+            start: 0,
+            end,
+            charge: Charge::of(uid),
+        }
     }
 
     /// Sends one batch as one frame.
@@ -98,7 +116,9 @@ impl BulkStream {
         drop(writer);
         let length = out.len() - 4;
         if length > FRAME_BYTES_MAX {
-            return Err(bad(format!("a frame of {length} bytes, expected at most {FRAME_BYTES_MAX}: send fewer rows at once")));
+            return Err(bad(format!(
+                "a frame of {length} bytes, expected at most {FRAME_BYTES_MAX}: send fewer rows at once"
+            )));
         }
         out[..4].copy_from_slice(&(length as u32).to_le_bytes());
         write_all(&self.stream, &out).await
@@ -126,8 +146,8 @@ impl BulkStream {
     /// Waits for the next frame.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the other end hung up inside a frame; `InvalidData` for one that is announced too long, `OutOfMemory` for
-    /// one that there is no room for.
+    /// `UnexpectedEof` if the other end hung up inside a frame; `InvalidData` for one that is
+    /// announced too long, `OutOfMemory` for one that there is no room for.
     pub async fn receive(&mut self) -> io::Result<Frame> {
         let mut partial_since: Option<Instant> = None;
         loop {
@@ -137,7 +157,9 @@ impl BulkStream {
                 let word = u32::from_le_bytes([a, b, c, d]);
                 let length = (word & !FAULT_BIT) as usize;
                 if length > FRAME_BYTES_MAX {
-                    return Err(bad(format!("a frame of {length} bytes, expected at most {FRAME_BYTES_MAX}")));
+                    return Err(bad(format!(
+                        "a frame of {length} bytes, expected at most {FRAME_BYTES_MAX}"
+                    )));
                 }
                 if length == 0 {
                     self.start += 4;
@@ -166,16 +188,22 @@ impl BulkStream {
                 self.fill().await?
             } else {
                 let until = *partial_since.get_or_insert_with(Instant::now) + PARTIAL_MAX;
-                tokio::time::timeout_at(until.into(), self.fill()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+                tokio::time::timeout_at(until.into(), self.fill())
+                    .await
+                    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
             };
             if !open {
-                return if have == 0 { Ok(Frame::End) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return if have == 0 {
+                    Ok(Frame::End)
+                } else {
+                    Err(io::ErrorKind::UnexpectedEof.into())
+                };
             }
         }
     }
 
-    /// Answers each batch by `work` until the other end is done, has given up or has hung up. What is wrong with a frame is sent in
-    /// place of its answer.
+    /// Answers each batch by `work` until the other end is done, has given up or has hung up. What
+    /// is wrong with a frame is sent in place of its answer.
     ///
     /// # Errors
     /// As the socket gives them.
@@ -201,7 +229,9 @@ impl BulkStream {
                     return self.send_fault(&Fault::overloaded(chain(&error), 500)).await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    return self.send_fault(&Fault::invalid_parameter("(frame)", chain(&error))).await;
+                    return self
+                        .send_fault(&Fault::invalid_parameter("(frame)", chain(&error)))
+                        .await;
                 }
                 Err(error) => return Err(error),
             };
@@ -246,7 +276,10 @@ impl BulkStream {
         }
         if self.buffer.len() < wanted {
             if !self.charge.resize(wanted) {
-                return Err(io::Error::new(io::ErrorKind::OutOfMemory, "no memory is left for this frame while others are on their way"));
+                return Err(io::Error::new(
+                    io::ErrorKind::OutOfMemory,
+                    "no memory is left for this frame while others are on their way",
+                ));
             }
             self.buffer.resize(wanted, 0);
         }
@@ -261,7 +294,9 @@ impl BulkStream {
                     self.end += n;
                     return Ok(true);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.readable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stream.readable().await?
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -278,7 +313,8 @@ mod tests {
     use super::*;
 
     fn frame() -> Vec<u8> {
-        let texts = Arc::new(StringArray::from(vec!["one", "two", "", "four"])) as arrow_array::ArrayRef;
+        let texts =
+            Arc::new(StringArray::from(vec!["one", "two", "", "four"])) as arrow_array::ArrayRef;
         let batch = RecordBatch::try_from_iter([("text", texts)]).expect("a batch");
         let mut out = Vec::new();
         let mut writer = StreamWriter::try_new(&mut out, batch.schema_ref()).expect("a writer");
@@ -307,16 +343,25 @@ mod tests {
     #[tokio::test]
     async fn an_unreadable_frame_is_answered_and_the_next_is_served() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let served = tokio::spawn(BulkStream::new(UpgradedStream { stream: theirs, rest: Vec::new() }).answer(|batch| async { Ok(batch) }));
+        let served = tokio::spawn(
+            BulkStream::new(UpgradedStream { stream: theirs, rest: Vec::new() })
+                .answer(|batch| async { Ok(batch) }),
+        );
         let mut client = BulkStream::new(UpgradedStream { stream: ours, rest: Vec::new() });
         let mut bytes = 6_u32.to_le_bytes().to_vec();
         bytes.extend(b"absurd");
         write_all(&client.stream, &bytes).await.expect("sent");
-        assert!(matches!(client.receive().await.expect("an answer"), Frame::Fault(fault) if fault.message().contains("Arrow")));
+        assert!(
+            matches!(client.receive().await.expect("an answer"), Frame::Fault(fault) if fault.message().contains("Arrow"))
+        );
         client.send(&batches(&frame()).expect("whole")[0]).await.expect("sent");
-        assert!(matches!(client.receive().await.expect("an answer"), Frame::Batches(batches) if batches[0].num_rows() == 4));
+        assert!(
+            matches!(client.receive().await.expect("an answer"), Frame::Batches(batches) if batches[0].num_rows() == 4)
+        );
         write_all(&client.stream, &(FRAME_BYTES_MAX as u32 + 1).to_le_bytes()).await.expect("sent");
-        assert!(matches!(client.receive().await.expect("an answer"), Frame::Fault(fault) if fault.message().contains("at most")));
+        assert!(
+            matches!(client.receive().await.expect("an answer"), Frame::Fault(fault) if fault.message().contains("at most"))
+        );
         served.await.expect("no panic").expect("answered");
     }
 }

@@ -1,8 +1,9 @@
 //! Calling the mesh.
 //!
 //! * [`Connection`]: one socket, one call at a time, as Varlink has it.
-//! * [`Client`]: asks the broker who serves a flow, talks straight to that provider, follows the broker's `Watch`,
-//!   and falls back to the broker. An idempotent call survives the death of any one process, inside its deadline.
+//! * [`Client`]: asks the broker who serves a flow, talks straight to that provider, follows the
+//!   broker's `Watch`, and falls back to the broker. An idempotent call survives the death of any
+//!   one process, inside its deadline.
 
 mod connection;
 mod pool;
@@ -28,12 +29,15 @@ pub use connection::{Connection, RawReply, encode_call, encode_method};
 use pool::Pool;
 use route::Route;
 
-/// How long a call may take if its caller does not say: long enough for a provider to restart and load its model.
+/// How long a call may take if its caller does not say: long enough for a provider to restart and
+/// load its model.
 const DEADLINE_DEFAULT: Duration = Duration::from_secs(60);
-/// How long a provider that is called straight may be silent where the call may be made again: the broker knows more of what has
-/// become of it. Only for methods that take no longer by their own word, and only if twice as much time is left for the broker.
+/// How long a provider that is called straight may be silent where the call may be made again: the
+/// broker knows more of what has become of it. Only for methods that take no longer by their own
+/// word, and only if twice as much time is left for the broker.
 const DIRECT_MAX: Duration = Duration::from_secs(15);
-/// How long a route's provider is waited for before the broker is asked, which knows more of what is on its way.
+/// How long a route's provider is waited for before the broker is asked, which knows more of what
+/// is on its way.
 const ROUTE_WAIT: Duration = Duration::from_millis(250);
 /// How long a socket may be away while init starts anew and binds it.
 const UNBOUND: Duration = Duration::from_millis(300);
@@ -176,11 +180,18 @@ impl Client {
     /// A client of the mesh at this socket. Nothing is connected yet.
     #[must_use]
     pub fn new(mesh: &Path) -> Self {
-        Self { mesh: Arc::new(mesh.to_owned()), routes: Arc::default(), brokered: Arc::default(), absence: None, goes_direct: true }
+        Self {
+            mesh: Arc::new(mesh.to_owned()),
+            routes: Arc::default(),
+            brokered: Arc::default(),
+            absence: None,
+            goes_direct: true,
+        }
     }
 
-    /// A client for one call or two, as a person's command makes them: single calls go through the broker, for there is nothing to
-    /// gain from following it, and a mesh that nobody serves is waited for only so long, one that has no socket for a moment.
+    /// A client for one call or two, as a person's command makes them: single calls go through the
+    /// broker, for there is nothing to gain from following it, and a mesh that nobody serves is
+    /// waited for only so long, one that has no socket for a moment.
     #[must_use]
     pub fn for_command(mesh: &Path, absence: Duration) -> Self {
         Self { absence: Some(absence), goes_direct: false, ..Self::new(mesh) }
@@ -190,7 +201,11 @@ impl Client {
     fn is_absent(&self, error: &ClientError, waited: Duration) -> bool {
         match (error, self.absence) {
             (ClientError::Connect { source, .. }, Some(longest)) => {
-                let longest = if source.kind() == std::io::ErrorKind::NotFound { longest.min(UNBOUND) } else { longest };
+                let longest = if source.kind() == std::io::ErrorKind::NotFound {
+                    longest.min(UNBOUND)
+                } else {
+                    longest
+                };
                 waited >= longest
             }
             _ => false,
@@ -200,8 +215,14 @@ impl Client {
     /// Calls `interface.Method` and waits for its one reply.
     ///
     /// # Errors
-    /// [`ClientError`]; a disconnect only if the method is not idempotent or the deadline has passed.
-    pub async fn call<P, R>(&self, method: &str, parameters: &P, options: &CallOptions) -> Result<Answer<R>, ClientError>
+    /// [`ClientError`]; a disconnect only if the method is not idempotent or the deadline has
+    /// passed.
+    pub async fn call<P, R>(
+        &self,
+        method: &str,
+        parameters: &P,
+        options: &CallOptions,
+    ) -> Result<Answer<R>, ClientError>
     where
         P: Serialize + Sync,
         R: DeserializeOwned,
@@ -212,7 +233,8 @@ impl Client {
             let usual = Duration::from_secs(interface::patience_s(interface, short));
             if self.goes_direct { usual.max(DEADLINE_DEFAULT) } else { usual }
         });
-        let is_short = interface::patience_s(interface, short) <= 2 * DIRECT_MAX.as_secs() && allowed >= 3 * DIRECT_MAX;
+        let is_short = interface::patience_s(interface, short) <= 2 * DIRECT_MAX.as_secs()
+            && allowed >= 3 * DIRECT_MAX;
         let begun = Instant::now();
         let until = begun + allowed;
         let mut message = encode_call(method, parameters, options, false, false)?;
@@ -221,41 +243,57 @@ impl Client {
             let mut direct = self.goes_direct && !is_broker_s(interface);
             loop {
                 let way = if !direct { Way::Brokered } else { Way::Direct { is_short } };
-                let outcome = self.attempt(interface, short, &message, options, way, &mut idempotent).await;
+                let outcome =
+                    self.attempt(interface, short, &message, options, way, &mut idempotent).await;
                 match outcome {
                     // Not connected means not called: always safe to try again.
                     Err(error) if self.is_absent(&error, begun.elapsed()) => return Err(error),
-                    Err(error) if error.is_disconnect() && (idempotent || matches!(error, ClientError::Connect { .. })) => {
+                    Err(error)
+                        if error.is_disconnect()
+                            && (idempotent || matches!(error, ClientError::Connect { .. })) =>
+                    {
                         tracing::debug!(error = chain(&error), method, "trying again");
                         if !direct {
                             pauses.wait().await;
                         }
-                        // The broker knows who is there, and that a provider has ended on this call before.
+                        // The broker knows who is there, and that a provider has ended on this call
+                        // before.
                         if direct && !matches!(error, ClientError::Connect { .. }) {
                             message = again(&message);
                         }
                         direct = false;
                     }
                     // What this provider depends on has failed: the broker knows who else there is.
-                    Err(ClientError::Fault(fault)) if direct && idempotent && fault.name == ProviderFailed::NAME => direct = false,
+                    Err(ClientError::Fault(fault))
+                        if direct && idempotent && fault.name == ProviderFailed::NAME =>
+                    {
+                        direct = false
+                    }
                     other => return other,
                 }
             }
         };
-        let reply = tokio::time::timeout_at(until.into(), work).await.map_err(|_| ClientError::Deadline(allowed))??;
+        let reply = tokio::time::timeout_at(until.into(), work)
+            .await
+            .map_err(|_| ClientError::Deadline(allowed))??;
         reply.typed()
     }
 
-    /// Calls a method of a shipped interface and waits for its one reply: its types are the method's own.
+    /// Calls a method of a shipped interface and waits for its one reply: its types are the
+    /// method's own.
     ///
     /// # Errors
     /// As [`Client::call`].
-    pub async fn call_method<M: Method>(&self, ask: &M::In, options: &CallOptions) -> Result<Answer<M::Out>, ClientError> {
+    pub async fn call_method<M: Method>(
+        &self,
+        ask: &M::In,
+        options: &CallOptions,
+    ) -> Result<Answer<M::Out>, ClientError> {
         self.call(M::NAME, ask, options).await
     }
 
-    /// Makes one attempt, straight to the provider or through the broker, or first so and then so. Learns whether the provider's Card declares the method
-    /// idempotent.
+    /// Makes one attempt, straight to the provider or through the broker, or first so and then so.
+    /// Learns whether the provider's Card declares the method idempotent.
     async fn attempt(
         &self,
         interface: &str,
@@ -269,7 +307,10 @@ impl Client {
         if let Way::Direct { is_short } = way {
             let route = self.route(interface, options);
             if let Some(target) = route.target(ROUTE_WAIT).await {
-                *idempotent |= target.idempotent.as_ref().is_some_and(|methods| methods.iter().any(|m| m == method));
+                *idempotent |= target
+                    .idempotent
+                    .as_ref()
+                    .is_some_and(|methods| methods.iter().any(|m| m == method));
                 let exchange = route.exchange(&target, message);
                 if !(is_short && *idempotent) {
                     return exchange.await;
@@ -278,7 +319,11 @@ impl Client {
                     Ok(outcome) => return outcome,
                     // Hanging up ends the work there, if there is any.
                     Err(_) => {
-                        tracing::warn!(method, label = target.label, "no answer from the provider itself: the broker is asked");
+                        tracing::warn!(
+                            method,
+                            label = target.label,
+                            "no answer from the provider itself: the broker is asked"
+                        );
                         repeated = Some(again(message));
                     }
                 }
@@ -307,14 +352,23 @@ impl Client {
     fn route(&self, interface: &str, options: &CallOptions) -> Arc<Route> {
         let key = (interface.to_owned(), options.context.clone(), options.require.clone());
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(routes.entry(key).or_insert_with(|| Arc::new(Route::follow(&self.mesh, interface, options))))
+        Arc::clone(
+            routes
+                .entry(key)
+                .or_insert_with(|| Arc::new(Route::follow(&self.mesh, interface, options))),
+        )
     }
 
-    /// Opens a connection for `more` or `upgrade`: straight to the provider where one is known, else to the broker.
+    /// Opens a connection for `more` or `upgrade`: straight to the provider where one is known,
+    /// else to the broker.
     ///
     /// # Errors
     /// [`ClientError::Connect`] if nobody could be reached in time.
-    pub async fn open(&self, interface: &str, options: &CallOptions) -> Result<Connection, ClientError> {
+    pub async fn open(
+        &self,
+        interface: &str,
+        options: &CallOptions,
+    ) -> Result<Connection, ClientError> {
         let begun = Instant::now();
         let mut pauses = PAUSES;
         loop {
@@ -325,7 +379,10 @@ impl Client {
                 None => self.dial(interface).await,
             };
             match dialled {
-                Err(error) if !self.is_absent(&error, begun.elapsed()) && begun.elapsed() < DEADLINE_DEFAULT => {
+                Err(error)
+                    if !self.is_absent(&error, begun.elapsed())
+                        && begun.elapsed() < DEADLINE_DEFAULT =>
+                {
                     tracing::debug!(error = chain(&error), interface, "connecting again");
                     pauses.wait().await;
                 }
@@ -343,5 +400,10 @@ impl Client {
 
 /// Whether an interface is the broker's own, or one that it splices without matching.
 fn is_broker_s(interface: &str) -> bool {
-    [interface::broker::INTERFACE.name, interface::init::INTERFACE.name, interface::service::INTERFACE.name].contains(&interface)
+    [
+        interface::broker::INTERFACE.name,
+        interface::init::INTERFACE.name,
+        interface::service::INTERFACE.name,
+    ]
+    .contains(&interface)
 }

@@ -1,12 +1,13 @@
 //! How long a call's caller waits: one type on the way from the header to the queue and the model.
 //!
-//! A deadline travels as milliseconds that are left, because two machines need not agree on the time, and becomes a moment of this
-//! process's own clock where it arrives.
+//! A deadline travels as milliseconds that are left, because two machines need not agree on the
+//! time, and becomes a moment of this process's own clock where it arrives.
 
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
-/// The moment at which nobody waits any more; for a caller that waits for ever there is none. Earlier deadlines come first in order.
+/// The moment at which nobody waits any more; for a caller that waits for ever there is none.
+/// Earlier deadlines come first in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deadline(Option<Instant>);
 
@@ -14,7 +15,8 @@ impl Deadline {
     /// The caller waits for ever.
     pub const NEVER: Self = Self(None);
 
-    /// So many milliseconds from now, as a header says; never if it says nothing, or more than a clock can tell.
+    /// So many milliseconds from now, as a header says; never if it says nothing, or more than a
+    /// clock can tell.
     #[must_use]
     pub fn in_ms(ms: Option<u64>) -> Self {
         Self(ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms))))
@@ -84,10 +86,18 @@ mod tests {
 
     #[test]
     fn a_deadline_is_a_moment_and_never_comes_last() {
-        let (soon, late) = (Deadline::within(Duration::from_secs(1)), Deadline::within(Duration::from_secs(60)));
+        let (soon, late) =
+            (Deadline::within(Duration::from_secs(1)), Deadline::within(Duration::from_secs(60)));
         assert!(soon < late && late < Deadline::NEVER);
-        assert!(Deadline::in_ms(Some(0)).has_passed() && !late.has_passed() && !Deadline::NEVER.has_passed());
+        assert!(
+            Deadline::in_ms(Some(0)).has_passed()
+                && !late.has_passed()
+                && !Deadline::NEVER.has_passed()
+        );
         assert_eq!(Deadline::in_ms(None), Deadline::NEVER);
-        assert_eq!((Deadline::in_ms(Some(0)).left(), Deadline::NEVER.left()), (Some(Duration::ZERO), None));
+        assert_eq!(
+            (Deadline::in_ms(Some(0)).left(), Deadline::NEVER.left()),
+            (Some(Duration::ZERO), None)
+        );
     }
 }

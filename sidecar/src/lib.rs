@@ -1,7 +1,8 @@
 //! What a process links to live on the mesh.
 //!
 //! * [`serve`]: a listener, a [`Service`], one bounded task a connection, always reading.
-//! * [`client`]: [`Connection`] speaks to one socket; [`Client`] resolves, goes direct, follows changes, falls back.
+//! * [`client`]: [`Connection`] speaks to one socket; [`Client`] resolves, goes direct, follows
+//!   changes, falls back.
 //! * [`module`]: the life of a supervised process: attach, report, drain on SIGTERM and SIGINT.
 //! * [`place`]: where sockets, state and caches live.
 //! * [`logs`]: the files in which modules' output is kept.
@@ -10,8 +11,8 @@
 //! * [`deadline`], [`backoff`]: how long a caller waits, and how long to pause between attempts.
 //! * [`chain()`]: an error with its causes, as people read it; it is the contract's.
 //!
-//! Invariants: a hang-up cancels the work it asked for; every buffer, queue and wait is bounded; nothing here but [`scope`] knows what a
-//! flow means.
+//! Invariants: a hang-up cancels the work it asked for; every buffer, queue and wait is bounded;
+//! nothing here but [`scope`] knows what a flow means.
 
 pub mod backoff;
 pub mod blocking;

@@ -1,4 +1,5 @@
-//! The files in which modules' output is kept: init writes them, `brahman logs` reads them, also when no mesh runs.
+//! The files in which modules' output is kept: init writes them, `brahman logs` reads them, also
+//! when no mesh runs.
 //!
 //! ```text
 //! logs/<label>.log                                      what is being written
@@ -8,9 +9,10 @@
 //! {"at_ms":…,"pid":…,"stream":"stderr","text":"…"}      then one for each line of output
 //! ```
 //!
-//! Invariants: a file takes [`LOG_BYTES_MAX`] and a label [`LOGS_KEPT`] files more than that; a line that was cut off (a full disk, a
-//! kill) damages itself alone; a file of a newer format is neither read nor written to. Nothing here waits for anything but the disk:
-//! whoever must not wait for that has a thread between.
+//! Invariants: a file takes [`LOG_BYTES_MAX`] and a label [`LOGS_KEPT`] files more than that; a
+//! line that was cut off (a full disk, a kill) damages itself alone; a file of a newer format is
+//! neither read nor written to. Nothing here waits for anything but the disk: whoever must not wait
+//! for that has a thread between.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -38,7 +40,8 @@ pub const JOURNAL: &str = "journal";
 const FORMAT: u32 = 1;
 /// How a file's name goes on behind its label.
 const SUFFIX: &str = ".log";
-/// Longest line that is read: init cuts at 8 KiB, which JSON's escapes make six times as long at most.
+/// Longest line that is read: init cuts at 8 KiB, which JSON's escapes make six times as long at
+/// most.
 const LINE_BYTES_MAX: u64 = 256 * 1024;
 
 /// Why logs cannot be read.
@@ -74,7 +77,11 @@ fn head() -> String {
 }
 
 fn file_of(folder: &Path, label: &str, number: u32) -> PathBuf {
-    folder.join(if number == 0 { format!("{label}{SUFFIX}") } else { format!("{label}{SUFFIX}.{number}") })
+    folder.join(if number == 0 {
+        format!("{label}{SUFFIX}")
+    } else {
+        format!("{label}{SUFFIX}.{number}")
+    })
 }
 
 /// The label and the number in a file's name, if it is one of ours.
@@ -150,7 +157,10 @@ impl LogWriter {
     /// Puts what was written aside. The oldest file is replaced with that.
     fn rotate(&self, label: &str) -> io::Result<()> {
         for number in (0..LOGS_KEPT).rev() {
-            match fs::rename(file_of(&self.folder, label, number), file_of(&self.folder, label, number + 1)) {
+            match fs::rename(
+                file_of(&self.folder, label, number),
+                file_of(&self.folder, label, number + 1),
+            ) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
@@ -264,7 +274,8 @@ pub fn read(folder: &Path, query: &LogQuery) -> Result<LogReading, LogError> {
 
 fn read_label(folder: &Path, label: &str, query: &LogQuery) -> Result<LogReading, LogError> {
     let (mut files, mut known) = (Vec::new(), BTreeSet::new());
-    // From the newest: what is put aside meanwhile is met again under its next name, and nothing is missed.
+    // From the newest: what is put aside meanwhile is met again under its next name, and nothing is
+    // missed.
     for number in 0..=LOGS_KEPT {
         let path = file_of(folder, label, number);
         let unreadable = |source| LogError::Unreadable { path: path.clone(), source };
@@ -284,7 +295,13 @@ fn read_label(folder: &Path, label: &str, query: &LogQuery) -> Result<LogReading
         let (mut text, mut is_first) = (Vec::new(), true);
         loop {
             text.clear();
-            if reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut text).map_err(unreadable)? == 0 {
+            if reader
+                .by_ref()
+                .take(LINE_BYTES_MAX)
+                .read_until(b'\n', &mut text)
+                .map_err(unreadable)?
+                == 0
+            {
                 break;
             }
             if std::mem::take(&mut is_first)
@@ -299,7 +316,9 @@ fn read_label(folder: &Path, label: &str, query: &LogQuery) -> Result<LogReading
                 torn += 1;
                 continue;
             };
-            if line.at_ms < query.since_ms || query.contains.as_ref().is_some_and(|part| !line.text.contains(part.as_str())) {
+            if line.at_ms < query.since_ms
+                || query.contains.as_ref().is_some_and(|part| !line.text.contains(part.as_str()))
+            {
                 continue;
             }
             line.label = Some(label.to_owned());
@@ -312,12 +331,13 @@ fn read_label(folder: &Path, label: &str, query: &LogQuery) -> Result<LogReading
     Ok(LogReading { lines: lines.into(), torn })
 }
 
-/// Whether standard error is systemd's journal: `$JOURNAL_STREAM` names its device and inode, and is inherited by what is started from
-/// such a process with another one.
+/// Whether standard error is systemd's journal: `$JOURNAL_STREAM` names its device and inode, and
+/// is inherited by what is started from such a process with another one.
 #[must_use]
 pub fn is_journal() -> bool {
     let Ok(said) = std::env::var("JOURNAL_STREAM") else { return false };
-    rustix::fs::fstat(io::stderr()).is_ok_and(|found| said == format!("{}:{}", found.st_dev, found.st_ino))
+    rustix::fs::fstat(io::stderr())
+        .is_ok_and(|found| said == format!("{}:{}", found.st_dev, found.st_ino))
 }
 
 #[cfg(test)]
@@ -344,11 +364,22 @@ mod tests {
         }
         let of = |label: &str| LogQuery { label: Some(label.into()), ..LogQuery::default() };
         assert_eq!(texts(&folder, &of("embed")), ["embed 1", "embed 2", "embed 3"]);
-        assert_eq!(texts(&folder, &LogQuery { lines: Some(2), ..of("embed") }), ["embed 2", "embed 3"]);
+        assert_eq!(
+            texts(&folder, &LogQuery { lines: Some(2), ..of("embed") }),
+            ["embed 2", "embed 3"]
+        );
         assert_eq!(texts(&folder, &LogQuery { since_ms: 25, ..LogQuery::default() }).len(), 3);
-        assert_eq!(texts(&folder, &LogQuery { contains: Some("\"index\"".into()), ..LogQuery::default() }).len(), 3);
+        assert_eq!(
+            texts(&folder, &LogQuery { contains: Some("\"index\"".into()), ..LogQuery::default() })
+                .len(),
+            3
+        );
         let all = read(&folder, &LogQuery::default()).expect("read").lines;
-        assert!(all.windows(2).all(|two| two[0].at_ms <= two[1].at_ms) && all[0].label.as_deref() == Some("embed"), "{all:?}");
+        assert!(
+            all.windows(2).all(|two| two[0].at_ms <= two[1].at_ms)
+                && all[0].label.as_deref() == Some("embed"),
+            "{all:?}"
+        );
         let names: Vec<_> = labels(&folder).expect("listed").into_iter().collect();
         assert_eq!(names, ["embed", "index"]);
     }

@@ -39,7 +39,8 @@ use crate::serve::{AcceptLimits, ServeOptions, Service, serve};
 
 /// sysexits.h `EX_CONFIG`: init never retries it.
 pub const EXIT_CONFIG: u8 = 78;
-/// How long running calls may finish after SIGTERM, unless init says otherwise in `BRAHMAN_GRACE_MS`.
+/// How long running calls may finish after SIGTERM, unless init says otherwise in
+/// `BRAHMAN_GRACE_MS`.
 const GRACE_DEFAULT: Duration = Duration::from_secs(5);
 /// Updates that may wait for init: a handful a life.
 const UPDATES_WAITING: usize = 16;
@@ -50,7 +51,8 @@ pub enum ModuleError {
     /// Something that no restart mends, in words that say all of it. Exit 78.
     #[error("{0}")]
     Config(String),
-    /// Something that no restart mends: settings that make no sense, a model that is missing. Exit 78.
+    /// Something that no restart mends: settings that make no sense, a model that is missing.
+    /// Exit 78.
     #[error(transparent)]
     Refused(Box<dyn Error + Send + Sync>),
     /// What could not be done, and why no restart mends that. Exit 78.
@@ -76,7 +78,10 @@ impl ModuleError {
 
     /// What could not be done, in the words that follow "cannot", and why no restart mends that.
     #[must_use]
-    pub fn cannot(doing: impl Into<String>, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+    pub fn cannot(
+        doing: impl Into<String>,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
         Self::Cannot { doing: doing.into(), source: source.into() }
     }
 }
@@ -111,7 +116,9 @@ impl Reporter {
         if let Some(updates) = self.updates.as_ref().filter(|_| !self.drain.is_cancelled()) {
             let (state, attributes) = (Some(ModuleState::Ready), Some(attributes));
             // As in [`Module::report`].
-            let _ = updates.send(UpdateIn { session: String::new(), state, reason: None, attributes }).await;
+            let _ = updates
+                .send(UpdateIn { session: String::new(), state, reason: None, attributes })
+                .await;
         }
     }
 }
@@ -130,11 +137,21 @@ impl Module {
     }
 
     /// Reports a state, with attributes that overlay the Card's.
-    pub async fn report(&self, state: ModuleState, reason: Option<String>, attributes: BTreeMap<String, String>) {
+    pub async fn report(
+        &self,
+        state: ModuleState,
+        reason: Option<String>,
+        attributes: BTreeMap<String, String>,
+    ) {
         if let Some(updates) = &self.updates {
-            let update =
-                UpdateIn { session: String::new(), state: Some(state), reason, attributes: Some(attributes).filter(|a| !a.is_empty()) };
-            // The receiver lives as long as the process; a full queue means init is busy, and waiting is right.
+            let update = UpdateIn {
+                session: String::new(),
+                state: Some(state),
+                reason,
+                attributes: Some(attributes).filter(|a| !a.is_empty()),
+            };
+            // The receiver lives as long as the process; a full queue means init is busy, and
+            // waiting is right.
             let _ = updates.send(update).await;
         }
     }
@@ -144,10 +161,13 @@ impl Module {
     /// # Errors
     /// If it was taken before.
     pub fn take_listener(&mut self) -> Result<UnixListener, ModuleError> {
-        self.listener.take().ok_or_else(|| ModuleError::Config("the listening socket was taken already".into()))
+        self.listener
+            .take()
+            .ok_or_else(|| ModuleError::Config("the listening socket was taken already".into()))
     }
 
-    /// Takes the listeners of the TCP addresses of its Card's `listen`, which a module serves by itself.
+    /// Takes the listeners of the TCP addresses of its Card's `listen`, which a module serves by
+    /// itself.
     pub fn take_tcp_listeners(&mut self) -> Vec<TcpListener> {
         std::mem::take(&mut self.tcp)
     }
@@ -164,7 +184,11 @@ impl Module {
     ///
     /// # Errors
     /// If the listening socket was taken before.
-    pub async fn serve_with<S: Service>(mut self, service: Arc<S>, attributes: BTreeMap<String, String>) -> Result<(), ModuleError> {
+    pub async fn serve_with<S: Service>(
+        mut self,
+        service: Arc<S>,
+        attributes: BTreeMap<String, String>,
+    ) -> Result<(), ModuleError> {
         let listener = self.take_listener()?;
         let mut options = ServeOptions::named(self.label.clone());
         if let Some(connections) = env_number("BRAHMAN_QUOTA_CONNECTIONS") {
@@ -176,14 +200,20 @@ impl Module {
     }
 }
 
-/// Runs a module: sets up logs, socket, session and signals, hands over, and turns the outcome into an exit code.
+/// Runs a module: sets up logs, socket, session and signals, hands over, and turns the outcome into
+/// an exit code.
 pub fn run<F>(name: &str, main: F) -> ExitCode
 where
     F: AsyncFnOnce(Module) -> Result<(), ModuleError>,
 {
     crate::telemetry::init();
-    // One thread for I/O: a call costs no hand-over between threads. Work that takes long has threads of its own.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(16).build() {
+    // One thread for I/O: a call costs no hand-over between threads. Work that takes long has
+    // threads of its own.
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(16)
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "no runtime");
@@ -212,7 +242,8 @@ where
     let updates = module.updates.clone();
     let session = session.map(|session| tokio::spawn(session.keep(drain.clone())));
     let signals = tokio::spawn(drain_on_signal(drain.clone()));
-    let grace = env_number("BRAHMAN_GRACE_MS").map_or(GRACE_DEFAULT, |ms| Duration::from_millis(ms as u64));
+    let grace =
+        env_number("BRAHMAN_GRACE_MS").map_or(GRACE_DEFAULT, |ms| Duration::from_millis(ms as u64));
     let work = main(module);
     tokio::pin!(work);
     let outcome = tokio::select! {
@@ -224,14 +255,20 @@ where
     };
     let code = match &outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(ModuleError::Config(_) | ModuleError::Refused(_) | ModuleError::Cannot { .. }) => ExitCode::from(EXIT_CONFIG),
+        Err(ModuleError::Config(_) | ModuleError::Refused(_) | ModuleError::Cannot { .. }) => {
+            ExitCode::from(EXIT_CONFIG)
+        }
         Err(ModuleError::Failed(_)) => ExitCode::FAILURE,
     };
     if let Err(error) = outcome {
         let reason = chain(&error);
         tracing::error!("{reason}");
         if let Some(updates) = &updates {
-            let failed = UpdateIn { state: Some(ModuleState::Failed), reason: Some(reason), ..UpdateIn::default() };
+            let failed = UpdateIn {
+                state: Some(ModuleState::Failed),
+                reason: Some(reason),
+                ..UpdateIn::default()
+            };
             let _ = updates.send(failed).await;
         }
     }
@@ -246,7 +283,9 @@ where
 }
 
 async fn drain_on_signal(drain: CancellationToken) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::error!("signals cannot be handled; SIGTERM will end this process at once");
         return;
     };
@@ -284,7 +323,8 @@ fn join(label: &str, drain: &CancellationToken) -> Result<(Module, Option<Sessio
         }
         _ => None,
     };
-    let (session, updates) = session.map_or((None, None), |(session, sender)| (Some(session), Some(sender)));
+    let (session, updates) =
+        session.map_or((None, None), |(session, sender)| (Some(session), Some(sender)));
     let module = Module {
         label: label.to_owned(),
         listener: Some(listener),
@@ -298,7 +338,8 @@ fn join(label: &str, drain: &CancellationToken) -> Result<(Module, Option<Sessio
     Ok((module, session))
 }
 
-/// Refuses to work by hand on the state of another mesh than the one that is called: both would write to it.
+/// Refuses to work by hand on the state of another mesh than the one that is called: both would
+/// write to it.
 fn keep_off(state: &Path, mesh: &Path) -> Result<(), ModuleError> {
     let own = std::path::absolute(mesh).unwrap_or_else(|_| mesh.to_owned());
     match Holder::of(state) {
@@ -335,8 +376,9 @@ struct Session {
 }
 
 impl Session {
-    /// Keeps a session with init: attaches, forwards updates, obeys a drain. If init dies, its children are told by a
-    /// signal; if init only lost the session, it is taken up again with the last state repeated.
+    /// Keeps a session with init: attaches, forwards updates, obeys a drain. If init dies, its
+    /// children are told by a signal; if init only lost the session, it is taken up again with the
+    /// last state repeated.
     async fn keep(mut self, drain: CancellationToken) {
         let mut last: Option<UpdateIn> = None;
         loop {
@@ -351,7 +393,11 @@ impl Session {
         }
     }
 
-    async fn once(&mut self, drain: &CancellationToken, last: &mut Option<UpdateIn>) -> Result<(), crate::ClientError> {
+    async fn once(
+        &mut self,
+        drain: &CancellationToken,
+        last: &mut Option<UpdateIn>,
+    ) -> Result<(), crate::ClientError> {
         let options = CallOptions::default();
         let mut session = Connection::connect(&self.init).await?;
         let attach = AttachIn { card: None, id: Some(self.id.clone()) };
@@ -362,10 +408,11 @@ impl Session {
             let update = UpdateIn { session: hello.session.clone(), ..update.clone() };
             speak.call_method::<method::Update>(&update).await?;
         }
-        // The beat comes from the one thread that does the module's I/O, so it proves that calls are still taken. Three a
-        // period: one may be late and one may be lost.
-        let mut beats =
-            env_number("WATCHDOG_USEC").filter(|us| *us >= 3).map(|us| tokio::time::interval(Duration::from_micros(us as u64 / 3)));
+        // The beat comes from the one thread that does the module's I/O, so it proves that calls
+        // are still taken. Three a period: one may be late and one may be lost.
+        let mut beats = env_number("WATCHDOG_USEC")
+            .filter(|us| *us >= 3)
+            .map(|us| tokio::time::interval(Duration::from_micros(us as u64 / 3)));
         loop {
             let update = tokio::select! {
                 biased;

@@ -17,10 +17,12 @@ use thiserror::Error;
 
 pub use group::{GroupError, is_member, mesh_group};
 
-/// The variable by which `brahman up --detach` tells init that its standard error is a file that nobody bounds.
+/// The variable by which `brahman up --detach` tells init that its standard error is a file that
+/// nobody bounds.
 pub const DETACHED: &str = "BRAHMAN_DETACHED";
 
-/// The mesh socket: `$BRAHMAN_SOCKET`, else `$XDG_RUNTIME_DIR/brahman/brahman.sock`, else `/run/brahman/brahman.sock`.
+/// The mesh socket: `$BRAHMAN_SOCKET`, else `$XDG_RUNTIME_DIR/brahman/brahman.sock`, else
+/// `/run/brahman/brahman.sock`.
 #[must_use]
 pub fn mesh_socket() -> PathBuf {
     match (path_of("BRAHMAN_SOCKET"), path_of("XDG_RUNTIME_DIR")) {
@@ -30,11 +32,15 @@ pub fn mesh_socket() -> PathBuf {
     }
 }
 
-/// Every place where the mesh socket may be by the rule of [`mesh_socket`], the one that counts first.
+/// Every place where the mesh socket may be by the rule of [`mesh_socket`], the one that counts
+/// first.
 #[must_use]
 pub fn mesh_sockets() -> Vec<PathBuf> {
     let runtime = path_of("XDG_RUNTIME_DIR").map(|runtime| runtime.join("brahman/brahman.sock"));
-    [path_of("BRAHMAN_SOCKET"), runtime, Some(PathBuf::from("/run/brahman/brahman.sock"))].into_iter().flatten().collect()
+    [path_of("BRAHMAN_SOCKET"), runtime, Some(PathBuf::from("/run/brahman/brahman.sock"))]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// init's own socket, beside the mesh socket.
@@ -43,18 +49,20 @@ pub fn init_socket(mesh: &Path) -> PathBuf {
     mesh.with_file_name("init.sock")
 }
 
-/// State that must survive: `$BRAHMAN_STATE`, else `$XDG_STATE_HOME/brahman`, else `~/.local/state/brahman` for a
-/// user with a home, else `/var/lib/brahman`.
+/// State that must survive: `$BRAHMAN_STATE`, else `$XDG_STATE_HOME/brahman`, else
+/// `~/.local/state/brahman` for a user with a home, else `/var/lib/brahman`.
 #[must_use]
 pub fn state_dir() -> PathBuf {
-    path_of("BRAHMAN_STATE").unwrap_or_else(|| home_dir("XDG_STATE_HOME", ".local/state", "/var/lib/brahman"))
+    path_of("BRAHMAN_STATE")
+        .unwrap_or_else(|| home_dir("XDG_STATE_HOME", ".local/state", "/var/lib/brahman"))
 }
 
-/// What may be deleted at any time: `$BRAHMAN_CACHE`, else `$XDG_CACHE_HOME/brahman`, else `~/.cache/brahman`, else
-/// `/var/cache/brahman`.
+/// What may be deleted at any time: `$BRAHMAN_CACHE`, else `$XDG_CACHE_HOME/brahman`, else
+/// `~/.cache/brahman`, else `/var/cache/brahman`.
 #[must_use]
 pub fn cache_dir() -> PathBuf {
-    path_of("BRAHMAN_CACHE").unwrap_or_else(|| home_dir("XDG_CACHE_HOME", ".cache", "/var/cache/brahman"))
+    path_of("BRAHMAN_CACHE")
+        .unwrap_or_else(|| home_dir("XDG_CACHE_HOME", ".cache", "/var/cache/brahman"))
 }
 
 fn home_dir(variable: &str, under_home: &str, system: &str) -> PathBuf {
@@ -101,8 +109,8 @@ pub enum FolderError {
     },
 }
 
-/// Makes sure of the folder that holds the sockets: it is made, 0700, or it is there and nobody but its owner (us, or
-/// root) can replace what lies in it. True if it was made.
+/// Makes sure of the folder that holds the sockets: it is made, 0700, or it is there and nobody but
+/// its owner (us, or root) can replace what lies in it. True if it was made.
 ///
 /// # Errors
 /// [`FolderError`].
@@ -111,18 +119,26 @@ pub fn run_folder(path: &Path) -> Result<bool, FolderError> {
     let made = !path.exists();
     private_dir(path).map_err(failed)?;
     let found = std::fs::metadata(path).map_err(failed)?;
-    let refuse = |why: String, mend: &str| Err(FolderError::Unsafe { path: path.to_owned(), why, mend: mend.to_owned() });
+    let refuse = |why: String, mend: &str| {
+        Err(FolderError::Unsafe { path: path.to_owned(), why, mend: mend.to_owned() })
+    };
     let own = nix::unistd::geteuid().as_raw();
     if !found.is_dir() {
         return refuse(format!("is {}", socket::described(&found)), "choose another --socket");
     }
     if found.uid() != own && found.uid() != 0 {
-        return refuse(format!("belongs to uid {}, not to uid {own}", found.uid()), "choose another --socket");
+        return refuse(
+            format!("belongs to uid {}, not to uid {own}", found.uid()),
+            "choose another --socket",
+        );
     }
     let mode = socket::mode(&found);
     // In a sticky folder, such as /tmp, others can add files but not replace ours.
     if mode & 0o022 != 0 && mode & 0o1000 == 0 {
-        return refuse(format!("has mode {mode:04o}, so that others may write to it"), "`chmod go-w` it, or choose another --socket");
+        return refuse(
+            format!("has mode {mode:04o}, so that others may write to it"),
+            "`chmod go-w` it, or choose another --socket",
+        );
     }
     Ok(made)
 }
@@ -150,7 +166,10 @@ pub fn open_to_group(folder: &Path, gid: u32) -> io::Result<()> {
         // What the former group was allowed is not the new one's.
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode & !0o070))?;
         chown(folder, None, Some(Gid::from_raw(gid)))?;
-        return std::fs::set_permissions(folder, std::fs::Permissions::from_mode((mode & !0o070) | 0o010));
+        return std::fs::set_permissions(
+            folder,
+            std::fs::Permissions::from_mode((mode & !0o070) | 0o010),
+        );
     }
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode | 0o010))
 }
@@ -184,8 +203,16 @@ mod tests {
         let folder = outer.path().join("run");
         assert!(run_folder(&folder).expect("made"));
         assert!(!run_folder(&folder).expect("there"));
-        for (mode, fine) in [(0o700, true), (0o755, true), (0o770, false), (0o702, false), (0o777, false), (0o1777, true)] {
-            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).expect("changed");
+        for (mode, fine) in [
+            (0o700, true),
+            (0o755, true),
+            (0o770, false),
+            (0o702, false),
+            (0o777, false),
+            (0o1777, true),
+        ] {
+            std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode))
+                .expect("changed");
             let outcome = run_folder(&folder);
             assert_eq!(outcome.is_ok(), fine, "{mode:o}: {outcome:?}");
             if let Err(error) = outcome {
@@ -200,7 +227,8 @@ mod tests {
     fn a_group_may_enter_the_run_folder_and_not_list_it() {
         let outer = tempfile::tempdir().expect("a temporary directory");
         let own = nix::unistd::getegid().as_raw();
-        std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(0o700)).expect("changed");
+        std::fs::set_permissions(outer.path(), std::fs::Permissions::from_mode(0o700))
+            .expect("changed");
         open_to_group(outer.path(), own).expect("opened");
         assert_eq!(socket::mode(&std::fs::metadata(outer.path()).expect("there")), 0o710);
     }

@@ -1,9 +1,12 @@
-//! What the active profile lets be named: followed from `org.brahman.Profiles`, and asked before anything that has a name is touched.
+//! What the active profile lets be named: followed from `org.brahman.Profiles`, and asked before
+//! anything that has a name is touched.
 //!
-//! For modules that own indexes or datasets, so that no way into the mesh leads around it. Invariants: while it is not known which profile
-//! is active nothing can be named, but for a mesh that has no profile service, which is init's to say: a broker that has only just begun
-//! knows of nobody; while that service is away what it last said stands; a change is confirmed by asking for the next, so that whoever
-//! switches knows when it counts. A call is judged by what is active when it begins, and ends so.
+//! For modules that own indexes or datasets, so that no way into the mesh leads around it.
+//! Invariants: while it is not known which profile is active nothing can be named, but for a mesh
+//! that has no profile service, which is init's to say: a broker that has only just begun knows of
+//! nobody; while that service is away what it last said stands; a change is confirmed by asking for
+//! the next, so that whoever switches knows when it counts. A call is judged by what is active when
+//! it begins, and ends so.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,7 +24,8 @@ use crate::client::encode_method;
 use crate::place::init_socket;
 use crate::{Backoff, CallOptions, ClientError, Connection, Deadline, chain};
 
-/// How long a call waits for the first word, which comes in milliseconds once the profile service runs.
+/// How long a call waits for the first word, which comes in milliseconds once the profile service
+/// runs.
 const KNOWN_WAIT: Duration = Duration::from_secs(5);
 /// Pauses between attempts to reach who knows.
 const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(5), Duration::from_millis(500));
@@ -51,7 +55,11 @@ impl View {
     fn of(word: ActiveOut) -> Self {
         let Some(profile) = word.id else { return Self::Open };
         let set = |names: Option<Vec<String>>| names.map(|names| names.into_iter().collect());
-        Self::Bound(Arc::new(Bounds { profile, indexes: set(word.indexes), datasets: set(word.datasets) }))
+        Self::Bound(Arc::new(Bounds {
+            profile,
+            indexes: set(word.indexes),
+            datasets: set(word.datasets),
+        }))
     }
 }
 
@@ -136,7 +144,8 @@ impl Scope {
         self.check(name, "dataset", |bounds| &bounds.datasets)
     }
 
-    /// Whether the active profile hides datasets, so that what is told of all of them at once is not told whole.
+    /// Whether the active profile hides datasets, so that what is told of all of them at once is
+    /// not told whole.
     #[must_use]
     pub fn hides_datasets(&self) -> bool {
         match &*self.view.borrow() {
@@ -146,7 +155,8 @@ impl Scope {
         }
     }
 
-    /// That nothing is hidden, for a method that acts upon all indexes or datasets at once and would be wrong of a part of them.
+    /// That nothing is hidden, for a method that acts upon all indexes or datasets at once and
+    /// would be wrong of a part of them.
     ///
     /// # Errors
     /// `Forbidden` of `org.brahman.Profiles`, naming the profile, and `*`.
@@ -163,7 +173,12 @@ impl Scope {
         Err(Fault::of(&error::Forbidden { profile, name: "*".to_owned() }, false, message))
     }
 
-    fn check(&self, name: &str, what: &str, of: impl Fn(&Bounds) -> &Option<BTreeSet<String>>) -> Result<(), Fault> {
+    fn check(
+        &self,
+        name: &str,
+        what: &str,
+        of: impl Fn(&Bounds) -> &Option<BTreeSet<String>>,
+    ) -> Result<(), Fault> {
         let view = self.view.borrow();
         let View::Bound(bounds) = &*view else { return Ok(()) };
         if of(bounds).as_ref().is_none_or(|names| names.contains(name)) {
@@ -199,16 +214,25 @@ impl Scope {
         let mut pauses = PAUSES;
         loop {
             match self.once(&mesh, &mut pauses).await {
-                // No broker: of a mesh that has none, or of one that is only beginning, which init knows; or this module is run by itself.
-                Err(ClientError::Connect { path, source }) if path == mesh && is_absent(&source) => self.without_broker(&mesh).await,
-                Err(error) => tracing::debug!("the active profile is not followed just now: {}", chain(&error)),
+                // No broker: of a mesh that has none, or of one that is only beginning, which init
+                // knows; or this module is run by itself.
+                Err(ClientError::Connect { path, source })
+                    if path == mesh && is_absent(&source) =>
+                {
+                    self.without_broker(&mesh).await
+                }
+                Err(error) => tracing::debug!(
+                    "the active profile is not followed just now: {}",
+                    chain(&error)
+                ),
                 Ok(()) => {}
             }
             pauses.wait().await;
         }
     }
 
-    /// Where nobody has said anything and no broker is there: opens what no profile service of init's, or no init at all, can hide.
+    /// Where nobody has said anything and no broker is there: opens what no profile service of
+    /// init's, or no init at all, can hide.
     async fn without_broker(&self, mesh: &Path) {
         if *self.view.borrow() != View::Unknown {
             return;
@@ -217,7 +241,10 @@ impl Scope {
             Ok(false) => self.set(View::Open),
             Err(ClientError::Connect { source, .. }) if is_absent(&source) => self.set(View::Open),
             Ok(true) => {}
-            Err(error) => tracing::debug!("whether there are profiles is not known just now: {}", chain(&error)),
+            Err(error) => tracing::debug!(
+                "whether there are profiles is not known just now: {}",
+                chain(&error)
+            ),
         }
     }
 
@@ -229,12 +256,20 @@ impl Scope {
         if explained.candidates.is_empty() && !is_in_table(mesh).await? {
             self.set(View::Open);
         }
-        broker.send(&encode_method::<broker::method::Watch>(&ask, &CallOptions::default(), true, false)?).await?;
+        broker
+            .send(&encode_method::<broker::method::Watch>(
+                &ask,
+                &CallOptions::default(),
+                true,
+                false,
+            )?)
+            .await?;
         loop {
             let word: broker::WatchOut = broker.receive().await?.typed()?.value;
             if let Some(found) = word.matched.filter(|found| found.state == ModuleState::Ready) {
                 // Beside the mesh's own where its record has a bare name.
-                let ended = self.converse(&mesh.with_file_name("").join(&found.socket), pauses).await;
+                let ended =
+                    self.converse(&mesh.with_file_name("").join(&found.socket), pauses).await;
                 // It may have been taken out of the mesh: who there is is asked anew.
                 return ended;
             }
@@ -245,10 +280,18 @@ impl Scope {
         let mut service = Connection::connect(socket).await?;
         let mut known = None;
         loop {
-            // The first question is answered at once; each further one once there is news, and says that the last was heard.
+            // The first question is answered at once; each further one once there is news, and says
+            // that the last was heard.
             let ask = ActiveIn { after: known };
             let waits = known.is_some();
-            service.send(&encode_method::<profiles::method::Active>(&ask, &CallOptions::default(), waits, false)?).await?;
+            service
+                .send(&encode_method::<profiles::method::Active>(
+                    &ask,
+                    &CallOptions::default(),
+                    waits,
+                    false,
+                )?)
+                .await?;
             let word: ActiveOut = service.receive().await?.typed()?.value;
             pauses.reset();
             known = Some(word.generation);
@@ -262,11 +305,15 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
-/// Whether the mesh has a profile service, whatever state that is in, by init's own table: the broker's is empty until init has spoken.
+/// Whether the mesh has a profile service, whatever state that is in, by init's own table: the
+/// broker's is empty until init has spoken.
 async fn is_in_table(mesh: &Path) -> Result<bool, ClientError> {
     let mut init = Connection::connect(&init_socket(mesh)).await?;
     let table = init.call_method::<init::method::List>(&Empty {}).await?;
-    Ok(table.modules.iter().any(|module| module.card.offered_interfaces().any(|name| name == PROFILES)))
+    Ok(table
+        .modules
+        .iter()
+        .any(|module| module.card.offered_interfaces().any(|name| name == PROFILES)))
 }
 
 #[cfg(test)]
@@ -279,7 +326,8 @@ mod tests {
 
     use super::*;
 
-    /// Answers calls at a socket as `replies` says, by method, and tells of each; one without a reply is never answered.
+    /// Answers calls at a socket as `replies` says, by method, and tells of each; one without a
+    /// reply is never answered.
     fn answering(path: &Path, replies: Vec<(&'static str, Value)>, asked: mpsc::Sender<String>) {
         let listener = UnixListener::bind(path).expect("bound");
         tokio::spawn(async move {
@@ -291,7 +339,8 @@ mod tests {
                         bytes.extend_from_slice(&buffer[..read]);
                         while let Some(end) = bytes.iter().position(|byte| *byte == 0) {
                             let message: Vec<u8> = bytes.drain(..=end).collect();
-                            let call: Value = serde_json::from_slice(&message[..end]).expect("a call");
+                            let call: Value =
+                                serde_json::from_slice(&message[..end]).expect("a call");
                             let method = call["method"].as_str().unwrap_or_default().to_owned();
                             let reply = replies.iter().find(|(known, _)| *known == method);
                             if let Some((_, parameters)) = reply {
@@ -338,13 +387,23 @@ mod tests {
             let mesh = folder.path().join("brahman.sock");
             let (asked, mut heard) = mpsc::channel(16);
             let none = json!({ "context": null, "candidates": [] });
-            answering(&mesh, vec![(<broker::method::Explain as brahman_card::interface::Method>::NAME, none)], asked.clone());
+            answering(
+                &mesh,
+                vec![(<broker::method::Explain as brahman_card::interface::Method>::NAME, none)],
+                asked.clone(),
+            );
             let table = json!({ "modules": [record(card)] });
-            answering(&init_socket(&mesh), vec![(<init::method::List as brahman_card::interface::Method>::NAME, table)], asked);
+            answering(
+                &init_socket(&mesh),
+                vec![(<init::method::List as brahman_card::interface::Method>::NAME, table)],
+                asked,
+            );
             let scope = Scope::unknown();
             let following = tokio::spawn(scope.clone().follow(mesh));
             // By then it has made up its mind.
-            while heard.recv().await.expect("a call") != <broker::method::Watch as brahman_card::interface::Method>::NAME {}
+            while heard.recv().await.expect("a call")
+                != <broker::method::Watch as brahman_card::interface::Method>::NAME
+            {}
             assert_eq!(scope.is_open(), is_open, "{card}");
             following.abort();
         }
@@ -358,7 +417,11 @@ mod tests {
         let mesh = folder.path().join("brahman.sock");
         let (asked, mut heard) = mpsc::channel(16);
         let table = json!({ "modules": [record(service)] });
-        answering(&init_socket(&mesh), vec![(<init::method::List as brahman_card::interface::Method>::NAME, table)], asked);
+        answering(
+            &init_socket(&mesh),
+            vec![(<init::method::List as brahman_card::interface::Method>::NAME, table)],
+            asked,
+        );
         let scope = Scope::unknown();
         let following = tokio::spawn(scope.clone().follow(mesh));
         // By the second question the first answer has been heard.
@@ -372,14 +435,21 @@ mod tests {
     #[test]
     fn what_is_of_everything_is_refused_while_anything_is_hidden() {
         let fault = bound(Some(&["cvs"])).whole("Snapshot").expect_err("refused");
-        assert_eq!((&fault.parameters["profile"], &fault.parameters["name"]), (&"recruiter".into(), &"*".into()));
+        assert_eq!(
+            (&fault.parameters["profile"], &fault.parameters["name"]),
+            (&"recruiter".into(), &"*".into())
+        );
         assert!(bound(None).whole("Snapshot").is_ok() && Scope::open().whole("Snapshot").is_ok());
         assert!(!bound(None).hides_datasets() && Scope::unknown().hides_datasets());
     }
 
     fn bound(indexes: Option<&[&str]>) -> Scope {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Scope::of(ActiveOut { id: Some("recruiter".to_owned()), indexes: indexes.map(names), ..ActiveOut::default() })
+        Scope::of(ActiveOut {
+            id: Some("recruiter".to_owned()),
+            indexes: indexes.map(names),
+            ..ActiveOut::default()
+        })
     }
 
     #[tokio::test]
@@ -388,9 +458,19 @@ mod tests {
         assert!(scope.known(Deadline::NEVER).await.is_ok() && !scope.is_open());
         assert!(scope.binds_index("cvs") && !scope.binds_index("docs"));
         let fault = scope.index("docs").expect_err("refused");
-        assert_eq!((&fault.parameters["profile"], &fault.parameters["name"]), (&"recruiter".into(), &"docs".into()));
-        assert!(fault.message().contains("profile `recruiter`") && fault.message().contains("index `docs`"), "{fault}");
-        assert!(scope.binds_dataset("anything"), "a profile that says nothing of datasets hides none");
+        assert_eq!(
+            (&fault.parameters["profile"], &fault.parameters["name"]),
+            (&"recruiter".into(), &"docs".into())
+        );
+        assert!(
+            fault.message().contains("profile `recruiter`")
+                && fault.message().contains("index `docs`"),
+            "{fault}"
+        );
+        assert!(
+            scope.binds_dataset("anything"),
+            "a profile that says nothing of datasets hides none"
+        );
         assert!(!bound(Some(&[])).binds_index("cvs"), "an empty list binds nothing");
         assert!(bound(None).binds_index("cvs"));
     }
@@ -401,7 +481,11 @@ mod tests {
         let fault = scope.known(Deadline::in_ms(Some(1))).await.expect_err("nobody has said");
         assert!(fault.retryable() && fault.name.ends_with(".Unknown"), "{fault}");
         scope.set(View::of(ActiveOut::default()));
-        assert!(scope.known(Deadline::NEVER).await.is_ok() && scope.is_open() && scope.binds_index("any"));
+        assert!(
+            scope.known(Deadline::NEVER).await.is_ok()
+                && scope.is_open()
+                && scope.binds_index("any")
+        );
     }
 
     #[tokio::test]

@@ -17,14 +17,18 @@ use tokio_util::task::TaskTracker;
 
 pub use accept::{AcceptLimits, Peer, accept};
 pub use call::{Call, Reply, UpgradedStream, encode_fault, encode_reply};
-pub use connection::{GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, has_unread, hung_up, linger, unknown_key, write_all, write_parts};
+pub use connection::{
+    GONE_EVERY, PARTIAL_MAX, WRITE_STALL, fill, has_unread, hung_up, linger, unknown_key,
+    write_all, write_parts,
+};
 pub use memory::{Charge, PROCESS_BYTES_MAX};
 pub use wait::{NEXT_CALL_POLL, Wait, poll_briefly};
 
 /// What a module author implements: the interfaces it serves and what a call does.
 ///
-/// A call's future is dropped when the caller hangs up or its deadline passes; work that runs elsewhere (a thread, a
-/// queue) has to notice that by itself, for example through a closed channel.
+/// A call's future is dropped when the caller hangs up or its deadline passes; work that runs
+/// elsewhere (a thread, a queue) has to notice that by itself, for example through a closed
+/// channel.
 pub trait Service: Send + Sync + 'static {
     /// Interfaces served, `org.varlink.service` aside.
     fn interfaces(&self) -> &'static [&'static Interface];
@@ -53,11 +57,19 @@ impl ServeOptions {
 }
 
 /// Serves until `drain` is cancelled, then lets running calls finish and returns.
-pub async fn serve<S: Service>(listener: UnixListener, service: Arc<S>, options: ServeOptions, drain: CancellationToken) {
+pub async fn serve<S: Service>(
+    listener: UnixListener,
+    service: Arc<S>,
+    options: ServeOptions,
+    drain: CancellationToken,
+) {
     let tracker = TaskTracker::new();
     let limits = options.limits;
     let shared = Arc::new(connection::ServerState::new(service, options, drain.clone()));
-    accept(listener, limits, &drain, &tracker, move |stream, peer| connection::converse(stream, peer, Arc::clone(&shared))).await;
+    accept(listener, limits, &drain, &tracker, move |stream, peer| {
+        connection::converse(stream, peer, Arc::clone(&shared))
+    })
+    .await;
     tracker.close();
     tracker.wait().await;
 }

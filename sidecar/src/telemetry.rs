@@ -1,7 +1,9 @@
-//! Logs: one line an event on stderr, where init or the journal picks it up. `BRAHMAN_LOG` filters (`info` unless set).
+//! Logs: one line an event on stderr, where init or the journal picks it up. `BRAHMAN_LOG` filters
+//! (`info` unless set).
 //!
-//! Invariant: nothing here fails or panics because nobody reads the log. A line that cannot be written (a closed
-//! terminal, a full disk, a reader that has gone) is dropped and counted, and the count is told by the next line that can.
+//! Invariant: nothing here fails or panics because nobody reads the log. A line that cannot be
+//! written (a closed terminal, a full disk, a reader that has gone) is dropped and counted, and the
+//! count is told by the next line that can.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write, stderr};
@@ -38,7 +40,8 @@ pub fn init() {
     let filter = EnvFilter::try_from_env("BRAHMAN_LOG");
     let refused = filter.as_ref().err().filter(|_| asked.is_some()).map(ToString::to_string);
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("info,ort=warn,sled=warn"));
-    let colour = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let colour =
+        stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(move || Lines { colour })
@@ -53,12 +56,16 @@ pub fn init() {
     }
 }
 
-/// [`init`] for a process that must go on whatever becomes of its log's reader: a thread writes, and what the reader is
-/// too slow for is dropped and counted.
+/// [`init`] for a process that must go on whatever becomes of its log's reader: a thread writes,
+/// and what the reader is too slow for is dropped and counted.
 pub fn init_queued() {
     let (sender, waiting) = sync_channel(LINES_WAITING);
     // Without the thread lines are written at once, as elsewhere.
-    if std::thread::Builder::new().name("log".into()).spawn(move || write_all_waiting(&waiting)).is_ok() {
+    if std::thread::Builder::new()
+        .name("log".into())
+        .spawn(move || write_all_waiting(&waiting))
+        .is_ok()
+    {
         let _ = QUEUE.set(sender);
     }
     init();
@@ -70,18 +77,20 @@ pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }
 
-/// Gives what this process logs from now on to `sink` as well, line by line and without colours. The sink must neither wait nor log. A
-/// second call does nothing.
+/// Gives what this process logs from now on to `sink` as well, line by line and without colours.
+/// The sink must neither wait nor log. A second call does nothing.
 pub fn copy_to(sink: impl Fn(&str) + Send + Sync + 'static) {
     let _ = COPIES.set(Box::new(sink));
 }
 
-/// Passes on a line that somebody else wrote, made harmless for a terminal. Never waits if the log has a queue.
+/// Passes on a line that somebody else wrote, made harmless for a terminal. Never waits if the log
+/// has a queue.
 pub fn pass_on(line: &str) {
     pass(format!("{}\n", escape(line)).as_bytes());
 }
 
-/// Waits until what was logged so far is written, or the patience is over. For the end of a process.
+/// Waits until what was logged so far is written, or the patience is over. For the end of a
+/// process.
 pub fn flush(patience: Duration) {
     if let Some(queue) = QUEUE.get() {
         let (sender, done) = sync_channel(1);
@@ -92,8 +101,8 @@ pub fn flush(patience: Duration) {
     }
 }
 
-/// Text that moves no cursor, sets no title and turns no line around: control characters other than newline and tab, and
-/// those that change the direction of writing, become `\u{…}`.
+/// Text that moves no cursor, sets no title and turns no line around: control characters other than
+/// newline and tab, and those that change the direction of writing, become `\u{…}`.
 #[must_use]
 pub fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(is_unsafe) {
@@ -167,7 +176,8 @@ fn write_all_waiting(waiting: &Receiver<LogEntry>) {
         match next {
             LogEntry::Line(line) => {
                 let before = lost();
-                let word = format!("{} lines of the log were lost before this one\n", before - told);
+                let word =
+                    format!("{} lines of the log were lost before this one\n", before - told);
                 if before > told && put(&mut stderr(), word.as_bytes()).is_ok() {
                     told = before;
                 }
@@ -183,7 +193,8 @@ fn write_all_waiting(waiting: &Receiver<LogEntry>) {
     }
 }
 
-/// Writes a whole line. A full pipe or terminal that is not to block is waited for, [`STALL_MS`] at most.
+/// Writes a whole line. A full pipe or terminal that is not to block is waited for, [`STALL_MS`] at
+/// most.
 fn put<W: Write + std::os::fd::AsFd>(out: &mut W, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match out.write(bytes) {
@@ -222,7 +233,10 @@ mod tests {
 
     #[test]
     fn a_copy_of_a_line_has_no_colours() {
-        assert_eq!(without_colours("\x1b[32m INFO\x1b[0m the mesh \x1b[3mis\x1b[0m up"), " INFO the mesh is up");
+        assert_eq!(
+            without_colours("\x1b[32m INFO\x1b[0m the mesh \x1b[3mis\x1b[0m up"),
+            " INFO the mesh is up"
+        );
         assert_eq!(without_colours("plain"), "plain");
     }
 
@@ -231,11 +245,15 @@ mod tests {
         let (mut ours, theirs) = UnixStream::pair().expect("a pair");
         drop(theirs);
         assert!(put(&mut ours, b"line\n").is_err());
-        let mut full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+        let mut full =
+            std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
         assert!(put(&mut full, b"line\n").is_err());
         let (mut ours, theirs) = UnixStream::pair().expect("a pair");
         ours.set_nonblocking(true).expect("set");
-        assert!(put(&mut ours, &vec![b'x'; 8 << 20]).is_err(), "a full reader is given up after a while");
+        assert!(
+            put(&mut ours, &vec![b'x'; 8 << 20]).is_err(),
+            "a full reader is given up after a while"
+        );
         drop(theirs);
     }
 }

@@ -1,5 +1,6 @@
-//! zlink, the other Varlink library for Rust, in both roles: `zlink_peer serve` is a provider on the socket that init passes,
-//! `zlink_peer call SOCKET` a client of a mesh that has it and `embed-mock`. For `foreign::` in the mesh tests.
+//! zlink, the other Varlink library for Rust, in both roles: `zlink_peer serve` is a provider on
+//! the socket that init passes, `zlink_peer call SOCKET` a client of a mesh that has it and
+//! `embed-mock`. For `foreign::` in the mesh tests.
 
 #![expect(missing_docs, reason = "the macros write public types without any")]
 
@@ -31,13 +32,19 @@ struct Sums;
 #[service(interface = "org.example.Sums")]
 impl Sums {
     async fn add(&self, a: i64, b: i64) -> Result<Sum, SumError> {
-        if a > MOST || b > MOST { Err(SumError::TooLarge { most: MOST }) } else { Ok(Sum { sum: a + b }) }
+        if a > MOST || b > MOST {
+            Err(SumError::TooLarge { most: MOST })
+        } else {
+            Ok(Sum { sum: a + b })
+        }
     }
 
     #[zlink(more)]
     async fn count(&self, more: bool, to: i64) -> impl Stream<Item = Reply<Sum>> + Unpin {
         let to = if more { to.max(1) } else { 1 };
-        futures_util::stream::iter((1..=to).map(move |sum| Reply::new(Some(Sum { sum })).set_continues(Some(sum < to))))
+        futures_util::stream::iter(
+            (1..=to).map(move |sum| Reply::new(Some(Sum { sum })).set_continues(Some(sum < to))),
+        )
     }
 }
 
@@ -45,7 +52,10 @@ impl Sums {
 trait SumsProxy {
     async fn add(&mut self, a: i64, b: i64) -> zlink::Result<Result<Sum, SumError>>;
     #[zlink(more)]
-    async fn count(&mut self, to: i64) -> zlink::Result<impl Stream<Item = zlink::Result<Result<Sum, SumError>>>>;
+    async fn count(
+        &mut self,
+        to: i64,
+    ) -> zlink::Result<impl Stream<Item = zlink::Result<Result<Sum, SumError>>>>;
 }
 
 #[derive(Debug, Deserialize)]
@@ -68,7 +78,8 @@ trait EmbedProxy {
 }
 
 async fn serve() -> Result<(), Box<dyn Error>> {
-    let listener = listenfd::ListenFd::from_env().take_unix_listener(0)?.ok_or("no socket was passed")?;
+    let listener =
+        listenfd::ListenFd::from_env().take_unix_listener(0)?.ok_or("no socket was passed")?;
     listener.set_nonblocking(true)?;
     UnixDatagram::unbound()?.send_to(b"READY=1", std::env::var("NOTIFY_SOCKET")?)?;
     Server::new(unix::Listener::from(UnixListener::from_std(listener)?), Sums).run().await?;
@@ -91,9 +102,17 @@ async fn call(socket: &str) -> Result<(), Box<dyn Error>> {
         assert_eq!(seen, [1, 2, 3, 4, 5]);
     }
     let embedded = connection.embed_text(&["a", "b"]).await?.expect("embedded");
-    assert!(embedded.mock && embedded.vectors.iter().all(|v| v.len() as u64 == embedded.dim) && embedded.vectors.len() == 2);
-    let EmbedError::FileUnreadable { path, message, retryable } = connection.embed_file("/nonexistent").await?.expect_err("there is none");
-    assert!(path == "/nonexistent" && !message.is_empty() && !retryable, "{path} {message} {retryable}");
+    assert!(
+        embedded.mock
+            && embedded.vectors.iter().all(|v| v.len() as u64 == embedded.dim)
+            && embedded.vectors.len() == 2
+    );
+    let EmbedError::FileUnreadable { path, message, retryable } =
+        connection.embed_file("/nonexistent").await?.expect_err("there is none");
+    assert!(
+        path == "/nonexistent" && !message.is_empty() && !retryable,
+        "{path} {message} {retryable}"
+    );
     // The connection is good for more.
     assert_eq!(connection.add(1, 1).await?.expect("small").sum, 2);
     Ok(())

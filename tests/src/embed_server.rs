@@ -1,7 +1,8 @@
-//! A server on this machine that embeds as OpenAI's, Ollama's and TEI's do, and whatever goes wrong with one.
+//! A server on this machine that embeds as OpenAI's, Ollama's and TEI's do, and whatever goes wrong
+//! with one.
 //!
-//! Its vectors are a pure function of model and text. Each request has a connection of its own, so that what becomes of one is no other's
-//! affair.
+//! Its vectors are a pure function of model and text. Each request has a connection of its own, so
+//! that what becomes of one is no other's affair.
 
 use std::fmt;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -89,7 +90,12 @@ impl EmbedServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let port = listener.local_addr().expect("bound").port();
         let decide: Decide = Box::new(|_| EmbedTrouble::None);
-        let shared = Shared { port, token: token.map(str::to_owned), decide: Mutex::new(decide), seen: Mutex::default() };
+        let shared = Shared {
+            port,
+            token: token.map(str::to_owned),
+            decide: Mutex::new(decide),
+            seen: Mutex::default(),
+        };
         let server = Self { shared: Arc::new(shared) };
         let shared = Arc::clone(&server.shared);
         std::thread::spawn(move || {
@@ -170,7 +176,11 @@ fn serve(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
         Err(NoAnswer::Silent) => return client.read(&mut [0]).map(drop),
     };
     let header = header.map(|(name, value)| format!("{name}: {value}\r\n")).unwrap_or_default();
-    write!(client, "HTTP/1.1 {status} X\r\n{header}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+    write!(
+        client,
+        "HTTP/1.1 {status} X\r\n{header}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    )?;
     client.write_all(&body)
 }
 
@@ -188,11 +198,19 @@ type Answer = Result<(u16, Option<(&'static str, String)>, Vec<u8>), NoAnswer>;
 fn answer(shared: &Shared, path: &str, body: &[u8], token: Option<String>) -> Answer {
     let text = |status: u16, value: Value| Ok((status, None, value.to_string().into_bytes()));
     if path == "/info" {
-        return text(200, json!({ "model_id": "acme/tei", "max_input_length": WINDOW, "max_client_batch_size": 4 }));
+        return text(
+            200,
+            json!({ "model_id": "acme/tei", "max_input_length": WINDOW, "max_client_batch_size": 4 }),
+        );
     }
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let inputs = if path == "/embed" { &body["inputs"] } else { &body["input"] };
-    let texts: Vec<String> = inputs.as_array().into_iter().flatten().filter_map(|text| text.as_str().map(str::to_owned)).collect();
+    let texts: Vec<String> = inputs
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|text| text.as_str().map(str::to_owned))
+        .collect();
     let request = EmbedRequest { path: path.to_owned(), texts, token };
     let trouble = {
         let mut decide = locked(&shared.decide);
@@ -205,21 +223,33 @@ fn answer(shared: &Shared, path: &str, body: &[u8], token: Option<String>) -> An
     match &trouble {
         EmbedTrouble::Gone => return Err(NoAnswer::Gone),
         EmbedTrouble::Silent => return Err(NoAnswer::Silent),
-        EmbedTrouble::Status(status, header) => return Ok((*status, header.clone(), b"not now".to_vec())),
+        EmbedTrouble::Status(status, header) => {
+            return Ok((*status, header.clone(), b"not now".to_vec()));
+        }
         EmbedTrouble::Body(bytes) => return Ok((200, None, bytes.clone())),
         _ => {}
     }
     let cuts = body["truncate"] == true || trouble == EmbedTrouble::CutInSilence;
     if !cuts && let Some(long) = request.texts.iter().find(|text| text.len() > WINDOW) {
         let status = if path == "/embed" { 413 } else { 400 };
-        return text(status, json!({ "error": format!("must have less than {WINDOW} tokens. Given: {}", long.len()) }));
+        return text(
+            status,
+            json!({ "error": format!("must have less than {WINDOW} tokens. Given: {}", long.len()) }),
+        );
     }
-    let model = if trouble == EmbedTrouble::OtherModel { "other" } else { body["model"].as_str().unwrap_or("acme/tei") };
+    let model = if trouble == EmbedTrouble::OtherModel {
+        "other"
+    } else {
+        body["model"].as_str().unwrap_or("acme/tei")
+    };
     let dim = if let EmbedTrouble::Dim(dim) = trouble { dim } else { DIM };
     let kept = |text: &str| text.chars().take(WINDOW).collect::<String>();
-    let mut vectors: Vec<Value> = request.texts.iter().map(|text| json!(vector(model, &kept(text), dim))).collect();
+    let mut vectors: Vec<Value> =
+        request.texts.iter().map(|text| json!(vector(model, &kept(text), dim))).collect();
     if let EmbedTrouble::Null(word) = trouble {
-        for (vector, _) in vectors.iter_mut().zip(&request.texts).filter(|(_, text)| text.contains(word)) {
+        for (vector, _) in
+            vectors.iter_mut().zip(&request.texts).filter(|(_, text)| text.contains(word))
+        {
             vector[0] = Value::Null;
         }
     }
@@ -233,11 +263,18 @@ fn answer(shared: &Shared, path: &str, body: &[u8], token: Option<String>) -> An
         "/v1/embeddings" => {
             let number = |x: &Value| x.as_f64().unwrap_or(f64::NAN) as f32;
             let coded = |vector: &Value| {
-                let bytes: Vec<u8> = vector.as_array().into_iter().flatten().flat_map(|x| number(x).to_le_bytes()).collect();
+                let bytes: Vec<u8> = vector
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .flat_map(|x| number(x).to_le_bytes())
+                    .collect();
                 json!(brahman_card::wire::base64::encode(&bytes))
             };
             let shaped = |(index, vector): (usize, Value)| match trouble {
-                EmbedTrouble::Base64 => json!({ "object": "embedding", "index": index, "embedding": coded(&vector) }),
+                EmbedTrouble::Base64 => {
+                    json!({ "object": "embedding", "index": index, "embedding": coded(&vector) })
+                }
                 EmbedTrouble::Misordered => json!({ "object": "embedding", "embedding": vector }),
                 _ => json!({ "object": "embedding", "index": index, "embedding": vector }),
             };
@@ -245,9 +282,14 @@ fn answer(shared: &Shared, path: &str, body: &[u8], token: Option<String>) -> An
             if trouble == EmbedTrouble::Reversed {
                 data.reverse();
             }
-            text(200, json!({ "object": "list", "data": data, "usage": { "prompt_tokens": tokens, "total_tokens": tokens } }))
+            text(
+                200,
+                json!({ "object": "list", "data": data, "usage": { "prompt_tokens": tokens, "total_tokens": tokens } }),
+            )
         }
-        "/api/embed" => text(200, json!({ "model": model, "embeddings": vectors, "prompt_eval_count": tokens })),
+        "/api/embed" => {
+            text(200, json!({ "model": model, "embeddings": vectors, "prompt_eval_count": tokens }))
+        }
         "/embed" => text(200, Value::Array(vectors)),
         _ => text(404, json!({ "error": "no such path" })),
     }

@@ -1,8 +1,9 @@
-//! A hub of models on this machine that behaves as the Hugging Face hub does: repositories at commits, small files by git's ids behind a
-//! redirect within the hub, large ones by sha256 behind a redirect to another server, ranges, tokens, gates; and whatever goes wrong with
-//! it.
+//! A hub of models on this machine that behaves as the Hugging Face hub does: repositories at
+//! commits, small files by git's ids behind a redirect within the hub, large ones by sha256 behind
+//! a redirect to another server, ranges, tokens, gates; and whatever goes wrong with it.
 //!
-//! Each request has a connection of its own, so that what becomes of one is no other's affair. Waits are on conditions, never on time.
+//! Each request has a connection of its own, so that what becomes of one is no other's affair.
+//! Waits are on conditions, never on time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -131,13 +132,16 @@ impl Hub {
         format!("http://127.0.0.1:{}", self.shared.hub)
     }
 
-    /// Puts a repository there, of the files in a folder, at the commit of their content; or in place of the one of that name.
+    /// Puts a repository there, of the files in a folder, at the commit of their content; or in
+    /// place of the one of that name.
     pub fn publish(&self, id: &str, folder: &Path, is_gated: bool) -> String {
         let mut files = BTreeMap::from([("README.md".to_owned(), b"for people".to_vec())]);
         gather(folder, "", &mut files);
-        let all: Vec<u8> = files.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes].concat()).collect();
+        let all: Vec<u8> =
+            files.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes].concat()).collect();
         let commit = hex(&Sha1::digest(all));
-        locked(&self.shared.repositories).insert(id.to_owned(), Repository { commit: commit.clone(), files, is_gated });
+        locked(&self.shared.repositories)
+            .insert(id.to_owned(), Repository { commit: commit.clone(), files, is_gated });
         commit
     }
 
@@ -160,8 +164,12 @@ impl Hub {
     /// Waits until an answer stands still.
     pub fn stalled(&self) {
         let stalls = locked(&self.shared.stalls);
-        let waited = self.shared.changed.wait_timeout_while(stalls, PATIENCE, |stalls| stalls.reached == 0);
-        assert!(waited.is_ok_and(|(stalls, _)| stalls.reached > 0), "no answer has come to where it was to stand still");
+        let waited =
+            self.shared.changed.wait_timeout_while(stalls, PATIENCE, |stalls| stalls.reached == 0);
+        assert!(
+            waited.is_ok_and(|(stalls, _)| stalls.reached > 0),
+            "no answer has come to where it was to stand still"
+        );
     }
 
     /// Lets the answers go on that stand still.
@@ -212,7 +220,11 @@ fn serve(client: TcpStream, shared: &Shared, is_cdn: bool) -> std::io::Result<()
         let Some((name, value)) = header.split_once(':') else { continue };
         let value = value.trim();
         match name.to_ascii_lowercase().as_str() {
-            "range" => request.from = value.strip_prefix("bytes=").and_then(|range| range.trim_end_matches('-').parse().ok()),
+            "range" => {
+                request.from = value
+                    .strip_prefix("bytes=")
+                    .and_then(|range| range.trim_end_matches('-').parse().ok())
+            }
             "authorization" => request.token = value.strip_prefix("Bearer ").map(str::to_owned),
             _ => {}
         }
@@ -224,7 +236,9 @@ fn serve(client: TcpStream, shared: &Shared, is_cdn: bool) -> std::io::Result<()
     locked(&shared.seen).push(request.clone());
     let mut reply = if is_cdn { blob(shared, &request, &trouble) } else { page(shared, &request) };
     match &trouble {
-        Trouble::Status(status, header) => reply = Reply::new(*status, header.iter().cloned().collect(), Vec::new()),
+        Trouble::Status(status, header) => {
+            reply = Reply::new(*status, header.iter().cloned().collect(), Vec::new())
+        }
         Trouble::Header(name, value) => {
             reply.headers.retain(|(known, _)| known != name);
             reply.headers.push((*name, value.clone()));
@@ -232,8 +246,14 @@ fn serve(client: TcpStream, shared: &Shared, is_cdn: bool) -> std::io::Result<()
         _ => {}
     }
     let mut client = reader.into_inner();
-    let headers: String = reply.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    write!(client, "HTTP/1.1 {} X\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", reply.status, reply.body.len())?;
+    let headers: String =
+        reply.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    write!(
+        client,
+        "HTTP/1.1 {} X\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        reply.status,
+        reply.body.len()
+    )?;
     if request.method == "HEAD" {
         return Ok(());
     }
@@ -245,7 +265,8 @@ fn serve(client: TcpStream, shared: &Shared, is_cdn: bool) -> std::io::Result<()
             let mut stalls = locked(&shared.stalls);
             stalls.reached += 1;
             shared.changed.notify_all();
-            let waited = shared.changed.wait_timeout_while(stalls, PATIENCE, |stalls| !stalls.is_released);
+            let waited =
+                shared.changed.wait_timeout_while(stalls, PATIENCE, |stalls| !stalls.is_released);
             drop(waited);
             client.write_all(&reply.body[after..])
         }
@@ -259,7 +280,9 @@ fn page(shared: &Shared, request: &HubRequest) -> Reply {
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     let (id, rest) = match parts.as_slice() {
         ["api", "models", owner, name, rest @ ..] => (format!("{owner}/{name}"), rest),
-        ["api", "resolve-cache", "models", owner, name, rest @ ..] => (format!("{owner}/{name}"), rest),
+        ["api", "resolve-cache", "models", owner, name, rest @ ..] => {
+            (format!("{owner}/{name}"), rest)
+        }
         [owner, name, rest @ ..] => (format!("{owner}/{name}"), rest),
         _ => return Reply::new(404, Vec::new(), Vec::new()),
     };
@@ -267,33 +290,61 @@ fn page(shared: &Shared, request: &HubRequest) -> Reply {
     let code = |code: &str| vec![("X-Error-Code", code.to_owned())];
     let Some(repository) = repositories.get(&id) else {
         // Nobody is told what does not exist.
-        return Reply::new(if request.token.is_some() { 404 } else { 401 }, code("RepoNotFound"), Vec::new());
+        return Reply::new(
+            if request.token.is_some() { 404 } else { 401 },
+            code("RepoNotFound"),
+            Vec::new(),
+        );
     };
     if repository.is_gated && request.token.as_deref() != Some(TOKEN) {
-        return Reply::new(if request.token.is_some() { 403 } else { 401 }, code("GatedRepo"), Vec::new());
+        return Reply::new(
+            if request.token.is_some() { 403 } else { 401 },
+            code("GatedRepo"),
+            Vec::new(),
+        );
     }
     let is_known = |revision: &str| revision == "main" || revision == repository.commit;
     match (parts[0], rest) {
         ("api", ["revision", revision]) if is_known(revision) => {
-            let siblings: Vec<_> = repository.files.keys().map(|name| json!({"rfilename": name})).collect();
-            let body = json!({"id": id, "sha": repository.commit, "siblings": siblings}).to_string().into_bytes();
+            let siblings: Vec<_> =
+                repository.files.keys().map(|name| json!({"rfilename": name})).collect();
+            let body = json!({"id": id, "sha": repository.commit, "siblings": siblings})
+                .to_string()
+                .into_bytes();
             Reply::new(200, vec![("Content-Type", "application/json".to_owned())], body)
         }
         ("api", [revision, name @ ..]) if is_known(revision) && parts[1] == "resolve-cache" => {
-            let Some(bytes) = repository.files.get(&name.join("/")) else { return Reply::new(404, code("EntryNotFound"), Vec::new()) };
-            let id = hex(&Sha1::new().chain_update(format!("blob {}\0", bytes.len())).chain_update(bytes).finalize());
-            ranged(bytes, request, vec![("ETag", format!("\"{id}\"")), ("X-Repo-Commit", repository.commit.clone())])
+            let Some(bytes) = repository.files.get(&name.join("/")) else {
+                return Reply::new(404, code("EntryNotFound"), Vec::new());
+            };
+            let id = hex(&Sha1::new()
+                .chain_update(format!("blob {}\0", bytes.len()))
+                .chain_update(bytes)
+                .finalize());
+            ranged(
+                bytes,
+                request,
+                vec![("ETag", format!("\"{id}\"")), ("X-Repo-Commit", repository.commit.clone())],
+            )
         }
         (_, ["resolve", revision, name @ ..]) if is_known(revision) => {
             let name = name.join("/");
-            let Some(bytes) = repository.files.get(&name) else { return Reply::new(404, code("EntryNotFound"), Vec::new()) };
+            let Some(bytes) = repository.files.get(&name) else {
+                return Reply::new(404, code("EntryNotFound"), Vec::new());
+            };
             let mut headers = vec![("X-Repo-Commit", repository.commit.clone())];
             if !LARGE.iter().any(|end| name.ends_with(end)) {
-                headers.push(("Location", format!("/api/resolve-cache/models/{id}/{}/{name}", repository.commit)));
+                headers.push((
+                    "Location",
+                    format!("/api/resolve-cache/models/{id}/{}/{name}", repository.commit),
+                ));
                 return Reply::new(307, headers, b"Temporary Redirect".to_vec());
             }
             let sha256 = hex(&sha256(bytes));
-            headers.push(("Location", format!("http://127.0.0.1:{}/blobs/{sha256}?Signature=secret", shared.cdn)));
+            headers.push((
+                "Location",
+                format!("http://127.0.0.1:{}/blobs/{sha256}?Signature=secret", shared.cdn),
+            ));
             headers.push(("X-Linked-ETag", format!("\"{sha256}\"")));
             headers.push(("X-Linked-Size", bytes.len().to_string()));
             // Not the file's.
@@ -308,7 +359,10 @@ fn page(shared: &Shared, request: &HubRequest) -> Reply {
 fn blob(shared: &Shared, request: &HubRequest, trouble: &Trouble) -> Reply {
     let wanted = request.target.trim_start_matches("/blobs/").split('?').next().unwrap_or_default();
     let repositories = locked(&shared.repositories);
-    let found = repositories.values().flat_map(|repository| repository.files.values()).find(|bytes| hex(&sha256(bytes)) == wanted);
+    let found = repositories
+        .values()
+        .flat_map(|repository| repository.files.values())
+        .find(|bytes| hex(&sha256(bytes)) == wanted);
     match (found, trouble) {
         (None, _) => Reply::new(404, Vec::new(), Vec::new()),
         (Some(_), Trouble::Body(other)) => ranged(other, request, Vec::new()),
@@ -323,9 +377,14 @@ fn ranged(bytes: &[u8], request: &HubRequest, mut headers: Vec<(&'static str, St
     match request.from {
         None => Reply::new(200, headers, bytes.to_vec()),
         Some(from) if from < bytes.len() => {
-            headers.push(("Content-Range", format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len())));
+            headers.push((
+                "Content-Range",
+                format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()),
+            ));
             Reply::new(206, headers, bytes[from..].to_vec())
         }
-        Some(_) => Reply::new(416, vec![("Content-Range", format!("bytes */{}", bytes.len()))], Vec::new()),
+        Some(_) => {
+            Reply::new(416, vec![("Content-Range", format!("bytes */{}", bytes.len()))], Vec::new())
+        }
     }
 }

@@ -1,6 +1,8 @@
-//! The harness: a private mesh of real processes, with a cleared environment and temporary directories.
+//! The harness: a private mesh of real processes, with a cleared environment and temporary
+//! directories.
 //!
-//! Waits are on events (init's `Watch`, a process's end), bounded by [`PATIENCE`]. Dropping a [`Mesh`] ends it.
+//! Waits are on events (init's `Watch`, a process's end), bounded by [`PATIENCE`]. Dropping a
+//! [`Mesh`] ends it.
 
 pub mod embed_server;
 pub mod hub;
@@ -44,14 +46,23 @@ pub fn script(label: &str, script: &str, more: &str) -> (String, String) {
     let script = serde_json::to_string(script).expect("a string is JSON");
     (
         label.to_owned(),
-        format!("schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"/bin/sh\"\nargv = [\"-c\", {script}]\n"),
+        format!(
+            "schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"/bin/sh\"\nargv = [\"-c\", {script}]\n"
+        ),
     )
 }
 
-/// A Card for a provider in Python's standard library alone, as a stranger would write one. `handle(c, m)` is given a connection
-/// and a message, and answers by `reply(c, {…})`; `more` is put into the Card before its payload.
+/// A Card for a provider in Python's standard library alone, as a stranger would write one.
+/// `handle(c, m)` is given a connection and a message, and answers by `reply(c, {…})`; `more` is
+/// put into the Card before its payload.
 #[must_use]
-pub fn stranger(label: &str, interface: &str, idempotent: &[&str], handle: &str, more: &str) -> (String, String) {
+pub fn stranger(
+    label: &str,
+    interface: &str,
+    idempotent: &[&str],
+    handle: &str,
+    more: &str,
+) -> (String, String) {
     const SERVER: &str = r#"
 import json, os, socket, sys, threading, time
 listener = socket.socket(fileno=3)
@@ -71,7 +82,8 @@ def serve():
     while True:
         threading.Thread(target=converse, args=(listener.accept()[0],), daemon=True).start()
 "#;
-    let script = serde_json::to_string(&format!("{SERVER}\n{handle}\nserve()\n")).expect("a string is JSON");
+    let script =
+        serde_json::to_string(&format!("{SERVER}\n{handle}\nserve()\n")).expect("a string is JSON");
     let idempotent = serde_json::to_string(idempotent).expect("strings are JSON");
     let card = format!(
         "schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"python3\"\nargv = [\"-u\", \"-c\", {script}]\n\
@@ -103,8 +115,13 @@ pub fn binary(name: &str) -> PathBuf {
 #[must_use]
 pub fn shared_cache() -> PathBuf {
     let cache = brahman_sidecar::place::cache_dir();
-    let library = std::env::var_os("ORT_DYLIB_PATH").map_or_else(|| cache.join("onnxruntime/libonnxruntime.so"), PathBuf::from);
-    assert!(library.is_file(), "no ONNX Runtime at {}: run `make test`, or `brahman models pull`", library.display());
+    let library = std::env::var_os("ORT_DYLIB_PATH")
+        .map_or_else(|| cache.join("onnxruntime/libonnxruntime.so"), PathBuf::from);
+    assert!(
+        library.is_file(),
+        "no ONNX Runtime at {}: run `make test`, or `brahman models pull`",
+        library.display()
+    );
     cache
 }
 
@@ -130,7 +147,10 @@ impl Setup {
     /// With these Cards.
     #[must_use]
     pub fn new(cards: &[(String, String)]) -> Self {
-        let folder = tempfile::Builder::new().prefix("brahman-test-").tempdir().expect("a temporary directory");
+        let folder = tempfile::Builder::new()
+            .prefix("brahman-test-")
+            .tempdir()
+            .expect("a temporary directory");
         let setup = Self { folder, context: None, env: Vec::new(), is_journal: false };
         std::fs::create_dir_all(setup.cache()).expect("made");
         std::fs::create_dir_all(setup.cards()).expect("made");
@@ -196,17 +216,27 @@ impl Setup {
         self
     }
 
-    /// Gives the mesh the library that `brahman models pull` fetched, and no model: those are its own.
+    /// Gives the mesh the library that `brahman models pull` fetched, and no model: those are its
+    /// own.
     #[must_use]
     pub fn library(self) -> Self {
-        std::os::unix::fs::symlink(shared_cache().join("onnxruntime"), self.cache().join("onnxruntime")).expect("linked");
+        std::os::unix::fs::symlink(
+            shared_cache().join("onnxruntime"),
+            self.cache().join("onnxruntime"),
+        )
+        .expect("linked");
         self
     }
 
     /// Starts init and waits until the broker answers.
     pub async fn up(self) -> Mesh {
         let mut mesh = self.spawn();
-        mesh.when(|modules| modules.iter().any(|m| m.card.label.as_str() == "broker" && m.state == ModuleState::Ready)).await;
+        mesh.when(|modules| {
+            modules
+                .iter()
+                .any(|m| m.card.label.as_str() == "broker" && m.state == ModuleState::Ready)
+        })
+        .await;
         mesh.assert_alive();
         mesh
     }
@@ -218,13 +248,20 @@ impl Setup {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]).arg(binary("brahman-init"));
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        command.env("HOME", self.folder.path()).env("BRAHMAN_CACHE", self.cache()).env("BRAHMAN_EMBED_THREADS", "2");
+        command
+            .env("HOME", self.folder.path())
+            .env("BRAHMAN_CACHE", self.cache())
+            .env("BRAHMAN_EMBED_THREADS", "2");
         if let Some(library) = std::env::var_os("ORT_DYLIB_PATH") {
             command.env("ORT_DYLIB_PATH", library);
         }
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command.arg("--socket").arg(self.folder.path().join("run/brahman.sock"));
-        command.arg("--state").arg(self.folder.path().join("state")).arg("--cards").arg(self.cards());
+        command
+            .arg("--state")
+            .arg(self.folder.path().join("state"))
+            .arg("--cards")
+            .arg(self.cards());
         if let Some(context) = &self.context {
             command.arg("--context").arg(context);
         }
@@ -233,7 +270,12 @@ impl Setup {
             let meta = log.metadata().expect("there");
             command.env("JOURNAL_STREAM", format!("{}:{}", meta.dev(), meta.ino()));
         }
-        let init = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("brahman-init starts");
+        let init = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("brahman-init starts");
         Mesh { folder: self.folder, init, context: self.context }
     }
 }
@@ -283,7 +325,15 @@ impl Mesh {
             loop {
                 let outcome: Result<Vec<ModuleRecord>, ClientError> = async {
                     let mut connection = Connection::connect(&init).await?;
-                    connection.send(&encode_call("org.brahman.Init.Watch", &Empty {}, &CallOptions::default(), true, false)?).await?;
+                    connection
+                        .send(&encode_call(
+                            "org.brahman.Init.Watch",
+                            &Empty {},
+                            &CallOptions::default(),
+                            true,
+                            false,
+                        )?)
+                        .await?;
                     loop {
                         let word: WatchOut = connection.receive().await?.typed()?.value;
                         last.borrow_mut().clone_from(&word.modules);
@@ -303,9 +353,16 @@ impl Mesh {
         match tokio::time::timeout(PATIENCE, watching).await {
             Ok(modules) => modules,
             Err(_) => {
-                let table: Vec<String> =
-                    last.borrow().iter().map(|m| format!("{} {} {:?}", m.card.label, m.state.as_str(), m.reason)).collect();
-                panic!("the mesh did not become as wanted; last:\n{}\nlog:\n{}", table.join("\n"), self.log())
+                let table: Vec<String> = last
+                    .borrow()
+                    .iter()
+                    .map(|m| format!("{} {} {:?}", m.card.label, m.state.as_str(), m.reason))
+                    .collect();
+                panic!(
+                    "the mesh did not become as wanted; last:\n{}\nlog:\n{}",
+                    table.join("\n"),
+                    self.log()
+                )
             }
         }
     }
@@ -314,7 +371,9 @@ impl Mesh {
     #[must_use]
     pub fn resident_mib(pid: u32) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let kib = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        let kib = status.lines().find_map(|l| {
+            l.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+        });
         kib.unwrap_or(0) / 1024
     }
 
@@ -325,28 +384,47 @@ impl Mesh {
         modules.into_iter().find(is).expect("it was just there")
     }
 
-    /// Waits until the broker leads calls of a flow to this module. init's table may be ahead of the broker's by a moment.
+    /// Waits until the broker leads calls of a flow to this module. init's table may be ahead of
+    /// the broker's by a moment.
     pub async fn when_served_by(&self, flow: &str, label: &str) {
         let watching = async {
             let mut connection = Connection::connect(&self.socket()).await?;
             let ask = serde_json::json!({ "flow": flow });
-            connection.send(&encode_call("org.brahman.Broker.Watch", &ask, &CallOptions::default(), true, false)?).await?;
+            connection
+                .send(&encode_call(
+                    "org.brahman.Broker.Watch",
+                    &ask,
+                    &CallOptions::default(),
+                    true,
+                    false,
+                )?)
+                .await?;
             loop {
-                let word: brahman_card::interface::broker::WatchOut = connection.receive().await?.typed()?.value;
+                let word: brahman_card::interface::broker::WatchOut =
+                    connection.receive().await?.typed()?.value;
                 if word.matched.is_some_and(|m| m.label == label) {
                     return Ok::<_, ClientError>(());
                 }
             }
         };
         let outcome = tokio::time::timeout(PATIENCE, watching).await;
-        assert!(matches!(outcome, Ok(Ok(()))), "{flow} is not led to {label}: {outcome:?}\n{}", self.log());
+        assert!(
+            matches!(outcome, Ok(Ok(()))),
+            "{flow} is not led to {label}: {outcome:?}\n{}",
+            self.log()
+        );
     }
 
     /// One module now.
     pub async fn module(&self, label: &str) -> ModuleRecord {
-        let mut connection = Connection::connect(&self.beside("init.sock")).await.expect("init answers");
-        let list: ListOut = connection.call("org.brahman.Init.List", &Empty {}).await.expect("a list");
-        list.modules.into_iter().find(|m| m.card.label.as_str() == label).unwrap_or_else(|| panic!("no module {label}"))
+        let mut connection =
+            Connection::connect(&self.beside("init.sock")).await.expect("init answers");
+        let list: ListOut =
+            connection.call("org.brahman.Init.List", &Empty {}).await.expect("a list");
+        list.modules
+            .into_iter()
+            .find(|m| m.card.label.as_str() == label)
+            .unwrap_or_else(|| panic!("no module {label}"))
     }
 
     /// A call on a connection of its own.
@@ -355,7 +433,9 @@ impl Mesh {
     /// As the mesh gives them.
     pub async fn call(&self, method: &str, parameters: Value) -> Result<Value, ClientError> {
         let mut connection = Connection::connect(&self.socket()).await?;
-        tokio::time::timeout(PATIENCE, connection.call(method, &parameters)).await.unwrap_or(Err(ClientError::Deadline(PATIENCE)))
+        tokio::time::timeout(PATIENCE, connection.call(method, &parameters))
+            .await
+            .unwrap_or(Err(ClientError::Deadline(PATIENCE)))
     }
 
     /// A call that must answer with an error.
@@ -370,8 +450,13 @@ impl Mesh {
     #[must_use]
     pub fn brahman(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(binary("brahman"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("BRAHMAN_SOCKET", self.socket());
-        command.env("HOME", self.folder.path()).env("BRAHMAN_CACHE", self.folder.path().join("cache"));
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("BRAHMAN_SOCKET", self.socket());
+        command
+            .env("HOME", self.folder.path())
+            .env("BRAHMAN_CACHE", self.folder.path().join("cache"));
         if let Some(library) = std::env::var_os("ORT_DYLIB_PATH") {
             command.env("ORT_DYLIB_PATH", library);
         }
@@ -382,8 +467,13 @@ impl Mesh {
     #[must_use]
     pub fn brahman_with(&self, arguments: &[&str], stdin: &[u8]) -> Output {
         let mut command = Command::new(binary("brahman"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("BRAHMAN_SOCKET", self.socket());
-        command.env("HOME", self.folder.path()).env("BRAHMAN_CACHE", self.folder.path().join("cache"));
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("BRAHMAN_SOCKET", self.socket());
+        command
+            .env("HOME", self.folder.path())
+            .env("BRAHMAN_CACHE", self.folder.path().join("cache"));
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("brahman runs");
         // It may end without having read everything, as for bad arguments.
@@ -394,18 +484,30 @@ impl Mesh {
     /// [`Self::brahman`] with `--json`, which must succeed.
     pub fn brahman_json(&self, arguments: &[&str]) -> Value {
         let out = self.brahman(&[arguments, &["--json"]].concat());
-        assert!(out.status.success(), "{arguments:?}: {}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {}", String::from_utf8_lossy(&out.stdout)))
+        assert!(
+            out.status.success(),
+            "{arguments:?}: {}{}",
+            String::from_utf8_lossy(&out.stdout),
+            String::from_utf8_lossy(&out.stderr)
+        );
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| {
+            panic!("{arguments:?}: {e}: {}", String::from_utf8_lossy(&out.stdout))
+        })
     }
 
     /// Writes a Card into the folder.
     pub fn write_card(&self, (name, text): &(String, String)) {
-        std::fs::write(self.folder.path().join("cards").join(format!("{name}.toml")), text).expect("written");
+        std::fs::write(self.folder.path().join("cards").join(format!("{name}.toml")), text)
+            .expect("written");
     }
 
     /// Sends a signal to a process by name of the signal.
     pub fn signal(&self, pid: u32, signal: &str) {
-        let done = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status().expect("kill runs");
+        let done = Command::new("kill")
+            .arg(format!("-{signal}"))
+            .arg(pid.to_string())
+            .status()
+            .expect("kill runs");
         assert!(done.success(), "kill -{signal} {pid}");
     }
 
@@ -413,7 +515,8 @@ impl Mesh {
     pub fn down(mut self) -> Duration {
         let started = Instant::now();
         self.signal(self.init.id(), "TERM");
-        let status = wait(&mut self.init, PATIENCE).unwrap_or_else(|| panic!("init did not end:\n{}", self.log()));
+        let status = wait(&mut self.init, PATIENCE)
+            .unwrap_or_else(|| panic!("init did not end:\n{}", self.log()));
         assert!(status.success(), "init ended with {status}:\n{}", self.log());
         started.elapsed()
     }
@@ -429,7 +532,8 @@ impl Drop for Mesh {
             }
         }
         if std::thread::panicking() {
-            let _ = std::io::stderr().write_all(format!("--- log of the mesh\n{}", self.log()).as_bytes());
+            let _ = std::io::stderr()
+                .write_all(format!("--- log of the mesh\n{}", self.log()).as_bytes());
         }
     }
 }
@@ -442,8 +546,10 @@ fn end_of(pid: u32) -> Option<OwnedFd> {
 
 /// Waits for such a descriptor; false if the process is still there afterwards.
 fn ended(end: &OwnedFd, patience: Duration) -> bool {
-    let limit = Timespec { tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
-    rustix::event::poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&limit)).is_ok_and(|ready| ready > 0)
+    let limit =
+        Timespec { tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX), tv_nsec: 0 };
+    rustix::event::poll(&mut [PollFd::new(end, PollFlags::IN)], Some(&limit))
+        .is_ok_and(|ready| ready > 0)
 }
 
 fn wait(child: &mut Child, patience: Duration) -> Option<std::process::ExitStatus> {

@@ -1,7 +1,9 @@
-//! Embedding models made up on the spot, in the layouts of real ones, and what their vectors have to be, in 64 bits.
+//! Embedding models made up on the spot, in the layouts of real ones, and what their vectors have
+//! to be, in 64 bits.
 //!
-//! The graph looks each token's vector up in a table and does nothing else, so that what is tested is everything around it: tokens,
-//! prompts, pooling, dense layers, scaling. Numbers come from a formula: the same on every machine.
+//! The graph looks each token's vector up in a table and does nothing else, so that what is tested
+//! is everything around it: tokens, prompts, pooling, dense layers, scaling. Numbers come from a
+//! formula: the same on every machine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,14 +20,15 @@ pub const VOID: &str = "void";
 
 /// The vocabulary: a token's id is its place.
 pub(crate) const VOCABULARY: [&str; 18] = [
-    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "river", "stone", "bread", "music", "winter", "garden", "paper", "card", "mesh", "query",
-    "passage", ":", "silver", VOID,
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "river", "stone", "bread", "music", "winter", "garden",
+    "paper", "card", "mesh", "query", "passage", ":", "silver", VOID,
 ];
 
 /// A made-up model.
 #[derive(Clone, Debug, Default)]
 pub struct MadeModel {
-    /// Pooling modes as `1_Pooling/config.json` has them, without `pooling_mode_`; no such file if empty.
+    /// Pooling modes as `1_Pooling/config.json` has them, without `pooling_mode_`; no such file if
+    /// empty.
     pub pooling: Vec<&'static str>,
     /// A dense layer to so many numbers, with a hyperbolic tangent behind it.
     pub dense: Option<usize>,
@@ -66,7 +69,10 @@ impl MadeModel {
             file(&format!("{graph}_data"), &self.table_bytes());
         }
         file("tokenizer.json", &tokenizer());
-        json("config.json", json!({"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": WINDOW}));
+        json(
+            "config.json",
+            json!({"architectures": ["BertModel"], "model_type": "bert", "max_position_embeddings": WINDOW}),
+        );
         let mut config = json!({"prompts": self.prompts, "default_prompt_name": null, "similarity_fn_name": "cosine"});
         if !self.dimensions.is_empty() {
             config["matryoshka_dimensions"] = json!(self.dimensions);
@@ -76,7 +82,8 @@ impl MadeModel {
             return;
         }
         let mut modules = vec![("Transformer", String::new()), ("Pooling", "1_Pooling".to_owned())];
-        let mut pooling = json!({"word_embedding_dimension": HIDDEN, "include_prompt": !self.excludes_prompt});
+        let mut pooling =
+            json!({"word_embedding_dimension": HIDDEN, "include_prompt": !self.excludes_prompt});
         for mode in &self.pooling {
             pooling[format!("pooling_mode_{mode}")] = true.into();
         }
@@ -88,7 +95,10 @@ impl MadeModel {
                 "2_Dense/config.json",
                 json!({"in_features": inputs, "out_features": outputs, "bias": true, "activation_function": function}),
             );
-            file("2_Dense/model.safetensors", &safetensors(&self.matrix(outputs, inputs), &self.bias(outputs), outputs, inputs));
+            file(
+                "2_Dense/model.safetensors",
+                &safetensors(&self.matrix(outputs, inputs), &self.bias(outputs), outputs, inputs),
+            );
             modules.push(("Dense", "2_Dense".to_owned()));
         }
         if !self.raw {
@@ -103,23 +113,42 @@ impl MadeModel {
     /// The vector of a text with this prompt before it, as sentence-transformers defines it.
     #[must_use]
     pub fn vector(&self, prompt: &str, text: &str) -> Vec<f64> {
-        let tokens: Vec<Vec<f64>> = ids(&format!("{prompt}{text}")).into_iter().map(|id| self.row(id)).collect();
-        let skip = if self.excludes_prompt && !prompt.is_empty() { ids(prompt).len() - 1 } else { 0 };
+        let tokens: Vec<Vec<f64>> =
+            ids(&format!("{prompt}{text}")).into_iter().map(|id| self.row(id)).collect();
+        let skip =
+            if self.excludes_prompt && !prompt.is_empty() { ids(prompt).len() - 1 } else { 0 };
         let body = &tokens[skip..];
         let over = |weight: &dyn Fn(usize) -> f64, divisor: f64| -> Vec<f64> {
-            (0..HIDDEN).map(|j| body.iter().enumerate().map(|(i, token)| token[j] * weight(i + skip)).sum::<f64>() / divisor).collect()
+            (0..HIDDEN)
+                .map(|j| {
+                    body.iter()
+                        .enumerate()
+                        .map(|(i, token)| token[j] * weight(i + skip))
+                        .sum::<f64>()
+                        / divisor
+                })
+                .collect()
         };
         let count = body.len() as f64;
         let mut vector = Vec::new();
         // In the order of sentence-transformers.
-        for mode in ["cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken"] {
+        for mode in [
+            "cls_token",
+            "max_tokens",
+            "mean_tokens",
+            "mean_sqrt_len_tokens",
+            "weightedmean_tokens",
+            "lasttoken",
+        ] {
             if !self.pooling.contains(&mode) {
                 continue;
             }
             vector.extend(match mode {
                 "cls_token" => tokens[0].clone(),
                 "lasttoken" => tokens[tokens.len() - 1].clone(),
-                "max_tokens" => (0..HIDDEN).map(|j| body.iter().map(|token| token[j]).fold(f64::NEG_INFINITY, f64::max)).collect(),
+                "max_tokens" => (0..HIDDEN)
+                    .map(|j| body.iter().map(|token| token[j]).fold(f64::NEG_INFINITY, f64::max))
+                    .collect(),
                 "mean_tokens" => over(&|_| 1.0, count),
                 "mean_sqrt_len_tokens" => over(&|_| 1.0, count.sqrt()),
                 _ => over(&|i| (i + 1) as f64, (skip..tokens.len()).map(|i| (i + 1) as f64).sum()),
@@ -128,7 +157,11 @@ impl MadeModel {
         if let Some(outputs) = self.dense {
             let (matrix, bias) = (self.matrix(outputs, vector.len()), self.bias(outputs));
             let row = |o: usize| {
-                matrix[o * vector.len()..(o + 1) * vector.len()].iter().zip(&vector).map(|(w, x)| f64::from(*w) * x).sum::<f64>()
+                matrix[o * vector.len()..(o + 1) * vector.len()]
+                    .iter()
+                    .zip(&vector)
+                    .map(|(w, x)| f64::from(*w) * x)
+                    .sum::<f64>()
             };
             vector = (0..outputs).map(|o| (row(o) + f64::from(bias[o])).tanh()).collect();
         }
@@ -144,11 +177,16 @@ impl MadeModel {
     }
 
     fn row(&self, id: usize) -> Vec<f64> {
-        (0..HIDDEN).map(|j| if VOCABULARY[id] == VOID { f64::NAN } else { f64::from(self.number(id, j)) }).collect()
+        (0..HIDDEN)
+            .map(|j| if VOCABULARY[id] == VOID { f64::NAN } else { f64::from(self.number(id, j)) })
+            .collect()
     }
 
     fn table_bytes(&self) -> Vec<u8> {
-        (0..VOCABULARY.len()).flat_map(|id| self.row(id)).flat_map(|x| (x as f32).to_le_bytes()).collect()
+        (0..VOCABULARY.len())
+            .flat_map(|id| self.row(id))
+            .flat_map(|x| (x as f32).to_le_bytes())
+            .collect()
     }
 
     fn matrix(&self, outputs: usize, inputs: usize) -> Vec<f32> {
@@ -161,18 +199,35 @@ impl MadeModel {
 
     /// input_ids, attention_mask → last_hidden_state: a `Gather` from the table.
     fn onnx(&self) -> Vec<u8> {
-        let mut table = [number(1, VOCABULARY.len() as u64), number(1, HIDDEN as u64), number(2, 1), bytes(8, b"table")].concat();
+        let mut table = [
+            number(1, VOCABULARY.len() as u64),
+            number(1, HIDDEN as u64),
+            number(2, 1),
+            bytes(8, b"table"),
+        ]
+        .concat();
         if self.external {
             let length = (VOCABULARY.len() * HIDDEN * size_of::<f32>()).to_string();
-            for (key, value) in [("location", "model.onnx_data"), ("offset", "0"), ("length", &length)] {
-                table.extend(bytes(13, &[bytes(1, key.as_bytes()), bytes(2, value.as_bytes())].concat()));
+            for (key, value) in
+                [("location", "model.onnx_data"), ("offset", "0"), ("length", &length)]
+            {
+                table.extend(bytes(
+                    13,
+                    &[bytes(1, key.as_bytes()), bytes(2, value.as_bytes())].concat(),
+                ));
             }
             table.extend(number(14, 1));
         } else {
             table.extend(bytes(9, &self.table_bytes()));
         }
-        let node =
-            [bytes(1, b"table"), bytes(1, b"input_ids"), bytes(2, b"last_hidden_state"), bytes(3, b"look"), bytes(4, b"Gather")].concat();
+        let node = [
+            bytes(1, b"table"),
+            bytes(1, b"input_ids"),
+            bytes(2, b"last_hidden_state"),
+            bytes(3, b"look"),
+            bytes(4, b"Gather"),
+        ]
+        .concat();
         let free = |name: &str| bytes(1, &bytes(2, name.as_bytes()));
         let port = |name: &str, element: u64, axes: &[Vec<u8>]| {
             let tensor = [number(1, element), bytes(2, &axes.concat())].concat();
@@ -189,7 +244,8 @@ impl MadeModel {
             bytes(12, &port("last_hidden_state", 1, &hidden)),
         ]
         .concat();
-        [number(1, 8), bytes(7, &graph), bytes(8, &[bytes(1, b""), number(2, 17)].concat())].concat()
+        [number(1, 8), bytes(7, &graph), bytes(8, &[bytes(1, b""), number(2, 17)].concat())]
+            .concat()
     }
 }
 
@@ -202,7 +258,8 @@ fn ids(text: &str) -> Vec<usize> {
 }
 
 fn tokenizer() -> Vec<u8> {
-    let vocab: BTreeMap<&str, usize> = VOCABULARY.iter().enumerate().map(|(id, word)| (*word, id)).collect();
+    let vocab: BTreeMap<&str, usize> =
+        VOCABULARY.iter().enumerate().map(|(id, word)| (*word, id)).collect();
     let special = |token: &str| json!({"SpecialToken": {"id": token, "type_id": 0}});
     let text = |name: &str, kind: u32| json!({"Sequence": {"id": name, "type_id": kind}});
     let tokens = |token: &str| json!({"id": token, "ids": [vocab[token]], "tokens": [token]});

@@ -78,8 +78,11 @@ impl Dice {
 
     /// A name that nothing foretells.
     fn name(&mut self) -> String {
-        let (heads, vowels, tails) =
-            (["B", "D", "F", "G", "K", "L", "M", "N", "R", "S", "T", "V", "Z"], ["a", "e", "i", "o", "u"], ["l", "n", "r", "s", "x", "m"]);
+        let (heads, vowels, tails) = (
+            ["B", "D", "F", "G", "K", "L", "M", "N", "R", "S", "T", "V", "Z"],
+            ["a", "e", "i", "o", "u"],
+            ["l", "n", "r", "s", "x", "m"],
+        );
         let mut name = format!("{}{}{}", self.of(&heads), self.of(&vowels), self.of(&tails));
         for _ in 0..2 {
             name.push_str(&format!("{}{}", self.of(&heads).to_lowercase(), self.of(&vowels)));
@@ -88,12 +91,21 @@ impl Dice {
     }
 }
 
-/// `memories` facts of the same form, spread evenly over the conversation; `responses` answers, of which the share `used` (of 100) tell one of
-/// the facts that came before them. `talk` sentences of small talk stand in each turn. With `only`, all those tell the same one.
+/// `memories` facts of the same form, spread evenly over the conversation; `responses` answers, of
+/// which the share `used` (of 100) tell one of the facts that came before them. `talk` sentences of
+/// small talk stand in each turn. With `only`, all those tell the same one.
 #[must_use]
-pub fn planted(seed: u64, memories: usize, responses: usize, talk: usize, used: usize, only: bool) -> Planted {
+pub fn planted(
+    seed: u64,
+    memories: usize,
+    responses: usize,
+    talk: usize,
+    used: usize,
+    only: bool,
+) -> Planted {
     let mut dice = Dice(seed);
-    let facts: Vec<(String, String, String)> = (0..memories).map(|_| (dice.name(), dice.of(&OBJECTS).to_owned(), dice.name())).collect();
+    let facts: Vec<(String, String, String)> =
+        (0..memories).map(|_| (dice.name(), dice.of(&OBJECTS).to_owned(), dice.name())).collect();
     let chosen = dice.below(memories.max(1));
     let mut entries: Vec<Value> = Vec::new();
     let mut foretold_by = Vec::new();
@@ -104,8 +116,13 @@ pub fn planted(seed: u64, memories: usize, responses: usize, talk: usize, used: 
             entries.push(json!({ "role": "memory", "key": format!("fact-{told}"), "text": format!("{who} keeps the {what} in {place}.") }));
             told += 1;
         }
-        let chat = |dice: &mut Dice| (0..talk).map(|_| dice.of(&TALK)).collect::<Vec<_>>().join(" ");
-        let fact = if only { (chosen < told).then_some(chosen) } else { (told > 0).then(|| dice.below(told.max(1))) };
+        let chat =
+            |dice: &mut Dice| (0..talk).map(|_| dice.of(&TALK)).collect::<Vec<_>>().join(" ");
+        let fact = if only {
+            (chosen < told).then_some(chosen)
+        } else {
+            (told > 0).then(|| dice.below(told.max(1)))
+        };
         let fact = fact.filter(|_| dice.below(100) < used || (only && turn + 1 == responses));
         let small = chat(&mut dice);
         match fact {
@@ -115,7 +132,8 @@ pub fn planted(seed: u64, memories: usize, responses: usize, talk: usize, used: 
                 entries.push(json!({ "role": "assistant", "text": format!("The {what} is in {place}, {who} keeps it there.") }));
             }
             None => {
-                entries.push(json!({ "role": "user", "text": format!("{small} What do you think?") }));
+                entries
+                    .push(json!({ "role": "user", "text": format!("{small} What do you think?") }));
                 entries.push(json!({ "role": "assistant", "text": chat(&mut dice) }));
             }
         }

@@ -1,6 +1,8 @@
-//! A proxy for HTTP that loses answers: between a client and a server of somebody else's making, it does with each request what it is told.
+//! A proxy for HTTP that loses answers: between a client and a server of somebody else's making, it
+//! does with each request what it is told.
 //!
-//! Each request travels on a connection of its own, so that what becomes of one is no other's affair.
+//! Each request travels on a connection of its own, so that what becomes of one is no other's
+//! affair.
 
 use std::fmt;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -39,18 +41,23 @@ pub struct Proxy {
 
 impl fmt::Debug for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Proxy").field("port", &self.port).field("server", &self.shared.server).finish_non_exhaustive()
+        f.debug_struct("Proxy")
+            .field("port", &self.port)
+            .field("server", &self.shared.server)
+            .finish_non_exhaustive()
     }
 }
 
 impl Proxy {
-    /// One before a server on this port of this machine; everything is answered until [`Self::when`] says otherwise.
+    /// One before a server on this port of this machine; everything is answered until
+    /// [`Self::when`] says otherwise.
     #[must_use]
     pub fn before(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
         let port = listener.local_addr().expect("bound").port();
         let decide: Decide = Box::new(|_, _| Fate::Answered);
-        let shared = Arc::new(Shared { server, decide: Mutex::new(decide), seen: Mutex::default() });
+        let shared =
+            Arc::new(Shared { server, decide: Mutex::new(decide), seen: Mutex::default() });
         let of_all = Arc::clone(&shared);
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -80,13 +87,16 @@ impl Proxy {
     }
 }
 
-/// These fates, one after the other, for the requests of which something holds; everything else is answered.
+/// These fates, one after the other, for the requests of which something holds; everything else is
+/// answered.
 pub fn in_turn<H>(fates: Vec<Fate>, holds: H) -> impl FnMut(&str, &str) -> Fate + Send + use<H>
 where
     H: Fn(&str, &str) -> bool + Send,
 {
     let mut fates = fates.into_iter();
-    move |method: &str, target: &str| if holds(method, target) { fates.next().unwrap_or(Fate::Answered) } else { Fate::Answered }
+    move |method: &str, target: &str| {
+        if holds(method, target) { fates.next().unwrap_or(Fate::Answered) } else { Fate::Answered }
+    }
 }
 
 /// One request of a connection, and its answer.
@@ -97,7 +107,8 @@ fn carry(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
         return Ok(());
     }
     let mut words = line.split(' ');
-    let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
+    let (method, target) =
+        (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
     let (mut head, mut length) = (line.clone(), 0);
     loop {
         let mut header = String::new();
@@ -123,7 +134,12 @@ fn carry(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let mut client = reader.into_inner();
     match fate {
         Fate::Dropped => return Ok(()),
-        Fate::Refused(status) => return write!(client, "HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
+        Fate::Refused(status) => {
+            return write!(
+                client,
+                "HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
+        }
         Fate::Late(time) => std::thread::sleep(time),
         Fate::Answered | Fate::Unheard => {}
     }

@@ -1,5 +1,5 @@
-//! Private database servers: in a temporary directory, on a socket there, ended on drop. A server that is not installed is
-//! a failed set-up.
+//! Private database servers: in a temporary directory, on a socket there, ended on drop. A server
+//! that is not installed is a failed set-up.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt as _;
@@ -23,7 +23,8 @@ fn command(program: &Path) -> Command {
 }
 
 fn folder() -> TempDir {
-    let folder = tempfile::Builder::new().prefix("brahman-db-").tempdir().expect("a temporary directory");
+    let folder =
+        tempfile::Builder::new().prefix("brahman-db-").tempdir().expect("a temporary directory");
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).expect("given away");
     }
@@ -32,7 +33,12 @@ fn folder() -> TempDir {
 
 /// Starts a server and waits until it says that it is ready.
 fn start(mut command: Command, word: &'static str) -> Child {
-    let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the server starts");
+    let mut process = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the server starts");
     let (sender, ready) = mpsc::sync_channel(1);
     let lines = BufReader::new(process.stderr.take().expect("piped")).lines();
     std::thread::spawn(move || {
@@ -56,7 +62,8 @@ fn start(mut command: Command, word: &'static str) -> Child {
 
 fn run(mut command: Command) -> String {
     let out = command.stdin(Stdio::null()).output().expect("it runs");
-    let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let (stdout, stderr) =
+        (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "{command:?}: {stdout}{stderr}");
     stdout.trim_end().to_owned()
 }
@@ -70,7 +77,8 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// Starts one whose local users are trusted, and which users over TCP have to prove themselves to by a password.
+    /// Starts one whose local users are trusted, and which users over TCP have to prove themselves
+    /// to by a password.
     #[must_use]
     pub fn start() -> Self {
         Self::with(&[])
@@ -82,32 +90,61 @@ impl Postgres {
         let folder = folder();
         let data = folder.path().join("data");
         let mut init = command(&Self::program("initdb"));
-        init.arg("-D").arg(&data).args(["-U", "tester", "--auth-local=trust", "--auth-host=scram-sha-256", "-E", "UTF8", "--locale=C"]);
+        init.arg("-D").arg(&data).args([
+            "-U",
+            "tester",
+            "--auth-local=trust",
+            "--auth-host=scram-sha-256",
+            "-E",
+            "UTF8",
+            "--locale=C",
+        ]);
         run({
             init.arg("--no-sync");
             init
         });
         // The system gives a port that is free; it is taken again at once.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a free port")
+            .port();
         let process = Self::serve(folder.path(), port, settings);
         Self { folder, process, port }
     }
 
     fn serve(folder: &Path, port: u16, settings: &[&str]) -> Child {
         let mut server = command(&Self::program("postgres"));
-        server.arg("-D").arg(folder.join("data")).arg("-k").arg(folder).args(["-p", &port.to_string()]);
-        for setting in ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=64MB"].iter().chain(settings) {
+        server
+            .arg("-D")
+            .arg(folder.join("data"))
+            .arg("-k")
+            .arg(folder)
+            .args(["-p", &port.to_string()]);
+        for setting in ["listen_addresses=127.0.0.1", "fsync=off", "shared_buffers=64MB"]
+            .iter()
+            .chain(settings)
+        {
             server.args(["-c", setting]);
         }
         start(server, "ready to accept connections")
     }
 
     fn program(name: &str) -> PathBuf {
-        let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin").join(name));
+        let versions = std::fs::read_dir("/usr/lib/postgresql")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.path().join("bin").join(name));
         let mut found: Vec<PathBuf> = versions.filter(|p| p.exists()).collect();
         found.sort();
-        let others = ["/usr/local/bin", "/usr/bin", "/usr/pgsql/bin"].iter().map(|f| Path::new(f).join(name)).find(|p| p.exists());
-        found.pop().or(others).unwrap_or_else(|| panic!("no PostgreSQL server ({name}): run `make setup`"))
+        let others = ["/usr/local/bin", "/usr/bin", "/usr/pgsql/bin"]
+            .iter()
+            .map(|f| Path::new(f).join(name))
+            .find(|p| p.exists());
+        found
+            .pop()
+            .or(others)
+            .unwrap_or_else(|| panic!("no PostgreSQL server ({name}): run `make setup`"))
     }
 
     /// Folder of its socket.
@@ -131,13 +168,28 @@ impl Postgres {
     /// How to reach it as a trusted user.
     #[must_use]
     pub fn dsn(&self) -> String {
-        format!("postgres://tester@/postgres?host={}&port={}", self.folder.path().display(), self.port)
+        format!(
+            "postgres://tester@/postgres?host={}&port={}",
+            self.folder.path().display(),
+            self.port
+        )
     }
 
     /// What `psql` prints for a statement, fields apart by `|`.
     pub fn psql(&self, sql: &str) -> String {
         let mut psql = Command::new("psql");
-        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "tester", "-d", "postgres", "-p", &self.port.to_string(), "-h"]);
+        psql.args([
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-U",
+            "tester",
+            "-d",
+            "postgres",
+            "-p",
+            &self.port.to_string(),
+            "-h",
+        ]);
         run({
             psql.arg(self.folder.path()).args(["-c", sql]);
             psql
@@ -148,9 +200,16 @@ impl Postgres {
     #[must_use]
     pub fn writer(&self, sql: &str) -> Writer {
         let mut psql = Command::new("psql");
-        psql.args(["-XAtq", "-U", "tester", "-d", "postgres", "-p", &self.port.to_string(), "-h"]).arg(self.folder.path());
+        psql.args(["-XAtq", "-U", "tester", "-d", "postgres", "-p", &self.port.to_string(), "-h"])
+            .arg(self.folder.path());
         psql.args(["-c", &format!("DO $$ BEGIN LOOP {sql} COMMIT; END LOOP; END $$")]);
-        Writer(psql.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("psql runs"))
+        Writer(
+            psql.stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("psql runs"),
+        )
     }
 }
 
@@ -183,14 +242,30 @@ impl MariaDb {
         let data = format!("--datadir={}/data", folder.path().display());
         let mut init = command(&Self::program("mariadb-install-db"));
         run({
-            init.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db", &data]);
+            init.args([
+                "--no-defaults",
+                "--auth-root-authentication-method=normal",
+                "--skip-test-db",
+                &data,
+            ]);
             init
         });
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a free port")
+            .port();
         let mut server = command(&Self::program("mariadbd"));
-        server.args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=0", "--sql-mode="]);
+        server.args([
+            "--no-defaults",
+            &data,
+            "--bind-address=127.0.0.1",
+            "--innodb-flush-log-at-trx-commit=0",
+            "--sql-mode=",
+        ]);
         server.args(["--character-set-server=utf8mb4", &format!("--port={port}")]).args(settings);
-        server.arg(format!("--socket={}/my.sock", folder.path().display())).arg(format!("--pid-file={}/pid", folder.path().display()));
+        server
+            .arg(format!("--socket={}/my.sock", folder.path().display()))
+            .arg(format!("--pid-file={}/pid", folder.path().display()));
         let server = Self { process: start(server, "ready for connections"), folder, port };
         server.sql_as(
             "root",
@@ -237,7 +312,9 @@ impl MariaDb {
 
     fn sql_as(&self, user: &str, database: &str, sql: &str) -> String {
         let mut client = Command::new(Self::program("mariadb"));
-        client.args(["--no-defaults", "-NB", "--default-character-set=utf8mb4", "-u", user, "-S"]).arg(self.socket());
+        client
+            .args(["--no-defaults", "-NB", "--default-character-set=utf8mb4", "-u", user, "-S"])
+            .arg(self.socket());
         run({
             client.args(["-e", sql, database]);
             client
@@ -247,10 +324,21 @@ impl MariaDb {
     /// A client that repeats statements, each round a transaction, until it is dropped.
     #[must_use]
     pub fn writer(&self, sql: &str) -> Writer {
-        let body = format!("BEGIN NOT ATOMIC WHILE 1 DO START TRANSACTION; {sql} COMMIT; END WHILE; END");
+        let body =
+            format!("BEGIN NOT ATOMIC WHILE 1 DO START TRANSACTION; {sql} COMMIT; END WHILE; END");
         let mut client = Command::new(Self::program("mariadb"));
-        client.args(["--no-defaults", "--delimiter=//", "-u", "tester", "-S"]).arg(self.socket()).args(["-e", &body, "d"]);
-        Writer(client.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("mariadb runs"))
+        client
+            .args(["--no-defaults", "--delimiter=//", "-u", "tester", "-S"])
+            .arg(self.socket())
+            .args(["-e", &body, "d"]);
+        Writer(
+            client
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("mariadb runs"),
+        )
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use brahman_card::card::unknown_context;
 use brahman_card::interface::broker::{
-    Candidate, Context, ExplainOut, FlowIn, ModuleStatus, ResolveOut, SetContextIn, SetContextOut, StatusOut, WatchOut,
+    Candidate, Context, ExplainOut, FlowIn, ModuleStatus, ResolveOut, SetContextIn, SetContextOut,
+    StatusOut, WatchOut,
 };
 use brahman_card::interface::service::{DescriptionOut, Info};
 use brahman_card::wire::fault::Fault;
@@ -28,14 +29,20 @@ const EVERYBODYS: &str = interface::service::INTERFACE.name;
 
 impl Broker {
     /// Answers a call to the broker itself; `None` if it is to be forwarded after all.
-    pub(crate) async fn answer(&self, client: &mut Client, call: &Outgoing) -> io::Result<Option<After>> {
+    pub(crate) async fn answer(
+        &self,
+        client: &mut Client,
+        call: &Outgoing,
+    ) -> io::Result<Option<After>> {
         let outcome = match (call.interface.as_str(), call.method.as_str()) {
             (OWN, "Watch") if call.more => return self.watch(client, call).await.map(Some),
-            (EVERYBODYS, "GetInterfaceDescription") => match self.description(call, client.frames.delimiter()) {
-                Ok(None) => return Ok(None),
-                Ok(Some(reply)) => Ok(reply),
-                Err(fault) => Err(fault),
-            },
+            (EVERYBODYS, "GetInterfaceDescription") => {
+                match self.description(call, client.frames.delimiter()) {
+                    Ok(None) => return Ok(None),
+                    Ok(Some(reply)) => Ok(reply),
+                    Err(fault) => Err(fault),
+                }
+            }
             _ => self.local(client, call),
         };
         if call.oneway {
@@ -62,8 +69,14 @@ impl Broker {
                 let first = ranking.eligible().first().map(|c| c.matched.clone());
                 let matched = first.ok_or_else(|| {
                     let asker = asker_of(&table, client.peer);
-                    let asked = Ask { flow: &ask.flow, context: context.as_deref(), require: ask.require.as_ref(), asker };
-                    let fault = Fault::no_provider(&ask.flow, context.as_deref(), &ranking.refusals());
+                    let asked = Ask {
+                        flow: &ask.flow,
+                        context: context.as_deref(),
+                        require: ask.require.as_ref(),
+                        asker,
+                    };
+                    let fault =
+                        Fault::no_provider(&ask.flow, context.as_deref(), &ranking.refusals());
                     fault.adding(&elsewhere(&table.modules, &asked))
                 })?;
                 reply(call, &ResolveOut { matched, generation: table.generation }, delimiter)
@@ -74,15 +87,22 @@ impl Broker {
                 self.check_context(&table, ask.context.as_deref().or(call.context.as_deref()))?;
                 let (ranking, context) = self.rank(&table, &ask, call, client.peer);
                 let eligible = ranking.eligible;
-                let candidates = ranking.candidates.into_iter().enumerate().map(|(i, c)| Candidate {
-                    matched: c.matched,
-                    eligible: i < eligible,
-                    reason: c.refused,
-                    rank: (i < eligible).then_some(i as u64),
-                });
-                reply(call, &ExplainOut { context, candidates: candidates.collect(), note: ranking.note }, delimiter)
+                let candidates =
+                    ranking.candidates.into_iter().enumerate().map(|(i, c)| Candidate {
+                        matched: c.matched,
+                        eligible: i < eligible,
+                        reason: c.refused,
+                        rank: (i < eligible).then_some(i as u64),
+                    });
+                reply(
+                    call,
+                    &ExplainOut { context, candidates: candidates.collect(), note: ranking.note },
+                    delimiter,
+                )
             }
-            (OWN, "GetContext") => reply(call, &Context { context: table.context.clone() }, delimiter),
+            (OWN, "GetContext") => {
+                reply(call, &Context { context: table.context.clone() }, delimiter)
+            }
             (OWN, "SetContext") => {
                 let SetContextIn { context } = parameters::read(call.parameters())?;
                 let uid = call.uid.unwrap_or(client.peer.uid);
@@ -90,32 +110,52 @@ impl Broker {
                     let why = "the context applies to everybody: only the mesh's own user and root may switch it";
                     return Err(Fault::permission_denied(format!("uid {uid}: {why}")));
                 }
-                if let Some(why) = context.as_ref().and_then(|name| unknown_context(name, table.modules.iter().map(|m| &m.card))) {
+                if let Some(why) = context
+                    .as_ref()
+                    .and_then(|name| unknown_context(name, table.modules.iter().map(|m| &m.card)))
+                {
                     return Err(Fault::invalid_parameter("context", why));
                 }
-                let unkept = |e: io::Error| Fault::internal(format!("the context cannot be saved: {}", chain(&e)));
+                let unkept = |e: io::Error| {
+                    Fault::internal(format!("the context cannot be saved: {}", chain(&e)))
+                };
                 self.context_file.write(context.as_deref()).map_err(unkept)?;
                 let mut previous = None;
                 self.table.send_modify(|now| {
                     previous.clone_from(&now.context);
-                    *now = Arc::new(Table { context, generation: now.generation + 1, ..(**now).clone() });
+                    *now = Arc::new(Table {
+                        context,
+                        generation: now.generation + 1,
+                        ..(**now).clone()
+                    });
                 });
                 reply(call, &SetContextOut { previous }, delimiter)
             }
             (OWN, "Status") => reply(call, &self.status(&table), delimiter),
             (EVERYBODYS, "GetInfo") => {
                 let ready = table.modules.iter().filter(|m| m.state == ModuleState::Ready);
-                let mut interfaces: Vec<String> = ready.flat_map(|m| m.card.offered_interfaces()).map(str::to_owned).collect();
+                let mut interfaces: Vec<String> =
+                    ready.flat_map(|m| m.card.offered_interfaces()).map(str::to_owned).collect();
                 interfaces.extend(
-                    [interface::service::INTERFACE.name, interface::broker::INTERFACE.name, interface::init::INTERFACE.name]
-                        .map(str::to_owned),
+                    [
+                        interface::service::INTERFACE.name,
+                        interface::broker::INTERFACE.name,
+                        interface::init::INTERFACE.name,
+                    ]
+                    .map(str::to_owned),
                 );
                 interfaces.sort();
                 interfaces.dedup();
                 let version = env!("CARGO_PKG_VERSION").to_owned();
                 reply(
                     call,
-                    &Info { vendor: "Brahman".into(), product: "mesh".into(), version, url: "https://varlink.org".into(), interfaces },
+                    &Info {
+                        vendor: "Brahman".into(),
+                        product: "mesh".into(),
+                        version,
+                        url: "https://varlink.org".into(),
+                        interfaces,
+                    },
                     delimiter,
                 )
             }
@@ -123,21 +163,48 @@ impl Broker {
         }
     }
 
-    fn rank(&self, table: &Table, ask: &FlowIn, call: &Outgoing, peer: Peer) -> (Ranking, Option<String>) {
-        let context = ask.context.clone().or_else(|| call.context.clone()).or_else(|| table.context.clone());
+    fn rank(
+        &self,
+        table: &Table,
+        ask: &FlowIn,
+        call: &Outgoing,
+        peer: Peer,
+    ) -> (Ranking, Option<String>) {
+        let context =
+            ask.context.clone().or_else(|| call.context.clone()).or_else(|| table.context.clone());
         let asker = asker_of(table, peer);
-        let ranking = rank(&table.modules, &Ask { flow: &ask.flow, context: context.as_deref(), require: ask.require.as_ref(), asker });
+        let ranking = rank(
+            &table.modules,
+            &Ask {
+                flow: &ask.flow,
+                context: context.as_deref(),
+                require: ask.require.as_ref(),
+                asker,
+            },
+        );
         (ranking, context)
     }
 
     /// The text of an interface that is on offer; `None` if only its provider has the text.
     fn description(&self, call: &Outgoing, delimiter: u8) -> Result<Option<Vec<u8>>, Fault> {
         let wanted = described(call)?;
-        let own = [interface::service::INTERFACE.name, interface::broker::INTERFACE.name, interface::init::INTERFACE.name]
-            .contains(&wanted.as_str());
-        let offered = self.table.borrow().modules.iter().any(|m| m.card.offered_interfaces().any(|i| i == wanted));
+        let own = [
+            interface::service::INTERFACE.name,
+            interface::broker::INTERFACE.name,
+            interface::init::INTERFACE.name,
+        ]
+        .contains(&wanted.as_str());
+        let offered = self
+            .table
+            .borrow()
+            .modules
+            .iter()
+            .any(|m| m.card.offered_interfaces().any(|i| i == wanted));
         match interface::known(&wanted).filter(|_| own || offered) {
-            Some(known) => reply(call, &DescriptionOut { description: known.idl().to_owned() }, delimiter).map(Some),
+            Some(known) => {
+                reply(call, &DescriptionOut { description: known.idl().to_owned() }, delimiter)
+                    .map(Some)
+            }
             None if offered => Ok(None),
             None => Err(Fault::interface_not_found(&wanted)),
         }
@@ -150,18 +217,38 @@ impl Broker {
         });
         let ask = match read {
             Ok(ask) => ask,
-            Err(fault) => return client.fault(&call.reply_head("broker"), &fault).await.map(|()| After::Next),
+            Err(fault) => {
+                return client
+                    .fault(&call.reply_head("broker"), &fault)
+                    .await
+                    .map(|()| After::Next);
+            }
         };
         let mut changes = self.table.subscribe();
         let mut last = None;
         loop {
             let table = Arc::clone(&changes.borrow_and_update());
-            let matched = self.rank(&table, &ask, call, client.peer).0.eligible().first().map(|c| c.matched.clone());
+            let matched = self
+                .rank(&table, &ask, call, client.peer)
+                .0
+                .eligible()
+                .first()
+                .map(|c| c.matched.clone());
             if last.as_ref() != Some(&matched) {
                 let word = WatchOut { matched: matched.clone(), generation: table.generation };
-                match encode_reply(&call.reply_head("broker"), &word, true, client.frames.delimiter()) {
+                match encode_reply(
+                    &call.reply_head("broker"),
+                    &word,
+                    true,
+                    client.frames.delimiter(),
+                ) {
                     Ok(message) => write_all(&client.stream, &message).await?,
-                    Err(fault) => return client.fault(&call.reply_head("broker"), &fault).await.map(|()| After::Next),
+                    Err(fault) => {
+                        return client
+                            .fault(&call.reply_head("broker"), &fault)
+                            .await
+                            .map(|()| After::Next);
+                    }
                 }
                 last = Some(matched);
             }
@@ -200,7 +287,8 @@ impl Broker {
                 state: m.state,
                 pid: m.pid,
                 restarts: m.restarts,
-                uptime_s: m.uptime_ms as f64 / 1000.0 + now.duration_since(table.received).as_secs_f64(),
+                uptime_s: m.uptime_ms as f64 / 1000.0
+                    + now.duration_since(table.received).as_secs_f64(),
                 flows: m.card.offered_interfaces().map(str::to_owned).collect(),
                 mock: m.card.mock,
                 reason: m.reason.clone(),

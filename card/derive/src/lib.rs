@@ -1,25 +1,30 @@
 //! `#[wire]`: what every value on the wire has in common, said once.
 //!
-//! Invariants: an `Option` that is `None` is left out of the JSON unless its field says `#[wire(null)]`; a type that is a call's
-//! parameters refuses what it does not know, and a stream's replies may be of phases that nobody knows yet; nothing here knows what
-//! the values mean, or who sends them.
+//! Invariants: an `Option` that is `None` is left out of the JSON unless its field says
+//! `#[wire(null)]`; a type that is a call's parameters refuses what it does not know, and a
+//! stream's replies may be of phases that nobody knows yet; nothing here knows what the values
+//! mean, or who sends them.
 
 use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
 use quote::quote;
 use syn::parse::Parser;
-use syn::{Attribute, Data, DeriveInput, Error, Field, Ident, Result, Type, parse_macro_input, parse_quote};
+use syn::{
+    Attribute, Data, DeriveInput, Error, Field, Ident, Result, Type, parse_macro_input, parse_quote,
+};
 
 /// Makes a struct, or an enum of words, a value of the wire.
 ///
-/// It is `Clone`, `Debug`, `PartialEq`, `Serialize`, `Deserialize` and `JsonSchema`, a struct and an enum with a `#[default]` word
-/// `Default`, too. Of its fields, an `Option` that is `None` is left out; with `#[wire(null)]` it is null. A type named
-/// `…In` is the parameters of the method of that name, `…Out` its reply: that is their doc comment unless they have another. A
-/// field whose name says all needs none.
+/// It is `Clone`, `Debug`, `PartialEq`, `Serialize`, `Deserialize` and `JsonSchema`, a struct and
+/// an enum with a `#[default]` word `Default`, too. Of its fields, an `Option` that is `None` is
+/// left out; with `#[wire(null)]` it is null. A type named `…In` is the parameters of the method of
+/// that name, `…Out` its reply: that is their doc comment unless they have another. A field whose
+/// name says all needs none.
 ///
 /// * `#[wire(request)]`, and every `…In`: fields that it does not have are refused.
-/// * `#[wire(phase)]`: an enum of the replies of a stream, which their field `phase` tells apart: of a variant `Done(…)` it is `done`.
-///   The last variant has every other phase, those of a newer provider among them: what it holds has a field `phase` of its own.
+/// * `#[wire(phase)]`: an enum of the replies of a stream, which their field `phase` tells apart:
+///   of a variant `Done(…)` it is `done`. The last variant has every other phase, those of a newer
+///   provider among them: what it holds has a field `phase` of its own.
 /// * `#[wire(secret)]`: it has a `Debug` of its own, for a field may hold a password.
 /// * `#[wire(Copy, Eq)]`: it derives these, too.
 #[proc_macro_attribute]
@@ -44,17 +49,22 @@ struct Options {
 impl Options {
     fn parse(arguments: Tokens) -> Result<Self> {
         let mut options = Self::default();
-        let parser = syn::meta::parser(|meta| {
-            let option = meta.path.require_ident()?;
-            match option.to_string().as_str() {
-                "request" => options.request = true,
-                "secret" => options.secret = true,
-                "phase" => options.phase = true,
-                derive if derive.starts_with(char::is_uppercase) => options.derives.push(option.clone()),
-                _ => return Err(meta.error("expected `request`, `secret`, `phase`, or the name of a trait to derive")),
-            }
-            Ok(())
-        });
+        let parser =
+            syn::meta::parser(|meta| {
+                let option = meta.path.require_ident()?;
+                match option.to_string().as_str() {
+                    "request" => options.request = true,
+                    "secret" => options.secret = true,
+                    "phase" => options.phase = true,
+                    derive if derive.starts_with(char::is_uppercase) => {
+                        options.derives.push(option.clone())
+                    }
+                    _ => return Err(meta.error(
+                        "expected `request`, `secret`, `phase`, or the name of a trait to derive",
+                    )),
+                }
+                Ok(())
+            });
         parser.parse2(arguments)?;
         Ok(options)
     }
@@ -87,7 +97,9 @@ fn expand(arguments: Tokens, mut item: DeriveInput) -> Result<Tokens> {
             for field in data.variants.iter_mut().flat_map(|variant| &mut variant.fields) {
                 settle(field)?;
             }
-            data.variants.iter().any(|variant| variant.attrs.iter().any(|attribute| attribute.path().is_ident("default")))
+            data.variants.iter().any(|variant| {
+                variant.attrs.iter().any(|attribute| attribute.path().is_ident("default"))
+            })
         }
         Data::Union(_) => return Err(Error::new_spanned(&item.ident, "a union has no JSON")),
     };
@@ -105,7 +117,11 @@ fn expand(arguments: Tokens, mut item: DeriveInput) -> Result<Tokens> {
             item.attrs.push(parse_quote!(#[doc = #text]));
         }
     }
-    let refusal = if options.request || name.ends_with("In") { quote!(#[serde(deny_unknown_fields)]) } else { quote!() };
+    let refusal = if options.request || name.ends_with("In") {
+        quote!(#[serde(deny_unknown_fields)])
+    } else {
+        quote!()
+    };
     Ok(quote! {
         #[derive(#derives)]
         #refusal
@@ -114,9 +130,11 @@ fn expand(arguments: Tokens, mut item: DeriveInput) -> Result<Tokens> {
     })
 }
 
-/// Has an enum written with its variant's name as `phase`, the last variant as it is, and gives what reads it.
+/// Has an enum written with its variant's name as `phase`, the last variant as it is, and gives
+/// what reads it.
 ///
-/// What reads it is not derived: a reply of a known phase that is not what it should be would be taken for one of the last variant.
+/// What reads it is not derived: a reply of a known phase that is not what it should be would be
+/// taken for one of the last variant.
 fn read_by_phase(item: &mut DeriveInput) -> Result<Tokens> {
     let name = item.ident.clone();
     let Data::Enum(data) = &mut item.data else {
@@ -124,7 +142,10 @@ fn read_by_phase(item: &mut DeriveInput) -> Result<Tokens> {
     };
     let mut known: Vec<Ident> = data.variants.iter().map(|variant| variant.ident.clone()).collect();
     let (Some(other), Some(last)) = (known.pop(), data.variants.last_mut()) else {
-        return Err(Error::new_spanned(name, "expected a variant for the phases that are not known"));
+        return Err(Error::new_spanned(
+            name,
+            "expected a variant for the phases that are not known",
+        ));
     };
     last.attrs.push(parse_quote!(#[serde(untagged)]));
     item.attrs.push(parse_quote!(#[serde(tag = "phase", rename_all = "lowercase")]));
@@ -159,7 +180,9 @@ fn settle(field: &mut Field) -> Result<()> {
         })?;
     }
     match (is_option(&field.ty), is_null) {
-        (true, false) => others.push(parse_quote!(#[serde(default, skip_serializing_if = "Option::is_none")])),
+        (true, false) => {
+            others.push(parse_quote!(#[serde(default, skip_serializing_if = "Option::is_none")]))
+        }
         (false, true) => return Err(Error::new_spanned(&field.ty, "only an `Option` can be null")),
         _ => {}
     }

@@ -1,13 +1,15 @@
 //! Contexts: which there are, which one was meant, and who answers in one.
 //!
-//! A context exists because a Card names it in `priority_contexts`. One that no Card names would rank everything as if
-//! there were none, and mocks would answer in silence: whoever sets a context asks here first.
+//! A context exists because a Card names it in `priority_contexts`. One that no Card names would
+//! rank everything as if there were none, and mocks would answer in silence: whoever sets a context
+//! asks here first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Card;
 
-/// Edits up to which a name counts as mistyped: two catch a slip and a swap, three would make `dev` out of `test`.
+/// Edits up to which a name counts as mistyped: two catch a slip and a swap, three would make `dev`
+/// out of `test`.
 const EDITS_MAX: usize = 2;
 
 /// Every context that some Card names.
@@ -15,14 +17,16 @@ pub fn contexts<'a>(cards: impl IntoIterator<Item = &'a Card>) -> BTreeSet<&'a s
     cards.into_iter().flat_map(|card| card.priority_contexts.keys()).map(String::as_str).collect()
 }
 
-/// The known name that was probably meant: one is the beginning of the other, or they are at most two edits apart.
-/// None if nothing is near.
+/// The known name that was probably meant: one is the beginning of the other, or they are at most
+/// two edits apart. None if nothing is near.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let given = name.to_lowercase();
     let mut best: Option<(usize, &'a str)> = None;
     for candidate in known {
         let other = candidate.to_lowercase();
-        let begins = !given.is_empty() && !other.is_empty() && (given.starts_with(&other) || other.starts_with(&given));
+        let begins = !given.is_empty()
+            && !other.is_empty()
+            && (given.starts_with(&other) || other.starts_with(&given));
         let far = distance(&given, &other);
         // Of a short name two edits leave nothing: `a` is not a mistyped `on`.
         let close = far <= EDITS_MAX && far < given.chars().count().max(other.chars().count());
@@ -34,14 +38,23 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// Why a context cannot be set, with the one that was probably meant; none if some Card names it.
-pub fn unknown_context<'a>(name: &str, cards: impl IntoIterator<Item = &'a Card>) -> Option<String> {
+pub fn unknown_context<'a>(
+    name: &str,
+    cards: impl IntoIterator<Item = &'a Card>,
+) -> Option<String> {
     let known = contexts(cards);
     if known.contains(name) {
         return None;
     }
-    let meant = nearest(name, known.iter().copied()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+    let meant = nearest(name, known.iter().copied())
+        .map(|near| format!("; did you mean `{near}`?"))
+        .unwrap_or_default();
     let names: Vec<&str> = known.into_iter().collect();
-    let there = if names.is_empty() { "they name none".to_owned() } else { format!("they name {}", names.join(", ")) };
+    let there = if names.is_empty() {
+        "they name none".to_owned()
+    } else {
+        format!("they name {}", names.join(", "))
+    };
     Some(format!("no Card names the context `{name}`{meant} ({there})"))
 }
 
@@ -61,9 +74,13 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// Which Card answers each offered interface in a context (or in none), if every module is ready: the highest priority,
-/// then the first label, then the first id, as the broker ranks them. Pins and replicas aside.
-pub fn answers<'a>(cards: impl IntoIterator<Item = &'a Card>, context: Option<&str>) -> BTreeMap<&'a str, &'a Card> {
+/// Which Card answers each offered interface in a context (or in none), if every module is ready:
+/// the highest priority, then the first label, then the first id, as the broker ranks them. Pins
+/// and replicas aside.
+pub fn answers<'a>(
+    cards: impl IntoIterator<Item = &'a Card>,
+    context: Option<&str>,
+) -> BTreeMap<&'a str, &'a Card> {
     let mut first: BTreeMap<&'a str, (i64, &'a Card)> = BTreeMap::new();
     for card in cards {
         let rule = context.and_then(|name| card.priority_contexts.get(name));
@@ -73,7 +90,8 @@ pub fn answers<'a>(cards: impl IntoIterator<Item = &'a Card>, context: Option<&s
         let rank = card.priority.rank().saturating_add(rule.map_or(0, |rule| rule.priority_offset));
         for interface in card.offered_interfaces() {
             let better = first.get(interface).is_none_or(|(least, other)| {
-                (std::cmp::Reverse(rank), &card.label, &card.id) < (std::cmp::Reverse(*least), &other.label, &other.id)
+                (std::cmp::Reverse(rank), &card.label, &card.id)
+                    < (std::cmp::Reverse(*least), &other.label, &other.id)
             });
             if better {
                 first.insert(interface, (rank, card));
@@ -128,7 +146,10 @@ mod tests {
         let cards = [card("a", "priority_contexts = { test = {}, prod = {} }")];
         assert_eq!(unknown_context("prod", &cards), None);
         let why = unknown_context("production", &cards).unwrap_or_default();
-        assert_eq!(why, "no Card names the context `production`; did you mean `prod`? (they name prod, test)");
+        assert_eq!(
+            why,
+            "no Card names the context `production`; did you mean `prod`? (they name prod, test)"
+        );
         assert!(unknown_context("prod", []).is_some_and(|why| why.contains("they name none")));
     }
 

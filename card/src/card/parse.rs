@@ -7,7 +7,10 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::names::{INTERFACES_OF_INIT, is_reserved};
-use super::{Access, CARD_BYTES_MAX, Card, ENTRIES_MAX, FlowType, Payload, STRING_BYTES_MAX, Supervision, TCP};
+use super::{
+    Access, CARD_BYTES_MAX, Card, ENTRIES_MAX, FlowType, Payload, STRING_BYTES_MAX, Supervision,
+    TCP,
+};
 use crate::interface::{self, OURS};
 use crate::names::{Kind, REPLICAS_MAX};
 use crate::wire::DEPTH_MAX;
@@ -52,7 +55,10 @@ pub fn json_schema() -> Value {
     if let Some(object) = schema.as_object_mut() {
         object.insert("title".into(), "Brahman Card".into());
         // Reverse-domain keys are extensions; anything else unknown is refused.
-        object.insert("patternProperties".into(), serde_json::json!({ "^[a-z0-9-]+(\\.[A-Za-z0-9-]+)+$": true }));
+        object.insert(
+            "patternProperties".into(),
+            serde_json::json!({ "^[a-z0-9-]+(\\.[A-Za-z0-9-]+)+$": true }),
+        );
     }
     schema
 }
@@ -68,16 +74,27 @@ const SINGLE_WRITERS: [&str; 6] = [
 ];
 
 pub(super) fn parse(origin: &str, text: &[u8], dialect: Dialect) -> Result<Card, CardError> {
-    let fail = |field: &str, expected: String| CardError { origin: origin.into(), field: field.into(), expected };
+    let fail = |field: &str, expected: String| CardError {
+        origin: origin.into(),
+        field: field.into(),
+        expected,
+    };
     if text.len() > CARD_BYTES_MAX {
-        return Err(fail("(file)", format!("{} bytes long, expected at most {CARD_BYTES_MAX}", text.len())));
+        return Err(fail(
+            "(file)",
+            format!("{} bytes long, expected at most {CARD_BYTES_MAX}", text.len()),
+        ));
     }
-    let text = std::str::from_utf8(text).map_err(|e| fail("(file)", format!("not UTF-8 at byte {}, expected text", e.valid_up_to())))?;
+    let text = std::str::from_utf8(text).map_err(|e| {
+        fail("(file)", format!("not UTF-8 at byte {}, expected text", e.valid_up_to()))
+    })?;
     if nesting(text) > DEPTH_MAX {
         return Err(fail("(file)", format!("nested deeper than {DEPTH_MAX} levels")));
     }
     let value: Value = match dialect {
-        Dialect::Json => serde_json::from_str(text).map_err(|e| fail("(file)", format!("not JSON: {e}")))?,
+        Dialect::Json => {
+            serde_json::from_str(text).map_err(|e| fail("(file)", format!("not JSON: {e}")))?
+        }
         Dialect::Toml => toml::from_str(text).map_err(|e| {
             let line = e.span().map_or(0, |span| text[..span.start].matches('\n').count() + 1);
             fail("(file)", format!("not TOML at line {line}: {}", e.message()))
@@ -99,7 +116,8 @@ pub(super) fn parse(origin: &str, text: &[u8], dialect: Dialect) -> Result<Card,
     Ok(card)
 }
 
-/// Deepest nesting of brackets outside strings: cheap, and computed before a recursive parser sees the text.
+/// Deepest nesting of brackets outside strings: cheap, and computed before a recursive parser sees
+/// the text.
 fn nesting(text: &str) -> usize {
     let (mut depth, mut deepest, mut quote, mut escaped) = (0_usize, 0_usize, None, false);
     for byte in text.bytes() {
@@ -117,22 +135,27 @@ fn nesting(text: &str) -> usize {
         }
     }
     // TOML also nests by dotted keys.
-    let dotted = text.lines().map(|line| line.split('=').next().unwrap_or("").matches('.').count()).max();
+    let dotted =
+        text.lines().map(|line| line.split('=').next().unwrap_or("").matches('.').count()).max();
     deepest.max(dotted.unwrap_or(0))
 }
 
 fn bound(value: &Value, path: &str) -> Result<(), (String, String)> {
-    let too_many = |n: usize| (path.to_owned(), format!("{n} entries, expected at most {ENTRIES_MAX}"));
+    let too_many =
+        |n: usize| (path.to_owned(), format!("{n} entries, expected at most {ENTRIES_MAX}"));
     match value {
-        Value::String(text) if text.len() > STRING_BYTES_MAX => {
-            Err((path.to_owned(), format!("{} bytes long, expected at most {STRING_BYTES_MAX}", text.len())))
-        }
+        Value::String(text) if text.len() > STRING_BYTES_MAX => Err((
+            path.to_owned(),
+            format!("{} bytes long, expected at most {STRING_BYTES_MAX}", text.len()),
+        )),
         Value::Array(items) if items.len() > ENTRIES_MAX => Err(too_many(items.len())),
-        Value::Array(items) => items.iter().enumerate().try_for_each(|(i, item)| bound(item, &format!("{path}[{i}]"))),
-        Value::Object(map) if map.len() > ENTRIES_MAX => Err(too_many(map.len())),
-        Value::Object(map) => {
-            map.iter().try_for_each(|(key, item)| bound(item, &if path.is_empty() { key.clone() } else { format!("{path}.{key}") }))
+        Value::Array(items) => {
+            items.iter().enumerate().try_for_each(|(i, item)| bound(item, &format!("{path}[{i}]")))
         }
+        Value::Object(map) if map.len() > ENTRIES_MAX => Err(too_many(map.len())),
+        Value::Object(map) => map.iter().try_for_each(|(key, item)| {
+            bound(item, &if path.is_empty() { key.clone() } else { format!("{path}.{key}") })
+        }),
         _ => Ok(()),
     }
 }
@@ -157,10 +180,16 @@ fn take_extensions(object: &mut Map<String, Value>) {
 fn check(card: &Card) -> Result<(), (String, String)> {
     let fail = |field: &str, why: String| Err((field.to_owned(), why));
     if card.schema_version != 1 {
-        return fail("schema_version", format!("{} is not known here, expected 1", card.schema_version));
+        return fail(
+            "schema_version",
+            format!("{} is not known here, expected 1", card.schema_version),
+        );
     }
     if !card.id.is_empty() && ulid::Ulid::from_string(&card.id).is_err() {
-        return fail("id", format!("`{}` is not a ULID: expected 26 characters of Crockford base 32", card.id));
+        return fail(
+            "id",
+            format!("`{}` is not a ULID: expected 26 characters of Crockford base 32", card.id),
+        );
     }
     if let Payload::Native(native) = &card.payload
         && native.exec.trim().is_empty()
@@ -168,19 +197,28 @@ fn check(card: &Card) -> Result<(), (String, String)> {
         return fail("payload.native.exec", "empty, expected a program's path or name".into());
     }
     if card.label.is_replica() {
-        let why = format!("`{}`: replicas are numbered by `replicas = N`, expected a label without `@`", card.label);
+        let why = format!(
+            "`{}`: replicas are numbered by `replicas = N`, expected a label without `@`",
+            card.label
+        );
         return fail("label", why);
     }
     check_replicas(card)?;
     if Kind::Label.reserves(card.label.as_str()) {
-        return fail("label", format!("`{}` is a name of the mesh's own parts, expected another", card.label));
+        return fail(
+            "label",
+            format!("`{}` is a name of the mesh's own parts, expected another", card.label),
+        );
     }
     if let Some(socket) = &card.service_socket {
         check_socket(socket)?;
     }
     check_listen(card)?;
     if let Some(key) = card.extensions.keys().find(|key| !key.contains('.')) {
-        return fail(&format!("extensions.{key}"), "expected a reverse-domain key such as com.example.team".into());
+        return fail(
+            &format!("extensions.{key}"),
+            "expected a reverse-domain key such as com.example.team".into(),
+        );
     }
     check_flows(card)?;
     let ours = card.offered_interfaces().any(|name| name.starts_with(OURS));
@@ -205,15 +243,26 @@ fn check(card: &Card) -> Result<(), (String, String)> {
     if let Supervision::Restart(policy) = &card.supervision
         && (policy.initial_ms > policy.max_ms || policy.intensity == 0 || policy.period_s == 0)
     {
-        return fail("supervision.restart", "expected initial_ms ≤ max_ms, intensity ≥ 1 and period_s ≥ 1".into());
+        return fail(
+            "supervision.restart",
+            "expected initial_ms ≤ max_ms, intensity ≥ 1 and period_s ≥ 1".into(),
+        );
     }
     let native_env = match &card.payload {
         Payload::Native(native) => Some(("payload.native.env", &native.env)),
         Payload::Virtual => None,
     };
     for (field, map) in native_env.into_iter().chain([("environment", &card.environment)]) {
-        if let Some((key, _)) = map.iter().find(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0')) {
-            return fail(field, format!("`{}` is not a variable's name, or its value holds a NUL", key.escape_debug()));
+        if let Some((key, _)) =
+            map.iter().find(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0'))
+        {
+            return fail(
+                field,
+                format!(
+                    "`{}` is not a variable's name, or its value holds a NUL",
+                    key.escape_debug()
+                ),
+            );
         }
     }
     Ok(())
@@ -229,7 +278,9 @@ fn check_replicas(card: &Card) -> Result<(), (String, String)> {
         return Ok(());
     }
     if !matches!(card.payload, Payload::Native(_)) || card.supervision == Supervision::Delegate {
-        return fail("init does not start this module, and so makes no replicas of it: expected 1".into());
+        return fail(
+            "init does not start this module, and so makes no replicas of it: expected 1".into(),
+        );
     }
     if card.service_socket.is_some() || !card.listen.is_empty() || !card.id.is_empty() {
         return fail(
@@ -246,11 +297,22 @@ fn check_socket(socket: &str) -> Result<(), (String, String)> {
     let fail = |why: String| Err(("service_socket".to_owned(), why));
     let file = socket.rsplit('/').next().unwrap_or_default();
     let relative = socket.contains('/') && !socket.starts_with('/');
-    if file.is_empty() || file.starts_with('.') || socket.contains("..") || socket.contains('\0') || relative {
-        return fail(format!("`{}`: expected a file name or an absolute path", socket.escape_debug()));
+    if file.is_empty()
+        || file.starts_with('.')
+        || socket.contains("..")
+        || socket.contains('\0')
+        || relative
+    {
+        return fail(format!(
+            "`{}`: expected a file name or an absolute path",
+            socket.escape_debug()
+        ));
     }
     if is_reserved(file) {
-        return fail(format!("`{}` is a file of the mesh's own, expected another name", socket.escape_debug()));
+        return fail(format!(
+            "`{}` is a file of the mesh's own, expected another name",
+            socket.escape_debug()
+        ));
     }
     Ok(())
 }
@@ -264,21 +326,36 @@ fn check_listen(card: &Card) -> Result<(), (String, String)> {
             check_socket(address).map_err(|(_, why)| (format!("listen[{i}]"), why))?;
             sockets += 1;
             if sockets > 1 {
-                return fail(format!("`{}`: a module has one socket, expected TCP addresses beside it", address.escape_debug()));
+                return fail(format!(
+                    "`{}`: a module has one socket, expected TCP addresses beside it",
+                    address.escape_debug()
+                ));
             }
             continue;
         };
         let parsed: Result<SocketAddr, _> = tcp.parse();
         match parsed {
-            Ok(parsed) if parsed.port() != 0 && !addresses.contains(&parsed) => addresses.push(parsed),
-            Ok(_) => return fail(format!("`{address}`: expected a port other than 0, and each address once")),
+            Ok(parsed) if parsed.port() != 0 && !addresses.contains(&parsed) => {
+                addresses.push(parsed)
+            }
+            Ok(_) => {
+                return fail(format!(
+                    "`{address}`: expected a port other than 0, and each address once"
+                ));
+            }
             Err(_) => {
-                return fail(format!("`{}`: expected an address in numbers, such as tcp:127.0.0.1:7077", address.escape_debug()));
+                return fail(format!(
+                    "`{}`: expected an address in numbers, such as tcp:127.0.0.1:7077",
+                    address.escape_debug()
+                ));
             }
         }
     }
     if !addresses.is_empty() && !matches!(card.payload, Payload::Native(_)) {
-        return Err(("listen".into(), "init listens for modules that it starts: expected none in a virtual Card".into()));
+        return Err((
+            "listen".into(),
+            "init listens for modules that it starts: expected none in a virtual Card".into(),
+        ));
     }
     Ok(())
 }
@@ -287,27 +364,43 @@ fn check_flows(card: &Card) -> Result<(), (String, String)> {
     for (side, flows) in [("input", &card.flow.input), ("output", &card.flow.output)] {
         for (i, flow) in flows.iter().enumerate() {
             if flow.name.is_empty() {
-                return Err((format!("flow.{side}[{i}].name"), "empty, expected a short name such as embed".into()));
+                return Err((
+                    format!("flow.{side}[{i}].name"),
+                    "empty, expected a short name such as embed".into(),
+                ));
             }
             let FlowType::Interface { name } = &flow.ty else { continue };
             let field = format!("flow.{side}[{i}].type.interface.name");
             if !is_interface_name(name) {
-                return Err((field, format!("`{name}` is not a Varlink interface name, expected one such as org.example.Thing")));
+                return Err((
+                    field,
+                    format!(
+                        "`{name}` is not a Varlink interface name, expected one such as org.example.Thing"
+                    ),
+                ));
             }
             if side == "output" && INTERFACES_OF_INIT.contains(&name.as_str()) {
-                return Err((field, format!("`{name}` is answered by init and by every socket itself, expected another")));
+                return Err((
+                    field,
+                    format!(
+                        "`{name}` is answered by init and by every socket itself, expected another"
+                    ),
+                ));
             }
         }
     }
     Ok(())
 }
 
-/// Whether `name` is a Varlink interface name: reverse-domain, at least two elements of letters, digits and hyphens.
+/// Whether `name` is a Varlink interface name: reverse-domain, at least two elements of letters,
+/// digits and hyphens.
 #[must_use]
 pub(crate) fn is_interface_name(name: &str) -> bool {
     name.len() <= 255
         && name.split('.').count() >= 2
-        && name.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
+        && name.split('.').all(|part| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        })
         && name.starts_with(|c: char| c.is_ascii_alphabetic())
 }
 
@@ -366,7 +459,11 @@ priority_offset = 10
             (("mock = true", "mok = true"), "mok", "unknown field"),
             (("schema_version = 1", "schema_version = 2"), "schema_version", "expected 1"),
             (("memory = \"64M\"", "memory = \"64Q\""), "limits.memory", "not a size"),
-            (("org.brahman.Embed", "embed"), "flow.output[0].type.interface.name", "interface name"),
+            (
+                ("org.brahman.Embed", "embed"),
+                "flow.output[0].type.interface.name",
+                "interface name",
+            ),
             (("exec = \"embed-mock\"", "exec = \"\""), "payload.native.exec", "empty"),
         ] {
             let error = refused(&GOOD.replace(change.0, change.1));
@@ -381,13 +478,21 @@ priority_offset = 10
         let with = |line: &str| GOOD.replace("mock = true", &format!("mock = true\n{line}"));
         let one = Card::parse("good.toml", GOOD.as_bytes()).expect("a good Card");
         assert_eq!((one.replicas, one.instances()), (1, vec![one.clone()]));
-        assert!(!String::from_utf8_lossy(&one.to_json()).contains("replicas"), "an older reader reads it");
-        let three = Card::parse("good.toml", with("replicas = 3").as_bytes()).expect("a good Card").instances();
+        assert!(
+            !String::from_utf8_lossy(&one.to_json()).contains("replicas"),
+            "an older reader reads it"
+        );
+        let three = Card::parse("good.toml", with("replicas = 3").as_bytes())
+            .expect("a good Card")
+            .instances();
         let labels: Vec<String> = three.iter().map(|card| card.label.to_string()).collect();
         assert_eq!(labels, ["embed-mock@1", "embed-mock@2", "embed-mock@3"]);
         assert_eq!(three[1].socket_name(), "embed-mock@2.sock");
         assert!(three[0].id != three[1].id && three.iter().all(|card| card.replicas == 1));
-        assert_eq!(serde_json::from_slice::<Card>(&three[2].to_json()).expect("read again"), three[2]);
+        assert_eq!(
+            serde_json::from_slice::<Card>(&three[2].to_json()).expect("read again"),
+            three[2]
+        );
         for (line, words) in [
             ("replicas = 0", "expected 1 to 64"),
             ("replicas = 65", "expected 1 to 64"),
@@ -398,16 +503,24 @@ priority_offset = 10
         }
         let catalog = with("replicas = 2").replace("org.brahman.Embed", "org.brahman.Catalog");
         assert!(refused(&catalog).expected.contains("one writer"));
-        assert_eq!(refused(&GOOD.replace("label = \"embed-mock\"", "label = \"embed-mock@1\"")).field, "label");
+        assert_eq!(
+            refused(&GOOD.replace("label = \"embed-mock\"", "label = \"embed-mock@1\"")).field,
+            "label"
+        );
     }
 
     #[test]
     fn size_depth_and_count_are_bounded() {
         assert!(refused(&"#".repeat(CARD_BYTES_MAX + 1)).expected.contains("at most"));
-        assert!(refused(&format!("x = {}{}", "[".repeat(10_000), "]".repeat(10_000))).expected.contains("deeper"));
+        assert!(
+            refused(&format!("x = {}{}", "[".repeat(10_000), "]".repeat(10_000)))
+                .expected
+                .contains("deeper")
+        );
         let many: String = (0..65).map(|i| format!("\"com.x{i}\" = 1\n")).collect();
         assert!(refused(&format!("{many}{GOOD}")).expected.contains("at most 64"));
-        let long = GOOD.replace("label = \"embed-mock\"", &format!("label = \"{}\"", "a".repeat(5000)));
+        let long =
+            GOOD.replace("label = \"embed-mock\"", &format!("label = \"{}\"", "a".repeat(5000)));
         assert!(refused(&long).expected.contains("at most 4096"));
     }
 
@@ -419,6 +532,9 @@ priority_offset = 10
             std::fs::write(path, &text).expect("docs/ is writable");
         }
         let kept = std::fs::read_to_string(path).expect("docs/card.schema.json is in the tree");
-        assert!(kept == text, "docs/card.schema.json is stale: run `BRAHMAN_BLESS=1 cargo test -p brahman-card schema`");
+        assert!(
+            kept == text,
+            "docs/card.schema.json is stale: run `BRAHMAN_BLESS=1 cargo test -p brahman-card schema`"
+        );
     }
 }

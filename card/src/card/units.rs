@@ -35,9 +35,11 @@ impl<'de> Deserialize<'de> for ByteSize {
         }
         match Raw::deserialize(deserializer)? {
             Raw::Number(bytes) => Ok(Self(bytes)),
-            Raw::Text(text) => Self::from_text(&text)
-                .map(Self)
-                .ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a size: expected bytes, or a number with K, M, G or T"))),
+            Raw::Text(text) => Self::from_text(&text).map(Self).ok_or_else(|| {
+                serde::de::Error::custom(format!(
+                    "`{text}` is not a size: expected bytes, or a number with K, M, G or T"
+                ))
+            }),
         }
     }
 }
@@ -48,7 +50,9 @@ mod tests {
 
     #[test]
     fn sizes_read_as_systemd_reads_them() {
-        for (text, bytes) in [("0", 0), ("12", 12), ("4K", 4096), ("512M", 512 << 20), ("2 GiB", 2 << 30)] {
+        for (text, bytes) in
+            [("0", 0), ("12", 12), ("4K", 4096), ("512M", 512 << 20), ("2 GiB", 2 << 30)]
+        {
             assert_eq!(ByteSize::from_text(text), Some(bytes), "{text}");
         }
         for text in ["", "M", "1.5G", "-1", "12X", "99999999999999T"] {

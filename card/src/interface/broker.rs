@@ -13,8 +13,9 @@ interface! {
     methods {
         /// The provider a call to `flow` (an interface name) would go to now.
         Resolve(FlowIn) -> ResolveOut: idempotent;
-        /// Call with `more`: the match now, then again whenever it changes. `match` is null while nothing serves the flow.
-        /// The latest state always arrives; states in between may be skipped.
+        /// Call with `more`: the match now, then again whenever it changes. `match` is null while
+        /// nothing serves the flow. The latest state always arrives; states in between may be
+        /// skipped.
         Watch(FlowIn) -> WatchOut: idempotent, endless;
         /// Every provider of `flow`, ranked, or with the reason it was refused.
         Explain(FlowIn) -> ExplainOut: idempotent;
@@ -29,7 +30,8 @@ interface! {
         /// A bound was reached: connections, calls in flight, or a queue.
         Overloaded { retry_after_ms: u64 }
         DeadlineExceeded {}
-        /// The provider ended in mid-call, and the call was not safe to repeat or the retry budget was spent.
+        /// The provider ended in mid-call, and the call was not safe to repeat or the retry budget
+        /// was spent.
         ProviderFailed { label: String }
     }
 }
@@ -163,7 +165,8 @@ pub struct ModuleStatus {
     pub attributes: BTreeMap<String, String>,
     /// Limits of the Card that this machine does not enforce.
     pub shortfalls: Option<Vec<String>>,
-    /// The file that its Card was read from, or that it is built in; absent if the module brought it.
+    /// The file that its Card was read from, or that it is built in; absent if the module brought
+    /// it.
     pub origin: Option<String>,
 }
 

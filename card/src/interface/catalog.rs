@@ -1,4 +1,5 @@
-//! `org.brahman.Catalog`: datasets, their objects, columns and generations. One writer of all of them.
+//! `org.brahman.Catalog`: datasets, their objects, columns and generations. One writer of all of
+//! them.
 
 mod generations;
 mod runs;
@@ -14,18 +15,22 @@ use brahman_card_derive::wire;
 interface! {
     /// Datasets: what objects they are made of, and which indexes they feed.
     ///
-    /// Mocks write apart: no real dataset is changed, hidden from real providers or deleted by what a mock does. A provider says with
-    /// `mock` whether it is one. One that is reads the mocks' datasets, and real ones where no mock made one of that name; one that is
-    /// not reads real ones only. Who says nothing is taken for whoever would answer org.brahman.Ingest in the call's context.
+    /// Mocks write apart: no real dataset is changed, hidden from real providers or deleted by what
+    /// a mock does. A provider says with `mock` whether it is one. One that is reads the mocks'
+    /// datasets, and real ones where no mock made one of that name; one that is not reads real ones
+    /// only. Who says nothing is taken for whoever would answer org.brahman.Ingest in the call's
+    /// context.
     "org.brahman.Catalog"
     methods {
         List(RealmIn) -> ListOut: idempotent;
-        /// Every object is compared with its SHA-256, once for each change of its file. One whose length is right and whose bytes are
-        /// not, with no good copy anywhere, is `BadObject`: nobody is to read it.
+        /// Every object is compared with its SHA-256, once for each change of its file. One whose
+        /// length is right and whose bytes are not, with no good copy anywhere, is `BadObject`:
+        /// nobody is to read it.
         Get(NameIn) -> GetOut: idempotent, long;
-        /// Publishes a generation: every object is verified first. The same run_id committed twice is one commit. Objects that are all
-        /// there already are no new generation. Objects of a bucket in S3 are put there, then a manifest under the generation's number,
-        /// which no other may have taken.
+        /// Publishes a generation: every object is verified first. The same run_id committed twice
+        /// is one commit. Objects that are all there already are no new generation. Objects of a
+        /// bucket in S3 are put there, then a manifest under the generation's number, which no
+        /// other may have taken.
         Commit(CommitIn) -> CommitOut: idempotent, long;
         /// Begins a run of this dataset: where it writes its objects.
         Location(LocationIn) -> LocationOut: idempotent;
@@ -35,18 +40,23 @@ interface! {
         Lineage(LineageIn) -> LineageOut: idempotent;
         /// A few rows, values cut at 200 characters; columns that hold personal data as shapes.
         Sample(SampleIn) -> SampleOut: idempotent;
-        /// Reads the dataset's objects anew and, if the manifest says otherwise, is damaged or is gone, publishes what is there. Of a
-        /// manifest that is damaged or gone the lineage says which objects, of all the runs, the last generation was made of; what does
-        /// not add up to its rows is refused. Objects that are gone or damaged come back from `rescue` first, if the copies are what
-        /// was recorded. A name that is not known here is taken up from the manifests of a bucket in S3, if one has it (`Adopt`).
+        /// Reads the dataset's objects anew and, if the manifest says otherwise, is damaged or is
+        /// gone, publishes what is there. Of a manifest that is damaged or gone the lineage says
+        /// which objects, of all the runs, the last generation was made of; what does not add up to
+        /// its rows is refused. Objects that are gone or damaged come back from `rescue` first, if
+        /// the copies are what was recorded. A name that is not known here is taken up from the
+        /// manifests of a bucket in S3, if one has it (`Adopt`).
         Resync(ResyncIn) -> ResyncOut: long;
-        /// The same for every dataset whose objects are there and whose manifest is not, or is damaged. One whose manifest is whole and
-        /// whose objects are gone is among `failed`, with what is missing.
+        /// The same for every dataset whose objects are there and whose manifest is not, or is
+        /// damaged. One whose manifest is whole and whose objects are gone is among `failed`, with
+        /// what is missing.
         ResyncMissing(RealmIn) -> ResyncMissingOut: whole_dataset;
-        /// Takes up datasets, or the one named, from the manifests that lie in a bucket in S3, such as those of a catalog whose state
-        /// is lost. Every object is read, compared, and copied within the bucket, for whoever put it there may live and delete it; that
-        /// one stays, and is never deleted by this catalog. The generation after the newest manifest's is taken: whoever put that one
-        /// there can publish no further generation of it in this bucket, and is told so by the error of its next commit.
+        /// Takes up datasets, or the one named, from the manifests that lie in a bucket in S3, such
+        /// as those of a catalog whose state is lost. Every object is read, compared, and copied
+        /// within the bucket, for whoever put it there may live and delete it; that one stays, and
+        /// is never deleted by this catalog. The generation after the newest manifest's is taken:
+        /// whoever put that one there can publish no further generation of it in this bucket, and
+        /// is told so by the error of its next commit.
         Adopt(AdoptIn) -> AdoptOut: whole_dataset;
         /// Says which index is fed by the dataset. A mock's index is not noted in a real dataset.
         MarkStale(MarkStaleIn): idempotent;
@@ -54,19 +64,23 @@ interface! {
         ClearStale(ClearStaleIn) -> ClearStaleOut: idempotent;
         /// A dataset with pins is not deleted before they are taken away.
         Delete(NameIn) -> DeleteOut: long;
-        /// Makes a dataset of another name from the present generation of one, as a run of its own with all that a commit promises.
-        /// Said again, and the generation is still the same, it is answered as the first time.
+        /// Makes a dataset of another name from the present generation of one, as a run of its own
+        /// with all that a commit promises. Said again, and the generation is still the same, it is
+        /// answered as the first time.
         Copy(CopyIn) -> CopyOut: idempotent, whole_dataset;
-        /// The same under the same number, and the old name is gone. A dataset that feeds indexes keeps its name, for it is theirs, too.
+        /// The same under the same number, and the old name is gone. A dataset that feeds indexes
+        /// keeps its name, for it is theirs, too.
         Rename(CopyIn) -> CopyOut: idempotent, whole_dataset;
-        /// Keeps a generation, the present one unless said, whatever is committed after it: until `Unpin`, or for `life_s`. Of a pin that
-        /// is there the life is counted anew.
+        /// Keeps a generation, the present one unless said, whatever is committed after it: until
+        /// `Unpin`, or for `life_s`. Of a pin that is there the life is counted anew.
         Pin(PinIn) -> PinOut: idempotent;
-        /// Takes away the pins that are named by `pin` or `generation`, all of the dataset's if neither is said.
+        /// Takes away the pins that are named by `pin` or `generation`, all of the dataset's if
+        /// neither is said.
         Unpin(UnpinIn) -> UnpinOut: idempotent;
-        /// For a backup: writes the catalog's own files, all as they are at one moment, into a folder on this machine, and pins the
-        /// present generation of every real dataset for a while, so that its objects can be copied. Of the files written only the
-        /// present generation is needed; which indexes have caught up is as `indexes` says.
+        /// For a backup: writes the catalog's own files, all as they are at one moment, into a
+        /// folder on this machine, and pins the present generation of every real dataset for a
+        /// while, so that its objects can be copied. Of the files written only the present
+        /// generation is needed; which indexes have caught up is as `indexes` says.
         Snapshot(SnapshotIn) -> SnapshotOut: long;
         /// Call with `more`: the state now, then again whenever a dataset changes.
         Watch(RealmIn) -> WatchOut: idempotent, endless;
@@ -80,10 +94,11 @@ interface! {
         NoSuchBucket { name: String }
         /// A bucket could not be written to; nothing was published.
         BucketFailed { name: String }
-        /// Every answer to the commit's last request was lost: it may be published or not, and its objects stay. The same commit said
-        /// again settles it.
+        /// Every answer to the commit's last request was lost: it may be published or not, and its
+        /// objects stay. The same commit said again settles it.
         Unknown { name: String, run_id: String }
-        /// The dataset is at another generation than the commit builds on, or somebody else has put that generation into the bucket.
+        /// The dataset is at another generation than the commit builds on, or somebody else has put
+        /// that generation into the bucket.
         Moved { name: String }
         /// The dataset's own file is damaged.
         Damaged { name: String }
@@ -115,8 +130,8 @@ pub struct Object {
     pub bytes: u64,
     /// Of the bytes, in hex.
     pub sha256: String,
-    /// Where it can be read on this machine: of an object in S3 a copy, of one that is `borrowed` its copy in `rescue`. Only the catalog
-    /// tells.
+    /// Where it can be read on this machine: of an object in S3 a copy, of one that is `borrowed`
+    /// its copy in `rescue`. Only the catalog tells.
     pub path: Option<String>,
 }
 
@@ -124,7 +139,9 @@ impl Object {
     /// Where it lies on this machine.
     #[must_use]
     pub fn local(&self) -> PathBuf {
-        PathBuf::from(self.path.as_deref().unwrap_or_else(|| self.url.trim_start_matches("file://")))
+        PathBuf::from(
+            self.path.as_deref().unwrap_or_else(|| self.url.trim_start_matches("file://")),
+        )
     }
 }
 
@@ -143,7 +160,8 @@ pub struct Column {
 pub struct PiiReport {
     /// Name and version of the rules.
     pub detector: String,
-    /// Every column, and what lies within one: fields of structs (`a.b`), items of lists (`a[]`), and both of texts that are JSON.
+    /// Every column, and what lies within one: fields of structs (`a.b`), items of lists (`a[]`),
+    /// and both of texts that are JSON.
     pub columns: Vec<PiiColumn>,
 }
 
@@ -151,8 +169,8 @@ pub struct PiiReport {
 #[wire]
 pub struct PiiColumn {
     pub column: String,
-    /// `found`, `possible` (a name alone, some of the values, or finds in prose), `clean`, `insufficient_sample`, or `not_looked_at` of
-    /// types that are not.
+    /// `found`, `possible` (a name alone, some of the values, or finds in prose), `clean`,
+    /// `insufficient_sample`, or `not_looked_at` of types that are not.
     pub status: String,
     /// What was found, the surest first.
     pub findings: Vec<PiiFinding>,
@@ -192,7 +210,8 @@ pub struct PiiDensity {
 /// Longest shape: the rest of a value adds nothing to its kind.
 const SHAPE_CHARS: usize = 40;
 
-/// A value's shape: letters as `a` or `A`, digits as `9`, the rest as it is, cut after 40 characters.
+/// A value's shape: letters as `a` or `A`, digits as `9`, the rest as it is, cut after 40
+/// characters.
 #[must_use]
 pub fn masked(value: &str) -> String {
     let mask = |c: char| match c {
@@ -229,9 +248,11 @@ pub struct Watermark {
     pub source: String,
     /// Rows that had this value; absent if an earlier version has read them.
     pub ties: Option<u64>,
-    /// Rows whose value no bound can be (NULL, infinite, later than tomorrow); absent if an earlier version has read them.
+    /// Rows whose value no bound can be (NULL, infinite, later than tomorrow); absent if an earlier
+    /// version has read them.
     pub strays: Option<u64>,
-    /// A sum over those rows, which tells whether each of them is what it was; absent if there are none, or an earlier version has read them.
+    /// A sum over those rows, which tells whether each of them is what it was; absent if there are
+    /// none, or an earlier version has read them.
     pub strays_sum: Option<String>,
 }
 
@@ -280,12 +301,14 @@ pub struct RealmIn {
 pub struct ListOut {
     /// In the order of their names.
     pub datasets: Vec<Dataset>,
-    /// What this caller would not read under its name: the mocks' datasets, or real ones behind a mock's.
+    /// What this caller would not read under its name: the mocks' datasets, or real ones behind a
+    /// mock's.
     pub apart: Option<Vec<Dataset>>,
     /// What could not be read, and therefore is not tidied.
     pub notes: Option<Vec<String>>,
-    /// Runs, as bucket/dataset/run, whose objects lie in the buckets and of which this catalog's journal says nothing: another
-    /// catalog's, or an earlier one's. They are never deleted here; a hundred at most.
+    /// Runs, as bucket/dataset/run, whose objects lie in the buckets and of which this catalog's
+    /// journal says nothing: another catalog's, or an earlier one's. They are never deleted here; a
+    /// hundred at most.
     pub strangers: Option<Vec<String>>,
 }
 
@@ -343,7 +366,8 @@ pub struct AdoptOut {
 pub struct DeleteOut {
     /// Which objects stay, and why.
     pub notes: Option<Vec<String>>,
-    /// How many objects, in buckets in S3 and among the copies in `rescue`, are removed after this answer.
+    /// How many objects, in buckets in S3 and among the copies in `rescue`, are removed after this
+    /// answer.
     pub later: Option<u64>,
 }
 
@@ -353,17 +377,20 @@ pub struct GetOut {
     /// The last hundred generations, newest first; absent in replies of the first providers.
     #[serde(default)]
     pub history: Vec<Version>,
-    /// Keys of objects that had gone from their bucket, or were damaged, and have just come back, whole, from `rescue`.
+    /// Keys of objects that had gone from their bucket, or were damaged, and have just come back,
+    /// whole, from `rescue`.
     pub rescued: Option<Vec<String>>,
-    /// Keys of objects whose copy here had gone or was damaged and has just come from their own bucket.
+    /// Keys of objects whose copy here had gone or was damaged and has just come from their own
+    /// bucket.
     pub fetched: Option<Vec<String>>,
-    /// Keys of objects whose bucket is away, and whose `path` is that of a copy in `rescue`, or of one fetched from there. They are
-    /// compared, and nothing is written to the bucket.
+    /// Keys of objects whose bucket is away, and whose `path` is that of a copy in `rescue`, or of
+    /// one fetched from there. They are compared, and nothing is written to the bucket.
     pub borrowed: Option<Vec<String>>,
     /// Keys of objects that are gone, or cut, and have no copy that is right.
     pub missing: Option<Vec<String>>,
-    /// A folder that always has the objects of one whole generation, the present one: `…/current/*.parquet` in the order of rows. It is a
-    /// link, which is replaced with each commit; absent where it could not be brought up to this generation.
+    /// A folder that always has the objects of one whole generation, the present one:
+    /// `…/current/*.parquet` in the order of rows. It is a link, which is replaced with each
+    /// commit; absent where it could not be brought up to this generation.
     pub current: Option<String>,
     /// Generations that are kept, in the order of their numbers; absent if there are none.
     pub pins: Option<Vec<PinnedGeneration>>,

@@ -7,34 +7,43 @@ use brahman_card_derive::wire;
 interface! {
     /// Texts and files to vectors.
     ///
-    /// Of every answer: `dim` is the length of a vector, `fingerprint` what vectors depend on (files, pooling, prompts, window, precision,
-    /// and `/N` behind it where the call had them cut to N numbers), `device` cpu or cuda:N, `mock` whether the vectors are synthetic,
-    /// `elapsed_us` the time in the provider, `prompt` what was put before the texts, `precision` of the model's numbers, `normalized`
-    /// whether vectors have length 1.
+    /// Of every answer: `dim` is the length of a vector, `fingerprint` what vectors depend on
+    /// (files, pooling, prompts, window, precision, and `/N` behind it where the call had them cut
+    /// to N numbers), `device` cpu or cuda:N, `mock` whether the vectors are synthetic,
+    /// `elapsed_us` the time in the provider, `prompt` what was put before the texts, `precision`
+    /// of the model's numbers, `normalized` whether vectors have length 1.
     ///
-    /// Of every call: `role` is what the texts are for, `query` (they are searched for) or `document` (they are found), and chooses the
-    /// model's own prompt; `prompt_name` names one of its prompts, `prompt` is one in words; without any of them the model's default
-    /// prompt counts. `dimensions` has vectors cut to their first numbers, and scaled again; refused unless the model was trained for it.
+    /// Of every call: `role` is what the texts are for, `query` (they are searched for) or
+    /// `document` (they are found), and chooses the model's own prompt; `prompt_name` names one of
+    /// its prompts, `prompt` is one in words; without any of them the model's default prompt
+    /// counts. `dimensions` has vectors cut to their first numbers, and scaled again; refused
+    /// unless the model was trained for it.
     "org.brahman.Embed"
     methods {
-        /// One vector a text, in order. A text longer than the model's window is refused unless `truncate` is true.
+        /// One vector a text, in order. A text longer than the model's window is refused unless
+        /// `truncate` is true.
         EmbedText(EmbedTextIn) -> EmbedTextOut: idempotent, long;
         /// Embeds the first 8 KiB of a file of the caller's own.
         EmbedFile(EmbedFileIn) -> EmbedFileOut: idempotent;
-        /// Call with `upgrade`. After the reply the connection carries frames: a 32-bit little-endian length, then that many
-        /// bytes of an Arrow IPC stream. Each frame sent has a Utf8 column `text`; each frame back has `vector`
-        /// (FixedSizeList<float>), `tokens`, `kept` (UInt32) and `cached` (Bool), a row a text. A length with its top bit set
-        /// announces a Varlink error object in JSON instead. A frame of length 0 ends the stream. With `partial` frames back have a column
-        /// `failed` (Utf8), too: null, or why a text has no vector, whose row is then zeros.
+        /// Call with `upgrade`. After the reply the connection carries frames: a 32-bit
+        /// little-endian length, then that many bytes of an Arrow IPC stream. Each frame sent has a
+        /// Utf8 column `text`; each frame back has `vector` (FixedSizeList<float>), `tokens`,
+        /// `kept` (UInt32) and `cached` (Bool), a row a text. A length with its top bit set
+        /// announces a Varlink error object in JSON instead. A frame of length 0 ends the stream.
+        /// With `partial` frames back have a column `failed` (Utf8), too: null, or why a text has
+        /// no vector, whose row is then zeros.
         EmbedBulk(EmbedBulkIn) -> EmbedBulkOut: idempotent, long;
-        /// How many tokens each text has for the model, special ones and the prompt's included; nothing is embedded.
+        /// How many tokens each text has for the model, special ones and the prompt's included;
+        /// nothing is embedded.
         Tokenize(TokenizeIn) -> TokenizeOut: idempotent;
         Info() -> InfoOut: idempotent;
     }
     errors {
-        /// A text has more tokens than the model's window, and the caller did not choose `truncate`.
+        /// A text has more tokens than the model's window, and the caller did not choose
+        /// `truncate`.
         TextTooLong { index: u64, tokens: u64, max_tokens: u64 }
-        /// The model's output for a text was not finite, or inference failed. The other texts of the call are in the cache by now.
+        /// The model's output for a text was not finite, or inference failed. The other texts of
+        /// the call are in the cache by now.
         BadOutput { #[serde(skip_serializing_if = "Option::is_none")] index: Option<u64> }
         /// The file cannot be read for this caller.
         FileUnreadable { path: String }
@@ -53,7 +62,8 @@ pub struct EmbedTextIn {
     /// A prompt in words.
     pub prompt: Option<String>,
     pub dimensions: Option<u64>,
-    /// Answer although a text has no vector: its list is then empty, and `failed` says why. Else the call fails.
+    /// Answer although a text has no vector: its list is then empty, and `failed` says why. Else
+    /// the call fails.
     pub partial: Option<bool>,
 }
 
@@ -117,7 +127,8 @@ pub struct EmbedTextOut {
 pub struct EmbedFileIn {
     /// Absolute path, of the caller's own.
     pub path: String,
-    /// Cut what is too long instead of refusing it; true unless said, since 8 KiB rarely fit a window.
+    /// Cut what is too long instead of refusing it; true unless said, since 8 KiB rarely fit a
+    /// window.
     pub truncate: Option<bool>,
     /// `query` or `document`.
     pub role: Option<String>,
@@ -167,7 +178,8 @@ pub struct EmbedBulkIn {
     /// A prompt in words.
     pub prompt: Option<String>,
     pub dimensions: Option<u64>,
-    /// Answer although a text has no vector, and say in the column `failed` why. Else the whole frame fails.
+    /// Answer although a text has no vector, and say in the column `failed` why. Else the whole
+    /// frame fails.
     pub partial: Option<bool>,
 }
 
@@ -182,7 +194,8 @@ pub struct EmbedBulkOut {
     pub prompt: Option<String>,
     pub precision: Option<String>,
     pub normalized: Option<bool>,
-    /// How vectors are to be compared, as the model's folder says it: `cosine`, `dot` and so on; absent if it does not.
+    /// How vectors are to be compared, as the model's folder says it: `cosine`, `dot` and so on;
+    /// absent if it does not.
     pub similarity: Option<String>,
     pub warnings: Option<Vec<String>>,
 }
@@ -211,7 +224,8 @@ pub struct TextTokens {
     pub at_least: Option<bool>,
     /// How many of them the model's vocabulary does not have.
     pub unknown: u64,
-    /// If wanted: where each token of the text itself begins, in bytes. Tokens of the prompt and special ones are left out.
+    /// If wanted: where each token of the text itself begins, in bytes. Tokens of the prompt and
+    /// special ones are left out.
     pub starts: Option<Vec<u64>>,
     /// If wanted: where each of them ends.
     pub ends: Option<Vec<u64>>,
@@ -307,17 +321,19 @@ pub struct Gpu {
     pub utilization: u64,
 }
 
-/// What a server that embeds for others did when it was tried. Which model it runs is its own word: it is known by its address, the
-/// model's name and the length of its vectors.
+/// What a server that embeds for others did when it was tried. Which model it runs is its own word:
+/// it is known by its address, the model's name and the length of its vectors.
 #[wire]
 pub struct ServerProbe {
     /// Its address.
     pub url: String,
     /// `openai`, `ollama` or `tei`.
     pub dialect: String,
-    /// How far apart two vectors of one text were, of length 1 each, alone and beside another; 0 if they had the same bits.
+    /// How far apart two vectors of one text were, of length 1 each, alone and beside another; 0 if
+    /// they had the same bits.
     pub distance: f64,
-    /// What became of a text longer than most windows: `refused`, `cut` (in silence), `whole` or `untried`.
+    /// What became of a text longer than most windows: `refused`, `cut` (in silence), `whole` or
+    /// `untried`.
     pub long_texts: String,
     /// False if it could not be asked since this process started: then this is what it did earlier.
     pub verified: bool,

@@ -9,30 +9,36 @@ use super::catalog::{Column, Object, PiiReport};
 interface! {
     /// Reads sources into Parquet and commits them to the catalog as one dataset generation.
     ///
-    /// Columns are looked at for personal data unless `pii` is false. `bucket` is where the dataset is to lie; where it lies already,
-    /// or `primary`, unless said.
+    /// Columns are looked at for personal data unless `pii` is false. `bucket` is where the dataset
+    /// is to lie; where it lies already, or `primary`, unless said.
     "org.brahman.Ingest"
     methods {
-        /// Reads text, Markdown, HTML (its text, as Markdown) and source files (a row a file), CSV or JSONL (a row a record; gzip and
-        /// zstd are undone), or Parquet; folders are walked, and what their .gitignore names is passed over. Called with `more` it
-        /// reports progress first. Relative paths are refused; wildcards (`*`, `**`, `?`, `{a,b}`) stand for what they match.
+        /// Reads text, Markdown, HTML (its text, as Markdown) and source files (a row a file), CSV
+        /// or JSONL (a row a record; gzip and zstd are undone), or Parquet; folders are walked, and
+        /// what their .gitignore names is passed over. Called with `more` it reports progress
+        /// first. Relative paths are refused; wildcards (`*`, `**`, `?`, `{a,b}`) stand for what
+        /// they match.
         Files(FilesIn) -> IngestOut: whole_dataset;
-        /// Reads the same and writes nothing: what is guessed of each file, which types the columns get and why, what would be left out,
-        /// and the first rows.
+        /// Reads the same and writes nothing: what is guessed of each file, which types the columns
+        /// get and why, what would be left out, and the first rows.
         Explain(FilesIn) -> ExplainOut: idempotent, whole_dataset;
-        /// Reads a table or a query in one snapshot. Several workers read ranges of pages where the server can; `notes` says why not.
-        /// With `more` it reports progress first. `tables`, or all tables of a `schema`, become datasets `<dataset>.<table>`, of
-        /// PostgreSQL in one snapshot of them all; `datasets` in the last reply names them.
+        /// Reads a table or a query in one snapshot. Several workers read ranges of pages where the
+        /// server can; `notes` says why not. With `more` it reports progress first. `tables`, or
+        /// all tables of a `schema`, become datasets `<dataset>.<table>`, of PostgreSQL in one
+        /// snapshot of them all; `datasets` in the last reply names them.
         ///
-        /// `mode` is full; incremental: rows whose `cursor` is above that of the last run, taking the place of rows with the same
-        /// `key`, and `lag` seconds or units before it read again; or keyset: in parts of `chunk_rows` in the order of one `key`, not
-        /// one snapshot, and going on where a run that died stopped.
+        /// `mode` is full; incremental: rows whose `cursor` is above that of the last run, taking
+        /// the place of rows with the same `key`, and `lag` seconds or units before it read again;
+        /// or keyset: in parts of `chunk_rows` in the order of one `key`, not one snapshot, and
+        /// going on where a run that died stopped.
         Postgres(TableIn) -> IngestOut: whole_dataset;
-        /// The same from MySQL or MariaDB: one consistent snapshot, streamed by one worker; by several, a large table of MariaDB whose
-        /// primary key begins with a whole number, if nobody writes to it for some milliseconds in which they all begin.
+        /// The same from MySQL or MariaDB: one consistent snapshot, streamed by one worker; by
+        /// several, a large table of MariaDB whose primary key begins with a whole number, if
+        /// nobody writes to it for some milliseconds in which they all begin.
         Mysql(TableIn) -> IngestOut: whole_dataset;
-        /// Watches folders from now on, restarts included; what is there is ingested first. A change is ingested once nothing has
-        /// moved for `debounce_ms`, and every `reconcile_s` there is a look without a reason.
+        /// Watches folders from now on, restarts included; what is there is ingested first. A
+        /// change is ingested once nothing has moved for `debounce_ms`, and every `reconcile_s`
+        /// there is a look without a reason.
         Watch(WatchIn) -> WatchOut: idempotent;
         Unwatch(UnwatchIn) -> UnwatchOut: idempotent;
         Watches() -> WatchesOut: idempotent;
@@ -64,8 +70,9 @@ pub struct FilesIn {
     pub bucket: Option<String>,
     /// What a .gitignore names, and hidden files, are read as well; false unless said.
     pub no_ignore: Option<bool>,
-    /// Whether columns of several tables meet by name, with NULL where a file has none of them. If it is false the files must have the
-    /// same columns, in whatever order; unless said, they must have one in common.
+    /// Whether columns of several tables meet by name, with NULL where a file has none of them. If
+    /// it is false the files must have the same columns, in whatever order; unless said, they must
+    /// have one in common.
     pub union_by_name: Option<bool>,
 }
 
@@ -125,20 +132,23 @@ pub struct CsvFormat {
     pub header: Option<bool>,
     /// Lines left out before that.
     pub skip: Option<u64>,
-    /// Words for a missing value; unless said, `NA`, `N/A`, `#N/A`, `NULL` and `\N` among values of another type than text.
+    /// Words for a missing value; unless said, `NA`, `N/A`, `#N/A`, `NULL` and `\N` among values of
+    /// another type than text.
     pub nulls: Option<Vec<String>>,
     /// `utf-8`, `utf-16le`, `utf-16be` or `windows-1252`.
     pub encoding: Option<String>,
     /// `guess`, or `text` for every column.
     pub types: Option<String>,
-    /// Types of columns by their names, whatever `types` says: `text`, `int64`, `uint64`, `float64`, `decimal(10,2)`, `boolean`, `date`,
-    /// `time`, `timestamp`, `timestamptz` or `timestamp_ns`. A row with a value that is none is left out and named.
+    /// Types of columns by their names, whatever `types` says: `text`, `int64`, `uint64`,
+    /// `float64`, `decimal(10,2)`, `boolean`, `date`, `time`, `timestamp`, `timestamptz` or
+    /// `timestamp_ns`. A row with a value that is none is left out and named.
     pub column_types: Option<BTreeMap<String, String>>,
     /// What stands before a number's fraction: `point` unless said, or `comma`.
     pub decimal: Option<String>,
     /// `iso` unless said; `day-first` for `31/12/2024`, `month-first` for `12/31/2024`.
     pub dates: Option<String>,
-    /// Of a record with fewer fields than the header the others are NULL; unless said it is left out and named.
+    /// Of a record with fewer fields than the header the others are NULL; unless said it is left
+    /// out and named.
     pub null_padding: Option<bool>,
 }
 
@@ -179,7 +189,10 @@ pub struct TableIn {
 impl std::fmt::Debug for TableIn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The DSN may hold a password.
-        f.debug_struct("TableIn").field("dataset", &self.dataset).field("table", &self.table).finish_non_exhaustive()
+        f.debug_struct("TableIn")
+            .field("dataset", &self.dataset)
+            .field("table", &self.table)
+            .finish_non_exhaustive()
     }
 }
 
@@ -206,7 +219,8 @@ pub struct Quarantine {
 /// What a rule has kept from being read.
 #[wire(Eq)]
 pub struct HiddenFiles {
-    /// A file of rules with its pattern (`/notes/.gitignore: *.log`), or what names are passed over.
+    /// A file of rules with its pattern (`/notes/.gitignore: *.log`), or what names are passed
+    /// over.
     pub rule: String,
     /// Files and folders that it hides; a folder counts as one.
     pub count: u64,
@@ -265,8 +279,8 @@ pub struct IngestSummary {
     pub mode: Option<String>,
     /// By how many workers.
     pub parallel: Option<u64>,
-    /// What a person should know: why one worker read what several could have; what was guessed of a file, and which columns have a type
-    /// that nobody expects, with a count and an example.
+    /// What a person should know: why one worker read what several could have; what was guessed of
+    /// a file, and which columns have a type that nobody expects, with a count and an example.
     pub notes: Vec<String>,
     pub drift: Option<Vec<Drift>>,
     /// From call to committed.
@@ -312,8 +326,9 @@ pub struct WatchIn {
     pub dataset: String,
     /// Absolute paths, of folders only.
     pub paths: Vec<String>,
-    /// `documents`, `csv`, `jsonl` or `parquet`; unless said, as of `Files` by what lies there, decided once there is something. Then it
-    /// stays, and files of another kind are left out and named.
+    /// `documents`, `csv`, `jsonl` or `parquet`; unless said, as of `Files` by what lies there,
+    /// decided once there is something. Then it stays, and files of another kind are left out and
+    /// named.
     pub format: Option<String>,
     /// How CSV is written; what is not said is guessed.
     pub csv: Option<CsvFormat>,
@@ -334,10 +349,12 @@ pub struct WatchIn {
 pub struct WatchStatus {
     pub dataset: String,
     pub paths: Vec<String>,
-    /// `starting`, `watching`, `polling` (`reason` says why the kernel does not tell), `waiting` (a path is not there), or `ingesting`.
+    /// `starting`, `watching`, `polling` (`reason` says why the kernel does not tell), `waiting` (a
+    /// path is not there), or `ingesting`.
     pub state: String,
     pub reason: Option<String>,
-    /// What is made of it: `documents` (a row a file), or a table of `csv`, `jsonl` or `parquet`. Absent until it is decided.
+    /// What is made of it: `documents` (a row a file), or a table of `csv`, `jsonl` or `parquet`.
+    /// Absent until it is decided.
     pub format: Option<String>,
     /// Files at the last look.
     pub files: u64,
@@ -348,7 +365,8 @@ pub struct WatchStatus {
     pub run_id: Option<String>,
     /// Why the last try failed; what was committed stands.
     pub error: Option<String>,
-    /// As of `Files`, of the last ingest since the module started: which types columns keep, and what a new dataset would have.
+    /// As of `Files`, of the last ingest since the module started: which types columns keep, and
+    /// what a new dataset would have.
     pub notes: Option<Vec<String>>,
     /// Columns that the last ingest has added, removed, or given another type.
     pub drift: Option<Vec<Drift>>,

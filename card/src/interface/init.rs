@@ -1,4 +1,5 @@
-//! `org.brahman.Init`: the supervisor's table, commands on it, and the session a module keeps with it.
+//! `org.brahman.Init`: the supervisor's table, commands on it, and the session a module keeps with
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -9,28 +10,32 @@ use crate::{ModuleRecord, ModuleState};
 interface! {
     /// Supervises the modules and holds their sockets.
     ///
-    /// Administration (everything but List, Watch and Check) is for the mesh's own user and root. To others the Cards are
-    /// shown without their environment.
+    /// Administration (everything but List, Watch and Check) is for the mesh's own user and root.
+    /// To others the Cards are shown without their environment.
     "org.brahman.Init"
     methods {
         List() -> ListOut: idempotent;
-        /// Starts every module of that label, and answers as soon as the command is taken, as `Stop` and `Restart` do.
+        /// Starts every module of that label, and answers as soon as the command is taken, as
+        /// `Stop` and `Restart` do.
         Start(LabelIn);
         /// A module that attached by itself is only stopped: it is asked to drain over its session.
         Stop(LabelIn);
         Restart(LabelIn);
-        /// Reads the Cards again and applies the difference, touching nothing else: labels come back.
+        /// Reads the Cards again and applies the difference, touching nothing else: labels come
+        /// back.
         Reload() -> ReloadOut;
         /// Validates a Card without taking it.
         Check(CheckIn) -> CheckOut: idempotent;
         /// The last lines of a module; with `follow` and `more`, then each new one.
         Logs(LogsIn) -> LogsOut: idempotent, endless;
-        /// A module's session, called with `more`. A module that init started sends the id of its Card; another sends a Card.
-        /// The first reply names the session for `Update`; later ones say `drain`. Hang-up detaches.
+        /// A module's session, called with `more`. A module that init started sends the id of its
+        /// Card; another sends a Card. The first reply names the session for `Update`; later ones
+        /// say `drain`. Hang-up detaches.
         Attach(AttachIn) -> AttachOut: endless;
         /// The module's word on itself. Attributes overlay the Card's.
         Update(UpdateIn);
-        /// Call with `more`: the whole table now, then again whenever it changes. The latest state always arrives.
+        /// Call with `more`: the whole table now, then again whenever it changes. The latest state
+        /// always arrives.
         Watch() -> WatchOut: idempotent, endless;
         /// Stops every module in order, then init itself.
         Shutdown();
@@ -40,7 +45,8 @@ interface! {
         /// The Card was refused; the message names the field and what was expected.
         BadCard {}
         NoSuchSession {}
-        /// init does not start this module: it attached by itself, or its Card says that somebody else supervises it.
+        /// init does not start this module: it attached by itself, or its Card says that somebody
+        /// else supervises it.
         NotSupervised { label: String }
     }
 }
@@ -49,7 +55,8 @@ interface! {
 pub struct ListOut {
     /// In the order of their labels.
     pub modules: Vec<ModuleRecord>,
-    /// Lines of the log that could not be written since init started (its reader has gone, a full disk); absent if none was lost.
+    /// Lines of the log that could not be written since init started (its reader has gone, a full
+    /// disk); absent if none was lost.
     pub log_lines_lost: Option<u64>,
     /// Where the modules' output is kept: a folder of log files, or `journal` for systemd's.
     pub logs: Option<String>,

@@ -1,31 +1,39 @@
-//! `org.brahman.Profiles`: which modules, datasets and indexes a mesh is for just now, and the memory that its models take.
+//! `org.brahman.Profiles`: which modules, datasets and indexes a mesh is for just now, and the
+//! memory that its models take.
 
 use brahman_card_derive::wire;
 
 interface! {
-    /// Which modules, datasets and indexes a mesh is for just now, and the memory that its models take.
+    /// Which modules, datasets and indexes a mesh is for just now, and the memory that its models
+    /// take.
     ///
-    /// Loading a model is starting its module, unloading it is stopping that; a module is started only once its memory is reserved. At most
-    /// one profile is active in a mesh. While one is, the modules that own indexes and datasets refuse every other name as Forbidden.
+    /// Loading a model is starting its module, unloading it is stopping that; a module is started
+    /// only once its memory is reserved. At most one profile is active in a mesh. While one is, the
+    /// modules that own indexes and datasets refuse every other name as Forbidden.
     "org.brahman.Profiles"
     methods {
-        /// Makes a profile the active one: its models are loaded, those of the former one that it does not name are unloaded. If that fails
-        /// the former profile goes on as before. Of the profile that is active already nothing is changed.
+        /// Makes a profile the active one: its models are loaded, those of the former one that it
+        /// does not name are unloaded. If that fails the former profile goes on as before. Of the
+        /// profile that is active already nothing is changed.
         Activate(ActivateIn) -> ActivateOut: idempotent, long;
-        /// No profile is active any more: everything can be named again. Models that are not pinned are unloaded, and loaded again by the
-        /// next call that needs them.
+        /// No profile is active any more: everything can be named again. Models that are not pinned
+        /// are unloaded, and loaded again by the next call that needs them.
         Deactivate() -> DeactivateOut: idempotent, long;
-        /// The active profile, and what it binds. With `more` it is told again whenever it changes; with `after` as well it is told once, as
-        /// soon as it is not of that generation any more, and whoever waits so has heard of that generation and acts by it.
+        /// The active profile, and what it binds. With `more` it is told again whenever it changes;
+        /// with `after` as well it is told once, as soon as it is not of that generation any more,
+        /// and whoever waits so has heard of that generation and acts by it.
         Active(ActiveIn) -> ActiveOut: idempotent, endless;
         List() -> ListOut: idempotent;
-        /// Keeps a profile under its id, in place of one that was defined so before. That of a file is changed in its file.
+        /// Keeps a profile under its id, in place of one that was defined so before. That of a file
+        /// is changed in its file.
         Define(DefineIn) -> DefineOut: idempotent;
         /// Forgets a profile that was defined by call and is not active.
         Remove(RemoveIn);
-        /// Graphics processors, what is reserved on them and in the main memory, and what an Ollama server holds.
+        /// Graphics processors, what is reserved on them and in the main memory, and what an Ollama
+        /// server holds.
         Vram() -> VramOut: idempotent;
-        /// Loads a model: a module's, by its label or by the name of its model, or one of the Ollama server.
+        /// Loads a model: a module's, by its label or by the name of its model, or one of the
+        /// Ollama server.
         Preload(PreloadIn) -> PreloadOut: idempotent, long;
         /// Unloads a model, until it is loaded again or called.
         Unload(UnloadIn) -> UnloadOut: idempotent, long;
@@ -33,8 +41,9 @@ interface! {
         Loaded() -> LoadedOut: idempotent;
     }
     errors {
-        /// The active profile does not bind what the call names: an index, a dataset, or a module. `name` is `*` of a call that is of
-        /// everything, such as a backup, while anything is hidden.
+        /// The active profile does not bind what the call names: an index, a dataset, or a module.
+        /// `name` is `*` of a call that is of everything, such as a backup, while anything is
+        /// hidden.
         Forbidden { profile: String, name: String }
         /// There is not enough memory, and what is idle and not pinned would not give enough.
         NoRoom { slot: String, needed_mib: u64, free_mib: u64, holders: Vec<super::Holder>, unowned_mib: Option<u64> }
@@ -67,7 +76,8 @@ pub struct Profile {
     pub backend: Option<String>,
     /// True, for all its modules, or a list of labels: these are never unloaded while it is active.
     pub pinned: Option<serde_json::Value>,
-    /// Seconds without a call after which a module is unloaded until the next; never if it is absent.
+    /// Seconds without a call after which a module is unloaded until the next; never if it is
+    /// absent.
     pub idle_s: Option<u64>,
 }
 
@@ -275,7 +285,8 @@ pub struct PreloadIn {
 #[wire]
 pub struct PreloadOut {
     pub model: String,
-    /// Labels of the modules that were started; none if it was loaded already, or by the Ollama server.
+    /// Labels of the modules that were started; none if it was loaded already, or by the Ollama
+    /// server.
     pub loaded: Vec<String>,
     /// How long loading took.
     pub elapsed_ms: u64,

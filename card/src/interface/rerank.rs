@@ -7,22 +7,25 @@ use super::embed::{Device, FailedText, Gpu};
 interface! {
     /// Texts in the order in which they answer a query.
     ///
-    /// Of every answer: `fingerprint` is what scores depend on (files, window, cutting, activation, precision), `device` cpu or cuda:N,
-    /// `mock` whether the scores are synthetic, `elapsed_us` the time in the provider, `precision` of the model's numbers, `sigmoid`
-    /// whether scores are between 0 and 1, made so by the logistic function, as the model's own files want it.
+    /// Of every answer: `fingerprint` is what scores depend on (files, window, cutting, activation,
+    /// precision), `device` cpu or cuda:N, `mock` whether the scores are synthetic, `elapsed_us`
+    /// the time in the provider, `precision` of the model's numbers, `sigmoid` whether scores are
+    /// between 0 and 1, made so by the logistic function, as the model's own files want it.
     ///
     /// Scores of two models cannot be compared.
     "org.brahman.Rerank"
     methods {
-        /// Reads the query together with each text, and gives a score a text, the best first; equals stay in the order of the call. A
-        /// query and a text that are longer together than the model's window lose tokens, which the reply reports, unless `truncate` is
-        /// false: then they are refused.
+        /// Reads the query together with each text, and gives a score a text, the best first;
+        /// equals stay in the order of the call. A query and a text that are longer together than
+        /// the model's window lose tokens, which the reply reports, unless `truncate` is false:
+        /// then they are refused.
         Rerank(RerankIn) -> RerankOut: idempotent, long;
         Info() -> InfoOut: idempotent;
     }
     errors {
-        /// A text and the query have more tokens together than the model's window, and the call says `truncate` = false; or the query
-        /// leaves no room for a text, in a model that cuts texts only.
+        /// A text and the query have more tokens together than the model's window, and the call
+        /// says `truncate` = false; or the query leaves no room for a text, in a model that cuts
+        /// texts only.
         PairTooLong { index: u64, tokens: u64, max_tokens: u64 }
         /// The model's output for a text was not finite, or inference failed.
         BadOutput { #[serde(skip_serializing_if = "Option::is_none")] index: Option<u64> }
@@ -35,9 +38,11 @@ pub struct RerankIn {
     pub texts: Vec<String>,
     /// How many of the best are wanted; all unless said.
     pub top_n: Option<u64>,
-    /// Cut what is too long instead of refusing it; true unless said, since a text's beginning mostly tells what it is about.
+    /// Cut what is too long instead of refusing it; true unless said, since a text's beginning
+    /// mostly tells what it is about.
     pub truncate: Option<bool>,
-    /// Answer although a text has no score: it is then not among the results, and `failed` says why. Else the call fails.
+    /// Answer although a text has no score: it is then not among the results, and `failed` says
+    /// why. Else the call fails.
     pub partial: Option<bool>,
 }
 
@@ -93,7 +98,8 @@ pub struct RerankRecipe {
     pub graph: String,
     /// The graph's output that is taken.
     pub output: String,
-    /// Numbers that the graph gives a pair: one, or two, of which the score is the second less the first.
+    /// Numbers that the graph gives a pair: one, or two, of which the score is the second less the
+    /// first.
     pub labels: u64,
     /// What is applied to that, and which file says so.
     pub activation: String,
@@ -111,7 +117,8 @@ pub struct RerankRecipe {
 pub struct InfoOut {
     pub model: String,
     pub fingerprint: String,
-    /// Tokens that query and text may have together, special ones included; 0 of a provider without a window.
+    /// Tokens that query and text may have together, special ones included; 0 of a provider without
+    /// a window.
     pub max_tokens: u64,
     pub mock: bool,
     pub device: Device,

@@ -1,5 +1,5 @@
-//! `org.brahman.Score`: log-probabilities, and which memories a model's answers depend on. Here are the methods; what is scored and what
-//! comes of it have a file each.
+//! `org.brahman.Score`: log-probabilities, and which memories a model's answers depend on. Here are
+//! the methods; what is scored and what comes of it have a file each.
 
 mod conversation;
 mod figures;
@@ -14,36 +14,47 @@ pub use conversation::{ChatTemplate, Conversation, Entry, Message, Template, Tem
 pub use figures::{Cell, Finetune, MemoryScore, Response, ResultStore, Row, Token, Weight};
 
 interface! {
-    /// How much a language model's answers in a conversation depend on the memories in it: the log-probability of each response
-    /// with everything in context, less that with a memory removed. All figures are natural logarithms (nats).
+    /// How much a language model's answers in a conversation depend on the memories in it: the
+    /// log-probability of each response with everything in context, less that with a memory
+    /// removed. All figures are natural logarithms (nats).
     ///
-    /// What is scored is exactly one of `conversation`, `messages` and `path` (a JSON or JSONL file of the caller's own with either). It is
-    /// put into tokens by the model's own chat template, or another (`chat_template`); of a model that has none, or with a `template`, by a
-    /// header and a footer around each text. A call with a higher `priority` goes first. `fresh`: use nothing that is on disk.
+    /// What is scored is exactly one of `conversation`, `messages` and `path` (a JSON or JSONL file
+    /// of the caller's own with either). It is put into tokens by the model's own chat template, or
+    /// another (`chat_template`); of a model that has none, or with a `template`, by a header and a
+    /// footer around each text. A call with a higher `priority` goes first. `fresh`: use nothing
+    /// that is on disk.
     ///
-    /// Of every answer: `fingerprint` is what figures depend on, `device` cpu, cuda:N, or the server's address; `tokens` are those of
-    /// the conversation, `tokens_forwarded` went through the model, `tokens_reused` had their state shared; `noise_floor` is the largest
-    /// difference between two scorings of the same; `elapsed_us` is the time in the provider, waiting included.
+    /// Of every answer: `fingerprint` is what figures depend on, `device` cpu, cuda:N, or the
+    /// server's address; `tokens` are those of the conversation, `tokens_forwarded` went through
+    /// the model, `tokens_reused` had their state shared; `noise_floor` is the largest difference
+    /// between two scorings of the same; `elapsed_us` is the time in the provider, waiting
+    /// included.
     "org.brahman.Score"
     methods {
         Info() -> InfoOut: idempotent;
-        /// The log-probability of each token given those before it; null for a first token that nothing precedes. Of a text or of tokens.
+        /// The log-probability of each token given those before it; null for a first token that
+        /// nothing precedes. Of a text or of tokens.
         Logprobs(LogprobsIn) -> LogprobsOut: idempotent, whole_dataset;
-        /// Removes each memory in turn and tells what each response loses. With `more` a reply a memory as it is done (`phase` row),
-        /// then the summary (`phase` done); without, one reply that has the `rows`. `groups` adds rows without several memories at once,
-        /// which shows what copies of one fact hide. `approximate`: a cheap model screens all memories, and only so many of the foremost
-        /// are scored by the model itself, up to the last response that the screening saw them touch; the others' rows are the cheap
-        /// model's and say so. A row that failed has an `error` and does not lose the others.
+        /// Removes each memory in turn and tells what each response loses. With `more` a reply a
+        /// memory as it is done (`phase` row), then the summary (`phase` done); without, one reply
+        /// that has the `rows`. `groups` adds rows without several memories at once, which shows
+        /// what copies of one fact hide. `approximate`: a cheap model screens all memories, and
+        /// only so many of the foremost are scored by the model itself, up to the last response
+        /// that the screening saw them touch; the others' rows are the cheap model's and say so. A
+        /// row that failed has an `error` and does not lose the others.
         ScoreMatrix(MatrixIn) -> MatrixOut: idempotent, whole_dataset;
-        /// One memory, from where it first appears to the `window`th response after it. `divergence` and `delta` are sums; 0 if it is
-        /// not `present` or no response follows.
+        /// One memory, from where it first appears to the `window`th response after it.
+        /// `divergence` and `delta` are sums; 0 if it is not `present` or no response follows.
         ScoreMemory(MemoryIn) -> MemoryOut: idempotent, whole_dataset;
-        /// Memories that end within the first 60 % of the tokens of `conversation` itself and were not scored for `max_age_s`, or whose text
-        /// has changed since: those never scored and those longest ago first. Each is on disk before it is told: after a crash nothing is
-        /// scored twice. A memory's weight belongs to a `namespace`, an agent's; another uid's is refused.
+        /// Memories that end within the first 60 % of the tokens of `conversation` itself and were
+        /// not scored for `max_age_s`, or whose text has changed since: those never scored and
+        /// those longest ago first. Each is on disk before it is told: after a crash nothing is
+        /// scored twice. A memory's weight belongs to a `namespace`, an agent's; another uid's is
+        /// refused.
         ScoreIncremental(IncrementalIn) -> IncrementalOut: idempotent, whole_dataset;
-        /// The last `count` entries behind system, identity and journal; of them the assistant's, by how much they lose when all memories
-        /// among them are removed. `whole`: what stands before them stays, and its memories are removed too.
+        /// The last `count` entries behind system, identity and journal; of them the assistant's,
+        /// by how much they lose when all memories among them are removed. `whole`: what stands
+        /// before them stays, and its memories are removed too.
         ScoreFinetune(FinetuneIn) -> FinetuneOut: idempotent, whole_dataset;
         /// The weights of a namespace's memories, by key.
         Weights(WeightsIn) -> WeightsOut: idempotent;
@@ -254,7 +265,8 @@ pub struct IncrementalIn {
     pub window: Option<u64>,
     /// How many memories are scored at most.
     pub limit: Option<u64>,
-    /// Whose weights; the caller's own unless said: `default` for the mesh's own uid and root, `uid-N` for another.
+    /// Whose weights; the caller's own unless said: `default` for the mesh's own uid and root,
+    /// `uid-N` for another.
     pub namespace: Option<String>,
     pub priority: Option<i64>,
 }
@@ -294,7 +306,8 @@ pub struct IncrementalSummary {
     pub due: u64,
     /// Those scored within `max_age_s`.
     pub fresh: u64,
-    /// Those that end behind the first 60 % of the conversation's own tokens, or have no response after them.
+    /// Those that end behind the first 60 % of the conversation's own tokens, or have no response
+    /// after them.
     pub late: u64,
     pub failed: u64,
     /// Whose weights they are.

@@ -16,28 +16,34 @@ interface! {
     "org.brahman.Storage"
     methods {
         Buckets() -> BucketsOut: idempotent;
-        /// Registers a bucket, once it was probed: an object is put, found to be there already when it is put again, read and deleted.
-        /// A marker is written to the bucket's root. No two buckets may overlap, nor a bucket and the state. A bucket named `rescue`
-        /// gets a copy of every object.
+        /// Registers a bucket, once it was probed: an object is put, found to be there already when
+        /// it is put again, read and deleted. A marker is written to the bucket's root. No two
+        /// buckets may overlap, nor a bucket and the state. A bucket named `rescue` gets a copy of
+        /// every object.
         AddBucket(AddBucketIn) -> AddBucketOut: idempotent;
-        /// Its objects stay where they are. `primary` and `rescue` cannot be removed, nor can one that datasets lie or indexes live in;
-        /// `rescue` can be added again elsewhere.
+        /// Its objects stay where they are. `primary` and `rescue` cannot be removed, nor can one
+        /// that datasets lie or indexes live in; `rescue` can be added again elsewhere.
         RemoveBucket(RemoveBucketIn);
-        /// An object's bytes, or a part of them: at most 8 MiB a call. One that a dataset names is compared with the recorded SHA-256;
-        /// one that is gone from its bucket, or damaged, is read from `rescue` if the copy there is right.
+        /// An object's bytes, or a part of them: at most 8 MiB a call. One that a dataset names is
+        /// compared with the recorded SHA-256; one that is gone from its bucket, or damaged, is
+        /// read from `rescue` if the copy there is right.
         GetObject(GetObjectIn) -> GetObjectOut: idempotent;
-        /// Puts a whole object of at most 8 MiB: it is there with all its bytes or not at all. Keys below datasets/, manifests/,
-        /// indexes/, mock/, brahman-probe/ and .brahman-catalogs/, the marker, and what a dataset names, cannot be put.
+        /// Puts a whole object of at most 8 MiB: it is there with all its bytes or not at all. Keys
+        /// below datasets/, manifests/, indexes/, mock/, brahman-probe/ and .brahman-catalogs/, the
+        /// marker, and what a dataset names, cannot be put.
         PutObject(PutObjectIn) -> PutObjectOut: idempotent;
         /// Asks every bucket for its marker now.
         Health() -> HealthOut: idempotent;
-        /// Reads every object that a dataset names, of the present generation and the one before, and every copy of one, and compares it
-        /// with the recorded SHA-256; one that is not right is replaced by a copy that is. Manifests in S3 are compared with their own
-        /// checksums, datasets' files and the records of runs, too. With `more`, replies on the way hold what was done so far.
+        /// Reads every object that a dataset names, of the present generation and the one before,
+        /// and every copy of one, and compares it with the recorded SHA-256; one that is not right
+        /// is replaced by a copy that is. Manifests in S3 are compared with their own checksums,
+        /// datasets' files and the records of runs, too. With `more`, replies on the way hold what
+        /// was done so far.
         Scrub(ScrubIn) -> ScrubOut: idempotent, whole_dataset;
         /// The newest failed operations.
         Errors(ErrorsIn) -> ErrorsOut: idempotent;
-        /// Makes sure that all failures so far are on disk; they are put there as they happen, so this is a barrier.
+        /// Makes sure that all failures so far are on disk; they are put there as they happen, so
+        /// this is a barrier.
         FlushErrors() -> FlushErrorsOut: idempotent;
         CompactErrors(CompactErrorsIn) -> CompactErrorsOut: idempotent;
     }
@@ -46,12 +52,14 @@ interface! {
         Protected { name: String }
         /// Datasets lie in it, or indexes live there.
         InUse { name: String }
-        /// It could not be reached, is away (its marker is not to be seen), or does not do what a bucket must.
+        /// It could not be reached, is away (its marker is not to be seen), or does not do what a
+        /// bucket must.
         Unusable { name: String }
         NoSuchObject { name: String, key: String }
         /// The object is not what a dataset's file says of it, and no copy is.
         DamagedObject { name: String, key: String }
-        /// More bytes than a call carries; `offset` and `length` ask for a part. `name` is the bucket's.
+        /// More bytes than a call carries; `offset` and `length` ask for a part. `name` is the
+        /// bucket's.
         TooLarge { #[serde(skip_serializing_if = "Option::is_none")] name: Option<String>, size: u64, max: u64 }
         /// A dataset is made of this object.
         Taken { name: String, key: String }
@@ -77,8 +85,8 @@ pub struct Bucket {
     pub conditional_put: bool,
     /// Unix time of its registration in milliseconds.
     pub added_ms: u64,
-    /// ULID in the marker at its root (.brahman-bucket.json), by which its disk is told from an empty folder; absent: none was
-    /// written yet.
+    /// ULID in the marker at its root (.brahman-bucket.json), by which its disk is told from an
+    /// empty folder; absent: none was written yet.
     pub id: Option<String>,
 }
 
@@ -97,14 +105,16 @@ pub struct AddBucketIn {
     pub url: String,
     /// Of S3: aws_endpoint, aws_region, aws_allow_http, aws_access_key_id.
     pub options: Option<BTreeMap<String, String>>,
-    /// Entry of the secrets file: its password is the secret key, its `token` a session token, its `customer_key` a customer's key.
+    /// Entry of the secrets file: its password is the secret key, its `token` a session token, its
+    /// `customer_key` a customer's key.
     pub secret: Option<String>,
 }
 
 #[wire]
 pub struct AddBucketOut {
     pub bucket: Bucket,
-    /// What one should know, such as another catalog that uses it, or copies on the disk of what they are copies of.
+    /// What one should know, such as another catalog that uses it, or copies on the disk of what
+    /// they are copies of.
     pub notes: Option<Vec<String>>,
 }
 
@@ -137,8 +147,9 @@ pub struct GetObjectOut {
     pub sha256: Option<String>,
     /// The bytes are those of a copy.
     pub rescue_used: bool,
-    /// The object was compared with the SHA-256 that was recorded when it was committed. Absent where none is recorded, as of every object
-    /// that no dataset names: nobody can tell whether its bytes are still those that were put.
+    /// The object was compared with the SHA-256 that was recorded when it was committed. Absent
+    /// where none is recorded, as of every object that no dataset names: nobody can tell whether
+    /// its bytes are still those that were put.
     pub verified: Option<bool>,
 }
 
@@ -223,12 +234,13 @@ pub struct ScrubOut {
     pub unread: Option<Vec<UnreadBucket>>,
     /// Manifests that were read, in S3 and in the catalog's folder.
     pub manifests: Option<u64>,
-    /// Records and files that say what objects there are to be, and are damaged or missing: what they said could not be compared, and is
-    /// not called damaged for that.
+    /// Records and files that say what objects there are to be, and are damaged or missing: what
+    /// they said could not be compared, and is not called damaged for that.
     pub records: Option<Vec<String>>,
     /// What could not be compared, for nothing ever recorded it.
     pub notes: Option<Vec<String>>,
-    /// Runs that have not been committed and have left objects. Those that were given up are cleared away by and by.
+    /// Runs that have not been committed and have left objects. Those that were given up are
+    /// cleared away by and by.
     pub unfinished: Option<Vec<UnfinishedRun>>,
 }
 
@@ -243,7 +255,8 @@ pub struct UnfinishedRun {
     pub bytes: u64,
     /// Unix time at which it began; absent if that is not known.
     pub since_ms: Option<u64>,
-    /// It was given up, and what it has left goes within two hours. Otherwise it goes on, as far as anybody has said.
+    /// It was given up, and what it has left goes within two hours. Otherwise it goes on, as far as
+    /// anybody has said.
     pub given_up: bool,
 }
 

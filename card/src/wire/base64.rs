@@ -35,7 +35,8 @@ pub fn decode(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len() / 4 * 3);
     let last = (text.len() / 4).saturating_sub(1);
     for (n, four) in text.chunks_exact(4).enumerate() {
-        let pads = if n == last { four.iter().rev().take_while(|b| **b == b'=').count() } else { 0 };
+        let pads =
+            if n == last { four.iter().rev().take_while(|b| **b == b'=').count() } else { 0 };
         if pads > 2 {
             return None;
         }
@@ -62,8 +63,18 @@ mod tests {
 
     #[test]
     fn base64_is_that_of_the_standard() {
-        for (bytes, text) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("foobar", "Zm9vYmFy")] {
-            assert_eq!((encode(bytes.as_bytes()), decode(text)), (text.to_owned(), Some(bytes.as_bytes().to_vec())));
+        for (bytes, text) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(
+                (encode(bytes.as_bytes()), decode(text)),
+                (text.to_owned(), Some(bytes.as_bytes().to_vec()))
+            );
         }
         for bad in ["Z", "Zg=", "Zh==", "Z===", "====", "Zg==Zg==", "Zm9v\n", "Zm 9"] {
             assert_eq!(decode(bad), None, "{bad}");

@@ -1,4 +1,5 @@
-//! Errors as they travel: a closed, qualified name, a message for people, a retryable flag, and data.
+//! Errors as they travel: a closed, qualified name, a message for people, a retryable flag, and
+//! data.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::interface::broker::error::{DeadlineExceeded, NoProvider, Overloaded, ProviderFailed};
-use crate::interface::service::error::{ExpectedMore, InterfaceNotFound, InvalidParameter, MethodNotFound, PermissionDenied};
+use crate::interface::service::error::{
+    ExpectedMore, InterfaceNotFound, InvalidParameter, MethodNotFound, PermissionDenied,
+};
 use crate::interface::{INTERNAL, WireError};
 
 /// A Varlink error reply. What stands in `message` is for outsiders; detail stays in the log.
@@ -24,7 +27,11 @@ pub struct Fault {
 impl Fault {
     /// A fault of this name.
     #[must_use]
-    pub fn new(name: impl Into<Cow<'static, str>>, retryable: bool, message: impl Into<String>) -> Self {
+    pub fn new(
+        name: impl Into<Cow<'static, str>>,
+        retryable: bool,
+        message: impl Into<String>,
+    ) -> Self {
         let mut parameters = Map::new();
         parameters.insert("message".into(), message.into().into());
         parameters.insert("retryable".into(), retryable.into());
@@ -56,12 +63,16 @@ impl Fault {
         self.with("message", message)
     }
 
-    /// A fault as it came: one of a foreign service has no `message`, and gets what it has in its place, its parameters, or
-    /// its name alone.
+    /// A fault as it came: one of a foreign service has no `message`, and gets what it has in its
+    /// place, its parameters, or its name alone.
     #[must_use]
     pub fn received(name: &str, mut parameters: Map<String, Value>) -> Self {
         if !parameters.get("message").is_some_and(Value::is_string) {
-            let data = if parameters.is_empty() { String::new() } else { format!(" {}", Value::Object(parameters.clone())) };
+            let data = if parameters.is_empty() {
+                String::new()
+            } else {
+                format!(" {}", Value::Object(parameters.clone()))
+            };
             parameters.insert("message".into(), format!("{name}{data}").into());
         }
         Self { name: name.to_owned().into(), parameters }
@@ -82,20 +93,32 @@ impl Fault {
     /// `org.varlink.service.InvalidParameter`: `parameter` is named, `expected` says what would do.
     #[must_use]
     pub fn invalid_parameter(parameter: &str, expected: impl fmt::Display) -> Self {
-        Self::of(&InvalidParameter { parameter: parameter.into() }, false, format!("parameter `{parameter}`: {expected}"))
+        Self::of(
+            &InvalidParameter { parameter: parameter.into() },
+            false,
+            format!("parameter `{parameter}`: {expected}"),
+        )
     }
 
     /// `org.varlink.service.InterfaceNotFound`: nobody serves it on this socket.
     #[must_use]
     pub fn interface_not_found(interface: &str) -> Self {
-        Self::of(&InterfaceNotFound { interface: interface.into() }, false, format!("no interface `{interface}` here"))
+        Self::of(
+            &InterfaceNotFound { interface: interface.into() },
+            false,
+            format!("no interface `{interface}` here"),
+        )
     }
 
     /// `org.varlink.service.MethodNotFound`: the interface has no such method.
     #[must_use]
     pub fn method_not_found(method: &str) -> Self {
         let error = MethodNotFound { method: method.into() };
-        Self::of(&error, false, format!("no method `{method}`; `brahman introspect` lists what there is"))
+        Self::of(
+            &error,
+            false,
+            format!("no method `{method}`; `brahman introspect` lists what there is"),
+        )
     }
 
     /// `org.varlink.service.PermissionDenied`: this user may not do that.
@@ -122,16 +145,23 @@ impl Fault {
         Self::of(&DeadlineExceeded {}, true, format!("the deadline passed while {doing}"))
     }
 
-    /// `org.brahman.Broker.NoProvider`: which flow, in which context, and why each candidate was refused.
+    /// `org.brahman.Broker.NoProvider`: which flow, in which context, and why each candidate was
+    /// refused.
     #[must_use]
     pub fn no_provider(flow: &str, context: Option<&str>, refused: &[String]) -> Self {
         let place = context.map_or("without a context".to_owned(), |c| format!("in context `{c}`"));
-        let why = if refused.is_empty() { "no Card offers it".to_owned() } else { refused.join("; ") };
-        let error = NoProvider { flow: flow.into(), context: context.map(str::to_owned), refused: refused.to_vec() };
+        let why =
+            if refused.is_empty() { "no Card offers it".to_owned() } else { refused.join("; ") };
+        let error = NoProvider {
+            flow: flow.into(),
+            context: context.map(str::to_owned),
+            refused: refused.to_vec(),
+        };
         Self::of(&error, true, format!("nothing serves {flow} {place}: {why}"))
     }
 
-    /// `org.brahman.Broker.ProviderFailed`: the provider ended in mid-call and the call was not safe to repeat.
+    /// `org.brahman.Broker.ProviderFailed`: the provider ended in mid-call and the call was not
+    /// safe to repeat.
     #[must_use]
     pub fn provider_failed(label: &str, why: impl fmt::Display) -> Self {
         Self::of(&ProviderFailed { label: label.into() }, true, format!("provider `{label}` {why}"))

@@ -1,7 +1,8 @@
-//! Message framing: one JSON object ended by NUL; or by newline, if the first message on the connection was.
+//! Message framing: one JSON object ended by NUL; or by newline, if the first message on the
+//! connection was.
 //!
-//! The buffer grows with what arrives and never past the bound; the caller reads into [`FrameBuffer::spare`] and
-//! takes frames out as index ranges, so nothing is copied twice.
+//! The buffer grows with what arrives and never past the bound; the caller reads into
+//! [`FrameBuffer::spare`] and takes frames out as index ranges, so nothing is copied twice.
 
 use std::ops::Range;
 
@@ -24,7 +25,9 @@ pub enum FrameError {
         max: usize,
     },
     /// The process, or this peer's share of it, has no memory left for so long a message.
-    #[error("no memory is left for so long a message while others are on their way ({held} bytes had come)")]
+    #[error(
+        "no memory is left for so long a message while others are on their way ({held} bytes had come)"
+    )]
     NoMemory {
         /// What has come so far.
         held: usize,
@@ -33,7 +36,8 @@ pub enum FrameError {
 
 /// Memory is asked for here before it is taken; given back on drop.
 pub trait Reservation: Send + Sync + std::fmt::Debug {
-    /// Holds this many bytes from now on, in place of what was held. False if there are not so many; then what was held stays.
+    /// Holds this many bytes from now on, in place of what was held. False if there are not so
+    /// many; then what was held stays.
     fn resize(&mut self, bytes: usize) -> bool;
 }
 
@@ -46,7 +50,8 @@ pub struct FrameBuffer {
     scanned: usize,
     delimiter: Option<u8>,
     max: usize,
-    /// How far the first message was looked through for its end, while nobody knows yet what ends it.
+    /// How far the first message was looked through for its end, while nobody knows yet what ends
+    /// it.
     shape: Shape,
     reservation: Option<Box<dyn Reservation>>,
     denied: bool,
@@ -105,7 +110,8 @@ impl FrameBuffer {
             self.bytes = Vec::new();
         }
         if self.end == self.bytes.len() {
-            let grown = (self.bytes.len() * 2).max(FIRST_BYTES).min(self.max.max(self.end) + FIRST_BYTES);
+            let grown =
+                (self.bytes.len() * 2).max(FIRST_BYTES).min(self.max.max(self.end) + FIRST_BYTES);
             if self.reservation.as_mut().is_some_and(|r| !r.resize(grown)) {
                 self.denied = true;
             } else {
@@ -115,7 +121,8 @@ impl FrameBuffer {
         &mut self.bytes[self.end..]
     }
 
-    /// Gives back what a long message took, once nothing of one is here: a connection that waits holds little.
+    /// Gives back what a long message took, once nothing of one is here: a connection that waits
+    /// holds little.
     pub fn trim(&mut self) {
         if self.end == self.start && self.bytes.len() > KEEP_BYTES {
             self.bytes = Vec::new();
@@ -164,7 +171,11 @@ impl FrameBuffer {
             };
             let Some(offset) = found else {
                 self.scanned = self.end;
-                return if self.end - self.start > self.max { Err(FrameError::TooLong { max: self.max }) } else { Ok(None) };
+                return if self.end - self.start > self.max {
+                    Err(FrameError::TooLong { max: self.max })
+                } else {
+                    Ok(None)
+                };
             };
             let at = self.scanned + offset;
             let byte = self.bytes[at];
@@ -174,7 +185,8 @@ impl FrameBuffer {
             let frame = self.start..at;
             self.scanned = at + 1;
             if self.delimiter.is_none() {
-                // A newline ends the first message only if what stands before it is whole; else it is white space.
+                // A newline ends the first message only if what stands before it is whole; else it
+                // is white space.
                 if byte == b'\n' && !self.shape.is_whole_at(&self.bytes, frame.clone()) {
                     continue;
                 }
@@ -189,8 +201,8 @@ impl FrameBuffer {
         }
     }
 
-    /// After the end of input: the last message, if it is whole but for its delimiter, as `printf '{…}' | nc -N` sends it.
-    /// What is not whole stays [`Self::pending`].
+    /// After the end of input: the last message, if it is whole but for its delimiter, as
+    /// `printf '{…}' | nc -N` sends it. What is not whole stays [`Self::pending`].
     ///
     /// # Errors
     /// As [`Self::next_frame`].
@@ -199,7 +211,11 @@ impl FrameBuffer {
             return self.next_frame();
         }
         let frame = self.start..self.end;
-        let mut shape = if self.delimiter.is_none() { self.shape } else { Shape { looked: self.start, ..Shape::default() } };
+        let mut shape = if self.delimiter.is_none() {
+            self.shape
+        } else {
+            Shape { looked: self.start, ..Shape::default() }
+        };
         if !shape.is_whole_at(&self.bytes, frame.clone()) {
             return Ok(None);
         }
@@ -251,8 +267,8 @@ impl FrameBuffer {
     }
 }
 
-/// Whether every bracket outside a string is closed, as far as was looked. Each byte is looked at once, however many
-/// lines a message has.
+/// Whether every bracket outside a string is closed, as far as was looked. Each byte is looked at
+/// once, however many lines a message has.
 #[derive(Clone, Copy, Debug, Default)]
 struct Shape {
     /// Up to here.
@@ -264,8 +280,8 @@ struct Shape {
 }
 
 impl Shape {
-    /// Whether the message is whole if it ends here. Text that is not even an object counts as whole, so that `hello\n` gets
-    /// an answer.
+    /// Whether the message is whole if it ends here. Text that is not even an object counts as
+    /// whole, so that `hello\n` gets an answer.
     fn is_whole_at(&mut self, bytes: &[u8], frame: Range<usize>) -> bool {
         for byte in &bytes[self.looked.max(frame.start)..frame.end] {
             match byte {
@@ -291,7 +307,8 @@ mod tests {
     use super::*;
 
     fn frames(buffer: &mut FrameBuffer) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| buffer.next_frame().expect("within the bound").map(<[u8]>::to_vec)).collect()
+        std::iter::from_fn(|| buffer.next_frame().expect("within the bound").map(<[u8]>::to_vec))
+            .collect()
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The top-level keys of a message, found by skimming: payloads are stepped over, never parsed.
 //!
-//! A skim is strict about the top level (a key twice, an escaped key, trailing bytes are refused, so that no two
-//! readers can see two different messages) and only counts brackets below it. It allocates nothing.
+//! A skim is strict about the top level (a key twice, an escaped key, trailing bytes are refused,
+//! so that no two readers can see two different messages) and only counts brackets below it. It
+//! allocates nothing.
 
 use thiserror::Error;
 
 use super::{
-    DEPTH_MAX, KEY_AGAIN, KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_MOCK, KEY_PROVIDER, KEY_REQUIRE, KEY_TRACE, KEY_UID, METHOD_BYTES_MAX,
+    DEPTH_MAX, KEY_AGAIN, KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_MOCK, KEY_PROVIDER, KEY_REQUIRE,
+    KEY_TRACE, KEY_UID, METHOD_BYTES_MAX,
 };
 use crate::interface::OURS;
 
@@ -47,7 +49,8 @@ pub struct CallHeader<'a> {
     pub call: Option<u64>,
     /// Whether a provider has ended on it before.
     pub again: bool,
-    /// A key that is named like one of ours and is none: mistyped, it would change nothing in silence.
+    /// A key that is named like one of ours and is none: mistyped, it would change nothing in
+    /// silence.
     pub unknown: Option<&'a str>,
     /// Whether it had one of our additions: then, and only then, its replies may have some.
     pub extras: bool,
@@ -63,7 +66,8 @@ impl<'a> CallHeader<'a> {
     /// Skims a call.
     ///
     /// # Errors
-    /// [`HeaderError`] where the message is not one JSON object with a `method`, or a known key has a wrong type.
+    /// [`HeaderError`] where the message is not one JSON object with a `method`, or a known key has
+    /// a wrong type.
     pub fn skim(frame: &'a [u8]) -> Result<Self, HeaderError> {
         let mut header = Self::default();
         let mut seen = [false; 12];
@@ -116,10 +120,16 @@ impl<'a> CallHeader<'a> {
             return Err(HeaderError { at: 0, expected: "expected UTF-8" });
         }
         if header.method.len() > METHOD_BYTES_MAX {
-            return Err(HeaderError { at: 0, expected: "expected a `method` of at most 256 bytes" });
+            return Err(HeaderError {
+                at: 0,
+                expected: "expected a `method` of at most 256 bytes",
+            });
         }
         if header.method.is_empty() {
-            return Err(HeaderError { at: 0, expected: "expected a `method` such as \"org.varlink.service.GetInfo\"" });
+            return Err(HeaderError {
+                at: 0,
+                expected: "expected a `method` such as \"org.varlink.service.GetInfo\"",
+            });
         }
         Ok(header)
     }
@@ -176,15 +186,20 @@ impl<'a> ReplyHeader<'a> {
         if header.error.is_some_and(|name| !name.contains('.')) {
             return Err(HeaderError { at: 0, expected: "expected the qualified name of an error" });
         }
-        if header.parameters.first().is_some_and(|first| *first != b'{') || std::str::from_utf8(header.parameters).is_err() {
-            return Err(HeaderError { at: 0, expected: "expected parameters that are an object in UTF-8" });
+        if header.parameters.first().is_some_and(|first| *first != b'{')
+            || std::str::from_utf8(header.parameters).is_err()
+        {
+            return Err(HeaderError {
+                at: 0,
+                expected: "expected parameters that are an object in UTF-8",
+            });
         }
         Ok(header)
     }
 }
 
-/// The beginning of a reply, up to its own members: strict peers refuse keys that they do not know, so ours stand in
-/// it only if the call had some.
+/// The beginning of a reply, up to its own members: strict peers refuse keys that they do not know,
+/// so ours stand in it only if the call had some.
 #[must_use]
 pub fn reply_head(provider: &str, extras: bool, call: Option<u64>) -> Vec<u8> {
     // Room for what is usually written behind it.
@@ -201,10 +216,12 @@ pub fn reply_head(provider: &str, extras: bool, call: Option<u64>) -> Vec<u8> {
     out
 }
 
-/// The number that a message begins with, if it was made by [`push_number_member`] with [`KEY_CALL`].
+/// The number that a message begins with, if it was made by [`push_number_member`] with
+/// [`KEY_CALL`].
 #[must_use]
 pub fn leading_number(message: &[u8]) -> Option<u64> {
-    let rest = message.strip_prefix(b"{\"")?.strip_prefix(KEY_CALL.as_bytes())?.strip_prefix(b"\":")?;
+    let rest =
+        message.strip_prefix(b"{\"")?.strip_prefix(KEY_CALL.as_bytes())?.strip_prefix(b"\":")?;
     let digits = rest.iter().position(|b| !b.is_ascii_digit())?;
     std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
 }
@@ -213,7 +230,11 @@ pub fn leading_number(message: &[u8]) -> Option<u64> {
 #[must_use]
 pub fn again(message: &[u8]) -> Vec<u8> {
     // Behind the number, by which the answer is known.
-    let at = if leading_number(message).is_some() { memchr::memchr(b',', message).map_or(1, |comma| comma + 1) } else { 1 };
+    let at = if leading_number(message).is_some() {
+        memchr::memchr(b',', message).map_or(1, |comma| comma + 1)
+    } else {
+        1
+    };
     [&message[..at], format!("\"{KEY_AGAIN}\":true,").as_bytes(), &message[at..]].concat()
 }
 
@@ -263,7 +284,8 @@ pub fn push_escaped(out: &mut Vec<u8>, text: &str) {
 fn text(at: usize, value: &[u8]) -> Result<&str, HeaderError> {
     let inner = value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\""));
     let wrong = HeaderError { at, expected: "expected a string without escapes" };
-    let inner = inner.filter(|v| memchr::memchr(b'\\', v).is_none()).ok_or_else(|| wrong.clone())?;
+    let inner =
+        inner.filter(|v| memchr::memchr(b'\\', v).is_none()).ok_or_else(|| wrong.clone())?;
     std::str::from_utf8(inner).map_err(|_| wrong)
 }
 
@@ -316,7 +338,11 @@ pub(super) fn top_level<'a>(
         }
     }
     cursor.blank();
-    if cursor.at == frame.len() { Ok(()) } else { Err(cursor.wrong("expected nothing after the object")) }
+    if cursor.at == frame.len() {
+        Ok(())
+    } else {
+        Err(cursor.wrong("expected nothing after the object"))
+    }
 }
 
 struct Cursor<'a> {
@@ -398,24 +424,34 @@ impl<'a> Cursor<'a> {
                 }
             }
             _ => {
-                while self.peek().is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.')) {
+                while self
+                    .peek()
+                    .is_some_and(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+                {
                     self.at += 1;
                 }
             }
         }
-        if self.at == from { Err(self.wrong("expected a value")) } else { Ok(&self.bytes[from..self.at]) }
+        if self.at == from {
+            Err(self.wrong("expected a value"))
+        } else {
+            Ok(&self.bytes[from..self.at])
+        }
     }
 }
 
-/// How many bytes come before the next that a walk over brackets must look at. Most of a long message is numbers, and
-/// they are passed over a block at a time.
+/// How many bytes come before the next that a walk over brackets must look at. Most of a long
+/// message is numbers, and they are passed over a block at a time.
 fn plain(bytes: &[u8]) -> usize {
     const BLOCK: usize = 32;
     // Without branches, or it is compiled byte by byte.
     // The brackets of both kinds differ in one bit.
     let matters = |b: u8| (b == b'"') | (b | 0x20 == b'{') | (b | 0x20 == b'}');
     let blocks = bytes.as_chunks::<BLOCK>().0.iter();
-    let whole = blocks.take_while(|block| block.iter().fold(0, |any, b| any | u8::from(matters(*b))) == 0).count() * BLOCK;
+    let whole = blocks
+        .take_while(|block| block.iter().fold(0, |any, b| any | u8::from(matters(*b))) == 0)
+        .count()
+        * BLOCK;
     whole + bytes[whole..].iter().position(|b| matters(*b)).unwrap_or(bytes.len() - whole)
 }
 
@@ -451,7 +487,9 @@ mod tests {
         ] {
             assert!(CallHeader::skim(frame.as_bytes()).is_err(), "{frame}");
         }
-        for frame in [r#"{"parameters":{},"parameters":{"a":1}}"#, r#"{"error":"a.B","error":"a.C"}"#] {
+        for frame in
+            [r#"{"parameters":{},"parameters":{"a":1}}"#, r#"{"error":"a.B","error":"a.C"}"#]
+        {
             assert!(ReplyHeader::skim(frame.as_bytes()).is_err(), "{frame}");
         }
     }
@@ -460,29 +498,48 @@ mod tests {
     fn additions_stand_in_a_reply_only_if_the_call_had_some() {
         let plain = CallHeader::skim(br#"{"method":"a.B","com.example.x":1}"#).expect("a call");
         assert_eq!(reply_head("p", plain.extras, plain.call), b"{");
-        for added in [r#""org.brahman.trace":"t""#, r#""org.brahman.call":7"#, r#""org.brahman.later":null"#] {
+        for added in
+            [r#""org.brahman.trace":"t""#, r#""org.brahman.call":7"#, r#""org.brahman.later":null"#]
+        {
             let frame = format!(r#"{{"method":"a.B",{added}}}"#);
             assert!(CallHeader::skim(frame.as_bytes()).expect("a call").extras, "{added}");
         }
-        assert_eq!(reply_head("p", true, Some(7)), br#"{"org.brahman.provider":"p","org.brahman.call":7,"#);
+        assert_eq!(
+            reply_head("p", true, Some(7)),
+            br#"{"org.brahman.provider":"p","org.brahman.call":7,"#
+        );
         assert_eq!(leading_number(br#"{"org.brahman.call":70,"method":"a.B"}"#), Some(70));
         assert_eq!(leading_number(br#"{"method":"a.B","org.brahman.call":70}"#), None);
-        for message in [&br#"{"org.brahman.call":70,"method":"a.B"}"#[..], br#"{"method":"a.B","parameters":{"x":[1,2]}}"#] {
+        for message in [
+            &br#"{"org.brahman.call":70,"method":"a.B"}"#[..],
+            br#"{"method":"a.B","parameters":{"x":[1,2]}}"#,
+        ] {
             let second = again(message);
-            let (before, after) = (CallHeader::skim(message).expect("a call"), CallHeader::skim(&second).expect("a call"));
-            assert_eq!((before.again, after.again, after.call, after.parameters), (false, true, before.call, before.parameters));
+            let (before, after) = (
+                CallHeader::skim(message).expect("a call"),
+                CallHeader::skim(&second).expect("a call"),
+            );
+            assert_eq!(
+                (before.again, after.again, after.call, after.parameters),
+                (false, true, before.call, before.parameters)
+            );
             assert_eq!(leading_number(message), leading_number(&second));
         }
     }
 
     #[test]
     fn a_method_name_is_bounded() {
-        assert!(CallHeader::skim(format!(r#"{{"method":"{}.B"}}"#, "a".repeat(300)).as_bytes()).is_err());
+        assert!(
+            CallHeader::skim(format!(r#"{{"method":"{}.B"}}"#, "a".repeat(300)).as_bytes())
+                .is_err()
+        );
     }
 
     #[test]
     fn depth_is_bounded_without_recursion() {
-        let deep = |n: usize| format!(r#"{{"method":"a.B","parameters":{}{}}}"#, "[".repeat(n), "]".repeat(n));
+        let deep = |n: usize| {
+            format!(r#"{{"method":"a.B","parameters":{}{}}}"#, "[".repeat(n), "]".repeat(n))
+        };
         assert!(CallHeader::skim(deep(DEPTH_MAX - 1).as_bytes()).is_ok());
         assert!(CallHeader::skim(deep(DEPTH_MAX).as_bytes()).is_err());
         assert!(CallHeader::skim(deep(10_000).as_bytes()).is_err());

@@ -1,13 +1,16 @@
 //! A vector among a call's parameters, read twice as fast as a general parser would.
 //!
-//! Only what a program writes by itself is read here: decimal numbers of at most 19 significant digits, without exponent. Whatever
-//! else there is, errors among it, is left to `serde_json`. Invariant: both give the same bits.
+//! Only what a program writes by itself is read here: decimal numbers of at most 19 significant
+//! digits, without exponent. Whatever else there is, errors among it, is left to `serde_json`.
+//! Invariant: both give the same bits.
 
 use super::header::{HeaderError, top_level};
 
 /// 10 to the power of its index, each exact.
-const POWERS: [f64; 23] =
-    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22];
+const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+    1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+];
 /// So many digits fit a `u64`, whichever they are; an `f64` has 17.
 const DIGITS_MAX: usize = 19;
 /// Above this, converting to an `f64` takes twice as long.
@@ -30,7 +33,8 @@ pub fn take_vector(object: &[u8], key: &str) -> Option<(Vec<f32>, Vec<u8>)> {
             return Ok(());
         }
         let first = if numbers.is_none() { list(value) } else { None };
-        numbers = Some(first.ok_or(HeaderError { at, expected: "expected one list of common numbers" })?);
+        numbers =
+            Some(first.ok_or(HeaderError { at, expected: "expected one list of common numbers" })?);
         Ok(())
     });
     members.ok()?;
@@ -81,14 +85,20 @@ fn number(text: &[u8]) -> Option<(f32, &[u8])> {
             return None;
         }
     }
-    if whole + fraction > DIGITS_MAX && (fraction >= POWERS.len() || significant(unsigned) > DIGITS_MAX) {
+    if whole + fraction > DIGITS_MAX
+        && (fraction >= POWERS.len() || significant(unsigned) > DIGITS_MAX)
+    {
         return None;
     }
-    if digits > VALUE_MAX || (fraction == 0 && digits >= WHOLE_MAX) || matches!(rest, [b'0'..=b'9' | b'.' | b'e' | b'E', ..]) {
+    if digits > VALUE_MAX
+        || (fraction == 0 && digits >= WHOLE_MAX)
+        || matches!(rest, [b'0'..=b'9' | b'.' | b'e' | b'E', ..])
+    {
         return None;
     }
     let value = (digits.cast_signed() as f64 / POWERS[fraction]) as f32;
-    // By its bits: half the numbers of a vector are negative, and no guess is right oftener than that.
+    // By its bits: half the numbers of a vector are negative, and no guess is right oftener than
+    // that.
     Some((f32::from_bits(value.to_bits() | u32::from(negative) << 31), rest))
 }
 
@@ -167,9 +177,14 @@ mod tests {
             "null",
             "[1]x",
         ] {
-            assert!(take_vector(format!(r#"{{"v":{numbers}}}"#).as_bytes(), "v").is_none(), "{numbers}");
+            assert!(
+                take_vector(format!(r#"{{"v":{numbers}}}"#).as_bytes(), "v").is_none(),
+                "{numbers}"
+            );
         }
-        for object in [r#"{"v":[1],"v":[1]}"#, r#"{"k":1}"#, r#"{"v":[1]"#, r#"[1]"#, r#"{"v":[1]} x"#] {
+        for object in
+            [r#"{"v":[1],"v":[1]}"#, r#"{"k":1}"#, r#"{"v":[1]"#, r#"[1]"#, r#"{"v":[1]} x"#]
+        {
             assert!(take_vector(object.as_bytes(), "v").is_none(), "{object}");
         }
     }

@@ -1,4 +1,5 @@
-//! A call's parameters, typed. What is wrong with them is named by its place: `vector[3]`, `config.m`.
+//! A call's parameters, typed. What is wrong with them is named by its place: `vector[3]`,
+//! `config.m`.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -45,10 +46,11 @@ pub fn none(json: &[u8]) -> Result<(), Fault> {
 
 /// Where reading fails: found by reading again, so that nothing is kept for it while all is well.
 fn place<T: DeserializeOwned>(json: &[u8], why: &str) -> String {
-    let again: Result<T, _> = serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
+    let again: Result<T, _> =
+        serde_path_to_error::deserialize(&mut serde_json::Deserializer::from_slice(json));
     let path = again.err().map(|error| error.path().to_string()).filter(|path| path != ".");
-    // What is missing, unknown or there twice has no place of its own, but its name is in the message.
-    // Keys are the caller's, as long as he likes.
+    // What is missing, unknown or there twice has no place of its own, but its name is in the
+    // message. Keys are the caller's, as long as he likes.
     path.map(|path| path.chars().take(PLACE_CHARS_MAX).collect())
         .unwrap_or_else(|| why.split('`').nth(1).unwrap_or("parameters").to_owned())
 }

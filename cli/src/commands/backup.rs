@@ -1,4 +1,5 @@
-//! `brahman backup` and `brahman restore`: the state of a mesh in one file, and a state out of that file.
+//! `brahman backup` and `brahman restore`: the state of a mesh in one file, and a state out of that
+//! file.
 //!
 //! ```text
 //! brahman-backup.json       the format, when and of what; first
@@ -9,8 +10,9 @@
 //! brahman-backup-sums.json  {path: SHA-256} of all of them; last
 //! ```
 //!
-//! Invariants: what a dataset's file in a backup names is in it, or named as left out; a backup that is cut off or damaged is refused as a
-//! whole; nothing is put where anything is; a state comes to its place in one step, once all of it is there and compared.
+//! Invariants: what a dataset's file in a backup names is in it, or named as left out; a backup
+//! that is cut off or damaged is refused as a whole; nothing is put where anything is; a state
+//! comes to its place in one step, once all of it is there and compared.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -43,8 +45,10 @@ const SUMS: &str = "brahman-backup-sums.json";
 const FORMAT: u32 = 1;
 /// How folders begin in which a backup is put together, in the state.
 pub(crate) const STAGING: &str = ".backup-";
-/// What of a state is in no backup: it is made again, is about this mesh alone, or is in it by another way.
-const LEFT_ASIDE: [&str; 9] = ["catalog", "indexes", "buckets", "datasets", "logs", "mock", ".lock", "up.log", "up.log.1"];
+/// What of a state is in no backup: it is made again, is about this mesh alone, or is in it by
+/// another way.
+const LEFT_ASIDE: [&str; 9] =
+    ["catalog", "indexes", "buckets", "datasets", "logs", "mock", ".lock", "up.log", "up.log.1"];
 /// How often a file is copied that is written meanwhile.
 const TRIES: u32 = 5;
 /// Largest head and sums: a million files' names.
@@ -98,7 +102,8 @@ struct Sums {
     files: BTreeMap<String, String>,
 }
 
-/// A folder that is removed with this. It is locked as long, so that `brahman gc` lets it be however old it becomes.
+/// A folder that is removed with this. It is locked as long, so that `brahman gc` lets it be
+/// however old it becomes.
 struct StagingFolder {
     path: PathBuf,
     _lock: File,
@@ -125,32 +130,56 @@ impl Drop for StagingFolder {
 pub(crate) async fn backup(socket: &Path, ask: Backup, output: &Output) -> anyhow::Result<()> {
     let to_standard = is_standard(&ask.file);
     if !to_standard && ask.file.symlink_metadata().is_ok() {
-        return Err(BadInput(format!("{} exists already: give the backup another name", ask.file.display())).into());
+        return Err(BadInput(format!(
+            "{} exists already: give the backup another name",
+            ask.file.display()
+        ))
+        .into());
     }
     let folder = folder_of(&ask.file);
     if !to_standard && !folder.is_dir() {
-        return Err(BadInput(format!("cannot write {}: there is no folder {}", ask.file.display(), folder.display())).into());
+        return Err(BadInput(format!(
+            "cannot write {}: there is no folder {}",
+            ask.file.display(),
+            folder.display()
+        ))
+        .into());
     }
     let state = state_of(socket).await?;
-    let staging = StagingFolder::make(state.join(format!("{STAGING}{}-{}", std::process::id(), now_ms())))?;
+    let staging =
+        StagingFolder::make(state.join(format!("{STAGING}{}-{}", std::process::id(), now_ms())))?;
     for folder in ["catalog", "indexes"] {
         let path = staging.path.join(folder);
         place::private_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
     }
-    // First the indexes: the datasets are as old as they are or newer, and the catalog says which of them are behind.
+    // First the indexes: the datasets are as old as they are or newer, and the catalog says which
+    // of them are behind.
     let (marks, mut left_out) = snapshot_indexes(socket, &state, &staging.path).await?;
     if marks.is_none() && !folders_in(&staging.path.join("indexes"))?.is_empty() {
         output.note("no module that serves real indexes is ready: indexes are copied as they lie");
     }
-    let ask_catalog = catalog::SnapshotIn { folder: text(&staging.path.join("catalog"))?, indexes: marks, life_s: None };
+    let ask_catalog = catalog::SnapshotIn {
+        folder: text(&staging.path.join("catalog"))?,
+        indexes: marks,
+        life_s: None,
+    };
     let taken = get::<catalog::method::Snapshot>(socket, &ask_catalog).await?;
     left_out.extend(taken.notes.into_iter().flatten());
     let written = write_backup(&ask.file, &state, &staging.path, &taken.datasets, left_out, output);
     // Whatever became of it: the pins have done their work.
     for dataset in &taken.datasets {
-        let unpin = UnpinIn { name: dataset.name.clone(), generation: None, pin: Some(taken.pin.clone()), mock: Some(false) };
+        let unpin = UnpinIn {
+            name: dataset.name.clone(),
+            generation: None,
+            pin: Some(taken.pin.clone()),
+            mock: Some(false),
+        };
         if let Err(error) = get::<catalog::method::Unpin>(socket, &unpin).await {
-            output.note(&format!("the pin of dataset {} stays for a day: {}", dataset.name, chain(&error)));
+            output.note(&format!(
+                "the pin of dataset {} stays for a day: {}",
+                dataset.name,
+                chain(&error)
+            ));
         }
     }
     let (head, size) = match written.map_err(|error| error.downcast::<LostOutput>()) {
@@ -174,9 +203,14 @@ pub(crate) async fn backup(socket: &Path, ask: Backup, output: &Output) -> anyho
         return Ok(());
     }
     let (datasets, indexes) = (head.datasets.len(), head.indexes.len());
-    let (datasets, indexes) = (counted(datasets as u64, "dataset", "datasets"), counted(indexes as u64, "index", "indexes"));
+    let (datasets, indexes) = (
+        counted(datasets as u64, "dataset", "datasets"),
+        counted(indexes as u64, "index", "indexes"),
+    );
     output.line(&format!("{}: {}, {datasets} and {indexes}", ask.file.display(), bytes(size)));
-    head.left_out.iter().for_each(|left_out| output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy)));
+    head.left_out.iter().for_each(|left_out| {
+        output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy))
+    });
     Ok(())
 }
 
@@ -235,28 +269,44 @@ async fn state_of(socket: &Path) -> anyhow::Result<PathBuf> {
     get::<init::method::List>(&place::init_socket(socket), &Empty {}).await?;
     let socket = std::path::absolute(socket)?;
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let found = meshes::live().into_iter().find(|mesh| mesh.holder.socket == socket || real(&mesh.holder.socket) == real(&socket));
-    let none = || BadInput(format!("the state of the mesh at {} cannot be told: run this as its own user", socket.display()));
+    let found = meshes::live()
+        .into_iter()
+        .find(|mesh| mesh.holder.socket == socket || real(&mesh.holder.socket) == real(&socket));
+    let none = || {
+        BadInput(format!(
+            "the state of the mesh at {} cannot be told: run this as its own user",
+            socket.display()
+        ))
+    };
     Ok(found.ok_or_else(none)?.state)
 }
 
 fn text(path: &Path) -> anyhow::Result<String> {
-    let text = path.to_str().ok_or_else(|| BadInput(format!("{}: expected a path of UTF-8", path.display())))?;
+    let text = path
+        .to_str()
+        .ok_or_else(|| BadInput(format!("{}: expected a path of UTF-8", path.display())))?;
     Ok(text.to_owned())
 }
 
-/// Has the module that serves real indexes put them into the staging folder. Where none is ready, they are copied as they lie, and nobody
-/// says of what generation they are.
-async fn snapshot_indexes(socket: &Path, state: &Path, staging: &Path) -> anyhow::Result<(Option<Vec<IndexMark>>, Vec<String>)> {
+/// Has the module that serves real indexes put them into the staging folder. Where none is ready,
+/// they are copied as they lie, and nobody says of what generation they are.
+async fn snapshot_indexes(
+    socket: &Path,
+    state: &Path,
+    staging: &Path,
+) -> anyhow::Result<(Option<Vec<IndexMark>>, Vec<String>)> {
     let flow = FlowIn { flow: index::INTERFACE.name.to_owned(), context: None, require: None };
     let candidates = match get::<broker::method::Explain>(socket, &flow).await {
         Ok(told) => told.candidates,
-        Err(ClientError::Fault(fault)) if fault.name == broker::error::NoProvider::NAME => Vec::new(),
+        Err(ClientError::Fault(fault)) if fault.name == broker::error::NoProvider::NAME => {
+            Vec::new()
+        }
         Err(error) => return Err(error.into()),
     };
     let target = staging.join("indexes");
     let is_asked = |matched: &broker::Match| !matched.mock && matched.state == ModuleState::Ready;
-    let Some(provider) = candidates.into_iter().map(|candidate| candidate.matched).find(is_asked) else {
+    let Some(provider) = candidates.into_iter().map(|candidate| candidate.matched).find(is_asked)
+    else {
         let (lying, mut links) = (state.join("indexes"), Vec::new());
         if lying.is_dir() {
             copy_folder(&lying, &target, &mut links)?;
@@ -264,9 +314,19 @@ async fn snapshot_indexes(socket: &Path, state: &Path, staging: &Path) -> anyhow
         return Ok((None, links.iter().map(|link| not_followed(link)).collect()));
     };
     let ask = index::SnapshotIn { folder: text(&target)? };
-    let asking = async { Connection::connect(Path::new(&provider.socket)).await?.call_method::<index::method::Snapshot>(&ask).await };
-    let out = asking.await.with_context(|| format!("the indexes of module {} cannot be copied", provider.label))?;
-    Ok((Some(out.indexes), out.left_out.unwrap_or_default().into_iter().map(|left| format!("index {left}")).collect()))
+    let asking = async {
+        Connection::connect(Path::new(&provider.socket))
+            .await?
+            .call_method::<index::method::Snapshot>(&ask)
+            .await
+    };
+    let out = asking
+        .await
+        .with_context(|| format!("the indexes of module {} cannot be copied", provider.label))?;
+    Ok((
+        Some(out.indexes),
+        out.left_out.unwrap_or_default().into_iter().map(|left| format!("index {left}")).collect(),
+    ))
 }
 
 /// What is left out for being a link.
@@ -277,20 +337,32 @@ fn not_followed(link: &Path) -> String {
 fn copy_folder(from: &Path, to: &Path, links: &mut Vec<PathBuf>) -> anyhow::Result<()> {
     for (path, file) in files_below(from, links)? {
         let target = to.join(&path);
-        let copied = target.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::copy(&file, &target));
+        let copied = target
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| fs::copy(&file, &target));
         copied.with_context(|| format!("cannot copy {}", file.display()))?;
     }
     Ok(())
 }
 
-/// Regular files below a folder, by their paths in it, in order. What is hidden below the folder itself is among them. Links are not
-/// followed, and added to those that are to be told; sockets and devices hold nothing.
-fn files_below(folder: &Path, links: &mut Vec<PathBuf>) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+/// Regular files below a folder, by their paths in it, in order. What is hidden below the folder
+/// itself is among them. Links are not followed, and added to those that are to be told; sockets
+/// and devices hold nothing.
+fn files_below(
+    folder: &Path,
+    links: &mut Vec<PathBuf>,
+) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let (mut all, mut folders) = (BTreeMap::new(), vec![(String::new(), folder.to_owned())]);
     while let Some((prefix, folder)) = folders.pop() {
-        for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+        for entry in
+            fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?
+        {
             let entry = entry?;
-            let name = entry.file_name().into_string().map_err(|name| BadInput(format!("{}: not UTF-8", name.display())))?;
+            let name = entry
+                .file_name()
+                .into_string()
+                .map_err(|name| BadInput(format!("{}: not UTF-8", name.display())))?;
             let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
             let kind = entry.file_type()?;
             if kind.is_dir() {
@@ -306,29 +378,47 @@ fn files_below(folder: &Path, links: &mut Vec<PathBuf>) -> anyhow::Result<BTreeM
 }
 
 /// All that goes into a backup, by its path there.
-fn contents(state: &Path, staging: &Path, datasets: &[Dataset], left_out: &mut Vec<String>) -> anyhow::Result<BTreeMap<String, PathBuf>> {
+fn contents(
+    state: &Path,
+    staging: &Path,
+    datasets: &[Dataset],
+    left_out: &mut Vec<String>,
+) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let mut links = Vec::new();
     let mut all = files_below(staging, &mut links)?;
     let primary = state.join("buckets").join(PRIMARY);
     for dataset in datasets {
-        let elsewhere = dataset.objects.iter().filter(|object| object.bucket != PRIMARY).map(|object| object.bucket.as_str());
+        let elsewhere = dataset
+            .objects
+            .iter()
+            .filter(|object| object.bucket != PRIMARY)
+            .map(|object| object.bucket.as_str());
         let buckets: std::collections::BTreeSet<&str> = elsewhere.collect();
         if !buckets.is_empty() {
             let buckets = buckets.into_iter().collect::<Vec<_>>().join(", ");
-            left_out.push(format!("objects of dataset {} in bucket {buckets}, which is not in the state", dataset.name));
+            left_out.push(format!(
+                "objects of dataset {} in bucket {buckets}, which is not in the state",
+                dataset.name
+            ));
         }
         for object in dataset.objects.iter().filter(|object| object.bucket == PRIMARY) {
             let path = object.local();
             if path.is_file() {
                 all.insert(format!("buckets/{PRIMARY}/{}", object.key), path);
             } else {
-                left_out.push(format!("object {} of dataset {}, which is missing", object.key, dataset.name));
+                left_out.push(format!(
+                    "object {} of dataset {}, which is missing",
+                    object.key, dataset.name
+                ));
             }
         }
     }
     if primary.is_dir() {
-        // Whatever else lies there: markers, and objects that somebody has put. Of datasets only what is named above.
-        let is_named = |file: &Path| ["datasets", "indexes"].iter().any(|own| file.starts_with(primary.join(own)));
+        // Whatever else lies there: markers, and objects that somebody has put. Of datasets only
+        // what is named above.
+        let is_named = |file: &Path| {
+            ["datasets", "indexes"].iter().any(|own| file.starts_with(primary.join(own)))
+        };
         for (path, file) in files_below(&primary, &mut links)? {
             if !is_named(&file) {
                 all.entry(format!("buckets/{PRIMARY}/{path}")).or_insert(file);
@@ -381,7 +471,9 @@ fn settled_copy(file: &Path, to: &Path) -> io::Result<PathBuf> {
 /// Names of the folders in a folder, in order.
 fn folders_in(folder: &Path) -> anyhow::Result<Vec<String>> {
     let mut names = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))? {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?
+    {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             names.push(entry.file_name().to_string_lossy().into_owned());
@@ -405,7 +497,10 @@ fn write_backup(
         brahman_backup: FORMAT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         created_ms,
-        datasets: datasets.iter().map(|d| BackupDataset { name: d.name.clone(), generation: d.generation, rows: d.rows }).collect(),
+        datasets: datasets
+            .iter()
+            .map(|d| BackupDataset { name: d.name.clone(), generation: d.generation, rows: d.rows })
+            .collect(),
         indexes: folders_in(&staging.join("indexes"))?,
         left_out,
     };
@@ -424,12 +519,21 @@ fn write_backup(
         // Without the name of a file that nobody knows of.
         .map_err(|error| io::Error::from(error.kind()))
         .with_context(|| BadInput(format!("cannot write beside {}", file.display())))?;
-    write_archive(io::BufWriter::with_capacity(1 << 20, unfinished.as_file()), &head, &contents, output)?;
+    write_archive(
+        io::BufWriter::with_capacity(1 << 20, unfinished.as_file()),
+        &head,
+        &contents,
+        output,
+    )?;
     unfinished.as_file().sync_all()?;
     let size = unfinished.as_file().metadata()?.len();
-    unfinished.persist_noclobber(file).with_context(|| BadInput(format!("cannot write {}", file.display())))?;
+    unfinished
+        .persist_noclobber(file)
+        .with_context(|| BadInput(format!("cannot write {}", file.display())))?;
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
-    synced.with_context(|| format!("{} is written, but its folder could not be synced to the disk", file.display()))?;
+    synced.with_context(|| {
+        format!("{} is written, but its folder could not be synced to the disk", file.display())
+    })?;
     Ok((head, size))
 }
 
@@ -438,29 +542,46 @@ fn check_own(file: &str, bytes: u64) -> Result<(), BadInput> {
     if bytes <= OWN_BYTES_MAX {
         return Ok(());
     }
-    let words = format!("{file} would take {bytes} bytes, expected at most {OWN_BYTES_MAX}: the state has too many files for one backup");
-    Err(BadInput(format!("{words}; move objects that somebody has put into `{PRIMARY}` to a bucket outside of the state")))
+    let words = format!(
+        "{file} would take {bytes} bytes, expected at most {OWN_BYTES_MAX}: the state has too many files for one backup"
+    );
+    Err(BadInput(format!(
+        "{words}; move objects that somebody has put into `{PRIMARY}` to a bucket outside of the state"
+    )))
 }
 
 /// How long the sums of files are at most, as JSON.
 fn sums_bytes<'a>(paths: impl Iterator<Item = &'a str>) -> u64 {
-    let sum = |path: &str| serde_json::to_string(path).map_or(0, |text| text.len() as u64) + HEX_BYTES + r#":"","#.len() as u64;
+    let sum = |path: &str| {
+        serde_json::to_string(path).map_or(0, |text| text.len() as u64)
+            + HEX_BYTES
+            + r#":"","#.len() as u64
+    };
     paths.map(sum).sum::<u64>() + r#"{"files":{}}"#.len() as u64
 }
 
-fn write_archive(out: impl Write, head: &BackupHead, contents: &BTreeMap<String, PathBuf>, output: &Output) -> anyhow::Result<()> {
+fn write_archive(
+    out: impl Write,
+    head: &BackupHead,
+    contents: &BTreeMap<String, PathBuf>,
+    output: &Output,
+) -> anyhow::Result<()> {
     let mut archive = TarWriter::new(out, head.created_ms / 1000);
     let mut sums = Sums::default();
     let own = serde_json::to_vec_pretty(head)?;
     check_own(HEAD, own.len() as u64)?;
     // Before hours of copying, not behind them.
     check_own(SUMS, sums_bytes(contents.keys().map(String::as_str).chain([HEAD])))?;
-    sums.files.insert(HEAD.to_owned(), archive.append(HEAD, own.len() as u64, &mut own.as_slice())?);
+    sums.files
+        .insert(HEAD.to_owned(), archive.append(HEAD, own.len() as u64, &mut own.as_slice())?);
     let bar = output.count_bar("files", contents.len() as u64);
     for (path, source) in contents {
-        let mut file = File::open(source).with_context(|| format!("cannot read {}", source.display()))?;
+        let mut file =
+            File::open(source).with_context(|| format!("cannot read {}", source.display()))?;
         let size = file.metadata()?.len();
-        let sum = archive.append(path, size, &mut file).with_context(|| format!("cannot copy {}", source.display()))?;
+        let sum = archive
+            .append(path, size, &mut file)
+            .with_context(|| format!("cannot copy {}", source.display()))?;
         sums.files.insert(path.clone(), sum);
         bar.inc(1);
     }
@@ -477,9 +598,14 @@ pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
     let refused = |why: &str| BadInput(format!("{} {why}; nothing was changed", state.display()));
     match fs::read_dir(&state).map(|mut entries| entries.next().is_some()) {
         Ok(true) => {
-            return Err(refused("is not empty: choose another --state, or move what is there away").into());
+            return Err(refused(
+                "is not empty: choose another --state, or move what is there away",
+            )
+            .into());
         }
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error).context(refused("cannot be used")),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).context(refused("cannot be used"));
+        }
         _ => {}
     }
     check_place(&state).map_err(|error| BadInput(error.to_string()))?;
@@ -488,13 +614,20 @@ pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
     fs::create_dir_all(above).with_context(|| refused("cannot be made"))?;
     // Each that was made is in the one above it; `above` itself comes last, with the state in it.
     for folder in above.ancestors().skip(1).take(missing) {
-        File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("cannot sync {} to the disk", folder.display()))?;
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .with_context(|| format!("cannot sync {} to the disk", folder.display()))?;
     }
-    let unfinished = tempfile::Builder::new().prefix(".brahman-restore-").tempdir_in(above).with_context(|| refused("cannot be made"))?;
+    let unfinished = tempfile::Builder::new()
+        .prefix(".brahman-restore-")
+        .tempdir_in(above)
+        .with_context(|| refused("cannot be made"))?;
     let head = if is_standard(&ask.file) {
         unpack(io::stdin().lock(), unfinished.path(), output)?
     } else {
-        let file = File::open(&ask.file).with_context(|| BadInput(format!("cannot read {}; nothing was changed", ask.file.display())))?;
+        let file = File::open(&ask.file).with_context(|| {
+            BadInput(format!("cannot read {}; nothing was changed", ask.file.display()))
+        })?;
         unpack(io::BufReader::with_capacity(1 << 20, file), unfinished.path(), output)?
     };
     // Over an empty folder, or over nothing.
@@ -507,20 +640,37 @@ pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
         return Ok(());
     }
     let (datasets, indexes) = (head.datasets.len(), head.indexes.len());
-    let (datasets, indexes) = (counted(datasets as u64, "dataset", "datasets"), counted(indexes as u64, "index", "indexes"));
+    let (datasets, indexes) = (
+        counted(datasets as u64, "dataset", "datasets"),
+        counted(indexes as u64, "index", "indexes"),
+    );
     let (place, word) = (state.display(), shell_word(&state));
-    output.line(&format!("{place}: {datasets} and {indexes}; `brahman up --context prod --state {word}` serves them"));
-    head.left_out.iter().for_each(|left_out| output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy)));
+    output.line(&format!(
+        "{place}: {datasets} and {indexes}; `brahman up --context prod --state {word}` serves them"
+    ));
+    head.left_out.iter().for_each(|left_out| {
+        output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy))
+    });
     Ok(())
 }
 
 /// Takes everything out of a backup, and compares it.
 fn unpack(input: impl Read, to: &Path, output: &Output) -> anyhow::Result<BackupHead> {
-    let damaged = |error: io::Error| anyhow::Error::from(error).context(BadInput("the backup is damaged; nothing was changed".into()));
-    let no_backup = || BadInput(format!("this is no backup of brahman's, since it does not begin with {HEAD}; nothing was changed"));
+    let damaged = |error: io::Error| {
+        anyhow::Error::from(error)
+            .context(BadInput("the backup is damaged; nothing was changed".into()))
+    };
+    let no_backup = || {
+        BadInput(format!(
+            "this is no backup of brahman's, since it does not begin with {HEAD}; nothing was changed"
+        ))
+    };
     let mut archive = TarReader::new(input);
     let bar = output.spinner("restoring");
-    let first = archive.next_entry().map_err(|error| anyhow::Error::from(error).context(no_backup()))?.ok_or_else(no_backup)?;
+    let first = archive
+        .next_entry()
+        .map_err(|error| anyhow::Error::from(error).context(no_backup()))?
+        .ok_or_else(no_backup)?;
     if first.path != HEAD || first.size > OWN_BYTES_MAX {
         return Err(no_backup().into());
     }
@@ -528,7 +678,9 @@ fn unpack(input: impl Read, to: &Path, output: &Output) -> anyhow::Result<Backup
     found.files.insert(first.path, archive.take(first.size, &mut text).map_err(damaged)?);
     let BackupFormat { brahman_backup } = serde_json::from_slice(&text).with_context(no_backup)?;
     if brahman_backup > FORMAT {
-        let words = format!("the backup is of format {brahman_backup}, expected at most {FORMAT}: a newer brahman has written it");
+        let words = format!(
+            "the backup is of format {brahman_backup}, expected at most {FORMAT}: a newer brahman has written it"
+        );
         return Err(BadInput(format!("{words}; nothing was changed")).into());
     }
     let head: BackupHead = serde_json::from_slice(&text).with_context(no_backup)?;
@@ -558,15 +710,27 @@ fn unpack(input: impl Read, to: &Path, output: &Output) -> anyhow::Result<Backup
         let sum = write(&mut archive).map_err(|error| match error.kind() {
             // Of the archive; what the disk refuses is of another kind.
             io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => damaged(error),
-            _ => anyhow::Error::from(error).context(format!("cannot take {} out of the backup; nothing was changed", entry.path)),
+            _ => anyhow::Error::from(error).context(format!(
+                "cannot take {} out of the backup; nothing was changed",
+                entry.path
+            )),
         })?;
         found.files.insert(entry.path, sum);
     }
-    let wanted = sums.ok_or_else(|| damaged(io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends before {SUMS}"))))?;
-    let differing = wanted.files.iter().find(|(path, sum)| found.files.get(*path) != Some(*sum)).map(|(path, _)| path);
+    let wanted = sums.ok_or_else(|| {
+        damaged(io::Error::new(io::ErrorKind::UnexpectedEof, format!("it ends before {SUMS}")))
+    })?;
+    let differing = wanted
+        .files
+        .iter()
+        .find(|(path, sum)| found.files.get(*path) != Some(*sum))
+        .map(|(path, _)| path);
     let unknown = found.files.keys().find(|path| !wanted.files.contains_key(*path));
     if let Some(path) = differing.or(unknown) {
-        return Err(damaged(io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not what was written"))));
+        return Err(damaged(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{path} is not what was written"),
+        )));
     }
     sync_folders(to).with_context(|| format!("cannot sync {} to the disk", to.display()))?;
     bar.finish_and_clear();

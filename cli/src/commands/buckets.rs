@@ -8,8 +8,8 @@ use brahman_card::clock::now_ms;
 use brahman_card::interface::Empty;
 use brahman_card::interface::index::{self, ListOut};
 use brahman_card::interface::storage::{
-    AddBucketIn, BucketsOut, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX, PutObjectIn, RemoveBucketIn, ScrubIn,
-    decode, encode, method,
+    AddBucketIn, BucketsOut, CompactErrorsIn, ErrorsIn, GetObjectIn, HealthOut, OBJECT_BYTES_MAX,
+    PutObjectIn, RemoveBucketIn, ScrubIn, decode, encode, method,
 };
 use clap::Subcommand;
 
@@ -21,7 +21,8 @@ use crate::output::{Output, Tone, bytes, counted, duration, one_line, shortened}
 /// What can be done with buckets.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Buckets {
-    /// Probe and register a bucket; the one named `rescue` receives a replica of everything that is committed
+    /// Probe and register a bucket; the one named `rescue` receives a replica of everything that is
+    /// committed
     Add {
         /// Name of the bucket
         name: String,
@@ -30,7 +31,8 @@ pub(crate) enum Buckets {
         /// An option of S3: aws_endpoint, aws_region, aws_access_key_id, aws_allow_http, …
         #[arg(short, long = "option", value_name = "KEY=VALUE", value_parser = pair)]
         options: Vec<(String, String)>,
-        /// Entry of the secrets file with the secret key as its password, and optionally `token` and `customer_key`
+        /// Entry of the secrets file with the secret key as its password, and optionally `token`
+        /// and `customer_key`
         #[arg(long)]
         secret: Option<String>,
     },
@@ -71,7 +73,11 @@ pub(crate) enum Buckets {
     },
 }
 
-pub(crate) async fn run(socket: &Path, command: Option<Buckets>, output: &Output) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    socket: &Path,
+    command: Option<Buckets>,
+    output: &Output,
+) -> anyhow::Result<()> {
     match command {
         None => list(socket, output).await,
         Some(Buckets::Add { name, url, options, secret }) => {
@@ -80,9 +86,15 @@ pub(crate) async fn run(socket: &Path, command: Option<Buckets>, output: &Output
         }
         Some(Buckets::Remove { name }) => remove(socket, name, output).await,
         Some(Buckets::Health) => health(socket, output).await,
-        Some(Buckets::Scrub { bucket, dataset }) => scrub(socket, ScrubIn { bucket, dataset }, output).await,
-        Some(Buckets::Get { bucket, key, to }) => get_object(socket, bucket, key, to.as_deref(), output).await,
-        Some(Buckets::Put { bucket, key, file }) => put_object(socket, bucket, key, &file, output).await,
+        Some(Buckets::Scrub { bucket, dataset }) => {
+            scrub(socket, ScrubIn { bucket, dataset }, output).await
+        }
+        Some(Buckets::Get { bucket, key, to }) => {
+            get_object(socket, bucket, key, to.as_deref(), output).await
+        }
+        Some(Buckets::Put { bucket, key, file }) => {
+            put_object(socket, bucket, key, &file, output).await
+        }
     }
 }
 
@@ -105,7 +117,12 @@ async fn list(socket: &Path, output: &Output) -> anyhow::Result<()> {
 fn show_buckets(out: &BucketsOut, output: &Output) {
     let rows = out.buckets.iter().map(|b| {
         let writers = if b.conditional_put { "several" } else { "one" };
-        vec![b.name.clone(), b.url.clone(), writers.to_owned(), if b.protected { "protected" } else { "" }.to_owned()]
+        vec![
+            b.name.clone(),
+            b.url.clone(),
+            writers.to_owned(),
+            if b.protected { "protected" } else { "" }.to_owned(),
+        ]
     });
     output.table(&["BUCKET", "URL", "WRITERS", ""], rows.collect());
     if let Some(why) = &out.shortfall {
@@ -120,7 +137,11 @@ async fn add(socket: &Path, ask: AddBucketIn, output: &Output) -> anyhow::Result
         return Ok(());
     }
     let b = out.bucket;
-    let writers = if b.conditional_put { "" } else { "; it does not support conditional writes, so only one catalog may write to it" };
+    let writers = if b.conditional_put {
+        ""
+    } else {
+        "; it does not support conditional writes, so only one catalog may write to it"
+    };
     output.line(&format!("{} is {}{writers}", b.name, b.url));
     out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
     Ok(())
@@ -136,13 +157,20 @@ async fn remove(socket: &Path, name: String, output: &Output) -> anyhow::Result<
     Ok(())
 }
 
-/// Widest key that is shown: one may have a thousand characters, and the person has just written it.
+/// Widest key that is shown: one may have a thousand characters, and the person has just written
+/// it.
 const KEY_COLUMNS: usize = 100;
 /// Bytes asked for at once.
 const PART_BYTES: u64 = OBJECT_BYTES_MAX;
 
 /// Writes an object, part by part, to a file or standard output.
-async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path>, output: &Output) -> anyhow::Result<()> {
+async fn get_object(
+    socket: &Path,
+    bucket: String,
+    key: String,
+    to: Option<&Path>,
+    output: &Output,
+) -> anyhow::Result<()> {
     let to = to.filter(|path| !is_standard(path));
     if to.is_none() && output.json() {
         let ask = GetObjectIn { bucket, key, ..GetObjectIn::default() };
@@ -153,14 +181,20 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
     let mut file: Option<std::fs::File> = None;
     let (mut at, mut rescued) = (0, false);
     let (size, sha256, verified) = loop {
-        let ask = GetObjectIn { bucket: bucket.clone(), key: key.clone(), offset: Some(at), length: Some(PART_BYTES) };
+        let ask = GetObjectIn {
+            bucket: bucket.clone(),
+            key: key.clone(),
+            offset: Some(at),
+            length: Some(PART_BYTES),
+        };
         let out = get::<method::GetObject>(socket, &ask).await?;
         let bytes = decode(&out.data_base64).context("the reply is not base64")?;
         match to {
             None => output.put(&bytes),
             Some(path) => {
                 let cannot = || BadInput(format!("cannot write {}", path.display()));
-                // Not before there is something to put into it: an object that does not exist leaves no empty file.
+                // Not before there is something to put into it: an object that does not exist
+                // leaves no empty file.
                 if file.is_none() {
                     file = Some(std::fs::File::create(path).with_context(cannot)?);
                 }
@@ -189,17 +223,41 @@ async fn get_object(socket: &Path, bucket: String, key: String, to: Option<&Path
         }));
         return Ok(());
     }
-    let unverified = if verified == Some(true) { "" } else { "; not verified: no dataset names it, so no checksum of it is recorded" };
-    output.line(&format!("{}: {} in {}{unverified}", shortened(&key, KEY_COLUMNS), bytes(size), path.display()));
+    let unverified = if verified == Some(true) {
+        ""
+    } else {
+        "; not verified: no dataset names it, so no checksum of it is recorded"
+    };
+    output.line(&format!(
+        "{}: {} in {}{unverified}",
+        shortened(&key, KEY_COLUMNS),
+        bytes(size),
+        path.display()
+    ));
     if rescued {
-        output.line(&output.paint("read from bucket rescue: it is missing from its own bucket, or damaged there", Tone::Busy));
+        output.line(&output.paint(
+            "read from bucket rescue: it is missing from its own bucket, or damaged there",
+            Tone::Busy,
+        ));
     }
     Ok(())
 }
 
 /// Puts a file as an object.
-async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, output: &Output) -> anyhow::Result<()> {
-    let too_large = || BadInput(format!("{}: larger than the {} that one call can store", from.display(), bytes(OBJECT_BYTES_MAX)));
+async fn put_object(
+    socket: &Path,
+    bucket: String,
+    key: String,
+    from: &Path,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let too_large = || {
+        BadInput(format!(
+            "{}: larger than the {} that one call can store",
+            from.display(),
+            bytes(OBJECT_BYTES_MAX)
+        ))
+    };
     let held = if is_standard(from) {
         stdin_bytes()?
     } else {
@@ -218,7 +276,11 @@ async fn put_object(socket: &Path, bucket: String, key: String, from: &Path, out
         output.print_json(&out);
     } else {
         let copied = if out.copied { ", with a replica in bucket rescue" } else { "" };
-        output.line(&format!("{} in {bucket}: {}{copied}", shortened(&key, KEY_COLUMNS), bytes(out.size)));
+        output.line(&format!(
+            "{} in {bucket}: {}{copied}",
+            shortened(&key, KEY_COLUMNS),
+            bytes(out.size)
+        ));
     }
     Ok(())
 }
@@ -229,33 +291,49 @@ async fn health(socket: &Path, output: &Output) -> anyhow::Result<()> {
         output.print_json(&out);
     } else {
         show_health(&out, output);
-        // The catalog knows of datasets alone. Where nobody serves indexes there are none to tell of.
+        // The catalog knows of datasets alone. Where nobody serves indexes there are none to tell
+        // of.
         if let Ok(ListOut { indexes }) = get::<index::method::List>(socket, &Empty {}).await {
             for index in &indexes {
                 if let Some(words) = index.replicas.as_ref().and_then(without_replicas) {
-                    output.line(&output.paint(&format!("index `{}`: {words}", index.name), Tone::Busy));
+                    output.line(
+                        &output.paint(&format!("index `{}`: {words}", index.name), Tone::Busy),
+                    );
                 }
             }
         }
     }
-    let away: Vec<&str> = out.health.iter().filter(|h| !h.reachable).map(|h| h.name.as_str()).collect();
+    let away: Vec<&str> =
+        out.health.iter().filter(|h| !h.reachable).map(|h| h.name.as_str()).collect();
     let damaged: u64 = out.health.iter().filter_map(|h| h.damaged).sum();
     match (away.is_empty(), damaged) {
         (true, 0) => Ok(()),
-        (true, damaged) => Err(Unsound(format!("{damaged} objects are damaged and not repaired")).into()),
+        (true, damaged) => {
+            Err(Unsound(format!("{damaged} objects are damaged and not repaired")).into())
+        }
         (false, _) => Err(Unsound(format!("not reachable: {}", away.join(", "))).into()),
     }
 }
 
 fn show_health(out: &HealthOut, output: &Output) {
     let rows = out.health.iter().map(|h| {
-        let state = if h.reachable { output.paint("reachable", Tone::Good) } else { output.paint("not reachable", Tone::Bad) };
+        let state = if h.reachable {
+            output.paint("reachable", Tone::Good)
+        } else {
+            output.paint("not reachable", Tone::Bad)
+        };
         let backlog = match (h.backlog_objects, h.backlog_bytes) {
             (Some(0), _) => "none".to_owned(),
             (Some(objects), size) => format!("{objects} objects, {}", bytes(size.unwrap_or(0))),
             (None, _) => "-".to_owned(),
         };
-        vec![h.name.clone(), state, format!("{} µs", h.latency_us), backlog, h.error.clone().unwrap_or_default()]
+        vec![
+            h.name.clone(),
+            state,
+            format!("{} µs", h.latency_us),
+            backlog,
+            h.error.clone().unwrap_or_default(),
+        ]
     });
     output.table(&["BUCKET", "STATE", "LATENCY", "NOT REPLICATED", "ERROR"], rows.collect());
     for h in &out.health {
@@ -263,12 +341,25 @@ fn show_health(out: &HealthOut, output: &Output) {
             output.line(&format!("{}: {hint}", h.name));
         }
         if let Some(oldest) = h.oldest_unsaved_s {
-            output.line(&output.paint(&format!("the oldest object without a replica is {} old", duration(oldest as f64)), Tone::Busy));
+            output.line(&output.paint(
+                &format!("the oldest object without a replica is {} old", duration(oldest as f64)),
+                Tone::Busy,
+            ));
         }
         if let Some(at_ms) = h.last_scrub_ms {
-            let (damaged, tone) = (h.damaged.unwrap_or(0), if h.damaged.unwrap_or(0) > 0 { Tone::Bad } else { Tone::Faint });
-            let found = if damaged > 0 { format!("{damaged} damaged and not repaired") } else { "no damage".to_owned() };
-            output.line(&output.paint(&format!("all objects were last verified {} ago: {found}", ago(at_ms)), tone));
+            let (damaged, tone) = (
+                h.damaged.unwrap_or(0),
+                if h.damaged.unwrap_or(0) > 0 { Tone::Bad } else { Tone::Faint },
+            );
+            let found = if damaged > 0 {
+                format!("{damaged} damaged and not repaired")
+            } else {
+                "no damage".to_owned()
+            };
+            output.line(&output.paint(
+                &format!("all objects were last verified {} ago: {found}", ago(at_ms)),
+                tone,
+            ));
         }
     }
 }
@@ -281,7 +372,12 @@ fn ago(at_ms: u64) -> String {
 async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<()> {
     let bar = output.spinner("verifying");
     let out = stream::<method::Scrub>(socket, &ask, |out| {
-        bar.set_message(one_line(&format!("{} objects, {}, {} damaged", out.objects, bytes(out.bytes), out.damaged.len())));
+        bar.set_message(one_line(&format!(
+            "{} objects, {}, {} damaged",
+            out.objects,
+            bytes(out.bytes),
+            out.damaged.len()
+        )));
     })
     .await?;
     bar.finish_and_clear();
@@ -290,22 +386,44 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
     } else {
         let took = duration(out.elapsed_ms as f64 / 1000.0);
         let objects = counted(out.objects, "object", "objects");
-        output.line(&format!("{objects}, {} in {took}: {} damaged", bytes(out.bytes), out.damaged.len()));
+        output.line(&format!(
+            "{objects}, {} in {took}: {} damaged",
+            bytes(out.bytes),
+            out.damaged.len()
+        ));
         for of in out.unread.iter().flatten() {
-            let left = format!("not verified: {} in {}: {}", counted(of.objects, "object", "objects"), of.bucket, of.why);
+            let left = format!(
+                "not verified: {} in {}: {}",
+                counted(of.objects, "object", "objects"),
+                of.bucket,
+                of.why
+            );
             output.line(&output.paint(&left, Tone::Bad));
         }
         for repaired in &out.repaired {
-            output.line(&output.paint(&format!("repaired: {} in {}", repaired.key, repaired.bucket), Tone::Busy));
+            output.line(
+                &output.paint(
+                    &format!("repaired: {} in {}", repaired.key, repaired.bucket),
+                    Tone::Busy,
+                ),
+            );
         }
         for left in &out.unrepaired {
-            output.line(&output.paint(&format!("not repaired: {} in {}: {}", left.key, left.bucket, left.why), Tone::Bad));
+            output.line(&output.paint(
+                &format!("not repaired: {} in {}: {}", left.key, left.bucket, left.why),
+                Tone::Bad,
+            ));
         }
-        out.records.iter().flatten().for_each(|record| output.line(&output.paint(record, Tone::Bad)));
+        out.records
+            .iter()
+            .flatten()
+            .for_each(|record| output.line(&output.paint(record, Tone::Bad)));
         out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
         for run in out.unfinished.iter().flatten() {
-            let since = run.since_ms.map(|at_ms| format!(", begun {} ago", ago(at_ms))).unwrap_or_default();
-            let what = if run.given_up { "given up, and cleared away by itself" } else { "not ended" };
+            let since =
+                run.since_ms.map(|at_ms| format!(", begun {} ago", ago(at_ms))).unwrap_or_default();
+            let what =
+                if run.given_up { "given up, and cleared away by itself" } else { "not ended" };
             let left = format!(
                 "run {} of {} in {}: {} in {} files{since}: {what}",
                 run.run_id,
@@ -320,16 +438,26 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
     let unread: u64 = out.unread.iter().flatten().map(|of| of.objects).sum();
     let records = out.records.iter().flatten().count();
     match (out.unrepaired.len(), unread) {
-        (0, 0) if records > 0 => Err(Unsound(format!("{records} damaged records: see above")).into()),
+        (0, 0) if records > 0 => {
+            Err(Unsound(format!("{records} damaged records: see above")).into())
+        }
         (0, 0) => Ok(()),
         (0, unread) => Err(Unsound(format!("{unread} objects could not be verified")).into()),
-        (damaged, _) => Err(Unsound(format!("{damaged} objects are damaged and could not be repaired")).into()),
+        (damaged, _) => {
+            Err(Unsound(format!("{damaged} objects are damaged and could not be repaired")).into())
+        }
     }
 }
 
-pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, output: &Output) -> anyhow::Result<()> {
+pub(crate) async fn errors(
+    socket: &Path,
+    limit: u64,
+    compact: Option<u64>,
+    output: &Output,
+) -> anyhow::Result<()> {
     if let Some(keep) = compact {
-        let out = get::<method::CompactErrors>(socket, &CompactErrorsIn { keep: Some(keep) }).await?;
+        let out =
+            get::<method::CompactErrors>(socket, &CompactErrorsIn { keep: Some(keep) }).await?;
         if output.json() {
             output.print_json(&out);
         } else {
@@ -342,10 +470,15 @@ pub(crate) async fn errors(socket: &Path, limit: u64, compact: Option<u64>, outp
         output.print_json(&out);
         return Ok(());
     }
-    let rows = out
-        .errors
-        .iter()
-        .map(|e| vec![format!("{} ago", ago(e.at_ms)), e.bucket.clone(), e.operation.clone(), e.key.clone(), e.message.clone()]);
+    let rows = out.errors.iter().map(|e| {
+        vec![
+            format!("{} ago", ago(e.at_ms)),
+            e.bucket.clone(),
+            e.operation.clone(),
+            e.key.clone(),
+            e.message.clone(),
+        ]
+    });
     output.table(&["WHEN", "BUCKET", "OPERATION", "KEY", "ERROR"], rows.collect());
     if out.total > limit {
         output.line(&format!("{} more; --limit N shows more of them", out.total - limit));
@@ -369,14 +502,27 @@ mod tests {
             conditional_put,
             ..Bucket::default()
         };
-        let buckets =
-            vec![bucket("primary", "file:///state/buckets/primary", true, true), bucket("lake", "s3://my-bucket/brahman", false, false)];
+        let buckets = vec![
+            bucket("primary", "file:///state/buckets/primary", true, true),
+            bucket("lake", "s3://my-bucket/brahman", false, false),
+        ];
         let output = Output::kept();
-        show_buckets(&BucketsOut { buckets, shortfall: Some("the registry of buckets cannot be read".into()) }, &output);
+        show_buckets(
+            &BucketsOut {
+                buckets,
+                shortfall: Some("the registry of buckets cannot be read".into()),
+            },
+            &output,
+        );
         insta::assert_snapshot!("buckets", output.printed());
 
         let health = vec![
-            BucketHealth { name: "primary".into(), reachable: true, latency_us: 120, ..BucketHealth::default() },
+            BucketHealth {
+                name: "primary".into(),
+                reachable: true,
+                latency_us: 120,
+                ..BucketHealth::default()
+            },
             BucketHealth {
                 name: "rescue".into(),
                 reachable: false,

@@ -1,6 +1,8 @@
-//! `brahman complete`: names that may stand at the end of a command line, for the shells' completion; and the scripts that ask for them.
+//! `brahman complete`: names that may stand at the end of a command line, for the shells'
+//! completion; and the scripts that ask for them.
 //!
-//! Invariant: whoever presses Tab waits a moment at most, and reads no error: where no mesh answers, nothing is completed.
+//! Invariant: whoever presses Tab waits a moment at most, and reads no error: where no mesh
+//! answers, nothing is completed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -71,9 +73,15 @@ fn place_of(command: &Command, words: &[String]) -> Option<Place> {
         } else if word.len() > 1 && word.starts_with('-') && !only_values {
             let option = option_of(command, word);
             match word.split_once('=') {
-                Some((_, value)) if option.is_some_and(|option| option.get_id() == "socket") => socket = Some(PathBuf::from(value)),
+                Some((_, value)) if option.is_some_and(|option| option.get_id() == "socket") => {
+                    socket = Some(PathBuf::from(value))
+                }
                 Some(_) => {}
-                None => pending = option.filter(|option| option.get_action().takes_values() && !option.is_require_equals_set()),
+                None => {
+                    pending = option.filter(|option| {
+                        option.get_action().takes_values() && !option.is_require_equals_set()
+                    })
+                }
             }
         } else if let Some(below) = command.find_subcommand(word).filter(|_| positional == 1) {
             path.push(below.get_name());
@@ -100,7 +108,8 @@ fn option_of<'a>(command: &'a Command, word: &str) -> Option<&'a Arg> {
     command.get_arguments().find(is_it)
 }
 
-/// The positional argument that takes the `at`th value: the last one takes all that follow if it takes several.
+/// The positional argument that takes the `at`th value: the last one takes all that follow if it
+/// takes several.
 fn positional_at(command: &Command, at: usize) -> Option<&Arg> {
     let takes = |argument: &&Arg| {
         let first = argument.get_index().unwrap_or(usize::MAX);
@@ -110,12 +119,22 @@ fn positional_at(command: &Command, at: usize) -> Option<&Arg> {
     command.get_positionals().find(takes)
 }
 
-/// Prints the names that may stand where the last word of a command line is, one a line; nothing where none can be told.
-pub(crate) async fn complete(socket: &Path, mut command: Command, words: &[String], output: &Output) -> anyhow::Result<()> {
+/// Prints the names that may stand where the last word of a command line is, one a line; nothing
+/// where none can be told.
+pub(crate) async fn complete(
+    socket: &Path,
+    mut command: Command,
+    words: &[String],
+    output: &Output,
+) -> anyhow::Result<()> {
     command.build();
     let Some(place) = place_of(&command, words) else { return Ok(()) };
     let socket = place.socket.as_deref().unwrap_or(socket);
-    let mut names = tokio::time::timeout(PATIENCE, names(place.kind, socket)).await.ok().flatten().unwrap_or_default();
+    let mut names = tokio::time::timeout(PATIENCE, names(place.kind, socket))
+        .await
+        .ok()
+        .flatten()
+        .unwrap_or_default();
     let begun = words.last().map_or("", String::as_str);
     names.retain(|name| name.starts_with(begun));
     names.sort();
@@ -135,26 +154,39 @@ async fn names(kind: NameKind, socket: &Path) -> Option<Vec<String>> {
             out.modules.into_iter().map(|module| module.card.label.to_string()).collect()
         }
         NameKind::Dataset => {
-            let out = client.call_method::<catalog::method::List>(&RealmIn::default(), &options).await.ok()?.value;
+            let out = client
+                .call_method::<catalog::method::List>(&RealmIn::default(), &options)
+                .await
+                .ok()?
+                .value;
             out.datasets.into_iter().map(|dataset| dataset.name).collect()
         }
         NameKind::Index => {
-            let out = client.call_method::<index::method::List>(&Empty {}, &options).await.ok()?.value;
+            let out =
+                client.call_method::<index::method::List>(&Empty {}, &options).await.ok()?.value;
             out.indexes.into_iter().map(|index| index.name).collect()
         }
         NameKind::Bucket => {
-            let out = client.call_method::<storage::method::Buckets>(&Empty {}, &options).await.ok()?.value;
+            let out = client
+                .call_method::<storage::method::Buckets>(&Empty {}, &options)
+                .await
+                .ok()?
+                .value;
             out.buckets.into_iter().map(|bucket| bucket.name).collect()
         }
         NameKind::Profile => {
-            let out = client.call_method::<profiles::method::List>(&Empty {}, &options).await.ok()?.value;
+            let out =
+                client.call_method::<profiles::method::List>(&Empty {}, &options).await.ok()?.value;
             out.profiles.into_iter().map(|profile| profile.id).collect()
         }
-        NameKind::Model => manifest::installed(&place::cache_dir()).into_iter().map(|model| model.name).collect(),
+        NameKind::Model => {
+            manifest::installed(&place::cache_dir()).into_iter().map(|model| model.name).collect()
+        }
     })
 }
 
-/// What asks for names in bash. The script's own function offers placeholders such as `<NAME>`, which nobody can use.
+/// What asks for names in bash. The script's own function offers placeholders such as `<NAME>`,
+/// which nobody can use.
 const BASH: &str = r#"
 _brahman_and_names() {
     _brahman "$@"
@@ -174,7 +206,8 @@ _brahman_and_names() {
 complete -F _brahman_and_names -o bashdefault -o default brahman
 "#;
 
-/// The same in zsh, in place of its own completion of what is unknown. Of the words only the line has all: `_arguments` cuts them.
+/// The same in zsh, in place of its own completion of what is unknown. Of the words only the line
+/// has all: `_arguments` cuts them.
 const ZSH: &str = r#"
 (( $+functions[_brahman_names] )) ||
 _brahman_names() {
@@ -259,17 +292,28 @@ mod tests {
     fn a_socket_on_the_line_is_the_one_that_is_asked() {
         let mut command = crate::Arguments::command();
         command.build();
-        for line in [&["--socket", "/x", "index", "stats", ""][..], &["index", "--socket=/x", "stats", ""]] {
+        for line in
+            [&["--socket", "/x", "index", "stats", ""][..], &["index", "--socket=/x", "stats", ""]]
+        {
             let words: Vec<String> = line.iter().map(|word| (*word).to_owned()).collect();
-            assert_eq!(place_of(&command, &words).and_then(|place| place.socket), Some(PathBuf::from("/x")), "{line:?}");
+            assert_eq!(
+                place_of(&command, &words).and_then(|place| place.socket),
+                Some(PathBuf::from("/x")),
+                "{line:?}"
+            );
         }
     }
 
     #[test]
     fn scripts_ask_for_names_and_offer_nothing_hidden() {
-        let asking = [(Shell::Bash, "_brahman_and_names"), (Shell::Zsh, "_brahman_names()"), (Shell::Fish, "brahman complete --")];
+        let asking = [
+            (Shell::Bash, "_brahman_and_names"),
+            (Shell::Zsh, "_brahman_names()"),
+            (Shell::Fish, "brahman complete --"),
+        ];
         for (shell, words) in asking {
-            let script = String::from_utf8(script(shell, crate::Arguments::command())).expect("text");
+            let script =
+                String::from_utf8(script(shell, crate::Arguments::command())).expect("text");
             assert!(script.contains(words) && !script.contains("--session"), "{shell}");
         }
     }

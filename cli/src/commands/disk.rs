@@ -1,8 +1,11 @@
-//! `brahman disk` says what each part of the state and the cache takes, `brahman gc` frees what may go.
+//! `brahman disk` says what each part of the state and the cache takes, `brahman gc` frees what may
+//! go.
 //!
-//! Both look at the disk itself, with a mesh or without. Invariants: a file counts once however many names it has, and by what it takes on
-//! the disk; nothing is removed on the strength of what could not be read or asked; what a module removes by itself is left to it; what a
-//! module may be using is removed only where none runs, and none starts on that state until it is done. The cache is every mesh's.
+//! Both look at the disk itself, with a mesh or without. Invariants: a file counts once however
+//! many names it has, and by what it takes on the disk; nothing is removed on the strength of what
+//! could not be read or asked; what a module removes by itself is left to it; what a module may be
+//! using is removed only where none runs, and none starts on that state until it is done. The cache
+//! is every mesh's.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, TryLockError};
@@ -48,7 +51,8 @@ pub(crate) struct Gc {
     /// Say what would be freed, and remove nothing
     #[arg(long)]
     dry_run: bool,
-    /// Free the caches of vectors and inputs as well, while no mesh runs: they are made again as they are needed
+    /// Free the caches of vectors and inputs as well, while no mesh runs: they are made again as
+    /// they are needed
     #[arg(long)]
     cache: bool,
     /// Free what mocks have made as well, while no mesh runs
@@ -102,7 +106,8 @@ struct Counter {
 }
 
 impl Counter {
-    /// What lies at a path and below it, but for what `skips` says; bytes and files. What is not there takes nothing.
+    /// What lies at a path and below it, but for what `skips` says; bytes and files. What is not
+    /// there takes nothing.
     fn count(&mut self, path: &Path, skips: &dyn Fn(&Path) -> bool) -> (u64, u64) {
         let (mut bytes, mut files, mut left) = (0, 0, vec![path.to_owned()]);
         while let Some(path) = left.pop() {
@@ -140,10 +145,14 @@ fn state_of(socket: &Path, asked: Option<&PathBuf>) -> anyhow::Result<(PathBuf, 
     let live = meshes::live();
     let state = match asked {
         Some(state) => std::path::absolute(state)?,
-        None => live.iter().find(|mesh| mesh.holder.socket == socket).map_or_else(place::state_dir, |mesh| mesh.state.clone()),
+        None => live
+            .iter()
+            .find(|mesh| mesh.holder.socket == socket)
+            .map_or_else(place::state_dir, |mesh| mesh.state.clone()),
     };
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let holder = live.into_iter().find(|mesh| real(&mesh.state) == real(&state)).map(|mesh| mesh.holder);
+    let holder =
+        live.into_iter().find(|mesh| real(&mesh.state) == real(&state)).map(|mesh| mesh.holder);
     let holder = holder.or_else(|| Holder::of(&state));
     Ok((state, holder))
 }
@@ -159,19 +168,27 @@ struct DatasetEntry {
     dataset: Dataset,
 }
 
-/// Paths of the objects of all present generations in the state's own bucket; what cannot be read is told.
+/// Paths of the objects of all present generations in the state's own bucket; what cannot be read
+/// is told.
 fn present_objects(state: &Path, unread: &mut Vec<String>) -> BTreeSet<PathBuf> {
     let mut present = BTreeSet::new();
     for entry in fs::read_dir(state.join("catalog")).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.extension().is_none_or(|ending| ending != "json") || path.file_name().is_some_and(|name| name == "buckets.json") {
+        if path.extension().is_none_or(|ending| ending != "json")
+            || path.file_name().is_some_and(|name| name == "buckets.json")
+        {
             continue;
         }
-        let read = fs::read(&path).map_err(anyhow::Error::from).and_then(|text| Ok(serde_json::from_slice::<DatasetFile>(&text)?));
+        let read = fs::read(&path)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| Ok(serde_json::from_slice::<DatasetFile>(&text)?));
         match read {
             Ok(file) => {
-                let objects = file.entry.dataset.objects.iter().filter(|object| object.bucket == PRIMARY);
-                present.extend(objects.map(|object| state.join("buckets").join(PRIMARY).join(&object.key)));
+                let objects =
+                    file.entry.dataset.objects.iter().filter(|object| object.bucket == PRIMARY);
+                present.extend(
+                    objects.map(|object| state.join("buckets").join(PRIMARY).join(&object.key)),
+                );
             }
             Err(error) => unread.push(format!("{}: {error:#}", path.display())),
         }
@@ -179,10 +196,17 @@ fn present_objects(state: &Path, unread: &mut Vec<String>) -> BTreeSet<PathBuf> 
     present
 }
 
-/// Names of the caches of vectors: the first model's, one for each other model, and that of modules with a cache of their own.
+/// Names of the caches of vectors: the first model's, one for each other model, and that of modules
+/// with a cache of their own.
 fn vector_caches(cache: &Path) -> Vec<String> {
-    let names = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = names.filter(|name| name == "embed" || name == "vectors" || name.starts_with("embed-")).collect();
+    let names = fs::read_dir(cache)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names
+        .filter(|name| name == "embed" || name == "vectors" || name.starts_with("embed-"))
+        .collect();
     names.sort();
     names
 }
@@ -194,26 +218,50 @@ fn usage(state: &Path, cache: &Path) -> DiskOut {
     let mut parts: Vec<PartUsage> = Vec::new();
     let mut add = |part: &str, path: &Path, (bytes, files): (u64, u64)| {
         if files > 0 {
-            parts.push(PartUsage { part: part.to_owned(), path: path.display().to_string(), bytes, files });
+            parts.push(PartUsage {
+                part: part.to_owned(),
+                path: path.display().to_string(),
+                bytes,
+                files,
+            });
         }
     };
     let nothing = |_: &Path| false;
-    let now = present.iter().map(|path| counter.count(path, &nothing)).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+    let now = present
+        .iter()
+        .map(|path| counter.count(path, &nothing))
+        .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
     add("datasets: present generations", &primary.join("datasets"), now);
     let before = counter.count(&primary.join("datasets"), &nothing);
-    add("datasets: previous and pinned generations, unfinished runs", &primary.join("datasets"), before);
-    add("datasets: stable paths", &state.join("datasets"), counter.count(&state.join("datasets"), &nothing));
+    add(
+        "datasets: previous and pinned generations, unfinished runs",
+        &primary.join("datasets"),
+        before,
+    );
+    add(
+        "datasets: stable paths",
+        &state.join("datasets"),
+        counter.count(&state.join("datasets"), &nothing),
+    );
     add("indexes", &state.join("indexes"), counter.count(&state.join("indexes"), &nothing));
     add("bucket primary: other objects", &primary, counter.count(&primary, &nothing));
-    add("buckets: local copies", &state.join("buckets"), counter.count(&state.join("buckets"), &nothing));
-    for (part, name) in [("catalog", "catalog"), ("logs", LOGS), ("ingest", "ingest"), ("made by mocks", "mock")] {
+    add(
+        "buckets: local copies",
+        &state.join("buckets"),
+        counter.count(&state.join("buckets"), &nothing),
+    );
+    for (part, name) in
+        [("catalog", "catalog"), ("logs", LOGS), ("ingest", "ingest"), ("made by mocks", "mock")]
+    {
         add(part, &state.join(name), counter.count(&state.join(name), &nothing));
     }
     let inside = cache.starts_with(state);
     let is_cache = |path: &Path| inside && path == cache;
     add("other state", state, counter.count(state, &is_cache));
-    let mut caches: Vec<(&str, String)> = vector_caches(cache).into_iter().map(|name| ("cache: vectors", name)).collect();
-    let others = [("cache: inputs", "inputs"), ("models", "models"), ("ONNX Runtime", "onnxruntime")];
+    let mut caches: Vec<(&str, String)> =
+        vector_caches(cache).into_iter().map(|name| ("cache: vectors", name)).collect();
+    let others =
+        [("cache: inputs", "inputs"), ("models", "models"), ("ONNX Runtime", "onnxruntime")];
     caches.extend(others.map(|(part, name)| (part, name.to_owned())));
     for (part, name) in caches {
         // A test's cache, or a system's, may share these with others by a link.
@@ -224,7 +272,13 @@ fn usage(state: &Path, cache: &Path) -> DiskOut {
     add("other cache", cache, counter.count(cache, &nothing));
     let bytes = parts.iter().map(|part| part.bytes).sum();
     let unread = counter.unread;
-    DiskOut { state: state.display().to_string(), cache: cache.display().to_string(), parts, bytes, unread }
+    DiskOut {
+        state: state.display().to_string(),
+        cache: cache.display().to_string(),
+        parts,
+        bytes,
+        unread,
+    }
 }
 
 /// Shows what each part takes.
@@ -235,10 +289,14 @@ pub(crate) fn disk(socket: &Path, ask: &Disk, output: &Output) -> anyhow::Result
         output.print_json(&out);
         return Ok(());
     }
-    let rows = out.parts.iter().map(|part| vec![part.part.clone(), bytes(part.bytes), part.files.to_string(), part.path.clone()]);
+    let rows = out.parts.iter().map(|part| {
+        vec![part.part.clone(), bytes(part.bytes), part.files.to_string(), part.path.clone()]
+    });
     output.table(&["PART", "SIZE", "FILES", "WHERE"], rows.collect());
     output.line(&format!("{} in all; `brahman gc --dry-run` says what may go", bytes(out.bytes)));
-    out.unread.iter().for_each(|unread| output.line(&output.paint(&format!("not counted: {unread}"), Tone::Busy)));
+    out.unread.iter().for_each(|unread| {
+        output.line(&output.paint(&format!("not counted: {unread}"), Tone::Busy))
+    });
     Ok(())
 }
 
@@ -272,7 +330,9 @@ fn is_written(folder: &Path) -> Option<String> {
     match fs::File::open(folder).map_err(TryLockError::Error).and_then(|folder| folder.try_lock()) {
         Ok(()) => None,
         Err(TryLockError::WouldBlock) => Some("it is being written".to_owned()),
-        Err(TryLockError::Error(error)) => Some(format!("whether it is being written cannot be told: {error}")),
+        Err(TryLockError::Error(error)) => {
+            Some(format!("whether it is being written cannot be told: {error}"))
+        }
     }
 }
 
@@ -282,18 +342,30 @@ fn plan(evidence: &Evidence, ask: &Gc, counter: &mut Counter) -> anyhow::Result<
     let mut note = |what: &str, path: &Path, kept: Option<String>| {
         let (bytes, files) = counter.count(path, &|_| false);
         if files > 0 || path.is_dir() {
-            items.push(GcItem { what: what.to_owned(), path: path.display().to_string(), bytes, kept });
+            items.push(GcItem {
+                what: what.to_owned(),
+                path: path.display().to_string(),
+                bytes,
+                kept,
+            });
         }
     };
     let running = || evidence.is_running.then(|| "a mesh runs: `brahman down` first".to_owned());
     let entries = match fs::read_dir(&evidence.state) {
         Ok(entries) => entries,
-        Err(error) => return Err(error).with_context(|| BadInput(format!("cannot list {}", evidence.state.display()))),
+        Err(error) => {
+            return Err(error)
+                .with_context(|| BadInput(format!("cannot list {}", evidence.state.display())));
+        }
     };
     for entry in entries {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(STAGING) {
-            let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|at| evidence.now.duration_since(at).ok());
+            let age = entry
+                .metadata()
+                .and_then(|meta| meta.modified())
+                .ok()
+                .and_then(|at| evidence.now.duration_since(at).ok());
             let is_old = age.is_some_and(|age| age > STAGING_AGE);
             let kept = match entry.file_type() {
                 _ if !is_old => Some("it may still be written".to_owned()),
@@ -314,14 +386,18 @@ fn plan(evidence: &Evidence, ask: &Gc, counter: &mut Counter) -> anyhow::Result<
         for entry in fs::read_dir(&logs)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let rest = name.strip_prefix(&format!("{label}.log"));
-            let is_its = rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('.').is_some_and(|n| n.parse::<u32>().is_ok()));
+            let is_its = rest.is_some_and(|rest| {
+                rest.is_empty() || rest.strip_prefix('.').is_some_and(|n| n.parse::<u32>().is_ok())
+            });
             if is_its {
                 note("the log of a module that has no Card", &entry.path(), kept.clone());
             }
         }
     }
     note("objects of buckets that were away", &evidence.state.join("buckets/.borrowed"), running());
-    let unless = |asked: bool, option: &str| if asked { running() } else { Some(format!("{option} frees it")) };
+    let unless = |asked: bool, option: &str| {
+        if asked { running() } else { Some(format!("{option} frees it")) }
+    };
     note("what mocks have made", &evidence.state.join("mock"), unless(ask.mocks, "--mocks"));
     let in_use = || evidence.cache_user.as_deref().map(is_in_use).or_else(running);
     let kept = if ask.cache { in_use() } else { Some("--cache frees it".to_owned()) };
@@ -336,24 +412,44 @@ fn plan(evidence: &Evidence, ask: &Gc, counter: &mut Counter) -> anyhow::Result<
 pub(crate) async fn gc(socket: &Path, ask: &Gc, output: &Output) -> anyhow::Result<()> {
     let (state, holder) = state_of(socket, ask.state.as_ref())?;
     let modules = match &holder {
-        Some(holder) => match get::<method::List>(&place::init_socket(&holder.socket), &Empty {}).await {
-            Ok(list) => Some(list.modules.into_iter().map(|module| module.card.label.to_string()).collect()),
-            Err(ClientError::Connect { .. } | ClientError::Deadline(_)) => None,
-            Err(error) => return Err(error.into()),
-        },
+        Some(holder) => {
+            match get::<method::List>(&place::init_socket(&holder.socket), &Empty {}).await {
+                Ok(list) => Some(
+                    list.modules.into_iter().map(|module| module.card.label.to_string()).collect(),
+                ),
+                Err(ClientError::Connect { .. } | ClientError::Deadline(_)) => None,
+                Err(error) => return Err(error.into()),
+            }
+        }
         None => None,
     };
-    // Until all is removed: a mesh that starts meanwhile would lose what it has just made. A mere look keeps nobody out.
-    let lock = if holder.is_none() && !ask.dry_run && state.is_dir() { taken(&state, socket)? } else { None };
+    // Until all is removed: a mesh that starts meanwhile would lose what it has just made. A mere
+    // look keeps nobody out.
+    let lock = if holder.is_none() && !ask.dry_run && state.is_dir() {
+        taken(&state, socket)?
+    } else {
+        None
+    };
     let is_running = holder.is_some() || (lock.is_none() && !ask.dry_run);
     let cache = place::cache_dir();
-    let evidence = Evidence { is_running, cache_user: cache_user(), state, cache, modules, now: SystemTime::now() };
+    let evidence = Evidence {
+        is_running,
+        cache_user: cache_user(),
+        state,
+        cache,
+        modules,
+        now: SystemTime::now(),
+    };
     let items = plan(&evidence, ask, &mut Counter::default())?;
-    let (mut freed, mut kept): (Vec<GcItem>, Vec<GcItem>) = items.into_iter().partition(|item| item.kept.is_none());
+    let (mut freed, mut kept): (Vec<GcItem>, Vec<GcItem>) =
+        items.into_iter().partition(|item| item.kept.is_none());
     if !ask.dry_run {
         for item in std::mem::take(&mut freed) {
-            // Counting has taken a while, and a mesh on another state waits for no lock of this one's.
-            if let Some(socket) = Path::new(&item.path).starts_with(&evidence.cache).then(cache_user).flatten() {
+            // Counting has taken a while, and a mesh on another state waits for no lock of this
+            // one's.
+            if let Some(socket) =
+                Path::new(&item.path).starts_with(&evidence.cache).then(cache_user).flatten()
+            {
                 kept.push(GcItem { kept: Some(is_in_use(&socket)), ..item });
                 continue;
             }
@@ -364,7 +460,12 @@ pub(crate) async fn gc(socket: &Path, ask: &Gc, output: &Output) -> anyhow::Resu
         }
     }
     drop(lock);
-    let out = GcOut { dry_run: ask.dry_run, freed_bytes: freed.iter().map(|item| item.bytes).sum(), freed, kept };
+    let out = GcOut {
+        dry_run: ask.dry_run,
+        freed_bytes: freed.iter().map(|item| item.bytes).sum(),
+        freed,
+        kept,
+    };
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -372,10 +473,17 @@ pub(crate) async fn gc(socket: &Path, ask: &Gc, output: &Output) -> anyhow::Resu
     for item in &out.freed {
         output.line(&format!("{:>10}  {}  {}", bytes(item.bytes), item.what, item.path));
     }
-    output.line(&format!("{} {}", bytes(out.freed_bytes), if out.dry_run { "would be freed" } else { "freed" }));
+    output.line(&format!(
+        "{} {}",
+        bytes(out.freed_bytes),
+        if out.dry_run { "would be freed" } else { "freed" }
+    ));
     for item in &out.kept {
         let why = item.kept.as_deref().unwrap_or_default();
-        output.line(&output.paint(&format!("{:>10}  stays: {} ({why})  {}", bytes(item.bytes), item.what, item.path), Tone::Faint));
+        output.line(&output.paint(
+            &format!("{:>10}  stays: {} ({why})  {}", bytes(item.bytes), item.what, item.path),
+            Tone::Faint,
+        ));
     }
     Ok(())
 }
@@ -391,7 +499,11 @@ fn taken(state: &Path, socket: &Path) -> anyhow::Result<Option<StateLock>> {
 }
 
 fn remove(path: &Path) -> io::Result<()> {
-    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
+    if fs::symlink_metadata(path)?.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
 }
 
 #[cfg(test)]
@@ -402,7 +514,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         for (name, bytes) in files {
             let path = folder.path().join(name);
-            fs::create_dir_all(path.parent().expect("a folder")).and_then(|()| fs::write(path, vec![b'x'; *bytes])).expect("written");
+            fs::create_dir_all(path.parent().expect("a folder"))
+                .and_then(|()| fs::write(path, vec![b'x'; *bytes]))
+                .expect("written");
         }
         folder
     }
@@ -426,11 +540,25 @@ mod tests {
         fs::write(state.join("catalog/d.json"), file.to_string()).expect("written");
         // A second name of what is counted already.
         fs::create_dir_all(state.join("datasets/d/g")).expect("made");
-        fs::hard_link(state.join("buckets/primary").join(key), state.join("datasets/d/g/x")).expect("linked");
+        fs::hard_link(state.join("buckets/primary").join(key), state.join("datasets/d/g/x"))
+            .expect("linked");
         let out = usage(&state, &home.path().join("cache"));
-        let of = |part: &str| out.parts.iter().find(|one| one.part.starts_with(part)).cloned().unwrap_or_default();
-        assert_eq!((of("datasets: present").files, of("datasets: previous").files, of("datasets: stable").files), (1, 1, 0));
-        assert!(of("datasets: present").bytes >= 20_000 && of("cache: vectors").bytes >= 50_000, "{:?}", out.parts);
+        let of = |part: &str| {
+            out.parts.iter().find(|one| one.part.starts_with(part)).cloned().unwrap_or_default()
+        };
+        assert_eq!(
+            (
+                of("datasets: present").files,
+                of("datasets: previous").files,
+                of("datasets: stable").files
+            ),
+            (1, 1, 0)
+        );
+        assert!(
+            of("datasets: present").bytes >= 20_000 && of("cache: vectors").bytes >= 50_000,
+            "{:?}",
+            out.parts
+        );
         assert_eq!((of("indexes").files, of("logs").files, of("catalog").files), (1, 1, 1));
         assert!(out.unread.is_empty(), "{:?}", out.unread);
     }
@@ -463,15 +591,28 @@ mod tests {
         let goes = |evidence: &Evidence, ask: &Gc| -> Vec<String> {
             let items = plan(evidence, ask, &mut Counter::default()).expect("planned");
             let goes = items.into_iter().filter(|item| item.kept.is_none());
-            let mut names: Vec<String> = goes.map(|item| item.path.rsplit('/').next().unwrap_or_default().to_owned()).collect();
+            let mut names: Vec<String> = goes
+                .map(|item| item.path.rsplit('/').next().unwrap_or_default().to_owned())
+                .collect();
             names.sort();
             names
         };
-        assert_eq!(goes(&evidence(true, modules.clone(), 0), &ask(true)), ["gone.log", "gone.log.1"]);
-        assert_eq!(goes(&evidence(true, modules, 7200), &ask(false)), [".backup-1-2", "gone.log", "gone.log.1"]);
+        assert_eq!(
+            goes(&evidence(true, modules.clone(), 0), &ask(true)),
+            ["gone.log", "gone.log.1"]
+        );
+        assert_eq!(
+            goes(&evidence(true, modules, 7200), &ask(false)),
+            [".backup-1-2", "gone.log", "gone.log.1"]
+        );
         let caches = ["embed", "embed-0123", "inputs", "vectors"];
-        assert_eq!(goes(&evidence(false, None, 0), &ask(true)), caches, "nobody says which modules there are");
-        let other = Evidence { cache_user: Some("/run/other.sock".into()), ..evidence(false, None, 0) };
+        assert_eq!(
+            goes(&evidence(false, None, 0), &ask(true)),
+            caches,
+            "nobody says which modules there are"
+        );
+        let other =
+            Evidence { cache_user: Some("/run/other.sock".into()), ..evidence(false, None, 0) };
         assert!(goes(&other, &ask(true)).is_empty(), "a mesh on another state may have the cache");
         // Whoever writes a backup has it locked, however long it takes.
         let written = fs::File::open(home.path().join("state/.backup-1-2")).expect("there");

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::embed::{EmbedFileIn, EmbedTextIn, EmbedTextOut, FailedText, Truncation, UnknownTokens, method};
+use brahman_card::interface::embed::{
+    EmbedFileIn, EmbedTextIn, EmbedTextOut, FailedText, Truncation, UnknownTokens, method,
+};
 use brahman_sidecar::CallOptions;
 use clap::Args;
 
@@ -75,7 +77,10 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
             } else {
                 String::new()
             };
-            let truncated = out.truncated.map(|t| format!(", {} of {}{} tokens", t.kept, least(&t), t.tokens)).unwrap_or_default();
+            let truncated = out
+                .truncated
+                .map(|t| format!(", {} of {}{} tokens", t.kept, least(&t), t.tokens))
+                .unwrap_or_default();
             summary(
                 output,
                 &out.model,
@@ -91,15 +96,20 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
         return Ok(());
     }
     let stdin = embed.stdin || embed.texts.iter().any(|text| text == STANDARD);
-    let lines: Vec<String> = if stdin { stdin_text()?.lines().map(str::to_owned).collect() } else { Vec::new() };
+    let lines: Vec<String> =
+        if stdin { stdin_text()?.lines().map(str::to_owned).collect() } else { Vec::new() };
     let texts: Vec<String> = if embed.stdin {
         lines
     } else {
-        let each = |text: &String| if text == STANDARD { lines.clone() } else { vec![text.clone()] };
+        let each =
+            |text: &String| if text == STANDARD { lines.clone() } else { vec![text.clone()] };
         embed.texts.iter().flat_map(each).collect()
     };
     if texts.is_empty() {
-        return Err(BadInput("nothing to embed: expected TEXT… (- for standard input) or --file F".into()).into());
+        return Err(BadInput(
+            "nothing to embed: expected TEXT… (- for standard input) or --file F".into(),
+        )
+        .into());
     }
     let mut whole: Option<(EmbedTextOut, Option<String>)> = None;
     for (from, part) in parts(&texts) {
@@ -132,16 +142,27 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
         return Ok(());
     }
     for (vector, text) in out.vectors.iter().zip(&texts) {
-        output.line(&format!("{}  {}", head(vector), output.paint(&shortened(text, TEXT_COLUMNS), Tone::Faint)));
+        output.line(&format!(
+            "{}  {}",
+            head(vector),
+            output.paint(&shortened(text, TEXT_COLUMNS), Tone::Faint)
+        ));
     }
     let how = format!("{} of {} cached", out.cached, out.vectors.len());
     summary(output, &out.model, out.dim, provider.as_deref(), &out.device, &how, out.elapsed_us);
     prompted(output, out.prompt.as_deref());
     for t in &out.truncated {
-        output.note(&format!("text {}: {} of {}{} tokens were embedded", t.index, t.kept, least(t), t.tokens));
+        output.note(&format!(
+            "text {}: {} of {}{} tokens were embedded",
+            t.index,
+            t.kept,
+            least(t),
+            t.tokens
+        ));
     }
     for one in out.unknown.iter().flatten() {
-        output.note(&format!("text {}: {} tokens are unknown to the model", one.index, one.unknown));
+        output
+            .note(&format!("text {}: {} tokens are unknown to the model", one.index, one.unknown));
     }
     warn(output, out.warnings.as_deref());
     Ok(())
@@ -185,9 +206,14 @@ fn append(so_far: &mut EmbedTextOut, out: EmbedTextOut, from: u64) {
     so_far.vectors.extend(vectors);
     so_far.cached += cached;
     so_far.elapsed_us += elapsed_us;
-    so_far.truncated.extend(truncated.into_iter().map(|t| Truncation { index: t.index + from, ..t }));
+    so_far
+        .truncated
+        .extend(truncated.into_iter().map(|t| Truncation { index: t.index + from, ..t }));
     for one in unknown.into_iter().flatten() {
-        so_far.unknown.get_or_insert_default().push(UnknownTokens { index: one.index + from, ..one });
+        so_far
+            .unknown
+            .get_or_insert_default()
+            .push(UnknownTokens { index: one.index + from, ..one });
     }
     for one in failed.into_iter().flatten() {
         so_far.failed.get_or_insert_default().push(FailedText { index: one.index + from, ..one });
@@ -215,8 +241,20 @@ fn head(vector: &[f32]) -> String {
     format!("[{} …]", numbers.join(" "))
 }
 
-fn summary(output: &Output, model: &str, dim: u64, provider: Option<&str>, device: &str, how: &str, us: u64) {
-    output.line(&format!("{model}, {dim} dimensions, by {} on {device}, {how}, {:.1} ms", provider.unwrap_or("?"), us as f64 / 1e3));
+fn summary(
+    output: &Output,
+    model: &str,
+    dim: u64,
+    provider: Option<&str>,
+    device: &str,
+    how: &str,
+    us: u64,
+) {
+    output.line(&format!(
+        "{model}, {dim} dimensions, by {} on {device}, {how}, {:.1} ms",
+        provider.unwrap_or("?"),
+        us as f64 / 1e3
+    ));
 }
 
 fn warn(output: &Output, warnings: Option<&[String]>) {
@@ -232,15 +270,27 @@ mod tests {
     #[test]
     fn many_texts_are_sent_in_parts_that_fit_and_answers_keep_their_places() {
         let texts: Vec<String> = (0..TEXTS_AT_ONCE + 1).map(|i| i.to_string()).collect();
-        let sizes: Vec<(usize, usize)> = parts(&texts).iter().map(|(from, part)| (*from, part.len())).collect();
+        let sizes: Vec<(usize, usize)> =
+            parts(&texts).iter().map(|(from, part)| (*from, part.len())).collect();
         assert_eq!(sizes, [(0, TEXTS_AT_ONCE), (TEXTS_AT_ONCE, 1)]);
         let long = vec!["x".repeat(BYTES_AT_ONCE); 3];
         assert_eq!(parts(&long).len(), 3, "one that is too long by itself is sent all the same");
         let truncated = |index| vec![Truncation { index, tokens: 9, kept: 5, at_least: None }];
-        let mut whole = EmbedTextOut { vectors: vec![vec![1.0]; 2], truncated: truncated(1), ..EmbedTextOut::default() };
-        let more =
-            EmbedTextOut { vectors: vec![vec![2.0]], truncated: truncated(0), warnings: Some(vec!["w".into()]), ..EmbedTextOut::default() };
+        let mut whole = EmbedTextOut {
+            vectors: vec![vec![1.0]; 2],
+            truncated: truncated(1),
+            ..EmbedTextOut::default()
+        };
+        let more = EmbedTextOut {
+            vectors: vec![vec![2.0]],
+            truncated: truncated(0),
+            warnings: Some(vec!["w".into()]),
+            ..EmbedTextOut::default()
+        };
         append(&mut whole, more, 2);
-        assert_eq!((whole.vectors.len(), whole.truncated[1].index, whole.warnings), (3, 2, Some(vec!["w".to_owned()])));
+        assert_eq!(
+            (whole.vectors.len(), whole.truncated[1].index, whole.warnings),
+            (3, 2, Some(vec!["w".to_owned()]))
+        );
     }
 }

@@ -17,15 +17,23 @@ use crate::failure::{BadInput, NotFound};
 use crate::output::{Output, Tone};
 use crate::{Call, Flow};
 
-/// Whether the end of a name may be a method's: `EmbedText` in `org.brahman.Embed.EmbedText` or `embed.EmbedText`.
+/// Whether the end of a name may be a method's: `EmbedText` in `org.brahman.Embed.EmbedText` or
+/// `embed.EmbedText`.
 fn without_method(given: &str) -> Option<&str> {
-    given.rsplit_once('.').filter(|(_, last)| last.starts_with(|c: char| c.is_ascii_uppercase())).map(|(interface, _)| interface)
+    given
+        .rsplit_once('.')
+        .filter(|(_, last)| last.starts_with(|c: char| c.is_ascii_uppercase()))
+        .map(|(interface, _)| interface)
 }
 
 /// Asks about a flow, or about the interface of a method.
 async fn question(socket: &Path, flow: &Flow) -> anyhow::Result<FlowIn> {
     let whole = ask_of(flow, &flow.flow)?;
-    let Some(shorter) = without_method(&flow.flow).filter(|_| interface::known(&whole.flow).is_none()) else { return Ok(whole) };
+    let Some(shorter) =
+        without_method(&flow.flow).filter(|_| interface::known(&whole.flow).is_none())
+    else {
+        return Ok(whole);
+    };
     if interface::known(&full_name(shorter)).is_some() {
         return ask_of(flow, shorter);
     }
@@ -36,14 +44,20 @@ async fn question(socket: &Path, flow: &Flow) -> anyhow::Result<FlowIn> {
 
 fn ask_of(flow: &Flow, name: &str) -> anyhow::Result<FlowIn> {
     let require = attributes(&flow.require)?;
-    Ok(FlowIn { flow: full_name(name), context: flow.context.clone(), require: Some(require).filter(|r| !r.is_empty()) })
+    Ok(FlowIn {
+        flow: full_name(name),
+        context: flow.context.clone(),
+        require: Some(require).filter(|r| !r.is_empty()),
+    })
 }
 
 /// What a provider must have, from `NAME=VALUE` each.
 fn attributes(pairs: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
     let mut require = BTreeMap::new();
     for pair in pairs {
-        let (name, value) = pair.split_once('=').ok_or_else(|| BadInput(format!("--require {pair}: expected NAME=VALUE")))?;
+        let (name, value) = pair
+            .split_once('=')
+            .ok_or_else(|| BadInput(format!("--require {pair}: expected NAME=VALUE")))?;
         require.insert(name.to_owned(), value.to_owned());
     }
     Ok(require)
@@ -55,7 +69,12 @@ pub(crate) async fn resolve(socket: &Path, flow: &Flow, output: &Output) -> anyh
         output.print_json(&out);
     } else {
         let m = &out.matched;
-        output.line(&format!("{}{}  {}", output.paint(&m.label, Tone::Strong), if m.mock { " (mock)" } else { "" }, m.socket));
+        output.line(&format!(
+            "{}{}  {}",
+            output.paint(&m.label, Tone::Strong),
+            if m.mock { " (mock)" } else { "" },
+            m.socket
+        ));
     }
     Ok(())
 }
@@ -65,7 +84,11 @@ pub(crate) async fn explain(socket: &Path, flow: &Flow, output: &Output) -> anyh
     let out = get::<broker::method::Explain>(socket, &ask).await?;
     // Said of no one module: whatever the flow, nothing could serve it.
     if out.candidates.is_empty() {
-        return Err(NotFound(format!("no Card offers {}; `brahman introspect` lists the interfaces on offer", ask.flow)).into());
+        return Err(NotFound(format!(
+            "no Card offers {}; `brahman introspect` lists the interfaces on offer",
+            ask.flow
+        ))
+        .into());
     }
     if output.json() {
         output.print_json(&out);
@@ -95,13 +118,21 @@ fn show_candidates(flow: &str, out: &ExplainOut, output: &Output) {
             verdict,
         ]
     });
-    output.table(&["RANK", "MODULE", "PINNED", "VIA", "PRIORITY", "STATE", "VERDICT"], rows.collect());
+    output.table(
+        &["RANK", "MODULE", "PINNED", "VIA", "PRIORITY", "STATE", "VERDICT"],
+        rows.collect(),
+    );
     if let Some(note) = &out.note {
         output.line(note);
     }
 }
 
-pub(crate) async fn context(socket: &Path, name: Option<String>, clear: bool, output: &Output) -> anyhow::Result<()> {
+pub(crate) async fn context(
+    socket: &Path,
+    name: Option<String>,
+    clear: bool,
+    output: &Output,
+) -> anyhow::Result<()> {
     if name.is_none() && !clear {
         let now = get::<broker::method::GetContext>(socket, &Empty {}).await?;
         if output.json() {
@@ -111,7 +142,8 @@ pub(crate) async fn context(socket: &Path, name: Option<String>, clear: bool, ou
         }
         return Ok(());
     }
-    let out = get::<broker::method::SetContext>(socket, &SetContextIn { context: name.clone() }).await?;
+    let out =
+        get::<broker::method::SetContext>(socket, &SetContextIn { context: name.clone() }).await?;
     if output.json() {
         output.print_json(&out);
     } else {
@@ -122,17 +154,17 @@ pub(crate) async fn context(socket: &Path, name: Option<String>, clear: bool, ou
 }
 
 pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow::Result<()> {
-    let (interface, method) = call
-        .method
-        .rsplit_once('.')
-        .ok_or_else(|| BadInput(format!("`{}`: expected INTERFACE.Method, such as embed.Info", call.method)))?;
+    let (interface, method) = call.method.rsplit_once('.').ok_or_else(|| {
+        BadInput(format!("`{}`: expected INTERFACE.Method, such as embed.Info", call.method))
+    })?;
     let method = format!("{}.{method}", full_name(interface));
     let text = match call.parameters.as_deref() {
         Some(STANDARD) => stdin_text()?,
         Some(text) => text.to_owned(),
         None => "{}".to_owned(),
     };
-    let parameters: Value = serde_json::from_str(&text).context(BadInput("the parameters are not JSON".to_owned()))?;
+    let parameters: Value =
+        serde_json::from_str(&text).context(BadInput("the parameters are not JSON".to_owned()))?;
     let options = CallOptions {
         context: call.context.clone(),
         deadline: call.deadline.map(Duration::from_millis),
@@ -163,7 +195,11 @@ pub(crate) async fn call(socket: &Path, call: &Call, output: &Output) -> anyhow:
     }
 }
 
-pub(crate) async fn introspect(socket: &Path, interface: Option<&str>, output: &Output) -> anyhow::Result<()> {
+pub(crate) async fn introspect(
+    socket: &Path,
+    interface: Option<&str>,
+    output: &Output,
+) -> anyhow::Result<()> {
     match interface {
         Some(short) => {
             let ask = DescriptionIn { interface: full_name(short) };
@@ -209,7 +245,13 @@ mod tests {
     #[test]
     fn an_explanation_ranks_and_says_why_not() {
         let candidate = |label: &str, rank: Option<u64>, reason: Option<&str>| Candidate {
-            matched: Match { label: label.into(), via: "exact".into(), priority: 1, state: ModuleState::Ready, ..Match::default() },
+            matched: Match {
+                label: label.into(),
+                via: "exact".into(),
+                priority: 1,
+                state: ModuleState::Ready,
+                ..Match::default()
+            },
             eligible: rank.is_some(),
             reason: reason.map(str::to_owned),
             rank,

@@ -52,7 +52,12 @@ fn show(out: &VramOut, output: &Output) {
             gpu.index.to_string(),
             gpu.name.clone(),
             gpu.uuid.clone(),
-            format!("{} {} of {}", bar(gpu.used_mib, gpu.total_mib), size(gpu.used_mib), size(gpu.total_mib)),
+            format!(
+                "{} {} of {}",
+                bar(gpu.used_mib, gpu.total_mib),
+                size(gpu.used_mib),
+                size(gpu.total_mib)
+            ),
             format!("{} %", gpu.utilisation),
         ]
     });
@@ -79,7 +84,11 @@ fn show_slot(slot: &SlotUse, output: &Output) {
     let lost: u64 = slot.quarantined.iter().flatten().map(|lost| lost.mib).sum();
     let reserved = slot.reservations.iter().map(|held| held.mib).sum::<u64>() + lost;
     let (bar, free) = (bar(reserved, slot.capacity_mib), size(slot.available_mib));
-    let words = format!("{bar} {} of {} reserved, {free} to be had", size(reserved), size(slot.capacity_mib));
+    let words = format!(
+        "{bar} {} of {} reserved, {free} to be had",
+        size(reserved),
+        size(slot.capacity_mib)
+    );
     output.line(&format!("{}  {words}", output.paint(&slot.slot, Tone::Strong)));
     let rows = slot.reservations.iter().map(|held| {
         vec![
@@ -93,7 +102,12 @@ fn show_slot(slot: &SlotUse, output: &Output) {
     });
     output.table(&["  MODULE", "RESERVED", "MEASURED", "STATE", "PINNED", "IDLE"], rows.collect());
     for lost in slot.quarantined.iter().flatten() {
-        output.note(&format!("warning: {} of `{}` did not come back: {}", size(lost.mib), lost.module, lost.reason));
+        output.note(&format!(
+            "warning: {} of `{}` did not come back: {}",
+            size(lost.mib),
+            lost.module,
+            lost.reason
+        ));
     }
     for note in slot.notes.iter().flatten() {
         output.note(&format!("warning: {note}"));
@@ -108,12 +122,28 @@ mod tests {
 
     #[test]
     fn memory_is_printed_for_people() {
-        let reservation =
-            Reservation { module: "embed-a".into(), mib: 700, measured_mib: Some(512), state: "loaded".into(), ..Reservation::default() };
-        let slot =
-            SlotUse { slot: "cpu".into(), capacity_mib: 1400, available_mib: 700, reservations: vec![reservation], ..SlotUse::default() };
-        let gpu =
-            GpuUse { uuid: "GPU-1".into(), name: "H100".into(), total_mib: 81920, used_mib: 40960, utilisation: 7, ..GpuUse::default() };
+        let reservation = Reservation {
+            module: "embed-a".into(),
+            mib: 700,
+            measured_mib: Some(512),
+            state: "loaded".into(),
+            ..Reservation::default()
+        };
+        let slot = SlotUse {
+            slot: "cpu".into(),
+            capacity_mib: 1400,
+            available_mib: 700,
+            reservations: vec![reservation],
+            ..SlotUse::default()
+        };
+        let gpu = GpuUse {
+            uuid: "GPU-1".into(),
+            name: "H100".into(),
+            total_mib: 81920,
+            used_mib: 40960,
+            utilisation: 7,
+            ..GpuUse::default()
+        };
         let output = Output::kept();
         show(&VramOut { gpus: vec![gpu], slots: vec![slot], ..VramOut::default() }, &output);
         let expected = "GPU  NAME  UUID   MEMORY                                  BUSY\n\
@@ -121,13 +151,20 @@ mod tests {
                         cpu  ██████████░░░░░░░░░░ 700 MiB of 1.4 GiB reserved, 700 MiB to be had\n\
                         \x20 MODULE  RESERVED  MEASURED  STATE   PINNED  IDLE\n\
                         \x20 embed-a  700 MiB   512 MiB   loaded          at work\n";
-        let squeezed = |text: &str| text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>();
+        let squeezed = |text: &str| {
+            text.lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(squeezed(&output.printed()), squeezed(expected));
     }
 
     #[test]
     fn a_bar_is_never_longer_than_itself() {
         assert_eq!(bar(0, 0).chars().filter(|c| *c == '█').count(), 0);
-        assert_eq!((bar(9, 3).chars().count(), bar(9, 3).chars().filter(|c| *c == '█').count()), (20, 20));
+        assert_eq!(
+            (bar(9, 3).chars().count(), bar(9, 3).chars().filter(|c| *c == '█').count()),
+            (20, 20)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! `brahman index …`: indexes of datasets, and how well they search; `brahman search` is in [`hits`].
+//! `brahman index …`: indexes of datasets, and how well they search; `brahman search` is in
+//! [`hits`].
 
 mod arguments;
 mod hits;
@@ -8,10 +9,11 @@ use std::path::Path;
 
 use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
-    AgentEnqueueOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut, CompactSummary, CreateIn, CreateOut, DeleteOut,
-    Description, DoctorIn, DoctorOut, EvalAutogenIn, EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, ListOut, MigrateIn, MoveIn,
-    MoveOut, MoveSummary, NameIn, PromoteOut, PromoteSummary, RefreshOut, RefreshSummary, ReplicaLag, RollbackIn, RollbackOut, StatsOut,
-    TrialIn, TrialOut, TrialSummary, UnpinOut,
+    AgentEnqueueOut, AutotuneIn, AutotuneOut, AutotuneSummary, BestIn, BestOut, CompactOut,
+    CompactSummary, CreateIn, CreateOut, DeleteOut, Description, DoctorIn, DoctorOut,
+    EvalAutogenIn, EvalListOut, EvalOut, GenerationsOut, GetIn, GetOut, ListOut, MigrateIn, MoveIn,
+    MoveOut, MoveSummary, NameIn, PromoteOut, PromoteSummary, RefreshOut, RefreshSummary,
+    ReplicaLag, RollbackIn, RollbackOut, StatsOut, TrialIn, TrialOut, TrialSummary, UnpinOut,
 };
 use brahman_card::interface::{Empty, Method};
 
@@ -25,7 +27,12 @@ use crate::failure::{NotFound, Unsound};
 use crate::output::{Output, Tone, bytes, counted, duration, one_line};
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
-async fn show<M: Method>(socket: &Path, ask: &M::In, output: &Output, person: impl FnOnce(&M::Out)) -> anyhow::Result<()> {
+async fn show<M: Method>(
+    socket: &Path,
+    ask: &M::In,
+    output: &Output,
+    person: impl FnOnce(&M::Out),
+) -> anyhow::Result<()> {
     let out = get::<M>(socket, ask).await?;
     if output.json() {
         output.print_json(&out);
@@ -125,12 +132,19 @@ fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
 pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyhow::Result<()> {
     match index {
         Index::Create(create) => make(socket, *create, output).await,
-        Index::Refresh { name } => refresh::<method::Refresh>(socket, &NameIn { name: name.clone() }, &name, output).await,
+        Index::Refresh { name } => {
+            refresh::<method::Refresh>(socket, &NameIn { name: name.clone() }, &name, output).await
+        }
         Index::Migrate { name, model, chunks } => {
             let ask = MigrateIn { chunks: chunks.then_some(true), ..migrate(&name, model) };
             refresh::<method::Migrate>(socket, &ask, &name, output).await
         }
-        Index::List => show::<method::List>(socket, &Empty {}, output, |out: &ListOut| describe(output, &out.indexes)).await,
+        Index::List => {
+            show::<method::List>(socket, &Empty {}, output, |out: &ListOut| {
+                describe(output, &out.indexes)
+            })
+            .await
+        }
         Index::Stats { name } => {
             let one = |out: &StatsOut| {
                 describe(output, std::slice::from_ref(&out.index));
@@ -142,7 +156,11 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             let ask = GetIn { index: name, doc_id };
             let out: GetOut = get::<method::Get>(socket, &ask).await?;
             if out.chunks.is_empty() {
-                return Err(NotFound(format!("index `{}` has no document `{}`", ask.index, ask.doc_id)).into());
+                return Err(NotFound(format!(
+                    "index `{}` has no document `{}`",
+                    ask.index, ask.doc_id
+                ))
+                .into());
             }
             if output.json() {
                 output.print_json(&out);
@@ -151,12 +169,22 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             }
             Ok(())
         }
-        Index::Generations { name } => show::<method::Generations>(socket, &NameIn { name }, output, |out| generations(output, out)).await,
+        Index::Generations { name } => {
+            show::<method::Generations>(socket, &NameIn { name }, output, |out| {
+                generations(output, out)
+            })
+            .await
+        }
         Index::Promote(promote) => tuning::promote(socket, promote, output).await,
         Index::Rollback { name, generation } => {
-            let stays = format!("it stays pinned until `brahman index unpin {name}`, or the next `brahman index refresh {name}`");
+            let stays = format!(
+                "it stays pinned until `brahman index unpin {name}`, or the next `brahman index refresh {name}`"
+            );
             let said = |out: &RollbackOut| {
-                output.line(&format!("generation {} answers again, in place of {}; {stays}", out.generation, out.previous));
+                output.line(&format!(
+                    "generation {} answers again, in place of {}; {stays}",
+                    out.generation, out.previous
+                ));
             };
             show::<method::Rollback>(socket, &RollbackIn { name, generation }, output, said).await
         }
@@ -191,34 +219,68 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             watch::<method::Compact>(socket, &NameIn { name }, output, said).await
         }
         Index::Trial { name, config, target_recall, note, widths, set } => {
-            let ask = TrialIn { name, config: config.config(), target_recall, note, eval: set, ef_search: some(widths) };
-            let said = |out: &TrialSummary| trials(output, std::slice::from_ref(&out.trial), None, None);
+            let ask = TrialIn {
+                name,
+                config: config.config(),
+                target_recall,
+                note,
+                eval: set,
+                ef_search: some(widths),
+            };
+            let said =
+                |out: &TrialSummary| trials(output, std::slice::from_ref(&out.trial), None, None);
             watch::<method::Trial>(socket, &ask, output, said).await
         }
-        Index::Trials { name, plot, compact } => all_trials(socket, name, plot, compact, output).await,
+        Index::Trials { name, plot, compact } => {
+            all_trials(socket, name, plot, compact, output).await
+        }
         Index::Best { name, by, target_recall, set } => {
             let said = |out: &BestOut| best(output, out);
-            show::<method::Best>(socket, &BestIn { name, by, target_recall, eval: set }, output, said).await
+            show::<method::Best>(
+                socket,
+                &BestIn { name, by, target_recall, eval: set },
+                output,
+                said,
+            )
+            .await
         }
         Index::Autotune { name, m, ef_construction, target_recall, widths, trials: most, set } => {
             let eval = set.clone();
             let (m, ef_construction, ef_search) = (some(m), some(ef_construction), some(widths));
-            let ask = AutotuneIn { name: name.clone(), m, ef_construction, target_recall, ef_search, trials: most, eval };
+            let ask = AutotuneIn {
+                name: name.clone(),
+                m,
+                ef_construction,
+                target_recall,
+                ef_search,
+                trials: most,
+                eval,
+            };
             let said = |out: &AutotuneSummary| {
                 trials(output, out.best.as_slice(), out.best.as_ref().map(|b| b.id.as_str()), None);
-                let target = target_recall.map(|target| format!(" --target-recall {target}")).unwrap_or_default();
+                let target = target_recall
+                    .map(|target| format!(" --target-recall {target}"))
+                    .unwrap_or_default();
                 let set = set.as_ref().map(|set| format!(" --set {set}")).unwrap_or_default();
-                output.line(&format!("{} trials; `brahman index promote {name}{target}{set}` lets the best answer", out.done));
+                output.line(&format!(
+                    "{} trials; `brahman index promote {name}{target}{set}` lets the best answer",
+                    out.done
+                ));
             };
             watch::<method::Autotune>(socket, &ask, output, said).await
         }
         Index::Agent { name: Some(name) } => {
             let said = |out: &AgentEnqueueOut| {
-                output.line(&format!("{name} {}", if out.queued { "is queued for a trial" } else { "was queued already" }));
+                output.line(&format!(
+                    "{name} {}",
+                    if out.queued { "is queued for a trial" } else { "was queued already" }
+                ));
             };
             show::<method::AgentEnqueue>(socket, &NameIn { name: name.clone() }, output, said).await
         }
-        Index::Agent { name: None } => show::<method::AgentStatus>(socket, &Empty {}, output, |out| agent(output, out)).await,
+        Index::Agent { name: None } => {
+            show::<method::AgentStatus>(socket, &Empty {}, output, |out| agent(output, out)).await
+        }
         Index::Eval { name, list: true, .. } => {
             let index = name.clone();
             let said = |out: &EvalListOut| {
@@ -227,17 +289,35 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
                 } else {
                     evals(output, &out.evals);
                 }
-                out.damaged.iter().flatten().for_each(|file| output.line(&output.paint(file, Tone::Bad)));
+                out.damaged
+                    .iter()
+                    .flatten()
+                    .for_each(|file| output.line(&output.paint(file, Tone::Bad)));
             };
             show::<method::EvalList>(socket, &NameIn { name }, output, said).await
         }
         Index::Eval { name, queries, k, seed, set, from, .. } => {
-            let ask = EvalAutogenIn { name, queries, k, seed, set, given: from.map(|file| given(&file)).transpose()? };
-            show::<method::EvalAutogen>(socket, &ask, output, |out: &EvalOut| evals(output, std::slice::from_ref(&out.eval))).await
+            let ask = EvalAutogenIn {
+                name,
+                queries,
+                k,
+                seed,
+                set,
+                given: from.map(|file| given(&file)).transpose()?,
+            };
+            show::<method::EvalAutogen>(socket, &ask, output, |out: &EvalOut| {
+                evals(output, std::slice::from_ref(&out.eval))
+            })
+            .await
         }
         Index::Doctor { name, repair } => doctor(socket, name, repair, output).await,
         Index::Delete { name } => {
-            let said = |out: &DeleteOut| output.line(&format!("{name} {}", if out.deleted { "deleted" } else { "did not exist" }));
+            let said = |out: &DeleteOut| {
+                output.line(&format!(
+                    "{name} {}",
+                    if out.deleted { "deleted" } else { "did not exist" }
+                ))
+            };
             show::<method::Delete>(socket, &NameIn { name: name.clone() }, output, said).await
         }
     }
@@ -247,7 +327,13 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
 /// What of an index has no replica, if anything has none.
 pub(crate) fn without_replicas(lag: &ReplicaLag) -> Option<String> {
     let why = lag.failing.as_ref().map_or_else(String::new, |why| format!(": {why}"));
-    let words = || format!("{}, {}, have no replica in bucket rescue{why}", counted(lag.files, "file", "files"), bytes(lag.bytes));
+    let words = || {
+        format!(
+            "{}, {}, have no replica in bucket rescue{why}",
+            counted(lag.files, "file", "files"),
+            bytes(lag.bytes)
+        )
+    };
     (lag.files > 0 || lag.failing.is_some()).then(words)
 }
 
@@ -263,8 +349,28 @@ fn made_up(mock: Option<bool>, output: &Output) {
 }
 
 async fn make(socket: &Path, create: Create, output: &Output) -> anyhow::Result<()> {
-    let Create { name, dataset, id_column, text_column, template, vector_column, filter_column, .. } = create;
-    let Create { chunk_tokens, chunk_size, overlap, model, bucket, language, target_recall, fusion, graph, .. } = create;
+    let Create {
+        name,
+        dataset,
+        id_column,
+        text_column,
+        template,
+        vector_column,
+        filter_column,
+        ..
+    } = create;
+    let Create {
+        chunk_tokens,
+        chunk_size,
+        overlap,
+        model,
+        bucket,
+        language,
+        target_recall,
+        fusion,
+        graph,
+        ..
+    } = create;
     let mut texts = text_column;
     if texts.is_empty() && vector_column.is_none() {
         texts.push("text".into());
@@ -327,7 +433,21 @@ fn describe(output: &Output, indexes: &[Description]) {
             state,
         ]
     });
-    output.table(&["INDEX", "DATASET", "GENERATION", "DOCS", "CHUNKS", "SIZE", "ENGINE", "BUCKET", "MODEL", "STATE"], rows.collect());
+    output.table(
+        &[
+            "INDEX",
+            "DATASET",
+            "GENERATION",
+            "DOCS",
+            "CHUNKS",
+            "SIZE",
+            "ENGINE",
+            "BUCKET",
+            "MODEL",
+            "STATE",
+        ],
+        rows.collect(),
+    );
 }
 
 fn details(output: &Output, i: &Description) {
@@ -341,12 +461,21 @@ fn details(output: &Output, i: &Description) {
         i.dead
     ));
     if let Some(words) = &i.words {
-        let languages = if words.languages.is_empty() { "as they are written".to_owned() } else { words.languages.join(" and ") };
-        let old = if words.version == 0 { ", in the way of before: `brahman index compact` or a migration makes them anew" } else { "" };
+        let languages = if words.languages.is_empty() {
+            "as they are written".to_owned()
+        } else {
+            words.languages.join(" and ")
+        };
+        let old = if words.version == 0 {
+            ", in the way of before: `brahman index compact` or a migration makes them anew"
+        } else {
+            ""
+        };
         output.line(&format!("words: {languages}{old}"));
     }
     if let Some(recall) = i.recall {
-        let wanted = i.target_recall.map(|wanted| format!(", {wanted} were wanted")).unwrap_or_default();
+        let wanted =
+            i.target_recall.map(|wanted| format!(", {wanted} were wanted")).unwrap_or_default();
         output.line(&format!("recall {recall:.4} when the graph was built{wanted}"));
     }
     if let Some(check) = &i.shadow {
@@ -391,17 +520,45 @@ fn details(output: &Output, i: &Description) {
 
 fn generations(output: &Output, out: &GenerationsOut) {
     let rows = out.generations.iter().map(|g| {
-        let measured = g.measured.as_ref().map_or_else(|| "-".into(), |m| format!("{:.4} / {:.0} µs", m.recall, m.p95_us));
+        let measured = g
+            .measured
+            .as_ref()
+            .map_or_else(|| "-".into(), |m| format!("{:.4} / {:.0} µs", m.recall, m.p95_us));
         let pinned = if g.pinned == Some(true) { ", pinned" } else { "" };
-        let number = if g.current { output.paint(&format!("{} ←", g.number), Tone::Good) } else { g.number.to_string() };
-        let reason = if g.forced { format!("{} (forced){pinned}", g.reason) } else { format!("{}{pinned}", g.reason) };
-        vec![number, reason, g.docs.to_string(), g.chunks.to_string(), g.appended.to_string(), g.dead.to_string(), bytes(g.bytes), measured]
+        let number = if g.current {
+            output.paint(&format!("{} ←", g.number), Tone::Good)
+        } else {
+            g.number.to_string()
+        };
+        let reason = if g.forced {
+            format!("{} (forced){pinned}", g.reason)
+        } else {
+            format!("{}{pinned}", g.reason)
+        };
+        vec![
+            number,
+            reason,
+            g.docs.to_string(),
+            g.chunks.to_string(),
+            g.appended.to_string(),
+            g.dead.to_string(),
+            bytes(g.bytes),
+            measured,
+        ]
     });
-    output.table(&["GENERATION", "REASON", "DOCS", "CHUNKS", "APPENDED", "DELETED", "SIZE", "RECALL / P95"], rows.collect());
+    output.table(
+        &["GENERATION", "REASON", "DOCS", "CHUNKS", "APPENDED", "DELETED", "SIZE", "RECALL / P95"],
+        rows.collect(),
+    );
     out.unreadable.iter().flatten().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
 }
 
-async fn refresh<M: Method<Out = RefreshOut>>(socket: &Path, ask: &M::In, name: &str, output: &Output) -> anyhow::Result<()> {
+async fn refresh<M: Method<Out = RefreshOut>>(
+    socket: &Path,
+    ask: &M::In,
+    name: &str,
+    output: &Output,
+) -> anyhow::Result<()> {
     watch::<M>(socket, ask, output, |out| refreshed(name, out, output)).await
 }
 
@@ -423,11 +580,27 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
     ));
     for (count, words) in [
         (out.resumed, "chunks had been embedded by an interrupted refresh"),
-        (out.resume_lost.unwrap_or(0), "vectors of an interrupted refresh were damaged and were embedded again"),
+        (
+            out.resume_lost.unwrap_or(0),
+            "vectors of an interrupted refresh were damaged and were embedded again",
+        ),
         (out.reused, "chunks of changed documents were unchanged and kept their vectors"),
-        (out.empty_docs, if out.empty_docs == 1 { "document has no text" } else { "documents have no text" }),
-        (out.truncated, "chunks were longer than the model's window and were truncated; `brahman index migrate --chunks` cuts them anew"),
-        (out.skipped_docs, if out.skipped_docs == 1 { "document was left out:" } else { "documents were left out:" }),
+        (
+            out.empty_docs,
+            if out.empty_docs == 1 { "document has no text" } else { "documents have no text" },
+        ),
+        (
+            out.truncated,
+            "chunks were longer than the model's window and were truncated; `brahman index migrate --chunks` cuts them anew",
+        ),
+        (
+            out.skipped_docs,
+            if out.skipped_docs == 1 {
+                "document was left out:"
+            } else {
+                "documents were left out:"
+            },
+        ),
     ] {
         if count > 0 {
             output.line(&format!("  {count} {words}"));
@@ -435,7 +608,10 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
     }
     out.skipped.iter().for_each(|s| output.line(&format!("    {}: {}", s.doc_id, s.reason)));
     for c in out.converted.iter().flatten() {
-        output.line(&format!("  column {} was {} and is {}; {} values could not be converted", c.column, c.from, c.to, c.nulls_made));
+        output.line(&format!(
+            "  column {} was {} and is {}; {} values could not be converted",
+            c.column, c.from, c.to, c.nulls_made
+        ));
     }
     if out.old_chunks == Some(true) {
         output.line(&format!(
@@ -457,7 +633,9 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
     }
     out.sweep.iter().for_each(|why| output.line(&output.paint(why, Tone::Bad)));
     if out.dataset_gone == Some(true) {
-        output.line("the dataset was deleted or renamed in the meantime: the index holds what it was");
+        output.line(
+            "the dataset was deleted or renamed in the meantime: the index holds what it was",
+        );
     } else if !out.stale_cleared {
         output.line("the dataset has changed in the meantime: the index is still marked stale");
     }
@@ -465,12 +643,18 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
 }
 
 async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> anyhow::Result<()> {
-    let out: DoctorOut = get::<method::Doctor>(socket, &DoctorIn { name: name.clone(), repair: Some(repair) }).await?;
+    let out: DoctorOut =
+        get::<method::Doctor>(socket, &DoctorIn { name: name.clone(), repair: Some(repair) })
+            .await?;
     if output.json() {
         output.print_json(&out);
     } else {
         out.problems.iter().for_each(|p| output.line(&output.paint(p, Tone::Bad)));
-        let state = if out.healthy { output.paint("healthy", Tone::Good) } else { output.paint("not healthy", Tone::Bad) };
+        let state = if out.healthy {
+            output.paint("healthy", Tone::Good)
+        } else {
+            output.paint("not healthy", Tone::Bad)
+        };
         out.notes.iter().flatten().for_each(|note| output.line(note));
         out.put_aside.iter().flatten().for_each(|name| output.line(&format!("set aside: {name}")));
         let how = if out.repaired { ", repaired" } else { "" };
@@ -482,7 +666,11 @@ async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> a
     if out.healthy {
         return Ok(());
     }
-    let hint = if repair { "what is left could not be repaired" } else { "--repair rebuilds what is damaged from its segments" };
+    let hint = if repair {
+        "what is left could not be repaired"
+    } else {
+        "--repair rebuilds what is damaged from its segments"
+    };
     Err(Unsound(format!("index `{name}` is not healthy; {hint}")).into())
 }
 

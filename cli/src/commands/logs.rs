@@ -1,4 +1,5 @@
-//! `brahman logs`: modules' output, from init's memory as long as it runs, or from the files in which it is kept.
+//! `brahman logs`: modules' output, from init's memory as long as it runs, or from the files in
+//! which it is kept.
 
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
@@ -19,12 +20,14 @@ use crate::output::{Output, Tone};
 
 /// Lines that are printed unless it is said how many, or since when.
 const LINES_USUAL: u64 = 50;
-/// Lines of init's memory that are asked for where others from the files come before them: all that it has.
+/// Lines of init's memory that are asked for where others from the files come before them: all that
+/// it has.
 const RING_LINES: u64 = 1000;
 
 #[derive(Args, Debug)]
 pub(crate) struct Logs {
-    /// Label of the module, or of a Card with replicas, or init for the supervisor's own lines [default: all that are kept on disk]
+    /// Label of the module, or of a Card with replicas, or init for the supervisor's own lines
+    /// [default: all that are kept on disk]
     label: Option<String>,
     /// Keep printing new lines as they come, of the module LABEL
     #[arg(short, long, requires = "label")]
@@ -32,7 +35,8 @@ pub(crate) struct Logs {
     /// How many of the last lines to print [default: 50; with --since all]
     #[arg(short = 'n', long, value_name = "N")]
     lines: Option<u64>,
-    /// Print what was written since then, also in earlier lives of the mesh: 90s, 10m, 2h, 3d, or 2026-01-31, "2026-01-31 14:30"
+    /// Print what was written since then, also in earlier lives of the mesh: 90s, 10m, 2h, 3d, or
+    /// 2026-01-31, "2026-01-31 14:30"
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<u64>,
     /// Print lines of calls that were made with this trace id
@@ -43,14 +47,25 @@ pub(crate) struct Logs {
     state: Option<PathBuf>,
 }
 
-/// Unix time in milliseconds of `10m` before now, of a date, or of a date and a time; local unless it has a zone.
+/// Unix time in milliseconds of `10m` before now, of a date, or of a date and a time; local unless
+/// it has a zone.
 fn parse_since(text: &str) -> Result<u64, BadInput> {
     since_from(text, now_ms())
 }
 
 fn since_from(text: &str, now_ms: u64) -> Result<u64, BadInput> {
-    let bad = || BadInput(format!("`{text}`: expected how long ago (90s, 10m, 2h, 3d), a date (2026-01-31), or a time (2026-01-31 14:30)"));
-    let units = [("s", 1_000_u64), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 7 * 86_400_000)];
+    let bad = || {
+        BadInput(format!(
+            "`{text}`: expected how long ago (90s, 10m, 2h, 3d), a date (2026-01-31), or a time (2026-01-31 14:30)"
+        ))
+    };
+    let units = [
+        ("s", 1_000_u64),
+        ("m", 60_000),
+        ("h", 3_600_000),
+        ("d", 86_400_000),
+        ("w", 7 * 86_400_000),
+    ];
     for (unit, ms) in units {
         if let Some(count) = text.strip_suffix(unit).and_then(|count| count.parse::<u64>().ok()) {
             return Ok(now_ms.saturating_sub(count.saturating_mul(ms)));
@@ -62,9 +77,11 @@ fn since_from(text: &str, now_ms: u64) -> Result<u64, BadInput> {
     let plain = text.replace('T', " ");
     let forms = ["%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M"];
     let local = forms.iter().find_map(|form| NaiveDateTime::parse_from_str(&plain, form).ok());
-    let local = local.or_else(|| NaiveDate::parse_from_str(&plain, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0));
+    let local =
+        local.or_else(|| NaiveDate::parse_from_str(&plain, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0));
     // Where a clock is put back an hour comes twice: the first is meant.
-    let exact = local.and_then(|local| Local.from_local_datetime(&local).earliest()).ok_or_else(bad)?;
+    let exact =
+        local.and_then(|local| Local.from_local_datetime(&local).earliest()).ok_or_else(bad)?;
     u64::try_from(exact.timestamp_millis()).map_err(|_| bad())
 }
 
@@ -76,10 +93,16 @@ enum LogPlace {
 
 /// Prints a module's lines, or all modules'.
 pub(crate) async fn logs(socket: &Path, logs: Logs, output: &Output) -> anyhow::Result<()> {
-    let asks_files = logs.label.as_ref().is_none_or(|label| label == INIT_LABEL) || logs.since.is_some() || logs.trace.is_some();
-    let Some(label) = logs.label.clone().filter(|_| !asks_files) else { return from_files(socket, &logs, output).await };
+    let asks_files = logs.label.as_ref().is_none_or(|label| label == INIT_LABEL)
+        || logs.since.is_some()
+        || logs.trace.is_some();
+    let Some(label) = logs.label.clone().filter(|_| !asks_files) else {
+        return from_files(socket, &logs, output).await;
+    };
     match from_memory(socket, &label, &logs, output).await {
-        Err(error) if is_unknown(&error) => from_replicas(socket, &label, &logs, error, output).await,
+        Err(error) if is_unknown(&error) => {
+            from_replicas(socket, &label, &logs, error, output).await
+        }
         // Where no mesh runs its last lines are on disk.
         Err(error) if is_down(&error) => match from_files(socket, &logs, output).await {
             Err(none) if none.is::<NotFound>() => Err(error),
@@ -97,8 +120,15 @@ fn is_unknown(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Fault(fault)) if fault.name == NoSuchModule::NAME)
 }
 
-/// The last lines of all replicas of a Card; or, if the label is of no such Card, the error that there is no such module.
-async fn from_replicas(socket: &Path, label: &str, logs: &Logs, unknown: anyhow::Error, output: &Output) -> anyhow::Result<()> {
+/// The last lines of all replicas of a Card; or, if the label is of no such Card, the error that
+/// there is no such module.
+async fn from_replicas(
+    socket: &Path,
+    label: &str,
+    logs: &Logs,
+    unknown: anyhow::Error,
+    output: &Output,
+) -> anyhow::Result<()> {
     let init = place::init_socket(socket);
     let modules = get::<method::List>(&init, &Empty {}).await?.modules;
     let labels = modules.iter().map(|module| module.card.label.to_string());
@@ -107,7 +137,10 @@ async fn from_replicas(socket: &Path, label: &str, logs: &Logs, unknown: anyhow:
         return Err(unknown);
     }
     if logs.follow {
-        let words = format!("{label} has replicas, of which one can be followed: expected one of {}", replicas.join(", "));
+        let words = format!(
+            "{label} has replicas, of which one can be followed: expected one of {}",
+            replicas.join(", ")
+        );
         return Err(BadInput(words).into());
     }
     let most = logs.lines.unwrap_or(LINES_USUAL);
@@ -123,7 +156,12 @@ async fn from_replicas(socket: &Path, label: &str, logs: &Logs, unknown: anyhow:
     Ok(())
 }
 
-async fn from_memory(socket: &Path, label: &str, logs: &Logs, output: &Output) -> anyhow::Result<()> {
+async fn from_memory(
+    socket: &Path,
+    label: &str,
+    logs: &Logs,
+    output: &Output,
+) -> anyhow::Result<()> {
     let lines = logs.lines.unwrap_or(LINES_USUAL);
     let ask = LogsIn { label: label.to_owned(), follow: Some(logs.follow), lines: Some(lines) };
     let init = place::init_socket(socket);
@@ -134,7 +172,10 @@ async fn from_memory(socket: &Path, label: &str, logs: &Logs, output: &Output) -
         let logs = get::<method::Logs>(&init, &ask).await?;
         show(&logs);
         if logs.dropped > 0 {
-            output.note(&format!("{} earlier lines are not in memory any more; --since prints what is kept on disk", logs.dropped));
+            output.note(&format!(
+                "{} earlier lines are not in memory any more; --since prints what is kept on disk",
+                logs.dropped
+            ));
         }
     }
     Ok(())
@@ -156,7 +197,12 @@ async fn from_files(socket: &Path, logs: &Logs, output: &Output) -> anyhow::Resu
     }
     if let Some(label) = logs.label.as_ref().filter(|label| !known.contains(label.as_str())) {
         let known: Vec<&str> = known.iter().map(String::as_str).collect();
-        return Err(NotFound(format!("no logs of `{label}` are kept in {}, but of {}", folder.display(), known.join(", "))).into());
+        return Err(NotFound(format!(
+            "no logs of `{label}` are kept in {}, but of {}",
+            folder.display(),
+            known.join(", ")
+        ))
+        .into());
     }
     let most = logs.lines.or_else(|| logs.since.is_none().then_some(LINES_USUAL));
     let query = LogQuery {
@@ -168,37 +214,57 @@ async fn from_files(socket: &Path, logs: &Logs, output: &Output) -> anyhow::Resu
     let reading = read(&folder, &query)?;
     reading.lines.iter().for_each(|line| print(line, true, output));
     if reading.torn > 0 {
-        output.note(&format!("{} lines in {} were cut off by a full disk or a kill, and are left out", reading.torn, folder.display()));
+        output.note(&format!(
+            "{} lines in {} were cut off by a full disk or a kill, and are left out",
+            reading.torn,
+            folder.display()
+        ));
     }
     match &logs.label {
-        Some(label) if logs.follow => follow(socket, label, reading.lines, query.contains, output).await,
+        Some(label) if logs.follow => {
+            follow(socket, label, reading.lines, query.contains, output).await
+        }
         _ => Ok(()),
     }
 }
 
 /// Goes on with what init has in memory behind the lines that were printed, and with what comes.
-async fn follow(socket: &Path, label: &str, printed: Vec<Line>, contains: Option<String>, output: &Output) -> anyhow::Result<()> {
-    anyhow::ensure!(label != INIT_LABEL, "the supervisor's own lines cannot be followed; `brahman logs {INIT_LABEL}` prints them");
+async fn follow(
+    socket: &Path,
+    label: &str,
+    printed: Vec<Line>,
+    contains: Option<String>,
+    output: &Output,
+) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        label != INIT_LABEL,
+        "the supervisor's own lines cannot be followed; `brahman logs {INIT_LABEL}` prints them"
+    );
     let last_ms = printed.last().map_or(0, |line| line.at_ms);
     let last: Vec<Line> = printed.into_iter().filter(|line| line.at_ms == last_ms).collect();
     let is_first = Cell::new(true);
     let ask = LogsIn { label: label.to_owned(), follow: Some(true), lines: Some(RING_LINES) };
     let is_new = |line: &Line| {
-        line.at_ms > last_ms || (line.at_ms == last_ms && !last.iter().any(|old| (old.pid, &old.text) == (line.pid, &line.text)))
+        line.at_ms > last_ms
+            || (line.at_ms == last_ms
+                && !last.iter().any(|old| (old.pid, &old.text) == (line.pid, &line.text)))
     };
     let show = |logs: &LogsOut| {
         let begins = is_first.replace(false);
         let lines = logs.lines.iter().filter(|line| !begins || is_new(line));
-        let lines = lines.filter(|line| contains.as_ref().is_none_or(|part| line.text.contains(part.as_str())));
+        let lines = lines
+            .filter(|line| contains.as_ref().is_none_or(|part| line.text.contains(part.as_str())));
         lines.for_each(|line| print(line, true, output));
     };
     stream::<method::Logs>(&place::init_socket(socket), &ask, show).await?;
     Ok(())
 }
 
-/// Where the running mesh keeps its logs; where none runs, they are in the state that `up` would use.
+/// Where the running mesh keeps its logs; where none runs, they are in the state that `up` would
+/// use.
 async fn log_place(socket: &Path, logs: &Logs) -> anyhow::Result<LogPlace> {
-    let by_default = || LogPlace::Folder(logs.state.clone().unwrap_or_else(place::state_dir).join(FOLDER));
+    let by_default =
+        || LogPlace::Folder(logs.state.clone().unwrap_or_else(place::state_dir).join(FOLDER));
     match get::<method::List>(&place::init_socket(socket), &Empty {}).await {
         Ok(list) => Ok(match list.logs {
             Some(journal) if journal == JOURNAL => LogPlace::Journal,
@@ -217,7 +283,11 @@ fn print(line: &Line, with_origin: bool, output: &Output) {
         output.print_json(line);
     } else if with_origin {
         let label = line.label.as_deref().map(|label| format!("[{label}] ")).unwrap_or_default();
-        output.line(&format!("{} {label}{}", output.paint(&local_time(line.at_ms), Tone::Faint), line.text));
+        output.line(&format!(
+            "{} {label}{}",
+            output.paint(&local_time(line.at_ms), Tone::Faint),
+            line.text
+        ));
     } else {
         output.line(&line.text);
     }
@@ -225,7 +295,10 @@ fn print(line: &Line, with_origin: bool, output: &Output) {
 
 fn local_time(at_ms: u64) -> String {
     let exact = i64::try_from(at_ms).ok().and_then(DateTime::from_timestamp_millis);
-    exact.map_or_else(|| "?".into(), |exact| exact.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S%.3f").to_string())
+    exact.map_or_else(
+        || "?".into(),
+        |exact| exact.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
+    )
 }
 
 #[cfg(test)]

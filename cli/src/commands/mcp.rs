@@ -1,7 +1,9 @@
-//! `brahman mcp`: the mesh as tools and resources of a language model, over standard input and output, one message a line.
+//! `brahman mcp`: the mesh as tools and resources of a language model, over standard input and
+//! output, one message a line.
 //!
-//! Invariants: standard output has messages and nothing else; a request is answered once, or never if it was cancelled; one that is
-//! cancelled, or whose client goes, ends its work in the mesh; lines and requests at once are bounded.
+//! Invariants: standard output has messages and nothing else; a request is answered once, or never
+//! if it was cancelled; one that is cancelled, or whose client goes, ends its work in the mesh;
+//! lines and requests at once are bounded.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, Read as _, Write as _};
@@ -44,7 +46,8 @@ pub(crate) async fn mcp(socket: &Path) -> anyhow::Result<()> {
     let mut lines = read_lines()?;
     let mut requests = Requests::default();
     // Whoever runs this command is who calls: the mesh knows what he may do.
-    let context = McpContext::new(super::client(socket), CallOptions::default(), |_| Ok(())).telling(outgoing.clone());
+    let context = McpContext::new(super::client(socket), CallOptions::default(), |_| Ok(()))
+        .telling(outgoing.clone());
     loop {
         let happened = tokio::select! {
             biased;
@@ -76,8 +79,14 @@ pub(crate) async fn mcp(socket: &Path) -> anyhow::Result<()> {
 }
 
 impl Requests {
-    /// Takes one line: a request begins, a cancelled one ends; what is no message is answered at once.
-    fn take(&mut self, line: &[u8], context: &McpContext, outgoing: &mpsc::Sender<Value>) -> Option<Value> {
+    /// Takes one line: a request begins, a cancelled one ends; what is no message is answered at
+    /// once.
+    fn take(
+        &mut self,
+        line: &[u8],
+        context: &McpContext,
+        outgoing: &mpsc::Sender<Value>,
+    ) -> Option<Value> {
         if line.iter().all(u8::is_ascii_whitespace) {
             return None;
         }
@@ -117,7 +126,9 @@ fn write(message: &Value) -> anyhow::Result<()> {
     let mut line = message.to_string();
     line.push('\n');
     let mut out = std::io::stdout().lock();
-    out.write_all(line.as_bytes()).and_then(|()| out.flush()).context("standard output could not be written")
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.flush())
+        .context("standard output could not be written")
 }
 
 /// Lines of standard input, read by a thread of their own: reading them cannot be interrupted.
@@ -129,7 +140,9 @@ fn read_lines() -> anyhow::Result<mpsc::Receiver<std::io::Result<Vec<u8>>>> {
             let mut line = Vec::new();
             let outcome = match (&mut input).take(LINE_BYTES_MAX + 1).read_until(b'\n', &mut line) {
                 Ok(0) => return,
-                Ok(_) if line.len() as u64 > LINE_BYTES_MAX => Err(std::io::Error::other("a line is longer than 16 MiB")),
+                Ok(_) if line.len() as u64 > LINE_BYTES_MAX => {
+                    Err(std::io::Error::other("a line is longer than 16 MiB"))
+                }
                 Ok(_) => Ok(line),
                 Err(error) => Err(error),
             };

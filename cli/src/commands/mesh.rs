@@ -23,9 +23,12 @@ pub(crate) async fn down(socket: &Path, output: &Output) -> anyhow::Result<()> {
     let init = place::init_socket(socket);
     let asked = get::<init::method::Shutdown>(&init, &Empty {}).await;
     match asked {
-        // No init, but perhaps modules that a killed one left behind: they end as its next start would end them.
+        // No init, but perhaps modules that a killed one left behind: they end as its next start
+        // would end them.
         Err(ClientError::Connect { .. }) if swept(socket) => {
-            output.note("brahman-init had died already; the processes that it left running were stopped");
+            output.note(
+                "brahman-init had died already; the processes that it left running were stopped",
+            );
             if output.json() {
                 output.print_json(&serde_json::json!({ "ended": true }));
             }
@@ -51,10 +54,16 @@ pub(crate) async fn down(socket: &Path, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether a killed init had left anything: it is ended now. brahman-init knows how, and what it says is of no interest here.
+/// Whether a killed init had left anything: it is ended now. brahman-init knows how, and what it
+/// says is of no interest here.
 fn swept(socket: &Path) -> bool {
     let mut command = Command::new(sibling("brahman-init"));
-    command.arg("--socket").arg(socket).arg("__sweep").env("BRAHMAN_LOG", "warn").stderr(std::process::Stdio::null());
+    command
+        .arg("--socket")
+        .arg(socket)
+        .arg("__sweep")
+        .env("BRAHMAN_LOG", "warn")
+        .stderr(std::process::Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
@@ -64,7 +73,12 @@ pub(crate) async fn reload(socket: &Path, output: &Output) -> anyhow::Result<()>
         output.print_json(&out);
         return Ok(());
     }
-    for (word, labels) in [("added", &out.added), ("removed", &out.removed), ("changed", &out.changed), ("unchanged", &out.unchanged)] {
+    for (word, labels) in [
+        ("added", &out.added),
+        ("removed", &out.removed),
+        ("changed", &out.changed),
+        ("unchanged", &out.unchanged),
+    ] {
         if !labels.is_empty() {
             output.line(&format!("{word:<10}{}", labels.join(" ")));
         }

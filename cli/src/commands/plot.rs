@@ -1,5 +1,5 @@
-//! Trials as a picture that can be read by itself: recall against the 95th percentile of latency, the Pareto front, which is best, what
-//! answers now, and a legend that says all of this.
+//! Trials as a picture that can be read by itself: recall against the 95th percentile of latency,
+//! the Pareto front, which is best, what answers now, and a legend that says all of this.
 
 use std::path::Path;
 
@@ -35,7 +35,12 @@ pub(crate) struct Picture<'a> {
 /// Trials that no other beats both in recall and in latency, by latency.
 fn front<'a>(trials: &[&'a TrialRecord]) -> Vec<&'a TrialRecord> {
     let mut sorted = trials.to_vec();
-    sorted.sort_by(|a, b| a.metrics.p95_us.total_cmp(&b.metrics.p95_us).then(b.metrics.recall_at_k.total_cmp(&a.metrics.recall_at_k)));
+    sorted.sort_by(|a, b| {
+        a.metrics
+            .p95_us
+            .total_cmp(&b.metrics.p95_us)
+            .then(b.metrics.recall_at_k.total_cmp(&a.metrics.recall_at_k))
+    });
     let mut best = f64::NEG_INFINITY;
     sorted.retain(|t| {
         let better = t.metrics.recall_at_k > best;
@@ -47,19 +52,30 @@ fn front<'a>(trials: &[&'a TrialRecord]) -> Vec<&'a TrialRecord> {
 
 /// What an axis shows: all values and some room, which is not above `most`.
 fn range(values: impl Iterator<Item = f64>, most: f64) -> std::ops::Range<f64> {
-    let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+    let (low, high) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
     let room = ((high - low) * 0.1).max(high.abs() * 0.002).max(1e-6);
     (low - room).max(0.0)..(high + room).min(most.max(high))
 }
 
-/// A place for each label beside its dot, where it covers no dot and no other label; none where there is no such place. Places are of the
-/// upper left corner, in pixels.
-fn places(dots: &[(i32, i32)], labels: &[String], bounds: (i32, i32, i32, i32)) -> Vec<Option<(i32, i32)>> {
-    let overlaps = |a: (i32, i32, i32, i32), b: (i32, i32, i32, i32)| a.0 < b.2 && b.0 < a.2 && a.1 < b.3 && b.1 < a.3;
-    let mut taken: Vec<(i32, i32, i32, i32)> = dots.iter().map(|(x, y)| (x - 5, y - 5, x + 5, y + 5)).collect();
+/// A place for each label beside its dot, where it covers no dot and no other label; none where
+/// there is no such place. Places are of the upper left corner, in pixels.
+fn places(
+    dots: &[(i32, i32)],
+    labels: &[String],
+    bounds: (i32, i32, i32, i32),
+) -> Vec<Option<(i32, i32)>> {
+    let overlaps = |a: (i32, i32, i32, i32), b: (i32, i32, i32, i32)| {
+        a.0 < b.2 && b.0 < a.2 && a.1 < b.3 && b.1 < a.3
+    };
+    let mut taken: Vec<(i32, i32, i32, i32)> =
+        dots.iter().map(|(x, y)| (x - 5, y - 5, x + 5, y + 5)).collect();
     let mut out = Vec::with_capacity(labels.len());
     for ((x, y), label) in dots.iter().zip(labels) {
-        let (width, height) = (LETTER.0 * i32::try_from(label.chars().count()).unwrap_or(i32::MAX / LETTER.0), LETTER.1);
+        let (width, height) = (
+            LETTER.0 * i32::try_from(label.chars().count()).unwrap_or(i32::MAX / LETTER.0),
+            LETTER.1,
+        );
         let around = REACH.into_iter().flat_map(|r| {
             let (left, above, middle) = (x - r - width, y - r - height, y - height / 2);
             let (right, below, centre) = (x + r, y + r, x - width / 2);
@@ -68,7 +84,8 @@ fn places(dots: &[(i32, i32)], labels: &[String], bounds: (i32, i32, i32, i32)) 
         });
         let place = around.into_iter().find(|(left, top)| {
             let own = (*left, *top, left + width, top + height);
-            let is_inside = own.0 >= bounds.0 && own.1 >= bounds.1 && own.2 <= bounds.2 && own.3 <= bounds.3;
+            let is_inside =
+                own.0 >= bounds.0 && own.1 >= bounds.1 && own.2 <= bounds.2 && own.3 <= bounds.3;
             is_inside && !taken.iter().any(|other| overlaps(own, *other))
         });
         taken.extend(place.map(|(left, top)| (left, top, left + width, top + height)));
@@ -83,11 +100,22 @@ fn label(config: &Config) -> String {
     format!("{}/{}/{}", n(config.m), n(config.ef_construction), n(config.ef_search))
 }
 
-/// Where what answers now stands: as a trial of the same configuration measured it, or as the newest trial measured it beside its own.
+/// Where what answers now stands: as a trial of the same configuration measured it, or as the
+/// newest trial measured it beside its own.
 fn live_point(trials: &[&TrialRecord], live: &Config) -> Option<(f64, f64)> {
-    let is_same = |config: &Config| Config { seed: None, ..config.clone() } == Config { seed: None, ..live.clone() };
-    let beside = trials.iter().rev().find_map(|t| t.live.as_ref().filter(|l| is_same(&l.config)).map(|l| (l.p95_us, l.recall_at_k)));
-    beside.or_else(|| trials.iter().rev().find(|t| is_same(&t.config)).map(|t| (t.metrics.p95_us, t.metrics.recall_at_k)))
+    let is_same = |config: &Config| {
+        Config { seed: None, ..config.clone() } == Config { seed: None, ..live.clone() }
+    };
+    let beside = trials.iter().rev().find_map(|t| {
+        t.live.as_ref().filter(|l| is_same(&l.config)).map(|l| (l.p95_us, l.recall_at_k))
+    });
+    beside.or_else(|| {
+        trials
+            .iter()
+            .rev()
+            .find(|t| is_same(&t.config))
+            .map(|t| (t.metrics.p95_us, t.metrics.recall_at_k))
+    })
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -96,14 +124,23 @@ type DrawResult = Result<(), Box<dyn std::error::Error>>;
 /// Draws trials into an SVG file.
 pub(crate) fn trials(file: &Path, picture: &Picture<'_>) -> anyhow::Result<()> {
     if file.extension().is_none_or(|extension| extension != "svg") {
-        return Err(BadInput(format!("{}: expected a file whose name ends in .svg", file.display())).into());
+        return Err(BadInput(format!(
+            "{}: expected a file whose name ends in .svg",
+            file.display()
+        ))
+        .into());
     }
     if picture.trials.is_empty() {
-        return Err(NotFound("there is no trial on this data and these queries; `brahman index autotune` makes some".to_owned()).into());
+        return Err(NotFound(
+            "there is no trial on this data and these queries; `brahman index autotune` makes some"
+                .to_owned(),
+        )
+        .into());
     }
     let root: Area<'_> = SVGBackend::new(file, SIZE).into_drawing_area();
     // plotters' errors cannot be kept: they are not for other threads.
-    draw(&root, picture).map_err(|error| BadInput(format!("cannot draw {}: {error}", file.display())).into())
+    draw(&root, picture)
+        .map_err(|error| BadInput(format!("cannot draw {}: {error}", file.display())).into())
 }
 
 fn draw(root: &Area<'_>, picture: &Picture<'_>) -> DrawResult {
@@ -142,10 +179,16 @@ fn draw(root: &Area<'_>, picture: &Picture<'_>) -> DrawResult {
     let placed = places(&dots, &labels, (x.start, y.start, x.end, y.end));
     for ((dot, label), place) in dots.iter().zip(labels).zip(&placed) {
         let Some((left, top)) = place else { continue };
-        let (from_dot, width) = ((left - dot.0).abs().max((top - dot.1).abs()), LETTER.0 * i32::try_from(label.len()).unwrap_or(0));
+        let (from_dot, width) = (
+            (left - dot.0).abs().max((top - dot.1).abs()),
+            LETTER.0 * i32::try_from(label.len()).unwrap_or(0),
+        );
         // Where it stands farther away a line says whose it is.
         if from_dot > REACH[0] + width + LETTER.1 {
-            root.draw(&PathElement::new([*dot, (left + width / 2, top + LETTER.1 / 2)], BLACK.mix(0.3)))?;
+            root.draw(&PathElement::new(
+                [*dot, (left + width / 2, top + LETTER.1 / 2)],
+                BLACK.mix(0.3),
+            ))?;
         }
         root.draw(&Text::new(label, (*left, *top), ("sans-serif", LETTER.1)))?;
     }
@@ -158,13 +201,24 @@ fn square((x, y): (i32, i32)) -> Rectangle<(i32, i32)> {
     Rectangle::new([(x - 7, y - 7), (x + 7, y + 7)], GREEN.stroke_width(2))
 }
 
-fn legend(area: &Area<'_>, picture: &Picture<'_>, live_is_drawn: bool, unlabelled: usize) -> DrawResult {
+fn legend(
+    area: &Area<'_>,
+    picture: &Picture<'_>,
+    live_is_drawn: bool,
+    unlabelled: usize,
+) -> DrawResult {
     let style = ("sans-serif", 13);
     let row = |n: i32| 8 + n * LINE;
     let text = |words: String, n: i32| Text::new(words, (48, row(n)), style);
     area.draw(&Circle::new((32, row(0) + 6), 4, BLUE.filled()))?;
-    let left_out = if unlabelled > 0 { format!("; {unlabelled} have no room for theirs") } else { String::new() };
-    let words = format!("a trial, labelled m/ef_construction/ef_search{left_out}; the line joins those that no other beats in both");
+    let left_out = if unlabelled > 0 {
+        format!("; {unlabelled} have no room for theirs")
+    } else {
+        String::new()
+    };
+    let words = format!(
+        "a trial, labelled m/ef_construction/ef_search{left_out}; the line joins those that no other beats in both"
+    );
     area.draw(&text(words, 0))?;
     area.draw(&Circle::new((32, row(1) + 6), 8, RED.stroke_width(2)))?;
     area.draw(&text(format!("the best by {}", picture.by), 1))?;
@@ -172,7 +226,10 @@ fn legend(area: &Area<'_>, picture: &Picture<'_>, live_is_drawn: bool, unlabelle
     let live = match picture.live {
         None => "what answers now: nothing does yet".to_owned(),
         Some(live) if live_is_drawn => format!("what answers now: {}", label(live)),
-        Some(live) => format!("what answers now, {}, was not measured on these queries: the next trial does so", label(live)),
+        Some(live) => format!(
+            "what answers now, {}, was not measured on these queries: the next trial does so",
+            label(live)
+        ),
     };
     area.draw(&text(live, 2))?;
     Ok(())
@@ -187,7 +244,12 @@ mod tests {
     fn trial(id: &str, m: u64, recall_at_k: f64, p95_us: f64) -> TrialRecord {
         TrialRecord {
             id: id.into(),
-            config: Config { m: Some(m), ef_construction: Some(64), ef_search: Some(12), ..Config::default() },
+            config: Config {
+                m: Some(m),
+                ef_construction: Some(64),
+                ef_search: Some(12),
+                ..Config::default()
+            },
             metrics: Metrics { recall_at_k, p95_us, ..Metrics::default() },
             k: Some(10),
             ..TrialRecord::default()
@@ -195,7 +257,8 @@ mod tests {
     }
 
     fn drawn(name: &str, picture: &Picture<'_>) -> String {
-        let file = std::env::temp_dir().join(format!("brahman-plot-{name}-{}.svg", std::process::id()));
+        let file =
+            std::env::temp_dir().join(format!("brahman-plot-{name}-{}.svg", std::process::id()));
         trials(&file, picture).expect("drawn");
         let svg = std::fs::read_to_string(&file).expect("there");
         std::fs::remove_file(&file).expect("removed");
@@ -204,18 +267,50 @@ mod tests {
 
     #[test]
     fn the_front_is_what_nothing_else_beats_and_a_picture_says_what_it_shows() {
-        let mut all = [trial("slow", 32, 0.99, 900.0), trial("bad", 4, 0.9, 500.0), trial("quick", 16, 0.95, 100.0)];
+        let mut all = [
+            trial("slow", 32, 0.99, 900.0),
+            trial("bad", 4, 0.9, 500.0),
+            trial("quick", 16, 0.95, 100.0),
+        ];
         let live = Config { m: Some(24), ..Config::default() };
-        all[2].live = Some(LiveMetrics { config: live.clone(), p95_us: 300.0, recall_at_k: 1.0, ..LiveMetrics::default() });
+        all[2].live = Some(LiveMetrics {
+            config: live.clone(),
+            p95_us: 300.0,
+            recall_at_k: 1.0,
+            ..LiveMetrics::default()
+        });
         let all: Vec<&TrialRecord> = all.iter().collect();
-        assert_eq!(front(&all).iter().map(|t| t.id.as_str()).collect::<Vec<_>>(), ["quick", "slow"]);
-        let svg = drawn("whole", &Picture { trials: &all, best: Some("quick"), by: "target recall 0.95", live: Some(&live) });
+        assert_eq!(
+            front(&all).iter().map(|t| t.id.as_str()).collect::<Vec<_>>(),
+            ["quick", "slow"]
+        );
+        let svg = drawn(
+            "whole",
+            &Picture {
+                trials: &all,
+                best: Some("quick"),
+                by: "target recall 0.95",
+                live: Some(&live),
+            },
+        );
         // Three dots and a ring, and one of each in the legend.
         assert!(svg.contains("<svg") && svg.matches("<circle").count() == 6, "{svg}");
-        for words in ["16/64/12", "the best by target recall 0.95", "what answers now: 24/-/-", "recall@10", "without the socket"] {
-            assert!(svg.contains(words) || svg.contains(&words.replace('\'', "&apos;")), "{words}: {svg}");
+        for words in [
+            "16/64/12",
+            "the best by target recall 0.95",
+            "what answers now: 24/-/-",
+            "recall@10",
+            "without the socket",
+        ] {
+            assert!(
+                svg.contains(words) || svg.contains(&words.replace('\'', "&apos;")),
+                "{words}: {svg}"
+            );
         }
-        let svg = drawn("unmeasured", &Picture { trials: &all[..2], best: None, by: "pareto", live: Some(&live) });
+        let svg = drawn(
+            "unmeasured",
+            &Picture { trials: &all[..2], best: None, by: "pareto", live: Some(&live) },
+        );
         assert!(svg.contains("was not measured on these queries"), "{svg}");
     }
 
@@ -238,14 +333,28 @@ mod tests {
         let boxes: Vec<(i32, i32, i32, i32)> = placed
             .iter()
             .zip(&labels)
-            .filter_map(|(place, label)| place.map(|(x, y)| (x, y, x + LETTER.0 * label.len() as i32, y + LETTER.1)))
+            .filter_map(|(place, label)| {
+                place.map(|(x, y)| (x, y, x + LETTER.0 * label.len() as i32, y + LETTER.1))
+            })
             .collect();
         assert!(boxes.len() >= 10, "{placed:?}");
         for (n, a) in boxes.iter().enumerate() {
-            assert!(a.0 >= bounds.0 && a.1 >= bounds.1 && a.2 <= bounds.2 && a.3 <= bounds.3, "{a:?}");
-            assert!(!boxes[n + 1..].iter().any(|b| a.0 < b.2 && b.0 < a.2 && a.1 < b.3 && b.1 < a.3), "{a:?}");
-            assert!(!dots.iter().any(|(x, y)| (a.0..a.2).contains(x) && (a.1..a.3).contains(y)), "{a:?}");
+            assert!(
+                a.0 >= bounds.0 && a.1 >= bounds.1 && a.2 <= bounds.2 && a.3 <= bounds.3,
+                "{a:?}"
+            );
+            assert!(
+                !boxes[n + 1..].iter().any(|b| a.0 < b.2 && b.0 < a.2 && a.1 < b.3 && b.1 < a.3),
+                "{a:?}"
+            );
+            assert!(
+                !dots.iter().any(|(x, y)| (a.0..a.2).contains(x) && (a.1..a.3).contains(y)),
+                "{a:?}"
+            );
         }
-        assert!(places(&[(100, 100)], &["16/100/64".into()], (0, 0, 20, 20))[0].is_none(), "there is no room");
+        assert!(
+            places(&[(100, 100)], &["16/100/64".into()], (0, 0, 20, 20))[0].is_none(),
+            "there is no room"
+        );
     }
 }

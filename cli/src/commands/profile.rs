@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use brahman_card::interface::Empty;
-use brahman_card::interface::profiles::{ActivateIn, ActivateOut, ActiveIn, DeactivateOut, ListOut, ProfileInfo, method};
+use brahman_card::interface::profiles::{
+    ActivateIn, ActivateOut, ActiveIn, DeactivateOut, ListOut, ProfileInfo, method,
+};
 use clap::Subcommand;
 
 use super::get;
@@ -19,18 +21,24 @@ pub(crate) enum Profile {
         /// Profile
         id: String,
     },
-    /// Load a profile's models and make only what it binds nameable, leaving the one that was active
+    /// Load a profile's models and make only what it binds nameable, leaving the one that was
+    /// active
     Activate {
         /// Profile
         id: String,
     },
-    /// Leave the active profile: everything can be named again, and models that are not pinned are unloaded until they are called
+    /// Leave the active profile: everything can be named again, and models that are not pinned are
+    /// unloaded until they are called
     Deactivate,
     /// Print the active profile
     Active,
 }
 
-pub(crate) async fn profile(socket: &Path, command: Profile, output: &Output) -> anyhow::Result<()> {
+pub(crate) async fn profile(
+    socket: &Path,
+    command: Profile,
+    output: &Output,
+) -> anyhow::Result<()> {
     match command {
         Profile::List => {
             let out = get::<method::List>(socket, &Empty {}).await?;
@@ -43,7 +51,9 @@ pub(crate) async fn profile(socket: &Path, command: Profile, output: &Output) ->
         Profile::Show { id } => {
             let out = get::<method::List>(socket, &Empty {}).await?;
             let found = out.profiles.into_iter().find(|info| info.id == id);
-            let info = found.ok_or_else(|| NotFound(format!("no profile is called `{id}`; `brahman profile list` lists them")))?;
+            let info = found.ok_or_else(|| {
+                NotFound(format!("no profile is called `{id}`; `brahman profile list` lists them"))
+            })?;
             if output.json() {
                 output.print_json(&info);
             } else {
@@ -92,13 +102,22 @@ fn names(names: Option<&Vec<String>>) -> String {
 
 fn list(out: &ListOut, output: &Output) {
     if out.profiles.is_empty() {
-        output.line("no profiles; a file NAME.toml in the folder `profiles` beside the Cards makes one");
+        output.line(
+            "no profiles; a file NAME.toml in the folder `profiles` beside the Cards makes one",
+        );
     }
     let rows = out.profiles.iter().map(|info| {
         let id = if info.active { output.paint(&info.id, Tone::Good) } else { info.id.clone() };
-        let modules = info.modules.as_ref().map_or_else(|| "-".to_owned(), |modules| modules.join(", "));
+        let modules =
+            info.modules.as_ref().map_or_else(|| "-".to_owned(), |modules| modules.join(", "));
         let state = if info.active { "active" } else { "" };
-        vec![id, state.to_owned(), modules, names(info.indexes.as_ref()), names(info.datasets.as_ref())]
+        vec![
+            id,
+            state.to_owned(),
+            modules,
+            names(info.indexes.as_ref()),
+            names(info.datasets.as_ref()),
+        ]
     });
     output.table(&["PROFILE", "STATE", "MODULES", "INDEXES", "DATASETS"], rows.collect());
     for fault in out.faults.iter().flatten() {
@@ -107,11 +126,20 @@ fn list(out: &ListOut, output: &Output) {
 }
 
 fn show(info: &ProfileInfo, output: &Output) {
-    output.line(&format!("{}{}", output.paint(&info.id, Tone::Strong), if info.active { "  active" } else { "" }));
+    output.line(&format!(
+        "{}{}",
+        output.paint(&info.id, Tone::Strong),
+        if info.active { "  active" } else { "" }
+    ));
     let pinned = info.pinned.as_ref().map_or_else(|| "no".to_owned(), ToString::to_string);
-    let idle = info.idle_s.map_or_else(|| "never".to_owned(), |seconds| format!("after {seconds} s without a call"));
+    let idle = info
+        .idle_s
+        .map_or_else(|| "never".to_owned(), |seconds| format!("after {seconds} s without a call"));
     let rows = [
-        ("modules", info.modules.as_ref().map_or_else(|| "(none)".to_owned(), |modules| modules.join(", "))),
+        (
+            "modules",
+            info.modules.as_ref().map_or_else(|| "(none)".to_owned(), |modules| modules.join(", ")),
+        ),
         ("pinned", pinned),
         ("unloaded", idle),
         ("indexes", names(info.indexes.as_ref())),
@@ -126,7 +154,11 @@ fn show(info: &ProfileInfo, output: &Output) {
 }
 
 fn activated(out: &ActivateOut, output: &Output) {
-    output.line(&format!("{} is active, after {} ms", output.paint(&out.active, Tone::Strong), out.elapsed_ms));
+    output.line(&format!(
+        "{} is active, after {} ms",
+        output.paint(&out.active, Tone::Strong),
+        out.elapsed_ms
+    ));
     for (word, modules) in [("loaded", &out.loaded), ("unloaded", &out.unloaded)] {
         if !modules.is_empty() {
             output.line(&format!("  {word}: {}", modules.join(", ")));
@@ -140,7 +172,9 @@ fn activated(out: &ActivateOut, output: &Output) {
 fn deactivated(out: &DeactivateOut, output: &Output) {
     match &out.previous {
         None => output.line("no profile was active"),
-        Some(previous) => output.line(&format!("{previous} is not active any more: everything can be named")),
+        Some(previous) => {
+            output.line(&format!("{previous} is not active any more: everything can be named"))
+        }
     }
     if !out.unloaded.is_empty() {
         output.line(&format!("  unloaded until they are called: {}", out.unloaded.join(", ")));
@@ -153,26 +187,47 @@ mod tests {
 
     fn info(id: &str, active: bool) -> ProfileInfo {
         let some = |name: &str| Some(vec![name.to_owned()]);
-        ProfileInfo { id: id.to_owned(), modules: some("embed-a"), indexes: some("cvs"), active, ..ProfileInfo::default() }
+        ProfileInfo {
+            id: id.to_owned(),
+            modules: some("embed-a"),
+            indexes: some("cvs"),
+            active,
+            ..ProfileInfo::default()
+        }
     }
 
     #[test]
     fn profiles_are_printed_for_people() {
         let output = Output::kept();
-        list(&ListOut { profiles: vec![info("docs", false), info("staffing", true)], faults: None }, &output);
+        list(
+            &ListOut { profiles: vec![info("docs", false), info("staffing", true)], faults: None },
+            &output,
+        );
         let expected = "PROFILE   STATE   MODULES  INDEXES  DATASETS\n\
                         docs              embed-a  cvs      (all)\n\
                         staffing  active  embed-a  cvs      (all)\n";
         assert_eq!(output.printed(), expected);
         let output = Output::kept();
         activated(
-            &ActivateOut { active: "docs".into(), loaded: vec!["embed-a".into()], elapsed_ms: 12, ..ActivateOut::default() },
+            &ActivateOut {
+                active: "docs".into(),
+                loaded: vec!["embed-a".into()],
+                elapsed_ms: 12,
+                ..ActivateOut::default()
+            },
             &output,
         );
         deactivated(&DeactivateOut::default(), &output);
-        assert_eq!(output.printed(), "docs is active, after 12 ms\n  loaded: embed-a\nno profile was active\n");
+        assert_eq!(
+            output.printed(),
+            "docs is active, after 12 ms\n  loaded: embed-a\nno profile was active\n"
+        );
         let output = Output::kept();
         show(&info("docs", true), &output);
-        assert!(output.printed().contains("docs  active\n  modules   embed-a\n  pinned    no\n"), "{}", output.printed());
+        assert!(
+            output.printed().contains("docs  active\n  modules   embed-a\n  pinned    no\n"),
+            "{}",
+            output.printed()
+        );
     }
 }

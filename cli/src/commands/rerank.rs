@@ -18,7 +18,8 @@ use crate::output::{Output, Tone, shortened};
 const TEXT_COLUMNS: usize = 160;
 /// Bytes of a file that are read: far more than any window holds.
 const FILE_BYTES_SEEN: u64 = 256 * 1024;
-/// Bytes of texts in the one call that compares them all: below what a message holds, escapes counted.
+/// Bytes of texts in the one call that compares them all: below what a message holds, escapes
+/// counted.
 const BYTES_MAX: usize = 12 << 20;
 
 #[derive(Args, Debug)]
@@ -61,14 +62,21 @@ pub(crate) async fn rerank(socket: &Path, rerank: Rerank, output: &Output) -> an
     if rerank.query.trim().is_empty() {
         return Err(BadInput("the query is empty: expected at least a word".to_owned()).into());
     }
-    let files = if rerank.files.is_empty() { vec![PathBuf::from(super::STANDARD)] } else { rerank.files };
+    let files =
+        if rerank.files.is_empty() { vec![PathBuf::from(super::STANDARD)] } else { rerank.files };
     let sources = sources(&files, output)?;
     if sources.is_empty() {
-        return Err(BadInput("nothing to order: expected FILE…, or texts on standard input, one per line".to_owned()).into());
+        return Err(BadInput(
+            "nothing to order: expected FILE…, or texts on standard input, one per line".to_owned(),
+        )
+        .into());
     }
     let bytes = sources.iter().map(|source| source.text.len()).sum::<usize>();
     if bytes > BYTES_MAX {
-        return Err(BadInput(format!("{bytes} bytes of texts, expected at most {BYTES_MAX}: order fewer of them at once")).into());
+        return Err(BadInput(format!(
+            "{bytes} bytes of texts, expected at most {BYTES_MAX}: order fewer of them at once"
+        ))
+        .into());
     }
     let require = rerank.model.iter().map(|model| ("model".to_owned(), model.clone())).collect();
     let options = CallOptions { context: rerank.context, require, ..CallOptions::default() };
@@ -82,26 +90,36 @@ pub(crate) async fn rerank(socket: &Path, rerank: Rerank, output: &Output) -> an
     let (out, provider) = ask::<method::Rerank>(socket, &parameters, &options).await?;
     if output.json() {
         let named = |index: u64| place(&sources, index).map_or("", |source| source.name.as_str());
-        output.print_json(&NamedReply { sources: out.results.iter().map(|one| named(one.index)).collect(), out: &out });
+        output.print_json(&NamedReply {
+            sources: out.results.iter().map(|one| named(one.index)).collect(),
+            out: &out,
+        });
     } else {
         show(output, &sources, &out, provider.as_deref());
     }
     Ok(())
 }
 
-/// The texts of files and of standard input, in order. Empty lines are left out; of a long file the beginning is taken, and that is said.
+/// The texts of files and of standard input, in order. Empty lines are left out; of a long file the
+/// beginning is taken, and that is said.
 fn sources(files: &[PathBuf], output: &Output) -> anyhow::Result<Vec<SourceText>> {
     let mut sources = Vec::new();
     for file in files {
         if is_standard(file) {
             let lines = stdin_text()?;
             let lines = lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-            sources.extend(lines.map(|(at, line)| SourceText { name: format!("line {}", at + 1), text: line.to_owned() }));
+            sources.extend(lines.map(|(at, line)| SourceText {
+                name: format!("line {}", at + 1),
+                text: line.to_owned(),
+            }));
             continue;
         }
         let (text, is_cut) = beginning(file)?;
         if is_cut {
-            output.note(&format!("{}: only the first {FILE_BYTES_SEEN} bytes were read", file.display()));
+            output.note(&format!(
+                "{}: only the first {FILE_BYTES_SEEN} bytes were read",
+                file.display()
+            ));
         }
         sources.push(SourceText { name: file.display().to_string(), text });
     }
@@ -114,10 +132,14 @@ fn beginning(file: &Path) -> anyhow::Result<(String, bool)> {
     // Looked at before it is opened: opening a FIFO would wait for a writer.
     let meta = std::fs::metadata(file).with_context(unreadable)?;
     if !meta.is_file() {
-        return Err(BadInput(format!("{}: not a regular file, expected a text", file.display())).into());
+        return Err(
+            BadInput(format!("{}: not a regular file, expected a text", file.display())).into()
+        );
     }
     let mut bytes = Vec::new();
-    File::open(file).and_then(|file| file.take(FILE_BYTES_SEEN + 1).read_to_end(&mut bytes)).with_context(unreadable)?;
+    File::open(file)
+        .and_then(|file| file.take(FILE_BYTES_SEEN + 1).read_to_end(&mut bytes))
+        .with_context(unreadable)?;
     let is_cut = bytes.len() as u64 > FILE_BYTES_SEEN;
     if is_cut {
         bytes.pop();
@@ -133,7 +155,8 @@ fn beginning(file: &Path) -> anyhow::Result<(String, bool)> {
         }
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
-            Err(BadInput(format!("{} is not UTF-8 at byte {at}: expected a text", file.display())).into())
+            Err(BadInput(format!("{} is not UTF-8 at byte {at}: expected a text", file.display()))
+                .into())
         }
     }
 }
@@ -147,7 +170,10 @@ fn show(output: &Output, sources: &[SourceText], out: &RerankOut, provider: Opti
         let Some(source) = place(sources, one.index) else { continue };
         output.line(&format!("{:.3}  {}", one.score, output.paint(&source.name, Tone::Strong)));
         let text = source.text.split_whitespace().collect::<Vec<_>>().join(" ");
-        output.line(&format!("       {}", output.paint(&shortened(&text, TEXT_COLUMNS), Tone::Faint)));
+        output.line(&format!(
+            "       {}",
+            output.paint(&shortened(&text, TEXT_COLUMNS), Tone::Faint)
+        ));
     }
     output.line(&output.paint(
         &format!(
@@ -166,7 +192,10 @@ fn show(output: &Output, sources: &[SourceText], out: &RerankOut, provider: Opti
         let name = place(sources, cut.index).map_or("?", |source| source.name.as_str());
         let least = if cut.at_least == Some(true) { "at least " } else { "" };
         let query = if cut.query == Some(true) { ", the query cut as well" } else { "" };
-        output.note(&format!("{name}: {} of {least}{} tokens were read together with the query{query}", cut.kept, cut.tokens));
+        output.note(&format!(
+            "{name}: {} of {least}{} tokens were read together with the query{query}",
+            cut.kept, cut.tokens
+        ));
     }
     for warning in out.warnings.iter().flatten() {
         output.note(&format!("warning: {warning}"));
@@ -181,15 +210,28 @@ mod tests {
 
     #[test]
     fn results_are_printed_for_people() {
-        let source = |name: &str, text: &str| SourceText { name: name.to_owned(), text: text.to_owned() };
-        let sources = [source("a.md", "Bread   and\nwater."), source("backups.md", "We keep backups for ninety days.")];
+        let source =
+            |name: &str, text: &str| SourceText { name: name.to_owned(), text: text.to_owned() };
+        let sources = [
+            source("a.md", "Bread   and\nwater."),
+            source("backups.md", "We keep backups for ninety days."),
+        ];
         let out = RerankOut {
-            results: vec![RankedText { index: 1, score: 0.97 }, RankedText { index: 0, score: 0.01 }],
+            results: vec![
+                RankedText { index: 1, score: 0.97 },
+                RankedText { index: 0, score: 0.01 },
+            ],
             model: "ms-marco".into(),
             device: "cpu".into(),
             tokens: 31,
             elapsed_us: 8100,
-            truncated: vec![PairTruncation { index: 0, tokens: 600, kept: 512, query: None, at_least: None }],
+            truncated: vec![PairTruncation {
+                index: 0,
+                tokens: 600,
+                kept: 512,
+                query: None,
+                at_least: None,
+            }],
             ..RerankOut::default()
         };
         let output = Output::kept();
@@ -208,11 +250,21 @@ mod tests {
             file
         };
         let long = "ü".repeat(FILE_BYTES_SEEN as usize);
-        let (text, is_cut) = beginning(&write("long", format!("x{long}").as_bytes())).expect("a text");
-        assert!(is_cut && text.len() as u64 == FILE_BYTES_SEEN - 1 && text.ends_with('ü'), "{}", text.len());
-        assert_eq!(beginning(&write("short", b"a text")).expect("a text"), ("a text".to_owned(), false));
+        let (text, is_cut) =
+            beginning(&write("long", format!("x{long}").as_bytes())).expect("a text");
+        assert!(
+            is_cut && text.len() as u64 == FILE_BYTES_SEEN - 1 && text.ends_with('ü'),
+            "{}",
+            text.len()
+        );
+        assert_eq!(
+            beginning(&write("short", b"a text")).expect("a text"),
+            ("a text".to_owned(), false)
+        );
         let binary = beginning(&write("binary", &[0, 0xff, 0xfe])).expect_err("no text");
         assert!(binary.to_string().contains("not UTF-8 at byte 1"), "{binary}");
-        assert!(beginning(folder.path()).is_err() && beginning(&folder.path().join("none")).is_err());
+        assert!(
+            beginning(folder.path()).is_err() && beginning(&folder.path().join("none")).is_err()
+        );
     }
 }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use brahman_card::interface::Method;
 use brahman_card::interface::score::{
-    ChatTemplate, Conversation, Entry, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut, IncrementalRow, MatrixIn, MatrixOut,
-    MatrixSummary, MemoryIn, MemoryOut, ResetWeightsIn, ResetWeightsOut, Row, TemplateUse, Weight, WeightsIn, WeightsOut, file, method,
+    ChatTemplate, Conversation, Entry, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut,
+    IncrementalRow, MatrixIn, MatrixOut, MatrixSummary, MemoryIn, MemoryOut, ResetWeightsIn,
+    ResetWeightsOut, Row, TemplateUse, Weight, WeightsIn, WeightsOut, file, method,
 };
 use brahman_sidecar::chain;
 use clap::{Args, Subcommand};
@@ -86,7 +87,8 @@ pub(crate) enum Score {
 /// Where the conversation is.
 #[derive(Args, Debug)]
 pub(crate) struct Source {
-    /// JSON or JSONL file: {"conversation": […]}, {"messages": […]}, or ShareGPT's; - reads standard input
+    /// JSON or JSONL file: {"conversation": […]}, {"messages": […]}, or ShareGPT's; - reads
+    /// standard input
     file: PathBuf,
     /// Which of several conversations in the file, one a line
     #[arg(long, value_name = "N")]
@@ -139,18 +141,31 @@ impl Source {
     fn given(&self) -> anyhow::Result<ConversationInput> {
         let chat_template = self.chat_template()?;
         if !is_standard(&self.file) {
-            return Ok(ConversationInput { path: Some(absolute(&self.file)?), line: self.line, chat_template, conversation: None });
+            return Ok(ConversationInput {
+                path: Some(absolute(&self.file)?),
+                line: self.line,
+                chat_template,
+                conversation: None,
+            });
         }
         let read = file::read(&stdin_bytes()?, self.line);
-        let conversation = read.map_err(|error| BadInput(format!("standard input: {}", chain(&error))))?;
-        Ok(ConversationInput { conversation: Some(conversation), chat_template, ..ConversationInput::default() })
+        let conversation =
+            read.map_err(|error| BadInput(format!("standard input: {}", chain(&error))))?;
+        Ok(ConversationInput {
+            conversation: Some(conversation),
+            chat_template,
+            ..ConversationInput::default()
+        })
     }
 
     fn chat_template(&self) -> anyhow::Result<Option<ChatTemplate>> {
         let mut how = ChatTemplate { memories: self.memories.clone(), ..ChatTemplate::default() };
         match self.template.as_deref().map(|template| (template, template.strip_prefix('@'))) {
             Some((_, Some(path))) => {
-                how.text = Some(std::fs::read_to_string(path).with_context(|| BadInput(format!("cannot read the template {path}")))?);
+                how.text = Some(
+                    std::fs::read_to_string(path)
+                        .with_context(|| BadInput(format!("cannot read the template {path}")))?,
+                );
             }
             Some((name, None)) => how.name = Some(name.to_owned()),
             None => {}
@@ -160,9 +175,13 @@ impl Source {
             let Some((name, value)) = pair.split_once('=') else {
                 return Err(BadInput(format!("--variable {pair}: expected NAME=VALUE")).into());
             };
-            variables.insert(name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned())));
+            variables.insert(
+                name.to_owned(),
+                serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned())),
+            );
         }
-        how.variables = Some(variables).filter(|variables| !variables.is_empty()).map(Value::Object);
+        how.variables =
+            Some(variables).filter(|variables| !variables.is_empty()).map(Value::Object);
         Ok(Some(how).filter(|how| *how != ChatTemplate::default()))
     }
 }
@@ -171,8 +190,12 @@ impl Source {
 fn tell_template(used: Option<&TemplateUse>, output: &Output) {
     let Some(used) = used else { return };
     if used.source != "none" {
-        let place = if used.memories == "user" { "before user texts" } else { "as system messages" };
-        output.note(&format!("chat template: {}; memories without a role stand {place}", used.source));
+        let place =
+            if used.memories == "user" { "before user texts" } else { "as system messages" };
+        output.note(&format!(
+            "chat template: {}; memories without a role stand {place}",
+            used.source
+        ));
     }
     used.notes.iter().flatten().for_each(|note| output.note(&format!("note: {note}")));
 }
@@ -182,8 +205,20 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
         Score::Matrix(matrix) => self::matrix(socket, &matrix, output).await,
         Score::Memory { file, key, window, top } => {
             let ConversationInput { conversation, path, line, chat_template } = file.given()?;
-            let (priority, fresh, window, top) = (file.priority, Some(file.fresh), Some(window), Some(top));
-            let ask = MemoryIn { conversation, path, line, chat_template, key, window, top, fresh, priority, ..MemoryIn::default() };
+            let (priority, fresh, window, top) =
+                (file.priority, Some(file.fresh), Some(window), Some(top));
+            let ask = MemoryIn {
+                conversation,
+                path,
+                line,
+                chat_template,
+                key,
+                window,
+                top,
+                fresh,
+                priority,
+                ..MemoryIn::default()
+            };
             memory(&get::<method::ScoreMemory>(socket, &ask).await?, output)
         }
         Score::Incremental { file, max_age, window, limit, namespace } => {
@@ -204,11 +239,23 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
             };
             incremental(socket, &ask, output).await
         }
-        Score::Weights { namespace, all_models, reset } => weights(socket, namespace, all_models, reset, output).await,
+        Score::Weights { namespace, all_models, reset } => {
+            weights(socket, namespace, all_models, reset, output).await
+        }
         Score::Finetune { file, count, whole } => {
             let ConversationInput { conversation, path, line, chat_template } = file.given()?;
             let (priority, fresh, whole) = (file.priority, Some(file.fresh), Some(whole));
-            let ask = FinetuneIn { conversation, path, line, chat_template, count, whole, fresh, priority, ..FinetuneIn::default() };
+            let ask = FinetuneIn {
+                conversation,
+                path,
+                line,
+                chat_template,
+                count,
+                whole,
+                fresh,
+                priority,
+                ..FinetuneIn::default()
+            };
             finetune(&get::<method::ScoreFinetune>(socket, &ask).await?, output);
             Ok(())
         }
@@ -223,7 +270,11 @@ async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Resu
         (Some(_), Some(conversation), _) => talk(conversation),
         (Some(_), None, path) => talk(&spoken(path.as_deref().unwrap_or_default(), line)?),
     };
-    let groups = matrix.group.iter().map(|group| group.split(',').map(|key| key.trim().to_owned()).collect()).collect();
+    let groups = matrix
+        .group
+        .iter()
+        .map(|group| group.split(',').map(|key| key.trim().to_owned()).collect())
+        .collect();
     let top = if matrix.html.is_some() { matrix.top.max(PAGE_TOKENS) } else { matrix.top };
     let ask = MatrixIn {
         conversation,
@@ -257,9 +308,12 @@ async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Resu
     })
     .await?;
     bar.finish_and_clear();
-    let MatrixOut::Done(done) = last else { return Err(unfinished(<method::ScoreMatrix as Method>::NAME)) };
+    let MatrixOut::Done(done) = last else {
+        return Err(unfinished(<method::ScoreMatrix as Method>::NAME));
+    };
     if let Some(file) = &matrix.html {
-        std::fs::write(file, page(&rows, &done, &talk)?).with_context(|| BadInput(format!("cannot write {}", file.display())))?;
+        std::fs::write(file, page(&rows, &done, &talk)?)
+            .with_context(|| BadInput(format!("cannot write {}", file.display())))?;
         output.note(&format!("wrote {}", file.display()));
     }
     if output.json() {
@@ -270,7 +324,8 @@ async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Resu
     Ok(())
 }
 
-/// Rows by what they lose in all, a shade a response; the strongest shade is the largest divergence.
+/// Rows by what they lose in all, a shade a response; the strongest shade is the largest
+/// divergence.
 fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
     let sum = |row: &Row| row.divergences.iter().sum::<f64>();
     let mut order: Vec<&Row> = rows.iter().collect();
@@ -279,10 +334,20 @@ fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
     let responses = usize::try_from(done.responses).unwrap_or(0);
     let share = responses.div_ceil(COLUMNS_MAX).max(1);
     let table = order.iter().take(ROWS_MAX).map(|row| {
-        let strip: String = row.divergences.chunks(share).map(|c| output.shade(c.iter().copied().fold(0.0, f64::max), most)).collect();
-        let best = row.divergences.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).filter(|(_, d)| **d > 0.0);
+        let strip: String = row
+            .divergences
+            .chunks(share)
+            .map(|c| output.shade(c.iter().copied().fold(0.0, f64::max), most))
+            .collect();
+        let best = row
+            .divergences
+            .iter()
+            .enumerate()
+            .max_by(|a, b| a.1.total_cmp(b.1))
+            .filter(|(_, d)| **d > 0.0);
         let best = best.map_or_else(|| "-".to_owned(), |(r, d)| format!("{r} ({d:+.2})"));
-        let tokens = row.cells.iter().flat_map(|c| c.top.iter().flatten()).map(|t| (t.delta, t.text.trim()));
+        let tokens =
+            row.cells.iter().flat_map(|c| c.top.iter().flatten()).map(|t| (t.delta, t.text.trim()));
         let mut tokens: Vec<_> = tokens.filter(|(_, text)| !text.is_empty()).collect();
         tokens.sort_by(|a, b| b.0.total_cmp(&a.0));
         let tokens: Vec<&str> = tokens.iter().take(6).map(|(_, text)| *text).collect();
@@ -294,8 +359,14 @@ fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
         vec![row.key.clone(), strip, format!("{:.2}", sum(row)), best, mark]
     });
     // Without --html or --top none were asked for.
-    let has_tokens = rows.iter().flat_map(|row| &row.cells).any(|cell| cell.top.as_ref().is_some_and(|top| !top.is_empty()));
-    output.table(&["MEMORY", "RESPONSES", "NATS", "LARGEST AT", if has_tokens { "TOKENS" } else { "" }], table.collect());
+    let has_tokens = rows
+        .iter()
+        .flat_map(|row| &row.cells)
+        .any(|cell| cell.top.as_ref().is_some_and(|top| !top.is_empty()));
+    output.table(
+        &["MEMORY", "RESPONSES", "NATS", "LARGEST AT", if has_tokens { "TOKENS" } else { "" }],
+        table.collect(),
+    );
     if rows.len() > ROWS_MAX {
         output.note(&format!("{} more rows; --json has all", rows.len() - ROWS_MAX));
     }
@@ -304,7 +375,11 @@ fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
     }
     tell_template(done.chat_template.as_ref(), output);
     let (forwarded, naive) = (done.tokens_forwarded, done.tokens_naive);
-    let share = if naive == 0 { String::new() } else { format!(" ({:.0} % of full passes)", 100.0 * forwarded as f64 / naive as f64) };
+    let share = if naive == 0 {
+        String::new()
+    } else {
+        format!(" ({:.0} % of full passes)", 100.0 * forwarded as f64 / naive as f64)
+    };
     output.line(&format!(
         "{} memories, {responses} responses, {} tokens; {forwarded} forwarded{share}; noise floor {}; {} on {}, {}",
         done.memories,
@@ -326,12 +401,19 @@ fn spoken(path: &str, line: Option<u64>) -> anyhow::Result<Conversation> {
     file::read(&bytes, line).map_err(|error| BadInput(format!("{path}: {}", chain(&error))).into())
 }
 
-/// What is said in a conversation, in the order in which the model reads it: `entry` is the place of what has one.
+/// What is said in a conversation, in the order in which the model reads it: `entry` is the place
+/// of what has one.
 fn talk(conversation: &Conversation) -> Vec<Value> {
-    let sections = [("system", &conversation.system), ("identity", &conversation.identity), ("journal", &conversation.journal)];
-    let in_sections =
-        sections.into_iter().flat_map(|(name, entries)| entries.iter().flatten().map(move |entry| (name, None::<usize>, entry)));
-    let own = conversation.conversation.iter().enumerate().map(|(at, entry)| ("memory", Some(at), entry));
+    let sections = [
+        ("system", &conversation.system),
+        ("identity", &conversation.identity),
+        ("journal", &conversation.journal),
+    ];
+    let in_sections = sections.into_iter().flat_map(|(name, entries)| {
+        entries.iter().flatten().map(move |entry| (name, None::<usize>, entry))
+    });
+    let own =
+        conversation.conversation.iter().enumerate().map(|(at, entry)| ("memory", Some(at), entry));
     let said = |(role, at, entry): (&str, Option<usize>, &Entry)| {
         let role = entry.role.as_deref().unwrap_or(role);
         json!({ "entry": at, "role": role, "key": entry.key, "text": words(entry) })
@@ -349,14 +431,18 @@ fn words(entry: &Entry) -> String {
 
 /// A page that needs nothing but itself.
 fn page(rows: &[Row], done: &MatrixSummary, talk: &[Value]) -> anyhow::Result<String> {
-    // Within a script a browser minds end tags and the beginnings of comments: in JSON all of them stand within strings.
-    let data = serde_json::to_string(&json!({ "rows": rows, "done": done, "talk": talk }))?.replace('<', "\\u003c");
+    // Within a script a browser minds end tags and the beginnings of comments: in JSON all of them
+    // stand within strings.
+    let data = serde_json::to_string(&json!({ "rows": rows, "done": done, "talk": talk }))?
+        .replace('<', "\\u003c");
     Ok(include_str!("score/matrix.html").replace("/*DATA*/null", &data))
 }
 
 fn memory(out: &MemoryOut, output: &Output) -> anyhow::Result<()> {
     if !out.present {
-        return Err(NotFound(format!("no memory of the conversation has the key `{}`", out.key)).into());
+        return Err(
+            NotFound(format!("no memory of the conversation has the key `{}`", out.key)).into()
+        );
     }
     if output.json() {
         output.print_json(out);
@@ -364,7 +450,8 @@ fn memory(out: &MemoryOut, output: &Output) -> anyhow::Result<()> {
     }
     tell_template(out.chat_template.as_ref(), output);
     let table = out.cells.iter().map(|cell| {
-        let tokens: Vec<String> = cell.top.iter().flatten().map(|t| format!("{:?} {:+.2}", t.text, t.delta)).collect();
+        let tokens: Vec<String> =
+            cell.top.iter().flatten().map(|t| format!("{:?} {:+.2}", t.text, t.delta)).collect();
         let delta = format!("{:+.3}", cell.delta);
         let delta = if cell.below_noise { output.paint(&delta, Tone::Faint) } else { delta };
         vec![cell.response.to_string(), delta, format!("{:+.4}", cell.per_token), tokens.join("  ")]
@@ -387,25 +474,28 @@ fn memory(out: &MemoryOut, output: &Output) -> anyhow::Result<()> {
 async fn incremental(socket: &Path, ask: &IncrementalIn, output: &Output) -> anyhow::Result<()> {
     let bar = output.count_bar("scoring", 0);
     let (mut rows, mut seen): (Vec<IncrementalRow>, u64) = (Vec::new(), 0);
-    let last: IncrementalOut = stream::<method::ScoreIncremental>(socket, ask, |reply: &IncrementalOut| {
-        let (done, of) = match reply {
-            IncrementalOut::Row(one) => {
-                // A stream that was begun again counts anew.
-                if std::mem::replace(&mut seen, one.done) >= one.done {
-                    rows.clear();
+    let last: IncrementalOut =
+        stream::<method::ScoreIncremental>(socket, ask, |reply: &IncrementalOut| {
+            let (done, of) = match reply {
+                IncrementalOut::Row(one) => {
+                    // A stream that was begun again counts anew.
+                    if std::mem::replace(&mut seen, one.done) >= one.done {
+                        rows.clear();
+                    }
+                    rows.push(one.clone());
+                    (one.done, one.of)
                 }
-                rows.push(one.clone());
-                (one.done, one.of)
-            }
-            IncrementalOut::Done(summary) => (summary.done, summary.of),
-            IncrementalOut::Progress(progress) => (progress.done, progress.of),
-        };
-        bar.set_length(of);
-        bar.set_position(done);
-    })
-    .await?;
+                IncrementalOut::Done(summary) => (summary.done, summary.of),
+                IncrementalOut::Progress(progress) => (progress.done, progress.of),
+            };
+            bar.set_length(of);
+            bar.set_position(done);
+        })
+        .await?;
     bar.finish_and_clear();
-    let IncrementalOut::Done(done) = last else { return Err(unfinished(<method::ScoreIncremental as Method>::NAME)) };
+    let IncrementalOut::Done(done) = last else {
+        return Err(unfinished(<method::ScoreIncremental as Method>::NAME));
+    };
     if output.json() {
         // Its rows are the replies as they came.
         let rows: Vec<IncrementalOut> = rows.into_iter().map(IncrementalOut::Row).collect();
@@ -415,8 +505,10 @@ async fn incremental(socket: &Path, ask: &IncrementalIn, output: &Output) -> any
         return Ok(());
     }
     let table = rows.iter().map(|IncrementalRow { row, .. }| {
-        let error = row.error.as_deref().map_or_else(String::new, |error| output.paint(error, Tone::Bad));
-        let (largest, weight) = (format!("{:.3}", row.max_divergence), format!("{:.3}", row.weight));
+        let error =
+            row.error.as_deref().map_or_else(String::new, |error| output.paint(error, Tone::Bad));
+        let (largest, weight) =
+            (format!("{:.3}", row.max_divergence), format!("{:.3}", row.weight));
         vec![row.key.clone(), largest, weight, row.count.to_string(), error]
     });
     output.table(&["MEMORY", "LARGEST", "WEIGHT", "SCORINGS", "ERROR"], table.collect());
@@ -445,19 +537,29 @@ async fn weights(
     let all_models = Some(all_models);
     if let Some(keys) = reset {
         let named = keys.len() as u64;
-        let ask = ResetWeightsIn { namespace, all_models, keys: Some(keys).filter(|keys| !keys.is_empty()) };
+        let ask = ResetWeightsIn {
+            namespace,
+            all_models,
+            keys: Some(keys).filter(|keys| !keys.is_empty()),
+        };
         let out: ResetWeightsOut = get::<method::ResetWeights>(socket, &ask).await?;
         if named > 0 && out.removed == 0 {
-            return Err(NotFound(format!("namespace {} has no weights of these keys", out.namespace)).into());
+            return Err(NotFound(format!(
+                "namespace {} has no weights of these keys",
+                out.namespace
+            ))
+            .into());
         }
         if output.json() {
             output.print_json(&out);
         } else {
-            output.line(&format!("{} weights of namespace {} forgotten", out.removed, out.namespace));
+            output
+                .line(&format!("{} weights of namespace {} forgotten", out.removed, out.namespace));
         }
         return Ok(());
     }
-    let out: WeightsOut = get::<method::Weights>(socket, &WeightsIn { namespace, all_models }).await?;
+    let out: WeightsOut =
+        get::<method::Weights>(socket, &WeightsIn { namespace, all_models }).await?;
     if output.json() {
         output.print_json(&out);
         return Ok(());
@@ -466,9 +568,18 @@ async fn weights(
     let row = |weight: &Weight| {
         let model: String = weight.fingerprint.chars().take(8).collect();
         let age = duration(now_ms.saturating_sub(weight.last_scored_ms) as f64 / 1e3);
-        vec![weight.key.clone(), format!("{:.3}", weight.weight), weight.count.to_string(), format!("{age} ago"), model]
+        vec![
+            weight.key.clone(),
+            format!("{:.3}", weight.weight),
+            weight.count.to_string(),
+            format!("{age} ago"),
+            model,
+        ]
     };
-    output.table(&["MEMORY", "WEIGHT", "SCORINGS", "LAST", "MODEL"], out.weights.iter().map(row).collect());
+    output.table(
+        &["MEMORY", "WEIGHT", "SCORINGS", "LAST", "MODEL"],
+        out.weights.iter().map(row).collect(),
+    );
     output.line(&format!("{} weights in namespace {}", out.weights.len(), out.namespace));
     Ok(())
 }
@@ -482,7 +593,13 @@ fn finetune(out: &FinetuneOut, output: &Output) {
     let table = out.results.iter().map(|r| {
         let delta = format!("{:+.3}", r.delta);
         let delta = if r.below_noise { output.paint(&delta, Tone::Faint) } else { delta };
-        vec![r.entry.to_string(), format!("{:.3}", r.divergence), delta, format!("{:+.4}", r.per_token), r.tokens.to_string()]
+        vec![
+            r.entry.to_string(),
+            format!("{:.3}", r.divergence),
+            delta,
+            format!("{:+.4}", r.per_token),
+            r.tokens.to_string(),
+        ]
     });
     output.table(&["ENTRY", "DIVERGENCE", "DELTA", "PER TOKEN", "TOKENS"], table.collect());
     output.line(&format!(
@@ -502,7 +619,12 @@ mod tests {
     use super::*;
 
     fn entry(role: Option<&str>, key: Option<&str>, text: &str) -> Entry {
-        Entry { role: role.map(str::to_owned), key: key.map(str::to_owned), text: Some(text.to_owned()), ..Entry::default() }
+        Entry {
+            role: role.map(str::to_owned),
+            key: key.map(str::to_owned),
+            text: Some(text.to_owned()),
+            ..Entry::default()
+        }
     }
 
     #[test]
@@ -518,14 +640,28 @@ mod tests {
             ..Conversation::default()
         };
         let talk = talk(&conversation);
-        let said: Vec<_> = talk.iter().map(|one| (one["role"].as_str().expect("a role"), one["entry"].as_u64())).collect();
-        assert_eq!(said, [("system", None), ("memory", Some(0)), ("user", Some(1)), ("assistant", Some(2))]);
-        assert_eq!((talk[1]["key"].as_str(), talk[3]["text"].as_str()), (Some(evil), Some("(2 token ids)")));
+        let said: Vec<_> = talk
+            .iter()
+            .map(|one| (one["role"].as_str().expect("a role"), one["entry"].as_u64()))
+            .collect();
+        assert_eq!(
+            said,
+            [("system", None), ("memory", Some(0)), ("user", Some(1)), ("assistant", Some(2))]
+        );
+        assert_eq!(
+            (talk[1]["key"].as_str(), talk[3]["text"].as_str()),
+            (Some(evil), Some("(2 token ids)"))
+        );
         let rows = [Row { key: evil.to_owned(), keys: vec![evil.to_owned()], ..Row::default() }];
         let page = page(&rows, &MatrixSummary::default(), &talk).expect("made");
         let (before, data) = page.split_once("const data = ").expect("data");
         let (data, after) = data.split_once(";\n").expect("a line");
-        assert!(!data.contains('<') && !data.contains('\u{1b}') && before.matches("<script>").count() == 1, "{data}");
+        assert!(
+            !data.contains('<')
+                && !data.contains('\u{1b}')
+                && before.matches("<script>").count() == 1,
+            "{data}"
+        );
         assert_eq!(after.matches("</script>").count(), 1);
         let read: Value = serde_json::from_str(data).expect("it is JSON still");
         assert_eq!(read["talk"][1]["text"], evil);
@@ -537,14 +673,27 @@ mod tests {
     #[test]
     fn a_key_does_nothing_to_a_terminal() {
         let evil = "\u{1b}[2Jkey\u{9b}1m\r";
-        let row = Row { key: evil.to_owned(), keys: vec![evil.to_owned()], divergences: vec![1.0], deltas: vec![1.0], ..Row::default() };
+        let row = Row {
+            key: evil.to_owned(),
+            keys: vec![evil.to_owned()],
+            divergences: vec![1.0],
+            deltas: vec![1.0],
+            ..Row::default()
+        };
         let output = Output::kept();
-        heat_map(&[row], &MatrixSummary { responses: 1, memories: 1, ..MatrixSummary::default() }, &output);
+        heat_map(
+            &[row],
+            &MatrixSummary { responses: 1, memories: 1, ..MatrixSummary::default() },
+            &output,
+        );
         let mut out = MemoryOut { key: evil.to_owned(), present: true, ..MemoryOut::default() };
         out.cells.push(brahman_card::interface::score::Cell::default());
         memory(&out, &output).expect("printed");
         let printed = output.printed();
-        assert!(printed.contains("MEMORY") && printed.contains("TOKENS") && printed.contains("key"), "{printed}");
+        assert!(
+            printed.contains("MEMORY") && printed.contains("TOKENS") && printed.contains("key"),
+            "{printed}"
+        );
         assert!(!printed.contains(['\u{1b}', '\u{9b}', '\r']), "{printed:?}");
     }
 }

@@ -1,8 +1,8 @@
-//! Cards that serve a model beside the others, one in the cache or one that a server has: written from a template, known by a mark in them,
-//! and removed by it.
+//! Cards that serve a model beside the others, one in the cache or one that a server has: written
+//! from a template, known by a mark in them, and removed by it.
 //!
-//! Invariants: a Card without our mark is never written over nor removed; what is written is parsed before it is there; a module's vector
-//! cache is a folder of its own, named by its label.
+//! Invariants: a Card without our mark is never written over nor removed; what is written is parsed
+//! before it is there; a module's vector cache is a folder of its own, named by its label.
 
 use std::fs;
 use std::io;
@@ -89,20 +89,27 @@ struct ModelService {
 /// `brahman models enable`
 pub(super) fn enable(enable: &Enable, cache: &Path, output: &Output) -> anyhow::Result<()> {
     if enable.priority.abs() > PRIORITY_MAX {
-        return Err(BadInput(format!("--priority {}: expected -{PRIORITY_MAX} to {PRIORITY_MAX}", enable.priority)).into());
+        return Err(BadInput(format!(
+            "--priority {}: expected -{PRIORITY_MAX} to {PRIORITY_MAX}",
+            enable.priority
+        ))
+        .into());
     }
     let cache = std::path::absolute(cache)?;
     let (service, label) = match (&enable.http, &enable.name) {
         (Some(url), _) => remote(enable, url)?,
         (None, Some(name)) => local(enable, name, &cache)?,
-        (None, None) => return Err(BadInput("expected a model in the cache, or --http URL".to_owned()).into()),
+        (None, None) => {
+            return Err(BadInput("expected a model in the cache, or --http URL".to_owned()).into());
+        }
     };
     let folder = own_folder(enable.cards.as_deref());
     let path = folder.join(format!("{label}.toml"));
     check_place(&folder, &path, &label, &service.model)?;
     let text = template(&service, &label, enable.priority);
     // The template is ours; what is put into it is not.
-    Card::parse(&path.display().to_string(), text.as_bytes()).map_err(|error| BadInput(error.to_string()))?;
+    Card::parse(&path.display().to_string(), text.as_bytes())
+        .map_err(|error| BadInput(error.to_string()))?;
     write(&folder, &path, &text).with_context(|| format!("cannot write {}", path.display()))?;
     let name = &service.model;
     if output.json() {
@@ -119,17 +126,29 @@ pub(super) fn enable(enable: &Enable, cache: &Path, output: &Output) -> anyhow::
     Ok(())
 }
 
-/// Refuses a place where there is another module's Card, or a file that is not ours to write over: half a Card, an empty one that masks
-/// another, a Card of another label.
+/// Refuses a place where there is another module's Card, or a file that is not ours to write over:
+/// half a Card, an empty one that masks another, a Card of another label.
 fn check_place(folder: &Path, path: &Path, label: &Label, model: &str) -> Result<(), BadInput> {
-    let is_of_this = |card: &Card| card.label == *label && card.extensions.get(MARK).and_then(|model| model.as_str()) == Some(model);
-    let mut others = files(folder).unwrap_or_default().into_iter().filter_map(|path| read_one(&path).ok());
-    if let Some(other) = others.find(|found| found.card.label == *label && !is_of_this(&found.card)) {
-        return Err(BadInput(format!("{} is of another module called {label}: --label gives this one another", other.origin)));
+    let is_of_this = |card: &Card| {
+        card.label == *label
+            && card.extensions.get(MARK).and_then(|model| model.as_str()) == Some(model)
+    };
+    let mut others =
+        files(folder).unwrap_or_default().into_iter().filter_map(|path| read_one(&path).ok());
+    if let Some(other) = others.find(|found| found.card.label == *label && !is_of_this(&found.card))
+    {
+        return Err(BadInput(format!(
+            "{} is of another module called {label}: --label gives this one another",
+            other.origin
+        )));
     }
     // A link that leads nowhere is somebody's, too.
-    if path.symlink_metadata().is_ok() && !read_one(path).is_ok_and(|found| is_of_this(&found.card)) {
-        return Err(BadInput(format!("{} is there and `enable` did not write it: --label gives this one another", path.display())));
+    if path.symlink_metadata().is_ok() && !read_one(path).is_ok_and(|found| is_of_this(&found.card))
+    {
+        return Err(BadInput(format!(
+            "{} is there and `enable` did not write it: --label gives this one another",
+            path.display()
+        )));
     }
     Ok(())
 }
@@ -151,39 +170,73 @@ fn local(enable: &Enable, name: &str, cache: &Path) -> anyhow::Result<(ModelServ
     Ok((ModelService { model: manifest.name, kind, program, interface, environment }, label))
 }
 
-/// A model that a server has, and its module's label. Its vectors are cached where embed-http keeps them by itself.
+/// A model that a server has, and its module's label. Its vectors are cached where embed-http keeps
+/// them by itself.
 fn remote(enable: &Enable, url: &str) -> anyhow::Result<(ModelService, Label)> {
     let (Some(kind), Some(model)) = (&enable.kind, &enable.model) else {
         return Err(BadInput("--http URL: expected --kind and --model, too".to_owned()).into());
     };
-    if !(url.starts_with("http://") || url.starts_with("https://")) || url.contains(['@', '?', '#']) {
+    if !(url.starts_with("http://") || url.starts_with("https://")) || url.contains(['@', '?', '#'])
+    {
         let words = "--http: expected http://HOST:PORT or https://HOST without a user, a password or a query; --secret names a key";
         return Err(BadInput(words.to_owned()).into());
     }
     // What hubs put before a name is no part of a label.
-    let short: String = model.rsplit('/').next().unwrap_or(model).chars().map(|c| if c == ':' { '-' } else { c }).collect();
+    let short: String = model
+        .rsplit('/')
+        .next()
+        .unwrap_or(model)
+        .chars()
+        .map(|c| if c == ':' { '-' } else { c })
+        .collect();
     let label = label(enable.label.as_deref(), &short, "embed")?;
-    let mut environment = vec![(SERVER, format!("{kind}+{url}")), ("BRAHMAN_EMBED_SERVER_MODEL", model.clone())];
-    environment.extend(enable.secret.as_ref().map(|secret| ("BRAHMAN_EMBED_TOKEN", format!("secret:{secret}"))));
-    Ok((ModelService { model: model.clone(), kind: "embed", program: "embed-http", interface: "Embed", environment }, label))
+    let mut environment =
+        vec![(SERVER, format!("{kind}+{url}")), ("BRAHMAN_EMBED_SERVER_MODEL", model.clone())];
+    environment.extend(
+        enable.secret.as_ref().map(|secret| ("BRAHMAN_EMBED_TOKEN", format!("secret:{secret}"))),
+    );
+    Ok((
+        ModelService {
+            model: model.clone(),
+            kind: "embed",
+            program: "embed-http",
+            interface: "Embed",
+            environment,
+        },
+        label,
+    ))
 }
 
 /// `brahman models disable`
 pub(super) fn disable(name: &str, cards: Option<&Path>, output: &Output) -> anyhow::Result<()> {
     let folder = own_folder(cards);
-    let ours: Vec<EnabledCard> = written(&folder).into_iter().filter(|card| card.model == name || card.label == name).collect();
+    let ours: Vec<EnabledCard> = written(&folder)
+        .into_iter()
+        .filter(|card| card.model == name || card.label == name)
+        .collect();
     if ours.is_empty() {
-        let words = format!("no Card that `brahman models enable` wrote for {name} is in {}", folder.display());
+        let words = format!(
+            "no Card that `brahman models enable` wrote for {name} is in {}",
+            folder.display()
+        );
         return Err(NotFound(words).into());
     }
     for card in &ours {
-        fs::remove_file(&card.path).with_context(|| format!("cannot remove {}", card.path.display()))?;
+        fs::remove_file(&card.path)
+            .with_context(|| format!("cannot remove {}", card.path.display()))?;
     }
     if output.json() {
-        let removed: Vec<_> = ours.iter().map(|card| json!({ "label": card.label, "card": card.path })).collect();
+        let removed: Vec<_> =
+            ours.iter().map(|card| json!({ "label": card.label, "card": card.path })).collect();
         output.print_json(&json!({ "removed": removed }));
     } else {
-        ours.iter().for_each(|card| output.line(&format!("{} removed: `brahman reload` stops {}", card.path.display(), card.label)));
+        ours.iter().for_each(|card| {
+            output.line(&format!(
+                "{} removed: `brahman reload` stops {}",
+                card.path.display(),
+                card.label
+            ))
+        });
     }
     Ok(())
 }
@@ -192,7 +245,9 @@ pub(super) fn disable(name: &str, cards: Option<&Path>, output: &Output) -> anyh
 fn label(asked: Option<&str>, name: &str, kind: &str) -> anyhow::Result<Label> {
     let text = asked.map_or_else(|| format!("{kind}-{}", name.to_lowercase()), str::to_owned);
     if SHIPPED.contains(&text.as_str()) {
-        let words = format!("{text} is the label of a shipped module, which this one would take the place of: expected another");
+        let words = format!(
+            "{text} is the label of a shipped module, which this one would take the place of: expected another"
+        );
         return Err(BadInput(words).into());
     }
     Label::new(&text).map_err(|error| BadInput(format!("{error}; --label names another")).into())
@@ -203,7 +258,10 @@ fn template(service: &ModelService, label: &Label, priority: i64) -> String {
     let quoted = |text: &str| json!(text).to_string();
     let ModelService { model, kind, program, interface, environment } = service;
     let name = quoted(model);
-    let environment: String = environment.iter().map(|(variable, value)| format!("{variable} = {}\n", quoted(value))).collect();
+    let environment: String = environment
+        .iter()
+        .map(|(variable, value)| format!("{variable} = {}\n", quoted(value)))
+        .collect();
     // All of the mesh's interfaces are of one domain.
     let domain = embed::INTERFACE.name.rsplit_once('.').map_or("", |(domain, _)| domain);
     let offset = 10 + priority;
@@ -236,12 +294,14 @@ fn template(service: &ModelService, label: &Label, priority: i64) -> String {
     )
 }
 
-/// Whole or not at all, in a folder that is made if need be: a mesh that reloads meanwhile reads no half of it.
+/// Whole or not at all, in a folder that is made if need be: a mesh that reloads meanwhile reads no
+/// half of it.
 fn write(folder: &Path, path: &Path, text: &str) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     // For whoever runs the mesh to read.
     let mode = fs::Permissions::from_mode(0o644);
-    let mut file = tempfile::Builder::new().prefix(".tmp-").permissions(mode).tempfile_in(folder)?;
+    let mut file =
+        tempfile::Builder::new().prefix(".tmp-").permissions(mode).tempfile_in(folder)?;
     io::Write::write_all(&mut file, text.as_bytes())?;
     file.as_file().sync_all()?;
     file.persist(path).map(drop).map_err(|error| error.error)
@@ -253,9 +313,15 @@ mod tests {
 
     use super::*;
 
-    fn service(model: &str, program: &'static str, environment: &[(&'static str, &str)]) -> ModelService {
-        let (kind, interface) = if program == "rerank-real" { ("rerank", "Rerank") } else { ("embed", "Embed") };
-        let environment = environment.iter().map(|(variable, value)| (*variable, (*value).to_owned())).collect();
+    fn service(
+        model: &str,
+        program: &'static str,
+        environment: &[(&'static str, &str)],
+    ) -> ModelService {
+        let (kind, interface) =
+            if program == "rerank-real" { ("rerank", "Rerank") } else { ("embed", "Embed") };
+        let environment =
+            environment.iter().map(|(variable, value)| (*variable, (*value).to_owned())).collect();
         ModelService { model: model.to_owned(), kind, program, interface, environment }
     }
 
@@ -280,22 +346,37 @@ mod tests {
 
     #[test]
     fn the_template_is_a_card_for_the_model() {
-        let embed = card(&service("My-Model_1.5", "embed-real", &[("BRAHMAN_MODEL_DIR", "/srv/a \"b\"")]), 2);
-        assert_eq!((embed.label.as_str(), embed.attributes["model"].as_str()), ("embed-my-model_1.5", "My-Model_1.5"));
-        assert_eq!((embed.extensions[MARK].as_str(), embed.priority_contexts["prod"].priority_offset), (Some("My-Model_1.5"), 12));
+        let embed = card(
+            &service("My-Model_1.5", "embed-real", &[("BRAHMAN_MODEL_DIR", "/srv/a \"b\"")]),
+            2,
+        );
+        assert_eq!(
+            (embed.label.as_str(), embed.attributes["model"].as_str()),
+            ("embed-my-model_1.5", "My-Model_1.5")
+        );
+        assert_eq!(
+            (embed.extensions[MARK].as_str(), embed.priority_contexts["prod"].priority_offset),
+            (Some("My-Model_1.5"), 12)
+        );
         assert_eq!(embed.environment["BRAHMAN_MODEL_DIR"], "/srv/a \"b\"");
         assert_eq!(embed.offered_interfaces().collect::<Vec<_>>(), ["org.brahman.Embed"]);
         assert!(matches!(&embed.payload, Payload::Native(native) if native.exec == "embed-real"));
-        let rerank = card(&service("My-Model_1.5", "rerank-real", &[("BRAHMAN_RERANK_MODEL", "/m")]), 0);
+        let rerank =
+            card(&service("My-Model_1.5", "rerank-real", &[("BRAHMAN_RERANK_MODEL", "/m")]), 0);
         assert_eq!((rerank.label.as_str(), rerank.environment.len()), ("rerank-my-model_1.5", 1));
     }
 
     #[test]
     fn a_servers_model_has_a_card_without_its_key() {
-        let (service, label) = remote(&asked("ollama", "acme/Nomic:latest"), "http://gpu:11434").expect("a service");
+        let (service, label) =
+            remote(&asked("ollama", "acme/Nomic:latest"), "http://gpu:11434").expect("a service");
         let text = template(&service, &label, 0);
-        let card = Card::parse("t.toml", text.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{text}"));
-        assert_eq!((card.label.as_str(), card.attributes["model"].as_str()), ("embed-nomic-latest", "acme/Nomic:latest"));
+        let card = Card::parse("t.toml", text.as_bytes())
+            .unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(
+            (card.label.as_str(), card.attributes["model"].as_str()),
+            ("embed-nomic-latest", "acme/Nomic:latest")
+        );
         assert_eq!(card.environment[SERVER], "ollama+http://gpu:11434");
         assert_eq!(card.environment["BRAHMAN_EMBED_TOKEN"], "secret:key");
         assert!(matches!(&card.payload, Payload::Native(native) if native.exec == "embed-http"));
@@ -315,13 +396,23 @@ mod tests {
     #[test]
     fn a_persons_own_file_is_not_written_over() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let (label, path) = (label(None, "x", "embed").expect("a label"), folder.path().join("embed-x.toml"));
-        let check = |model: &str| check_place(folder.path(), &path, &label, model).map_err(|refused| refused.to_string());
+        let (label, path) =
+            (label(None, "x", "embed").expect("a label"), folder.path().join("embed-x.toml"));
+        let check = |model: &str| {
+            check_place(folder.path(), &path, &label, model).map_err(|refused| refused.to_string())
+        };
         assert_eq!(check("x"), Ok(()), "nothing is there");
-        for own in ["", "schema_version = 1\nlabel = \"em", "schema_version = 1\nlabel = \"own\"\npayload = \"virtual\"\n"] {
+        for own in [
+            "",
+            "schema_version = 1\nlabel = \"em",
+            "schema_version = 1\nlabel = \"own\"\npayload = \"virtual\"\n",
+        ] {
             fs::write(&path, own).expect("written");
             let refused = check("x").expect_err("refused");
-            assert!(refused.contains("embed-x.toml") && refused.contains("--label"), "{own}: {refused}");
+            assert!(
+                refused.contains("embed-x.toml") && refused.contains("--label"),
+                "{own}: {refused}"
+            );
         }
         fs::remove_file(&path).expect("removed");
         std::os::unix::fs::symlink("/dev/null", &path).expect("linked");
@@ -337,14 +428,24 @@ mod tests {
     fn only_what_was_written_here_is_known_again() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         assert!(written(&folder.path().join("none")).is_empty());
-        for (name, program, variable) in [("x", "embed-real", "BRAHMAN_MODEL_DIR"), ("y", "embed-http", SERVER)] {
-            let text = template(&service(name, program, &[(variable, "/m")]), &label(None, name, "embed").expect("a label"), 0);
-            write(folder.path(), &folder.path().join(format!("embed-{name}.toml")), &text).expect("written");
+        for (name, program, variable) in
+            [("x", "embed-real", "BRAHMAN_MODEL_DIR"), ("y", "embed-http", SERVER)]
+        {
+            let text = template(
+                &service(name, program, &[(variable, "/m")]),
+                &label(None, name, "embed").expect("a label"),
+                0,
+            );
+            write(folder.path(), &folder.path().join(format!("embed-{name}.toml")), &text)
+                .expect("written");
         }
         let own = "schema_version = 1\nlabel = \"own\"\npayload = \"virtual\"\nattributes = { model = \"x\" }\n";
         fs::write(folder.path().join("own.toml"), own).expect("written");
         let path = folder.path().join("embed-x.toml");
-        assert_eq!(enabled(folder.path()), [EnabledCard { model: "x".into(), label: "embed-x".into(), path, is_remote: false }]);
+        assert_eq!(
+            enabled(folder.path()),
+            [EnabledCard { model: "x".into(), label: "embed-x".into(), path, is_remote: false }]
+        );
         assert_eq!(written(folder.path()).len(), 2);
     }
 }

@@ -1,4 +1,5 @@
-//! Builds an index of 20,000 random vectors, writes it, maps it again, and searches it with and without a filter.
+//! Builds an index of 20,000 random vectors, writes it, maps it again, and searches it with and
+//! without a filter.
 //!
 //! `cargo run --release -p flat-hnsw --example search`
 
@@ -16,7 +17,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let began = Instant::now();
     // Rows are put in another order than they came in; `numbers[row]` says where a row was.
     let (index, numbers) = FlatIndex::build(&vectors, DIM, Parameters::default(), 2, &|_| true)?;
-    println!("built {ROWS} × {DIM} in {:.1} s, {:.1} MB", began.elapsed().as_secs_f64(), index.memory_bytes() as f64 / 1e6);
+    println!(
+        "built {ROWS} × {DIM} in {:.1} s, {:.1} MB",
+        began.elapsed().as_secs_f64(),
+        index.memory_bytes() as f64 / 1e6
+    );
 
     let path = std::env::temp_dir().join(format!("flat-hnsw-example-{}.flat", std::process::id()));
     index.save(&path)?;

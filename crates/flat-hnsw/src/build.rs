@@ -1,9 +1,11 @@
-//! Building and changing a graph: the same input and seed give the same graph on any number of threads.
+//! Building and changing a graph: the same input and seed give the same graph on any number of
+//! threads.
 //!
-//! Nodes are inserted in batches. The nodes of a batch search the graph as it stood before the batch, in parallel; their
-//! edges are then added in one order. Both directions of an edge go through the heuristic of HNSW (a neighbour is kept if
-//! it is nearer to the node than to any kept before), so that no region loses its way out. Lists are wider while
-//! building, so that the heuristic runs on many new edges at once. After ParlayANN (Manohar et al. 2024).
+//! Nodes are inserted in batches. The nodes of a batch search the graph as it stood before the
+//! batch, in parallel; their edges are then added in one order. Both directions of an edge go
+//! through the heuristic of HNSW (a neighbour is kept if it is nearer to the node than to any kept
+//! before), so that no region loses its way out. Lists are wider while building, so that the
+//! heuristic runs on many new edges at once. After ParlayANN (Manohar et al. 2024).
 
 use std::io;
 use std::sync::Mutex;
@@ -47,7 +49,8 @@ impl Parameters {
 
 /// Most neighbours a node: a list of level 0 is twice as wide, and is walked as a whole.
 const M_MAX: usize = 512;
-/// Most nodes of one batch: they do not see one another, which costs nothing while they are few beside the rest.
+/// Most nodes of one batch: they do not see one another, which costs nothing while they are few
+/// beside the rest.
 const BATCH_MAX: usize = 1024;
 /// A batch is at most this share of what is there.
 const BATCH_SHARE: usize = 24;
@@ -104,8 +107,8 @@ pub fn mix(mut z: u64) -> u64 {
     z ^ z >> 31
 }
 
-/// The level of a row: l with probability 1/(2M)^l. Level 0 has lists of 2M, so fewer nodes above it than the usual 1/M^l
-/// lead everywhere, and the top is a quarter as long.
+/// The level of a row: l with probability 1/(2M)^l. Level 0 has lists of 2M, so fewer nodes above
+/// it than the usual 1/M^l lead everywhere, and the top is a quarter as long.
 #[must_use]
 pub fn level_of(row: u64, parameters: &Parameters) -> u8 {
     let share = 2 * parameters.m.max(2) as u64;
@@ -119,10 +122,14 @@ pub fn level_of(row: u64, parameters: &Parameters) -> u8 {
 
 /// The lowest level with few enough nodes to compare one by one.
 pub fn top_level(levels: &[u8]) -> usize {
-    (0..=u8::MAX).find(|l| levels.iter().filter(|level| *level >= l).count() <= TOP_MAX).unwrap_or(u8::MAX).into()
+    (0..=u8::MAX)
+        .find(|l| levels.iter().filter(|level| *level >= l).count() <= TOP_MAX)
+        .unwrap_or(u8::MAX)
+        .into()
 }
 
-/// Calls `work` for every index below `count`, on up to `threads` threads, and gives the results in order.
+/// Calls `work` for every index below `count`, on up to `threads` threads, and gives the results in
+/// order.
 pub fn in_parallel<T: Send, S>(
     count: usize,
     threads: usize,
@@ -142,7 +149,10 @@ pub fn in_parallel<T: Send, S>(
             if from >= count {
                 break;
             }
-            own.push((from, (from..count.min(from + GRAIN)).map(|i| work(&mut state, i)).collect::<Vec<T>>()));
+            own.push((
+                from,
+                (from..count.min(from + GRAIN)).map(|i| work(&mut state, i)).collect::<Vec<T>>(),
+            ));
         }
         done.lock().unwrap_or_else(PoisonError::into_inner).append(&mut own);
     };
@@ -235,9 +245,14 @@ impl Draft {
         Rows { bytes: self.codes.bytes(), stride: self.stride }
     }
 
-    /// Inserts the next nodes, of these levels, in the order of their codes. Into an empty graph nodes of high levels must come first,
-    /// so that the first searches have a top to start from.
-    pub fn insert(&mut self, levels: &[u8], threads: usize, progress: &crate::Progress<'_>) -> bool {
+    /// Inserts the next nodes, of these levels, in the order of their codes. Into an empty graph
+    /// nodes of high levels must come first, so that the first searches have a top to start from.
+    pub fn insert(
+        &mut self,
+        levels: &[u8],
+        threads: usize,
+        progress: &crate::Progress<'_>,
+    ) -> bool {
         if self.levels.is_empty() {
             self.top_level = top_level(levels);
         }
@@ -249,7 +264,8 @@ impl Draft {
             let there = self.levels.len();
             let batch = (there / BATCH_SHARE).clamp(1, BATCH_MAX).min(levels.len() - from);
             self.append(&levels[from..from + batch]);
-            // What it answers counts between two batches; it is called oftener to let others go first.
+            // What it answers counts between two batches; it is called oftener to let others go
+            // first.
             self.connect(there, there + batch, threads, &|i| {
                 if i.is_multiple_of(NODES_PER_STEP) {
                     progress(from);
@@ -283,7 +299,10 @@ impl Draft {
             let node = (from + i) as u32;
             let graph = self.graph();
             let own = usize::from(self.levels[node as usize]).min(self.top_level.saturating_sub(1));
-            as_query(&self.codes.bytes()[node as usize * self.stride..][..self.stride], &mut worker.query);
+            as_query(
+                &self.codes.bytes()[node as usize * self.stride..][..self.stride],
+                &mut worker.query,
+            );
             let mut lists = Vec::with_capacity(own + 1);
             if self.top_level == 0 {
                 return lists;
@@ -291,9 +310,15 @@ impl Draft {
             let query = std::mem::take(&mut worker.query);
             graph.enter(&query, ef, &mut worker.scratch);
             for level in (0..self.top_level).rev() {
-                graph.beam(&query, level, if level <= own { ef } else { UPPER_EF }, &mut worker.scratch);
+                graph.beam(
+                    &query,
+                    level,
+                    if level <= own { ef } else { UPPER_EF },
+                    &mut worker.scratch,
+                );
                 if level <= own {
-                    let candidates: Vec<(i32, u32)> = worker.scratch.pool.iter().map(|k| (product_of(*k), node_of(*k))).collect();
+                    let candidates: Vec<(i32, u32)> =
+                        worker.scratch.pool.iter().map(|k| (product_of(*k), node_of(*k))).collect();
                     lists.push((level, self.choose(&candidates, self.cap(level), worker)));
                 }
             }
@@ -316,18 +341,25 @@ impl Draft {
             }
         }
         back.sort_unstable();
-        let groups: Vec<&[(u8, u32, u32)]> = back.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)).collect();
+        let groups: Vec<&[(u8, u32, u32)]> =
+            back.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)).collect();
         let merged = in_parallel(groups.len(), threads, Worker::default, |worker, i| {
             step(i);
             let (level, target, _) = groups[i][0];
             let level = usize::from(level);
             let graph = self.graph();
-            let mut list: Vec<u32> = graph.list(target, level).iter().copied().take_while(|n| *n != NONE).collect();
+            let mut list: Vec<u32> =
+                graph.list(target, level).iter().copied().take_while(|n| *n != NONE).collect();
             list.extend(groups[i].iter().map(|(_, _, node)| *node));
             let width = if level == 0 { self.base_width() } else { self.parameters.m };
-            if list.len() <= width { list } else { self.prune(target, &list, self.cap(level), worker) }
+            if list.len() <= width {
+                list
+            } else {
+                self.prune(target, &list, self.cap(level), worker)
+            }
         });
-        let targets: Vec<(usize, u32)> = groups.iter().map(|g| (usize::from(g[0].0), g[0].1)).collect();
+        let targets: Vec<(usize, u32)> =
+            groups.iter().map(|g| (usize::from(g[0].0), g[0].1)).collect();
         for ((level, target), list) in targets.into_iter().zip(merged) {
             self.set(target, level, &list);
         }
@@ -338,7 +370,11 @@ impl Draft {
             let width = self.base_width();
             (&mut self.base, node as usize * width, width)
         } else {
-            (&mut self.upper, (self.upper_at[node as usize] as usize + level - 1) * self.parameters.m, self.parameters.m)
+            (
+                &mut self.upper,
+                (self.upper_at[node as usize] as usize + level - 1) * self.parameters.m,
+                self.parameters.m,
+            )
         };
         let place = &mut lists[at..at + width];
         place.fill(NONE);
@@ -348,16 +384,21 @@ impl Draft {
     /// The heuristic over a list in any order.
     fn prune(&self, node: u32, list: &[u32], cap: usize, worker: &mut Worker) -> Vec<u32> {
         let rows = self.rows();
-        as_query(&self.codes.bytes()[node as usize * self.stride..][..self.stride], &mut worker.other);
+        as_query(
+            &self.codes.bytes()[node as usize * self.stride..][..self.stride],
+            &mut worker.other,
+        );
         worker.dots.resize(list.len().max(worker.dots.len()), 0);
         self.kernels.gather(&rows, list, &worker.other, &mut worker.dots);
-        let mut candidates: Vec<(i32, u32)> = worker.dots.iter().copied().zip(list.iter().copied()).collect();
+        let mut candidates: Vec<(i32, u32)> =
+            worker.dots.iter().copied().zip(list.iter().copied()).collect();
         candidates.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
         self.choose(&candidates, cap, worker)
     }
 
-    /// Keeps, nearest first, the candidates that are nearer to the node than to any kept before; what room is left goes to
-    /// the nearest of the others, which in tight clusters are worth more than the comparisons they cost.
+    /// Keeps, nearest first, the candidates that are nearer to the node than to any kept before;
+    /// what room is left goes to the nearest of the others, which in tight clusters are worth more
+    /// than the comparisons they cost.
     fn choose(&self, candidates: &[(i32, u32)], cap: usize, worker: &mut Worker) -> Vec<u32> {
         let rows = self.rows();
         worker.chosen.clear();
@@ -366,7 +407,10 @@ impl Draft {
             if worker.chosen.len() >= cap {
                 break;
             }
-            as_query(&rows.bytes[*candidate as usize * self.stride..][..self.stride], &mut worker.other);
+            as_query(
+                &rows.bytes[*candidate as usize * self.stride..][..self.stride],
+                &mut worker.other,
+            );
             let n = worker.chosen.len();
             worker.dots.resize(n.max(worker.dots.len()), 0);
             self.kernels.gather(&rows, &worker.chosen, &worker.other, &mut worker.dots);
@@ -386,18 +430,27 @@ impl Draft {
     pub fn finish(self, threads: usize) -> (Parts, Pages) {
         let cap = self.cap(0);
         let mut base = vec![NONE; self.levels.len() * cap];
-        for (first, places) in (0..).step_by(FINISHED_AT_ONCE).zip(base.chunks_mut(cap * FINISHED_AT_ONCE)) {
+        for (first, places) in
+            (0..).step_by(FINISHED_AT_ONCE).zip(base.chunks_mut(cap * FINISHED_AT_ONCE))
+        {
             let lists = in_parallel(places.len() / cap, threads, Worker::default, |worker, i| {
                 let node = (first + i) as u32;
-                let list: Vec<u32> = self.graph().list(node, 0).iter().copied().take_while(|n| *n != NONE).collect();
+                let list: Vec<u32> =
+                    self.graph().list(node, 0).iter().copied().take_while(|n| *n != NONE).collect();
                 if list.len() <= cap { list } else { self.prune(node, &list, cap, worker) }
             });
             for (place, list) in places.chunks_mut(cap).zip(lists) {
                 place[..list.len()].copy_from_slice(&list);
             }
         }
-        let parts =
-            Parts { top_level: self.top_level, top: self.top, levels: self.levels, base, upper_at: self.upper_at, upper: self.upper };
+        let parts = Parts {
+            top_level: self.top_level,
+            top: self.top,
+            levels: self.levels,
+            base,
+            upper_at: self.upper_at,
+            upper: self.upper,
+        };
         (parts, self.codes)
     }
 }

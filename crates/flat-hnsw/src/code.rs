@@ -1,7 +1,8 @@
 //! Vectors as bytes: one scale for all, so that products of codes compare as integers.
 //!
-//! A component x is stored as `round(x · scale)` within ±127, plus 128. A query has a scale of its own. The products are
-//! estimates; [`Quantiser::slack`] bounds how wrong one can be, which lets an exact search discard by estimate.
+//! A component x is stored as `round(x · scale)` within ±127, plus 128. A query has a scale of its
+//! own. The products are estimates; [`Quantiser::slack`] bounds how wrong one can be, which lets an
+//! exact search discard by estimate.
 
 use multiversion::multiversion;
 
@@ -38,8 +39,8 @@ pub fn stride(dim: usize) -> usize {
 }
 
 impl Quantiser {
-    /// The scale that covers every component of these vectors: clipping a few would make most estimates finer, but the
-    /// slack is that of the worst.
+    /// The scale that covers every component of these vectors: clipping a few would make most
+    /// estimates finer, but the slack is that of the worst.
     #[must_use]
     pub fn of(vectors: &[f32]) -> Self {
         Self { scale: CODE_MAX / largest(vectors).max(f32::MIN_POSITIVE.sqrt()), residual_max: 0.0 }
@@ -63,15 +64,16 @@ impl Quantiser {
         out.norm = dot(vector, vector).sqrt();
     }
 
-    /// How far the estimate of a product with any unit vector can be from the product, in units: by Cauchy and Schwarz,
+    /// How far the estimate of a product with any unit vector can be from the product, in units: by
+    /// Cauchy and Schwarz,
     /// |q·x − q'·x'| ≤ |q − q'| |x| + |q'| |x − x'|; a thousandth is added for the rounding of f32.
     #[must_use]
     pub fn slack(&self, query: &QueryCode) -> f32 {
         1.001 * (query.residual + (query.norm + query.residual) * self.residual_max) + 1e-5
     }
 
-    /// What estimates can tell apart, in products of codes, for vectors of length 1: four standard deviations of the sum
-    /// of rounding errors, each even over ±½.
+    /// What estimates can tell apart, in products of codes, for vectors of length 1: four standard
+    /// deviations of the sum of rounding errors, each even over ±½.
     #[must_use]
     pub fn resolution(&self, query: &QueryCode) -> f32 {
         4.0 * ((self.scale * self.scale + query.scale * query.scale) / 12.0).sqrt()
@@ -87,7 +89,8 @@ impl Quantiser {
 /// Independent sums and maxima: one register of 16, or two of 8.
 const LANES: usize = 16;
 
-/// The largest component by size. Compiled for wide registers: a search is short enough for this to count.
+/// The largest component by size. Compiled for wide registers: a search is short enough for this to
+/// count.
 #[multiversion(targets("x86_64+avx512f+avx512vl", "x86_64+avx2+fma", "aarch64+neon"))]
 fn largest(vector: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; LANES];
@@ -100,8 +103,13 @@ fn largest(vector: &[f32]) -> f32 {
     rest.iter().chain(&lanes).fold(0.0, |m, x| m.max(x.abs()))
 }
 
-/// Signed codes; gives the square of what was lost. Without wide registers rounding is a call a component.
-#[multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq", "x86_64+avx2+fma", "aarch64+neon"))]
+/// Signed codes; gives the square of what was lost. Without wide registers rounding is a call a
+/// component.
+#[multiversion(targets(
+    "x86_64+avx512f+avx512vl+avx512bw+avx512dq",
+    "x86_64+avx2+fma",
+    "aarch64+neon"
+))]
 fn encode_signed(vector: &[f32], scale: f32, out: &mut [i8]) -> f32 {
     let mut lost = [0.0_f32; LANES];
     let (chunks, rest) = vector.as_chunks::<LANES>();

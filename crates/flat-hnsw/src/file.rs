@@ -1,8 +1,10 @@
-//! `graph.flat`: an index in one file that is opened without being read whole. Format: `docs/FORMAT.md`.
+//! `graph.flat`: an index in one file that is opened without being read whole. Format:
+//! `docs/FORMAT.md`.
 //!
-//! A page of header (magic, length, JSON, checksum), then sections at multiples of 4096. Codes and graph are read into
-//! memory and their checksums are compared then; vectors are mapped, and compared by [`verify`]. Invariants: a file is
-//! written once; every list in a file that opens names nodes that exist.
+//! A page of header (magic, length, JSON, checksum), then sections at multiples of 4096. Codes and
+//! graph are read into memory and their checksums are compared then; vectors are mapped, and
+//! compared by [`verify`]. Invariants: a file is written once; every list in a file that opens
+//! names nodes that exist.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -59,7 +61,8 @@ fn bad(why: impl Into<Box<dyn Error + Send + Sync>>) -> io::Error {
 /// As the file system gives them.
 pub fn write(flat: &FlatIndex, path: &Path) -> io::Result<()> {
     let numbers = |list: &[u32]| bytemuck::cast_slice::<u32, u8>(list).to_vec();
-    let (upper_at, upper, top) = (numbers(&flat.upper_at), numbers(&flat.upper), numbers(&flat.top));
+    let (upper_at, upper, top) =
+        (numbers(&flat.upper_at), numbers(&flat.upper), numbers(&flat.top));
     let parts: [(&str, &[u8]); 7] = [
         ("codes", flat.store.codes.bytes()),
         ("base", flat.base.bytes()),
@@ -86,7 +89,10 @@ pub fn write(flat: &FlatIndex, path: &Path) -> io::Result<()> {
         sections,
     };
     let json = serde_json::to_vec(&header)?;
-    let length = u32::try_from(json.len()).ok().filter(|n| u64::from(*n) + 16 <= PAGE).ok_or_else(|| bad("the header is too long"))?;
+    let length = u32::try_from(json.len())
+        .ok()
+        .filter(|n| u64::from(*n) + 16 <= PAGE)
+        .ok_or_else(|| bad("the header is too long"))?;
     let mut file = BufWriter::with_capacity(1 << 20, File::create_new(path)?);
     file.write_all(MAGIC)?;
     file.write_all(&length.to_le_bytes())?;
@@ -111,9 +117,13 @@ fn read_header(file: &mut File) -> io::Result<Header> {
         return Err(bad("it is not a graph.flat file"));
     }
     if start[7] != MAGIC[7] {
-        return Err(bad(format!("it has version {}, this program reads version {}", start[7], MAGIC[7])));
+        return Err(bad(format!(
+            "it has version {}, this program reads version {}",
+            start[7], MAGIC[7]
+        )));
     }
-    let word = |at: usize| u32::from_le_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
+    let word =
+        |at: usize| u32::from_le_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
     let (length, crc) = (word(8), word(12));
     if u64::from(length) + 16 > PAGE {
         return Err(bad("its header is too long"));
@@ -125,7 +135,8 @@ fn read_header(file: &mut File) -> io::Result<Header> {
     }
     let header: Header = serde_json::from_slice(&json).map_err(bad)?;
     let p = header.parameters;
-    if header.rows >= ROWS_MAX || !(1..=DIM_MAX).contains(&header.dim) || !(2..=512).contains(&p.m) {
+    if header.rows >= ROWS_MAX || !(1..=DIM_MAX).contains(&header.dim) || !(2..=512).contains(&p.m)
+    {
         return Err(bad("its header has numbers out of bounds"));
     }
     Ok(header)
@@ -133,12 +144,15 @@ fn read_header(file: &mut File) -> io::Result<Header> {
 
 impl Header {
     fn section(&self, name: &str, expected: Option<u64>) -> io::Result<Section> {
-        let section = *self.sections.get(name).ok_or_else(|| bad(format!("it has no section `{name}`")))?;
+        let section =
+            *self.sections.get(name).ok_or_else(|| bad(format!("it has no section `{name}`")))?;
         if !section.at.is_multiple_of(PAGE) || section.at.checked_add(section.bytes).is_none() {
             return Err(bad(format!("section `{name}` is misaligned")));
         }
         match expected {
-            Some(bytes) if bytes != section.bytes => Err(bad(format!("section `{name}` has {} bytes, expected {bytes}", section.bytes))),
+            Some(bytes) if bytes != section.bytes => {
+                Err(bad(format!("section `{name}` has {} bytes, expected {bytes}", section.bytes)))
+            }
             _ => Ok(section),
         }
     }
@@ -166,8 +180,13 @@ pub fn open(path: &Path) -> io::Result<FlatIndex> {
     let header = read_header(&mut file)?;
     let (rows, m) = (header.rows, header.parameters.m as u64);
     let has_graph = header.top_level > 0;
-    let codes = load(&mut file, "codes", header.section("codes", Some(rows * stride(header.dim) as u64))?)?;
-    let base = load(&mut file, "base", header.section("base", Some(if has_graph { rows * 2 * m * 4 } else { 0 }))?)?;
+    let codes =
+        load(&mut file, "codes", header.section("codes", Some(rows * stride(header.dim) as u64))?)?;
+    let base = load(
+        &mut file,
+        "base",
+        header.section("base", Some(if has_graph { rows * 2 * m * 4 } else { 0 }))?,
+    )?;
     let levels = load(&mut file, "levels", header.section("levels", Some(rows))?)?.bytes().to_vec();
     let mut numbers = |name: &str, expected: Option<u64>| -> io::Result<Vec<u32>> {
         let section = header.section(name, expected)?;
@@ -176,14 +195,18 @@ pub fn open(path: &Path) -> io::Result<FlatIndex> {
         }
         Ok(load(&mut file, name, section)?.as_u32().to_vec())
     };
-    let (upper_at, upper, top) = (numbers("upper_at", Some(rows * 4))?, numbers("upper", None)?, numbers("top", None)?);
+    let (upper_at, upper, top) =
+        (numbers("upper_at", Some(rows * 4))?, numbers("upper", None)?, numbers("top", None)?);
     let exists = |list: &[u32]| list.iter().all(|n| *n == NONE || u64::from(*n) < rows);
     if !exists(base.as_u32()) || !exists(&upper) || !top.iter().all(|n| u64::from(*n) < rows) {
         return Err(bad("a list names a node that does not exist"));
     }
     let section = header.section("vectors", Some(rows * header.dim as u64 * 4))?;
     let vectors = Pages::map(&file, section.at, usize::try_from(section.bytes).map_err(bad)?)?;
-    let quantiser = Quantiser { scale: f32::from_bits(header.scale_bits), residual_max: f32::from_bits(header.residual_max_bits) };
+    let quantiser = Quantiser {
+        scale: f32::from_bits(header.scale_bits),
+        residual_max: f32::from_bits(header.residual_max_bits),
+    };
     let rows = usize::try_from(rows).map_err(bad)?;
     Ok(FlatIndex {
         store: Store::from_pages(header.dim, rows, quantiser, codes, vectors),
@@ -213,7 +236,12 @@ pub fn verify(path: &Path) -> io::Result<()> {
 }
 
 /// Compares the checksum of a section, a part in memory at a time.
-fn verify_section(file: &mut File, name: &str, section: Section, buffer: &mut [u8]) -> io::Result<()> {
+fn verify_section(
+    file: &mut File,
+    name: &str,
+    section: Section,
+    buffer: &mut [u8],
+) -> io::Result<()> {
     file.seek(SeekFrom::Start(section.at))?;
     let (mut left, mut hasher) = (section.bytes, crc32fast::Hasher::new());
     while left > 0 {
@@ -225,7 +253,11 @@ fn verify_section(file: &mut File, name: &str, section: Section, buffer: &mut [u
         hasher.update(&buffer[..part]);
         left -= part as u64;
     }
-    if hasher.finalize() == section.crc32 { Ok(()) } else { Err(bad(format!("the checksum of section `{name}` does not match"))) }
+    if hasher.finalize() == section.crc32 {
+        Ok(())
+    } else {
+        Err(bad(format!("the checksum of section `{name}` does not match")))
+    }
 }
 
 #[cfg(test)]
@@ -254,7 +286,11 @@ mod tests {
             let query = unit_vectors(9, 1, 20);
             let ask = SearchParameters { k: 5, ef: 50, live: None };
             assert_eq!(opened.search(&query, &ask), flat.search(&query, &ask));
-            assert_eq!(opened.insert(&query, 1, &|_| true).expect("inserted").search(&query, &ask)[0].row as usize, rows);
+            assert_eq!(
+                opened.insert(&query, 1, &|_| true).expect("inserted").search(&query, &ask)[0].row
+                    as usize,
+                rows
+            );
         }
     }
 
@@ -271,7 +307,11 @@ mod tests {
             std::fs::write(&path, bytes).expect("damaged");
             let error = verify(&path).expect_err("damage").to_string();
             assert!(error.contains(name.as_str()), "{error}");
-            assert_eq!(open(&path).is_err(), name != "vectors", "what is mapped is compared by verify only");
+            assert_eq!(
+                open(&path).is_err(),
+                name != "vectors",
+                "what is mapped is compared by verify only"
+            );
         }
     }
 

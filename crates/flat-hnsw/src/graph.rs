@@ -1,8 +1,9 @@
 //! A navigable graph over codes, and the walk through it.
 //!
-//! Lists have a fixed width and end early with [`NONE`]. Level 0 holds every node; level l ≥ 1 holds a share of 1/(2M)^l. The
-//! lowest level with at most [`TOP_MAX`] nodes is the *top*: its nodes are compared with the query one by one, so no walk
-//! starts in the wrong region, and levels from the top up need no lists. After Malkov and Yashunin (2016), with an exact top.
+//! Lists have a fixed width and end early with [`NONE`]. Level 0 holds every node; level l ≥ 1
+//! holds a share of 1/(2M)^l. The lowest level with at most [`TOP_MAX`] nodes is the *top*: its
+//! nodes are compared with the query one by one, so no walk starts in the wrong region, and levels
+//! from the top up need no lists. After Malkov and Yashunin (2016), with an exact top.
 //!
 //! Invariant: node ids are below 2³¹; a walk ends because every node is expanded at most once.
 
@@ -10,9 +11,11 @@ use crate::kernel::{Kernels, Rows, prefetch};
 
 /// Stands behind the last neighbour of a list.
 pub const NONE: u32 = u32::MAX;
-/// Nodes compared one by one at the top: 512 codes of 384 bytes fit the second-level cache, and take some 5 µs.
+/// Nodes compared one by one at the top: 512 codes of 384 bytes fit the second-level cache, and
+/// take some 5 µs.
 pub const TOP_MAX: usize = 512;
-/// Best nodes kept on levels between the top and 0: one greedy step ends in the wrong cluster too often.
+/// Best nodes kept on levels between the top and 0: one greedy step ends in the wrong cluster too
+/// often.
 pub const UPPER_EF: usize = 4;
 
 /// Lists of neighbours, borrowed from whoever keeps them.
@@ -117,7 +120,11 @@ impl<'a> Graph<'a> {
         }
         match self.upper_at[node as usize] {
             NONE => &[],
-            at => self.upper.get((at as usize + level - 1) * self.upper_width..).and_then(|l| l.get(..self.upper_width)).unwrap_or(&[]),
+            at => self
+                .upper
+                .get((at as usize + level - 1) * self.upper_width..)
+                .and_then(|l| l.get(..self.upper_width))
+                .unwrap_or(&[]),
         }
     }
 

@@ -1,10 +1,13 @@
 //! Inner products by the widest instructions that this processor has, chosen once at run time.
 //!
-//! Two kinds: bytes (a stored code against a query's code, exact integers) and f32 (always the same [`LANES`] partial
-//! sums, never fused), so that every path gives the same bits as the plain one. Invariant: every row is bounds-checked
-//! before it is read, so a damaged graph can at worst panic. The only file of this crate with `unsafe`, because loads
-//! from slices into vector registers are.
-#![expect(unsafe_code, reason = "vector loads and prefetches take pointers; each is made from a slice checked beside it")]
+//! Two kinds: bytes (a stored code against a query's code, exact integers) and f32 (always the same
+//! [`LANES`] partial sums, never fused), so that every path gives the same bits as the plain one.
+//! Invariant: every row is bounds-checked before it is read, so a damaged graph can at worst panic.
+//! The only file of this crate with `unsafe`, because loads from slices into vector registers are.
+#![expect(
+    unsafe_code,
+    reason = "vector loads and prefetches take pointers; each is made from a slice checked beside it"
+)]
 
 use std::sync::LazyLock;
 
@@ -12,7 +15,8 @@ use multiversion::multiversion;
 
 /// Rows of codes are padded to whole cache lines, which are also the widest registers.
 pub const LINE: usize = 64;
-/// Partial sums of an f32 product: two registers of 16, or four of 8. The order of additions is part of the result.
+/// Partial sums of an f32 product: two registers of 16, or four of 8. The order of additions is
+/// part of the result.
 const LANES: usize = 32;
 
 /// The kernels in use.
@@ -50,8 +54,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Asks the processor for the cache line in which a slice begins, into the second-level cache: a walk asks for a hundred
-/// lines at once, and the first level can wait for a few tens only.
+/// Asks the processor for the cache line in which a slice begins, into the second-level cache: a
+/// walk asks for a hundred lines at once, and the first level can wait for a few tens only.
 #[inline]
 pub fn prefetch<T>(at: &[T]) {
     #[cfg(target_arch = "x86_64")]
@@ -77,8 +81,15 @@ impl Kernels {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni") {
-                all.push(Self { name: "avx512-vnni", gather: x86::gather_vnni, scan: x86::scan_vnni });
+            if is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vnni")
+            {
+                all.push(Self {
+                    name: "avx512-vnni",
+                    gather: x86::gather_vnni,
+                    scan: x86::scan_vnni,
+                });
             }
             if is_x86_feature_detected!("avx2") {
                 all.push(Self { name: "avx2", gather: x86::gather_avx2, scan: x86::scan_avx2 });
@@ -94,7 +105,11 @@ impl Kernels {
     /// If a row is not there, the query is no row long, or `out` is shorter than `ids`.
     #[inline]
     pub fn gather(&self, rows: &Rows<'_>, ids: &[u32], query: &[i8], out: &mut [i32]) {
-        assert!(query.len() == rows.stride && rows.stride.is_multiple_of(LINE) && out.len() >= ids.len());
+        assert!(
+            query.len() == rows.stride
+                && rows.stride.is_multiple_of(LINE)
+                && out.len() >= ids.len()
+        );
         (self.gather)(rows, ids, query, out);
     }
 
@@ -128,10 +143,11 @@ fn scan_portable(rows: &Rows<'_>, first: usize, query: &[i8], out: &mut [i32]) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256i, __m512i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_shuffle_epi32, _mm256_abs_epi8, _mm256_add_epi32, _mm256_castsi256_si128,
-        _mm256_extracti128_si256, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_set1_epi16,
-        _mm256_setzero_si256, _mm256_sign_epi8, _mm256_xor_si256, _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_loadu_si512,
-        _mm512_reduce_add_epi32, _mm512_setzero_si512,
+        __m256i, __m512i, _mm_add_epi32, _mm_cvtsi128_si32, _mm_shuffle_epi32, _mm256_abs_epi8,
+        _mm256_add_epi32, _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_loadu_si256,
+        _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi8, _mm256_set1_epi16,
+        _mm256_setzero_si256, _mm256_sign_epi8, _mm256_xor_si256, _mm512_add_epi32,
+        _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_reduce_add_epi32, _mm512_setzero_si512,
     };
 
     use super::{LINE, Rows};
@@ -153,11 +169,16 @@ mod x86 {
         let mut pairs = row.chunks_exact(2 * LINE).zip(query.chunks_exact(2 * LINE));
         for (r, q) in &mut pairs {
             even = _mm512_dpbusd_epi32(even, load(r.as_ptr()), load(q.as_ptr().cast()));
-            odd = _mm512_dpbusd_epi32(odd, load(r[LINE..].as_ptr()), load(q[LINE..].as_ptr().cast()));
+            odd =
+                _mm512_dpbusd_epi32(odd, load(r[LINE..].as_ptr()), load(q[LINE..].as_ptr().cast()));
         }
         if row.len() % (2 * LINE) == LINE && query.len() == row.len() {
             let at = row.len() - LINE;
-            even = _mm512_dpbusd_epi32(even, load(row[at..].as_ptr()), load(query[at..].as_ptr().cast()));
+            even = _mm512_dpbusd_epi32(
+                even,
+                load(row[at..].as_ptr()),
+                load(query[at..].as_ptr().cast()),
+            );
         }
         _mm512_reduce_add_epi32(_mm512_add_epi32(even, odd))
     }
@@ -189,8 +210,8 @@ mod x86 {
         unsafe { scan_vnni_inner(rows, first, query, out) }
     }
 
-    /// `maddubs` wants one unsigned factor and saturates: |code| times the query's byte with the code's sign is exact,
-    /// since both stay within ±127.
+    /// `maddubs` wants one unsigned factor and saturates: |code| times the query's byte with the
+    /// code's sign is exact, since both stay within ±127.
     #[target_feature(enable = "avx2")]
     #[inline]
     fn product_avx2(row: &[u8], query: &[i8]) -> i32 {
@@ -202,7 +223,10 @@ mod x86 {
         let (flip, ones) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1));
         let (mut even, mut odd) = (_mm256_setzero_si256(), _mm256_setzero_si256());
         for (r, q) in row.chunks_exact(LINE).zip(query.chunks_exact(LINE)) {
-            let (a, b) = (_mm256_xor_si256(load(r.as_ptr()), flip), _mm256_xor_si256(load(r[HALF..].as_ptr()), flip));
+            let (a, b) = (
+                _mm256_xor_si256(load(r.as_ptr()), flip),
+                _mm256_xor_si256(load(r[HALF..].as_ptr()), flip),
+            );
             let (p, q) = (load(q.as_ptr().cast()), load(q[HALF..].as_ptr().cast()));
             let first = _mm256_maddubs_epi16(_mm256_abs_epi8(a), _mm256_sign_epi8(p, a));
             let second = _mm256_maddubs_epi16(_mm256_abs_epi8(b), _mm256_sign_epi8(q, b));

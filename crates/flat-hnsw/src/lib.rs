@@ -1,16 +1,18 @@
-//! Nearest neighbours in memory: a graph on flat arrays, walked by codes of one byte a component, scored by exact f32 products.
+//! Nearest neighbours in memory: a graph on flat arrays, walked by codes of one byte a component,
+//! scored by exact f32 products.
 //!
 #![doc = include_str!("../README.md")]
 //!
 //! # Reading the code
 //!
-//! [`kernel`] compares, [`code`] encodes, [`store`] keeps vectors and searches exactly, [`graph`] walks, [`build`] inserts,
-//! [`file`] writes and maps, [`pages`] holds the memory, [`sample`] makes vectors up; `searching` decides between a walk and all rows,
-//! `adopting` looks after rows that no walk finds.
+//! [`kernel`] compares, [`code`] encodes, [`store`] keeps vectors and searches exactly, [`graph`]
+//! walks, [`build`] inserts, [`file`] writes and maps, [`pages`] holds the memory, [`sample`] makes
+//! vectors up; `searching` decides between a walk and all rows, `adopting` looks after rows that no
+//! walk finds.
 //!
-//! Invariants: rows are numbered in the order in which neighbours lie together (so a graph's builder says the order, and
-//! its caller arranges the rest of the rows likewise); scores are exact f32 products; a filtered search is exact wherever
-//! the graph could miss.
+//! Invariants: rows are numbered in the order in which neighbours lie together (so a graph's
+//! builder says the order, and its caller arranges the rest of the rows likewise); scores are exact
+//! f32 products; a filtered search is exact wherever the graph could miss.
 
 mod adopting;
 pub mod build;
@@ -46,10 +48,16 @@ fn rows_of(vectors: &[f32], dim: usize) -> io::Result<usize> {
         return Ok(0);
     }
     if dim == 0 || dim > file::DIM_MAX || !vectors.len().is_multiple_of(dim) {
-        return invalid(format!("{} numbers are not whole rows of {dim}, expected 1 to {} a row", vectors.len(), file::DIM_MAX));
+        return invalid(format!(
+            "{} numbers are not whole rows of {dim}, expected 1 to {} a row",
+            vectors.len(),
+            file::DIM_MAX
+        ));
     }
     match vectors.iter().position(|number| !number.is_finite()) {
-        Some(at) => invalid(format!("{} in row {}, expected finite numbers", vectors[at], at / dim)),
+        Some(at) => {
+            invalid(format!("{} in row {}, expected finite numbers", vectors[at], at / dim))
+        }
         None => Ok(vectors.len() / dim),
     }
 }
@@ -84,12 +92,13 @@ enum Numbering {
 }
 
 impl FlatIndex {
-    /// Builds the index of vectors of length 1; also gives, for each row of the index, the number it had in `vectors`.
-    /// `progress` hears how many are inserted and says whether to go on.
+    /// Builds the index of vectors of length 1; also gives, for each row of the index, the number
+    /// it had in `vectors`. `progress` hears how many are inserted and says whether to go on.
     ///
     /// # Errors
-    /// With [`io::ErrorKind::InvalidInput`] if `vectors` are no whole rows, hold what is no number, or if the parameters
-    /// are out of bounds; if there is not enough memory; with [`io::ErrorKind::Interrupted`] if told to stop.
+    /// With [`io::ErrorKind::InvalidInput`] if `vectors` are no whole rows, hold what is no number,
+    /// or if the parameters are out of bounds; if there is not enough memory; with
+    /// [`io::ErrorKind::Interrupted`] if told to stop.
     pub fn build(
         vectors: &[f32],
         dim: usize,
@@ -100,8 +109,8 @@ impl FlatIndex {
         Self::build_owned(vectors.to_vec(), dim, parameters, threads, progress)
     }
 
-    /// [`FlatIndex::build`] of vectors that are given away: they are arranged where they lie. Beside them it takes, for each row, two codes
-    /// and 20 `m` bytes at most at a time.
+    /// [`FlatIndex::build`] of vectors that are given away: they are arranged where they lie.
+    /// Beside them it takes, for each row, two codes and 20 `m` bytes at most at a time.
     ///
     /// # Errors
     /// As [`FlatIndex::build`].
@@ -115,7 +124,8 @@ impl FlatIndex {
         Self::built(vectors, dim, parameters, Numbering::Near, (threads, progress))
     }
 
-    /// [`FlatIndex::build_owned`] with every row where it is: searches read memory less in order, and what comes later comes behind.
+    /// [`FlatIndex::build_owned`] with every row where it is: searches read memory less in order,
+    /// and what comes later comes behind.
     ///
     /// # Errors
     /// As [`FlatIndex::build`].
@@ -126,7 +136,8 @@ impl FlatIndex {
         threads: usize,
         progress: &Progress<'_>,
     ) -> io::Result<Self> {
-        Self::built(vectors, dim, parameters, Numbering::Given, (threads, progress)).map(|(flat, _)| flat)
+        Self::built(vectors, dim, parameters, Numbering::Given, (threads, progress))
+            .map(|(flat, _)| flat)
     }
 
     fn built(
@@ -143,8 +154,11 @@ impl FlatIndex {
         }
         let level: Vec<u8> = (0..rows as u64).map(|row| level_of(row, &parameters)).collect();
         let mut order: Vec<u32> = (0..rows as u32).collect();
-        // High levels first, as the draft wants; the rest as shuffled cards, so that a batch is no cluster.
-        order.sort_unstable_by_key(|row| (u8::MAX - level[*row as usize], mix(parameters.seed ^ u64::from(*row)), *row));
+        // High levels first, as the draft wants; the rest as shuffled cards, so that a batch is no
+        // cluster.
+        order.sort_unstable_by_key(|row| {
+            (u8::MAX - level[*row as usize], mix(parameters.seed ^ u64::from(*row)), *row)
+        });
         let levels: Vec<u8> = order.iter().map(|row| level[*row as usize]).collect();
         let (_, codes) = store::encoded(&vectors, dim, &order)?;
         let mut draft = Draft::new(parameters, code::stride(dim), Kernels::best(), codes);
@@ -157,8 +171,8 @@ impl FlatIndex {
         Self::numbered(vectors, dim, parameters, parts, &order, numbering, (threads, progress))
     }
 
-    /// The index of a graph that was made for `vectors` in the order `order`; gives what [`FlatIndex::build`] gives. `how` is
-    /// its threads and progress.
+    /// The index of a graph that was made for `vectors` in the order `order`; gives what
+    /// [`FlatIndex::build`] gives. `how` is its threads and progress.
     ///
     /// # Errors
     /// As [`FlatIndex::build`].
@@ -195,7 +209,9 @@ impl FlatIndex {
         for (new, old) in places.iter().zip(0..).map(|(old, new)| (new, *old)) {
             new_of[old as usize] = new;
         }
-        let renamed = |list: &[u32]| -> Vec<u32> { list.iter().map(|n| if *n == NONE { NONE } else { new_of[*n as usize] }).collect() };
+        let renamed = |list: &[u32]| -> Vec<u32> {
+            list.iter().map(|n| if *n == NONE { NONE } else { new_of[*n as usize] }).collect()
+        };
         let width = 2 * parameters.m;
         let mut base = Pages::zeroed(rows * width * 4)?;
         for (place, old) in base.bytes_mut().chunks_mut(width * 4).zip(&places) {
@@ -223,9 +239,13 @@ impl FlatIndex {
     /// Vectors without a graph, in their order: every search compares all.
     ///
     /// # Errors
-    /// With [`io::ErrorKind::InvalidInput`] if `vectors` are no whole rows or hold what is no number; if there is not
-    /// enough memory.
-    pub fn unlinked(vectors: Vec<f32>, dim: usize, parameters: Parameters) -> io::Result<(Self, Vec<u32>)> {
+    /// With [`io::ErrorKind::InvalidInput`] if `vectors` are no whole rows or hold what is no
+    /// number; if there is not enough memory.
+    pub fn unlinked(
+        vectors: Vec<f32>,
+        dim: usize,
+        parameters: Parameters,
+    ) -> io::Result<(Self, Vec<u32>)> {
         let order: Vec<u32> = (0..rows_of(&vectors, dim)? as u32).collect();
         Ok((Self::scanned(Store::arranged(vectors, dim, &order)?, parameters)?, order))
     }
@@ -249,7 +269,12 @@ impl FlatIndex {
     ///
     /// # Errors
     /// As [`FlatIndex::build`].
-    pub fn insert(&self, vectors: &[f32], threads: usize, progress: &Progress<'_>) -> io::Result<Self> {
+    pub fn insert(
+        &self,
+        vectors: &[f32],
+        threads: usize,
+        progress: &Progress<'_>,
+    ) -> io::Result<Self> {
         let (dim, there) = (self.store.dim(), self.store.len());
         let added = rows_of(vectors, dim)?;
         let mut all = Vec::with_capacity((there + added) * dim);
@@ -266,7 +291,8 @@ impl FlatIndex {
         for (vector, code) in vectors.chunks_exact(dim).zip(fresh.chunks_mut(width)) {
             quantiser.encode(vector, code);
         }
-        let levels: Vec<u8> = (0..added as u64).map(|i| level_of(there as u64 + i, &self.parameters)).collect();
+        let levels: Vec<u8> =
+            (0..added as u64).map(|i| level_of(there as u64 + i, &self.parameters)).collect();
         let mut draft = Draft::resume(self.parameters, &self.graph(), &self.levels, codes);
         if !draft.insert(&levels, threads, progress) {
             return Err(io::ErrorKind::Interrupted.into());
@@ -298,7 +324,8 @@ impl FlatIndex {
     /// Opens an index that was saved: reads codes and graph, maps the vectors.
     ///
     /// # Errors
-    /// As the file system gives them; with [`io::ErrorKind::InvalidData`] if the file is damaged or none of this format.
+    /// As the file system gives them; with [`io::ErrorKind::InvalidData`] if the file is damaged or
+    /// none of this format.
     pub fn open(path: &Path) -> io::Result<Self> {
         file::open(path)
     }
@@ -320,12 +347,14 @@ impl FlatIndex {
     /// Bytes in memory when all pages are touched.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        let small = self.levels.len() + 4 * (self.upper_at.len() + self.upper.len() + self.top.len());
+        let small =
+            self.levels.len() + 4 * (self.upper_at.len() + self.upper.len() + self.top.len());
         self.store.memory_bytes() + (self.base.bytes().len() + small) as u64
     }
 }
 
-/// The nodes in the order in which a search from the top reaches them; what it does not reach comes where its number is.
+/// The nodes in the order in which a search from the top reaches them; what it does not reach comes
+/// where its number is.
 fn breadth_first(parts: &build::Parts) -> Vec<u32> {
     let rows = parts.levels.len();
     let width = parts.base.len() / rows.max(1);

@@ -1,9 +1,14 @@
-//! Large arrays: anonymous memory in huge pages for what is read at random, mapped files for what is read rarely.
+//! Large arrays: anonymous memory in huge pages for what is read at random, mapped files for what
+//! is read rarely.
 //!
-//! A search touches hundreds of codes all over memory; with 4 KiB pages most of them miss the TLB. Rows are mapped from
-//! the file, so opening an index does not read them; a search that finds them on the disk asks for all it needs at once
-//! ([`Pages::scattered`]). The file is written once and never changed.
-#![expect(unsafe_code, reason = "mapping a file is unsafe because others could shorten it; ours are immutable once named")]
+//! A search touches hundreds of codes all over memory; with 4 KiB pages most of them miss the TLB.
+//! Rows are mapped from the file, so opening an index does not read them; a search that finds them
+//! on the disk asks for all it needs at once ([`Pages::scattered`]). The file is written once and
+//! never changed.
+#![expect(
+    unsafe_code,
+    reason = "mapping a file is unsafe because others could shorten it; ours are immutable once named"
+)]
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,8 +20,10 @@ use memmap2::{Advice, Mmap, MmapMut, MmapOptions, UncheckedAdvice};
 
 /// So many reads are announced after one that had to wait for the disk.
 const ANNOUNCED: u32 = 16;
-/// A read of scattered parts that takes longer than this, and this much a part, waited for the disk.
-const FROM_MEMORY_MAX: (Duration, Duration) = (Duration::from_micros(200), Duration::from_micros(2));
+/// A read of scattered parts that takes longer than this, and this much a part, waited for the
+/// disk.
+const FROM_MEMORY_MAX: (Duration, Duration) =
+    (Duration::from_micros(200), Duration::from_micros(2));
 
 /// Bytes that start at a page, or numbers.
 #[derive(Debug)]
@@ -69,13 +76,20 @@ impl Pages {
     /// If the file ends before.
     pub fn map(file: &File, at: u64, bytes: usize) -> io::Result<Self> {
         if file.metadata()?.len() < at + bytes as u64 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file ends before its last section"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the file ends before its last section",
+            ));
         }
         if bytes == 0 {
             return Self::zeroed(0);
         }
-        // SAFETY: the file belongs to a generation, is immutable once written, and is unlinked, never truncated.
-        Ok(Self::File(unsafe { MmapOptions::new().offset(at).len(bytes).map(file)? }, AtomicU32::new(ANNOUNCED)))
+        // SAFETY: the file belongs to a generation, is immutable once written, and is unlinked,
+        // never truncated.
+        Ok(Self::File(
+            unsafe { MmapOptions::new().offset(at).len(bytes).map(file)? },
+            AtomicU32::new(ANNOUNCED),
+        ))
     }
 
     /// All bytes, wherever they lie.
@@ -97,11 +111,17 @@ impl Pages {
         }
     }
 
-    /// Reads parts that lie anywhere. If they may have to come from the disk, all are asked for before the first is touched:
-    /// they then come together, and not one after the other with megabytes of surroundings each.
-    pub fn scattered<T>(&self, parts: impl ExactSizeIterator<Item = Range<usize>>, read: impl FnOnce() -> T) -> T {
+    /// Reads parts that lie anywhere. If they may have to come from the disk, all are asked for
+    /// before the first is touched: they then come together, and not one after the other with
+    /// megabytes of surroundings each.
+    pub fn scattered<T>(
+        &self,
+        parts: impl ExactSizeIterator<Item = Range<usize>>,
+        read: impl FnOnce() -> T,
+    ) -> T {
         let Self::File(map, announced) = self else { return read() };
-        let longest = FROM_MEMORY_MAX.0 + FROM_MEMORY_MAX.1 * u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        let longest =
+            FROM_MEMORY_MAX.0 + FROM_MEMORY_MAX.1 * u32::try_from(parts.len()).unwrap_or(u32::MAX);
         let left = announced.load(Ordering::Relaxed);
         if left > 0 {
             announced.store(left - 1, Ordering::Relaxed);
@@ -118,10 +138,12 @@ impl Pages {
         out
     }
 
-    /// Gives back the memory of what was read from a file: it is read again when it is touched. Of what is in memory alone nothing.
+    /// Gives back the memory of what was read from a file: it is read again when it is touched. Of
+    /// what is in memory alone nothing.
     pub fn release(&self) {
         if let Self::File(map, _) = self {
-            // SAFETY: the mapping is of a file that nobody changes, and was never written to: what comes back is what was there.
+            // SAFETY: the mapping is of a file that nobody changes, and was never written to: what
+            // comes back is what was there.
             #[cfg(target_os = "linux")]
             let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
         }

@@ -1,8 +1,8 @@
 //! Vectors and their codes, and exact search through them.
 //!
-//! The search reads the codes (a quarter of the bytes), keeps every row whose estimate is within twice the slack of the
-//! k-th best, and compares those by f32: a row left out is provably no better. Invariant: scores are f32 inner products;
-//! of equal scores the lower row comes first.
+//! The search reads the codes (a quarter of the bytes), keeps every row whose estimate is within
+//! twice the slack of the k-th best, and compares those by f32: a row left out is provably no
+//! better. Invariant: scores are f32 inner products; of equal scores the lower row comes first.
 
 use std::cmp::Ordering;
 use std::io;
@@ -11,7 +11,8 @@ use crate::code::{Quantiser, QueryCode, stride};
 use crate::kernel::{Kernels, Rows, dot, prefetch};
 use crate::pages::Pages;
 
-/// Rows whose estimates are made at once: they and their products stay in the first-level cache's reach.
+/// Rows whose estimates are made at once: they and their products stay in the first-level cache's
+/// reach.
 const BLOCK: usize = 1024;
 /// Queries that share a pass over the codes: their own codes stay in the first-level cache.
 const GROUP: usize = 16;
@@ -85,7 +86,9 @@ impl LiveRows {
     #[must_use]
     pub fn rows(&self, from: usize, to: usize) -> Vec<u32> {
         let words = self.words.iter().enumerate().take(to.div_ceil(64)).skip(from / 64);
-        let bits = words.flat_map(|(at, word)| (0..64_u32).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at as u32 * 64 + bit));
+        let bits = words.flat_map(|(at, word)| {
+            (0..64_u32).filter(move |bit| word >> bit & 1 == 1).map(move |bit| at as u32 * 64 + bit)
+        });
         bits.filter(|row| (from..to).contains(&(*row as usize))).collect()
     }
 
@@ -120,7 +123,8 @@ impl LiveRows {
     }
 
     fn with(&self, other: &Self, combine: impl Fn(u64, u64) -> u64) -> Self {
-        let words: Vec<u64> = self.words.iter().zip(&other.words).map(|(a, b)| combine(*a, *b)).collect();
+        let words: Vec<u64> =
+            self.words.iter().zip(&other.words).map(|(a, b)| combine(*a, *b)).collect();
         let count = words.iter().map(|w| w.count_ones() as usize).sum();
         Self { words, count }
     }
@@ -153,10 +157,12 @@ impl Store {
         Ok(Self::from_pages(dim, order.len(), quantiser, codes, kept))
     }
 
-    /// Takes over vectors of length 1: row `i` is what was row `order[i]`. They are moved where they lie, not copied.
+    /// Takes over vectors of length 1: row `i` is what was row `order[i]`. They are moved where
+    /// they lie, not copied.
     ///
     /// # Errors
-    /// With [`io::ErrorKind::InvalidInput`] if `order` does not name every row once; if there is not enough memory.
+    /// With [`io::ErrorKind::InvalidInput`] if `order` does not name every row once; if there is
+    /// not enough memory.
     pub fn arranged(mut vectors: Vec<f32>, dim: usize, order: &[u32]) -> io::Result<Self> {
         arrange(&mut vectors, dim, order)?;
         let rows: Vec<u32> = (0..order.len() as u32).collect();
@@ -164,7 +170,13 @@ impl Store {
         Ok(Self::from_pages(dim, order.len(), quantiser, codes, Pages::Numbers(vectors)))
     }
 
-    pub(crate) fn from_pages(dim: usize, rows: usize, quantiser: Quantiser, codes: Pages, vectors: Pages) -> Self {
+    pub(crate) fn from_pages(
+        dim: usize,
+        rows: usize,
+        quantiser: Quantiser,
+        codes: Pages,
+        vectors: Pages,
+    ) -> Self {
         Self { dim, rows, quantiser, codes, vectors, kernels: Kernels::best() }
     }
 
@@ -249,15 +261,32 @@ impl Store {
 
     /// The best `k` of all live rows, exactly, on up to `threads` threads.
     #[must_use]
-    pub fn exact(&self, query: &[f32], k: usize, live: Option<&LiveRows>, threads: usize) -> Vec<Neighbour> {
+    pub fn exact(
+        &self,
+        query: &[f32],
+        k: usize,
+        live: Option<&LiveRows>,
+        threads: usize,
+    ) -> Vec<Neighbour> {
         let few = live.is_some_and(|live| live.count() < ROWS_PER_THREAD_MIN);
-        let parts = if few { 1 } else { threads.clamp(1, (self.rows / ROWS_PER_THREAD_MIN).max(1)) };
+        let parts =
+            if few { 1 } else { threads.clamp(1, (self.rows / ROWS_PER_THREAD_MIN).max(1)) };
         if parts == 1 {
             return self.exact_part(&[query], 0, self.rows, k, live).pop().unwrap_or_default();
         }
         let per_part = self.rows.div_ceil(parts).max(1);
         let mut best: Vec<Neighbour> = std::thread::scope(|scope| {
-            let work = |i: usize| move || self.exact_part(&[query], i * per_part, ((i + 1) * per_part).min(self.rows), k, live);
+            let work = |i: usize| {
+                move || {
+                    self.exact_part(
+                        &[query],
+                        i * per_part,
+                        ((i + 1) * per_part).min(self.rows),
+                        k,
+                        live,
+                    )
+                }
+            };
             let handles: Vec<_> = (1..parts).map(|i| scope.spawn(work(i))).collect();
             let mut all = work(0)().concat();
             all.extend(handles.into_iter().flat_map(|h| h.join().unwrap_or_default()).flatten());
@@ -270,13 +299,25 @@ impl Store {
 
     /// The best `k` of the live rows from `from` on, exactly.
     #[must_use]
-    pub fn exact_from(&self, from: usize, query: &[f32], k: usize, live: Option<&LiveRows>) -> Vec<Neighbour> {
+    pub fn exact_from(
+        &self,
+        from: usize,
+        query: &[f32],
+        k: usize,
+        live: Option<&LiveRows>,
+    ) -> Vec<Neighbour> {
         self.exact_part(&[query], from, self.rows, k, live).pop().unwrap_or_default()
     }
 
     /// [`Store::exact`] for many queries: those of a group share each pass over the codes.
     #[must_use]
-    pub fn exact_many(&self, queries: &[&[f32]], k: usize, live: Option<&LiveRows>, threads: usize) -> Vec<Vec<Neighbour>> {
+    pub fn exact_many(
+        &self,
+        queries: &[&[f32]],
+        k: usize,
+        live: Option<&LiveRows>,
+        threads: usize,
+    ) -> Vec<Vec<Neighbour>> {
         let group = queries.len().div_ceil(threads.max(1)).clamp(1, GROUP);
         let groups: Vec<&[&[f32]]> = queries.chunks(group).collect();
         let work = |i: usize| self.exact_part(groups[i], 0, self.rows, k, live);
@@ -286,23 +327,40 @@ impl Store {
         std::thread::scope(|scope| {
             let mut parts = numbers.chunks(per_thread);
             let own = parts.next().unwrap_or_default();
-            let handles: Vec<_> = parts.map(|part| scope.spawn(move || part.iter().flat_map(|i| work(*i)).collect::<Vec<_>>())).collect();
+            let handles: Vec<_> = parts
+                .map(|part| {
+                    scope.spawn(move || part.iter().flat_map(|i| work(*i)).collect::<Vec<_>>())
+                })
+                .collect();
             let mut all: Vec<Vec<Neighbour>> = own.iter().flat_map(|i| work(*i)).collect();
             all.extend(handles.into_iter().flat_map(|h| h.join().unwrap_or_default()));
             all
         })
     }
 
-    fn exact_part(&self, queries: &[&[f32]], from: usize, to: usize, k: usize, live: Option<&LiveRows>) -> Vec<Vec<Neighbour>> {
-        let mut scans: Vec<Scan> = queries.iter().map(|query| Scan::new(query, &self.quantiser, k)).collect();
+    fn exact_part(
+        &self,
+        queries: &[&[f32]],
+        from: usize,
+        to: usize,
+        k: usize,
+        live: Option<&LiveRows>,
+    ) -> Vec<Vec<Neighbour>> {
+        let mut scans: Vec<Scan> =
+            queries.iter().map(|query| Scan::new(query, &self.quantiser, k)).collect();
         if k > 0 && from < to {
-            // Where few are live, they are fetched one by one; else it is quicker to read all in order and pass over the dead.
+            // Where few are live, they are fetched one by one; else it is quicker to read all in
+            // order and pass over the dead.
             match live.filter(|live| live.count() * SPARSE < self.rows) {
                 Some(live) => self.scan_sparse(&mut scans, &live.rows(from, to)),
                 None => self.scan_all(&mut scans, from, to, live),
             }
         }
-        scans.into_iter().zip(queries).map(|(scan, query)| self.rerank(query, &scan.finish(), k)).collect()
+        scans
+            .into_iter()
+            .zip(queries)
+            .map(|(scan, query)| self.rerank(query, &scan.finish(), k))
+            .collect()
     }
 
     fn scan_all(&self, scans: &mut [Scan], from: usize, to: usize, live: Option<&LiveRows>) {
@@ -327,7 +385,10 @@ impl Store {
         for block in ids.chunks(BLOCK) {
             for scan in &mut *scans {
                 self.kernels.gather(&rows, block, &scan.code.bytes, &mut products);
-                let good = products.iter().zip(block).filter(|(product, _)| i64::from(**product) >= scan.floor);
+                let good = products
+                    .iter()
+                    .zip(block)
+                    .filter(|(product, _)| i64::from(**product) >= scan.floor);
                 scan.kept.extend(good.map(|(product, row)| (*product, *row)));
                 scan.trim();
             }
@@ -339,7 +400,11 @@ impl Store {
 ///
 /// # Errors
 /// If there is not enough memory.
-pub(crate) fn encoded(vectors: &[f32], dim: usize, order: &[u32]) -> io::Result<(Quantiser, Pages)> {
+pub(crate) fn encoded(
+    vectors: &[f32],
+    dim: usize,
+    order: &[u32],
+) -> io::Result<(Quantiser, Pages)> {
     let (mut quantiser, width) = (Quantiser::of(vectors), stride(dim));
     let mut codes = Pages::zeroed(order.len() * width)?;
     for (row, code) in order.iter().zip(codes.bytes_mut().chunks_mut(width.max(1))) {
@@ -348,13 +413,19 @@ pub(crate) fn encoded(vectors: &[f32], dim: usize, order: &[u32]) -> io::Result<
     Ok((quantiser, codes))
 }
 
-/// Moves rows so that row `i` is what was row `order[i]`: each circle of moves with one row put aside.
+/// Moves rows so that row `i` is what was row `order[i]`: each circle of moves with one row put
+/// aside.
 fn arrange(vectors: &mut [f32], dim: usize, order: &[u32]) -> io::Result<()> {
     let mut waits = vec![false; order.len()];
     let is_each_once = vectors.len() == order.len() * dim
-        && order.iter().all(|row| waits.get_mut(*row as usize).is_some_and(|named| !std::mem::replace(named, true)));
+        && order.iter().all(|row| {
+            waits.get_mut(*row as usize).is_some_and(|named| !std::mem::replace(named, true))
+        });
     if !is_each_once {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the order does not name every row once"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the order does not name every row once",
+        ));
     }
     let mut aside = vec![0.0; dim];
     for first in 0..order.len() {

@@ -26,7 +26,9 @@ fn recall(flat: &FlatIndex, queries: &[f32], ask: &SearchParameters<'_>) -> f64 
 #[test]
 fn the_same_vectors_give_the_same_graph_on_any_number_of_threads() {
     let vectors = unit_vectors(7, 3000, 24);
-    let [one, three] = [1, 3].map(|threads| FlatIndex::build(&vectors, 24, parameters(1), threads, &|_| true).expect("built"));
+    let [one, three] = [1, 3].map(|threads| {
+        FlatIndex::build(&vectors, 24, parameters(1), threads, &|_| true).expect("built")
+    });
     assert_eq!(one.1, three.1);
     assert_eq!(one.0.base.bytes(), three.0.base.bytes());
     assert_eq!((one.0.upper, one.0.top), (three.0.upper, three.0.top));
@@ -37,7 +39,8 @@ fn a_build_can_be_stopped() {
     let vectors = unit_vectors(7, 3000, 8);
     // While rows are inserted, and while each of them is asked for.
     for stop in [500, 3000] {
-        let error = FlatIndex::build(&vectors, 8, parameters(1), 2, &|done| done < stop).expect_err("stopped");
+        let error = FlatIndex::build(&vectors, 8, parameters(1), 2, &|done| done < stop)
+            .expect_err("stopped");
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
     }
 }
@@ -46,10 +49,16 @@ fn a_build_can_be_stopped() {
 fn rows_that_no_list_names_are_given_a_way_in() {
     let (dim, cut_off) = (24, [7, 800, 1999]);
     let vectors = unit_vectors(7, 3000, dim);
-    let (mut flat, _) = FlatIndex::build(&vectors, dim, parameters(1), 2, &|_| true).expect("built");
+    let (mut flat, _) =
+        FlatIndex::build(&vectors, dim, parameters(1), 2, &|_| true).expect("built");
     // Only rows of the base level: the others have more ways in.
-    let cut_off: Vec<u32> = cut_off.into_iter().map(|from| (from..).find(|r| flat.levels[*r as usize] == 0).expect("a row")).collect();
-    for list in bytemuck::cast_slice_mut::<u8, u32>(flat.base.bytes_mut()).chunks_mut(2 * flat.parameters.m) {
+    let cut_off: Vec<u32> = cut_off
+        .into_iter()
+        .map(|from| (from..).find(|r| flat.levels[*r as usize] == 0).expect("a row"))
+        .collect();
+    for list in
+        bytemuck::cast_slice_mut::<u8, u32>(flat.base.bytes_mut()).chunks_mut(2 * flat.parameters.m)
+    {
         let kept: Vec<u32> = list.iter().copied().filter(|n| !cut_off.contains(n)).collect();
         list.fill(NONE);
         list[..kept.len()].copy_from_slice(&kept);
@@ -73,7 +82,10 @@ fn among_near_duplicates_that_codes_cannot_tell_apart_each_is_found() {
     let (flat, _) = FlatIndex::build(&vectors, dim, parameters(2), 2, &|_| true).expect("built");
     assert_eq!(flat.orphans(64, 2, usize::MAX), Vec::<u32>::new());
     let asked = (0..rows as u32).step_by(200);
-    let itself = |row: u32| flat.search(flat.store.vector(row), &SearchParameters { k: 10, ef: 64, live: None })[0].row == row;
+    let itself = |row: u32| {
+        flat.search(flat.store.vector(row), &SearchParameters { k: 10, ef: 64, live: None })[0].row
+            == row
+    };
     assert!(asked.clone().all(itself));
 }
 
@@ -81,7 +93,8 @@ fn among_near_duplicates_that_codes_cannot_tell_apart_each_is_found() {
 fn rows_stay_where_they_are_as_an_index_outgrows_being_scanned() {
     let vectors = unit_vectors(7, 3000, 8);
     let (few, rest) = vectors.split_at(100 * 8);
-    let flat = FlatIndex::build_in_order(few.to_vec(), 8, parameters(1), 2, &|_| true).expect("few");
+    let flat =
+        FlatIndex::build_in_order(few.to_vec(), 8, parameters(1), 2, &|_| true).expect("few");
     let flat = flat.insert(rest, 2, &|_| true).expect("inserted");
     assert!(!flat.top.is_empty() && flat.store.vectors() == vectors);
     assert_eq!(flat.orphans(ADOPT_EF, 2, usize::MAX), Vec::<u32>::new());

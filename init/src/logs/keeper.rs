@@ -1,7 +1,8 @@
 //! The thread that writes lines to their files, so that nobody waits for the disk.
 //!
-//! Invariants: taking a line never blocks; one that cannot be written is given up and counted, and the count is told in the files by the
-//! next line that can. It logs nothing itself, for that would be its own next line.
+//! Invariants: taking a line never blocks; one that cannot be written is given up and counted, and
+//! the count is told in the files by the next line that can. It logs nothing itself, for that would
+//! be its own next line.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,8 @@ const OWN_STREAM: &str = "log";
 
 enum Entry {
     Line(String, Line),
-    /// Answered, once everything before it is written, by how many lines were given up of which no file says so.
+    /// Answered, once everything before it is written, by how many lines were given up of which no
+    /// file says so.
     Flush(SyncSender<u64>),
 }
 
@@ -90,12 +92,19 @@ impl LogKeeper {
     pub(super) fn keep_own_lines(&self) {
         let (intake, pid) = (self.intake.clone(), std::process::id());
         telemetry::copy_to(move |text| {
-            let line = Line { at_ms: now_ms(), pid, stream: "stderr".into(), text: text.to_owned(), label: None };
+            let line = Line {
+                at_ms: now_ms(),
+                pid,
+                stream: "stderr".into(),
+                text: text.to_owned(),
+                label: None,
+            };
             intake.keep(INIT_LABEL, line);
         });
     }
 
-    /// Waits until what waits now is written, or the patience is over; gives how many lines are in no file, and no file says so.
+    /// Waits until what waits now is written, or the patience is over; gives how many lines are in
+    /// no file, and no file says so.
     pub(super) fn flush(&self, patience: Duration) -> u64 {
         let until = Instant::now() + patience;
         let (sender, done) = sync_channel(1);
@@ -108,7 +117,8 @@ impl LogKeeper {
             entry = back;
             std::thread::sleep(PAUSE);
         }
-        done.recv_timeout(until.saturating_duration_since(Instant::now())).unwrap_or_else(|_| self.unwritten())
+        done.recv_timeout(until.saturating_duration_since(Instant::now()))
+            .unwrap_or_else(|_| self.unwritten())
     }
 
     /// Lines that wait, and those given up.
@@ -117,14 +127,21 @@ impl LogKeeper {
     }
 }
 
-fn write_all(waiting: &Receiver<Entry>, mut writer: LogWriter, LineCounts { waiting: queued, lost }: &LineCounts) {
+fn write_all(
+    waiting: &Receiver<Entry>,
+    mut writer: LogWriter,
+    LineCounts { waiting: queued, lost }: &LineCounts,
+) {
     let mut told = 0;
     for next in waiting {
         match next {
             Entry::Line(label, line) => {
                 let before = lost.load(Ordering::Relaxed);
                 if before > told {
-                    let text = format!("{} lines of this mesh's logs could not be kept before this one", before - told);
+                    let text = format!(
+                        "{} lines of this mesh's logs could not be kept before this one",
+                        before - told
+                    );
                     let word = Line { text, stream: OWN_STREAM.into(), ..line.clone() };
                     if writer.write(&label, &word).is_ok() {
                         told = before;
@@ -169,7 +186,10 @@ mod tests {
         assert_eq!(keeper.flush(patience), 0, "a file says so");
         let lines = read(folder.path(), &LogQuery::default()).expect("read").lines;
         let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
-        assert_eq!(texts, ["3 lines of this mesh's logs could not be kept before this one", "there"]);
+        assert_eq!(
+            texts,
+            ["3 lines of this mesh's logs could not be kept before this one", "there"]
+        );
         assert_eq!(keeper.lost(), 3);
     }
 
@@ -178,7 +198,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let (queue, waiting) = sync_channel(1);
         let counts = Arc::new(LineCounts::default());
-        let keeper = LogKeeper { folder: folder.path().to_owned(), intake: Intake { queue, counts: Arc::clone(&counts) } };
+        let keeper = LogKeeper {
+            folder: folder.path().to_owned(),
+            intake: Intake { queue, counts: Arc::clone(&counts) },
+        };
         keeper.keep("x", line("first"));
         keeper.keep("x", line("one too many"));
         assert_eq!(keeper.flush(Duration::ZERO), 2, "nobody writes");

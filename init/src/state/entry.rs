@@ -1,4 +1,5 @@
-//! One module as the supervisor sees it, and what its steps are: loading, ready, asked to end, dead.
+//! One module as the supervisor sees it, and what its steps are: loading, ready, asked to end,
+//! dead.
 //!
 //! Knows nothing of other modules. What it is doing is its [`Phase`]; here is what outlives that.
 
@@ -10,7 +11,8 @@ use brahman_card::{Card, ModuleRecord, ModuleState};
 use super::phase::{Afterwards, Phase, Stage, Standing};
 use super::{Effect, GRACE_MS, LATE_MS, Millis, REKILL_MS};
 
-/// First cool-down after too many restarts, doubled after each failed half-open try up to the maximum.
+/// First cool-down after too many restarts, doubled after each failed half-open try up to the
+/// maximum.
 pub(super) const COOLDOWN_MS: (Millis, Millis) = (10_000, 600_000);
 
 /// One module.
@@ -30,7 +32,8 @@ pub(crate) struct Entry {
     pub(super) kills: u64,
     pub(super) reason: Option<String>,
     pub(super) attributes: BTreeMap<String, String>,
-    /// Whether those are of its former life: they hold until it says others, or is ready without any.
+    /// Whether those are of its former life: they hold until it says others, or is ready without
+    /// any.
     pub(super) is_former: bool,
     pub(super) shortfalls: Vec<String>,
     /// Its module brought the Card over its session: no file has it.
@@ -99,7 +102,8 @@ impl Entry {
 
     /// Whether init starts it, and so binds its socket and restarts it.
     pub(crate) fn is_started_here(&self) -> bool {
-        matches!(self.card.payload, Payload::Native(_)) && self.card.supervision != Supervision::Delegate
+        matches!(self.card.payload, Payload::Native(_))
+            && self.card.supervision != Supervision::Delegate
     }
 
     /// Why it does not run, if it does not and will not by itself, and what to do.
@@ -135,14 +139,19 @@ impl Entry {
         let mut attributes = self.card.attributes.clone();
         attributes.extend(self.attributes.clone());
         let (state, reason) = match &self.phase {
-            // One that is to run again is on its way, and calls may wait for it, though its former process still ends.
-            Phase::Running(_, Stage::Draining { order: Some(Afterwards::Start | Afterwards::Replace(_)), .. })
-                if self.is_started_here() =>
-            {
+            // One that is to run again is on its way, and calls may wait for it, though its former
+            // process still ends.
+            Phase::Running(
+                _,
+                Stage::Draining { order: Some(Afterwards::Start | Afterwards::Replace(_)), .. },
+            ) if self.is_started_here() => {
                 (ModuleState::Waiting, Some("its previous process has not exited yet".to_owned()))
             }
-            // Killed for its silence, it is not gone for good: what follows is known once its process has ended.
-            Phase::Running(_, Stage::Failed { kill_at: Some(_) }) => (ModuleState::Backoff, self.reason.clone()),
+            // Killed for its silence, it is not gone for good: what follows is known once its
+            // process has ended.
+            Phase::Running(_, Stage::Failed { kill_at: Some(_) }) => {
+                (ModuleState::Backoff, self.reason.clone())
+            }
             phase => (phase.state(), self.reason.clone()),
         };
         ModuleRecord {
@@ -173,7 +182,8 @@ pub(super) fn patience(card: &Card, now: Millis) -> Millis {
     now + Millis::from(card.readiness.timeout_s) * 1000
 }
 
-/// A module gave a sign of life. Before it is ready the time for that is what counts, and while it ends the time for that.
+/// A module gave a sign of life. Before it is ready the time for that is what counts, and while it
+/// ends the time for that.
 pub(super) fn touch(entry: &mut Entry, now: Millis) {
     if let Phase::Running(_, Stage::Ready { alive_by }) = &mut entry.phase {
         *alive_by = watchdog(&entry.card, now);
@@ -187,7 +197,9 @@ pub(super) fn loads(entry: &mut Entry, now: Millis) {
             Phase::Running(*pid, Stage::Loading { ready_by: *ready_by })
         }
         // One that was ready and loads again has the time of a start for it.
-        Phase::Running(pid, stage) if !stage.is_ending() => Phase::Running(*pid, Stage::Loading { ready_by: patience(&entry.card, now) }),
+        Phase::Running(pid, stage) if !stage.is_ending() => {
+            Phase::Running(*pid, Stage::Loading { ready_by: patience(&entry.card, now) })
+        }
         Phase::Attached(_) => Phase::Attached(Standing::Loading),
         _ => return,
     };
@@ -200,7 +212,9 @@ pub(super) fn become_ready(entry: &mut Entry, now: Millis) {
         entry.attributes.clear();
     }
     let phase = match &entry.phase {
-        Phase::Running(pid, stage) if !stage.is_ending() => Phase::Running(*pid, Stage::Ready { alive_by: watchdog(&entry.card, now) }),
+        Phase::Running(pid, stage) if !stage.is_ending() => {
+            Phase::Running(*pid, Stage::Ready { alive_by: watchdog(&entry.card, now) })
+        }
         Phase::Attached(_) => Phase::Attached(Standing::Ready),
         _ => return,
     };
@@ -208,23 +222,31 @@ pub(super) fn become_ready(entry: &mut Entry, now: Millis) {
     entry.enter(phase, now);
 }
 
-/// A module says that it ends, or that it has failed: it is given the grace, and then killed like any other that was to end.
+/// A module says that it ends, or that it has failed: it is given the grace, and then killed like
+/// any other that was to end.
 pub(super) fn leaves(entry: &mut Entry, has_failed: bool, now: Millis) {
     let phase = match &mut entry.phase {
         // It was asked to, and what follows is known.
         Phase::Running(_, Stage::Draining { order: Some(_), .. }) => return,
         Phase::Running(pid, stage) => {
             let kill_at = stage.kill_at_mut().map_or(now + GRACE_MS, |at| *at);
-            let stage = if has_failed { Stage::Failed { kill_at: Some(kill_at) } } else { Stage::Draining { kill_at, order: None } };
+            let stage = if has_failed {
+                Stage::Failed { kill_at: Some(kill_at) }
+            } else {
+                Stage::Draining { kill_at, order: None }
+            };
             Phase::Running(*pid, stage)
         }
-        Phase::Attached(_) => Phase::Attached(if has_failed { Standing::Failed } else { Standing::Draining }),
+        Phase::Attached(_) => {
+            Phase::Attached(if has_failed { Standing::Failed } else { Standing::Draining })
+        }
         _ => return,
     };
     entry.enter(phase, now);
 }
 
-/// A module's Card has come to require itself: it is not started any more, and what runs of it offers nothing.
+/// A module's Card has come to require itself: it is not started any more, and what runs of it
+/// offers nothing.
 pub(super) fn refuse(entry: &mut Entry, now: Millis) {
     let phase = match &entry.phase {
         Phase::Spawning { .. } => return,
@@ -236,12 +258,23 @@ pub(super) fn refuse(entry: &mut Entry, now: Millis) {
     entry.enter(phase, now);
 }
 
-/// Asks a module to end, and notes what is to follow. Where there is no process that is at once, and given back.
-pub(super) fn end(entry: &mut Entry, id: &str, order: Afterwards, now: Millis, effects: &mut Vec<Effect>) -> Option<Afterwards> {
+/// Asks a module to end, and notes what is to follow. Where there is no process that is at once,
+/// and given back.
+pub(super) fn end(
+    entry: &mut Entry,
+    id: &str,
+    order: Afterwards,
+    now: Millis,
+    effects: &mut Vec<Effect>,
+) -> Option<Afterwards> {
     match &mut entry.phase {
-        Phase::Spawning { order: of } | Phase::Running(_, Stage::Draining { order: of @ Some(_), .. }) => *of = Some(order),
+        Phase::Spawning { order: of }
+        | Phase::Running(_, Stage::Draining { order: of @ Some(_), .. }) => *of = Some(order),
         Phase::Running(pid, _) => {
-            let phase = Phase::Running(*pid, Stage::Draining { kill_at: now + GRACE_MS, order: Some(order) });
+            let phase = Phase::Running(
+                *pid,
+                Stage::Draining { kill_at: now + GRACE_MS, order: Some(order) },
+            );
             entry.enter(phase, now);
             effects.push(Effect::Terminate { id: id.to_owned() });
         }
@@ -253,15 +286,20 @@ pub(super) fn end(entry: &mut Entry, id: &str, order: Afterwards, now: Millis, e
     None
 }
 
-/// Has a process end by this time, with the whole mesh; what was ordered of it before still follows.
+/// Has a process end by this time, with the whole mesh; what was ordered of it before still
+/// follows.
 pub(super) fn end_with_all(entry: &mut Entry, kill_at: Millis, now: Millis) {
     match &mut entry.phase {
         Phase::Spawning { order } => {
             order.get_or_insert(Afterwards::Stay);
         }
         Phase::Running(pid, stage) => {
-            let earlier = if let Stage::Draining { order, .. } = stage { order.take() } else { None };
-            let phase = Phase::Running(*pid, Stage::Draining { kill_at, order: earlier.or(Some(Afterwards::Stay)) });
+            let earlier =
+                if let Stage::Draining { order, .. } = stage { order.take() } else { None };
+            let phase = Phase::Running(
+                *pid,
+                Stage::Draining { kill_at, order: earlier.or(Some(Afterwards::Stay)) },
+            );
             entry.enter(phase, now);
         }
         _ => {}
@@ -296,7 +334,8 @@ pub(super) fn tick(entry: &mut Entry, id: &str, now: Millis, effects: &mut Vec<E
         entry.reason = Some(if was_ready {
             format!("no sign of life for {} s", entry.card.watchdog_s)
         } else {
-            let last = entry.reason.take().map(|reason| format!("; last: {reason}")).unwrap_or_default();
+            let last =
+                entry.reason.take().map(|reason| format!("; last: {reason}")).unwrap_or_default();
             format!("not ready within {} s{last}", entry.card.readiness.timeout_s)
         });
         entry.enter(Phase::Running(pid, Stage::Failed { kill_at: Some(now + REKILL_MS) }), now);
@@ -315,10 +354,14 @@ pub(super) fn died(entry: &mut Entry, permanent: bool, now: Millis) {
     while entry.recent.front().is_some_and(|at| at + policy.period_s * 1000 < now) {
         entry.recent.pop_front();
     }
-    // The growing delay would keep any module under its intensity for ever: deaths without a healthy life between them
-    // count whatever the period, whether they came before the module was ready or after.
+    // The growing delay would keep any module under its intensity for ever: deaths without a
+    // healthy life between them count whatever the period, whether they came before the module was
+    // ready or after.
     let in_a_row = entry.unhealthy_row > policy.intensity;
-    if entry.recent.len() > policy.intensity as usize || in_a_row || (entry.half_open && entry.unhealthy_row > 0) {
+    if entry.recent.len() > policy.intensity as usize
+        || in_a_row
+        || (entry.half_open && entry.unhealthy_row > 0)
+    {
         let why = entry.reason.take().unwrap_or_default();
         let cooldown = entry.cooldown_ms;
         let often = if in_a_row {
@@ -335,9 +378,12 @@ pub(super) fn died(entry: &mut Entry, permanent: bool, now: Millis) {
     let delay = match entry.unhealthy_row {
         0 => 0,
         row => {
-            let doubled = policy.initial_ms.saturating_mul(1 << (row - 1).min(20)).min(policy.max_ms);
-            // Up to a quarter more, spread by who and which life it is, so that siblings do not return in step.
-            let spread: u64 = entry.card.id.bytes().map(u64::from).sum::<u64>() * 31 + entry.incarnation * 17;
+            let doubled =
+                policy.initial_ms.saturating_mul(1 << (row - 1).min(20)).min(policy.max_ms);
+            // Up to a quarter more, spread by who and which life it is, so that siblings do not
+            // return in step.
+            let spread: u64 =
+                entry.card.id.bytes().map(u64::from).sum::<u64>() * 31 + entry.incarnation * 17;
             doubled + (doubled / 4) * (spread % 16) / 16
         }
     };

@@ -1,4 +1,5 @@
-//! What the state is told, and what it wants done: two closed lists, and all that passes between it and the system.
+//! What the state is told, and what it wants done: two closed lists, and all that passes between it
+//! and the system.
 
 use brahman_card::Card;
 use brahman_card::interface::init::UpdateIn;

@@ -30,9 +30,16 @@ impl MetRequirements {
 }
 
 /// Modules that something running still requires, and that therefore must not be stopped yet.
-pub(super) fn needed_by_running<'a>(modules: impl Iterator<Item = (&'a Id, &'a Card, bool)>) -> Vec<Id> {
+pub(super) fn needed_by_running<'a>(
+    modules: impl Iterator<Item = (&'a Id, &'a Card, bool)>,
+) -> Vec<Id> {
     let modules: Vec<_> = modules.collect();
     let running = modules.iter().filter(|(_, _, runs)| *runs);
-    let wanted: BTreeSet<&str> = running.flat_map(|(_, card, _)| card.requires.iter().map(String::as_str)).collect();
-    modules.iter().filter(|(_, card, _)| wanted.iter().any(|r| satisfies(card, r))).map(|(id, ..)| (*id).clone()).collect()
+    let wanted: BTreeSet<&str> =
+        running.flat_map(|(_, card, _)| card.requires.iter().map(String::as_str)).collect();
+    modules
+        .iter()
+        .filter(|(_, card, _)| wanted.iter().any(|r| satisfies(card, r)))
+        .map(|(id, ..)| (*id).clone())
+        .collect()
 }

@@ -1,7 +1,8 @@
 //! What a module is doing, and the one timer that goes with it.
 //!
-//! A timer lives in the phase that it ends, and an order in the process that it was given to, so that none outlives what it was for: a
-//! process that is to end has no watchdog, one that does not run has nothing to be killed, and what waits to be started has no order.
+//! A timer lives in the phase that it ends, and an order in the process that it was given to, so
+//! that none outlives what it was for: a process that is to end has no watchdog, one that does not
+//! run has nothing to be killed, and what waits to be started has no order.
 
 use brahman_card::{Card, ModuleState};
 
@@ -19,11 +20,13 @@ pub(super) enum Afterwards {
 /// What a module is doing.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Phase {
-    /// No process: one is started once all that it requires is ready. What init does not start waits for its module to attach.
+    /// No process: one is started once all that it requires is ready. What init does not start
+    /// waits for its module to attach.
     Waiting,
     /// No process: the next is tried at this time.
     Backoff { start_at: Millis },
-    /// No process, after too many deaths: one more is tried at this time. Without a time, only a person or another Card has it tried.
+    /// No process, after too many deaths: one more is tried at this time. Without a time, only a
+    /// person or another Card has it tried.
     Failed { start_at: Option<Millis> },
     /// No process, because somebody wanted that, or its work is done.
     Stopped,
@@ -46,7 +49,8 @@ pub(super) enum Stage {
     Ready { alive_by: Option<Millis> },
     /// It is to end, by order or by its own word, and is killed at this time.
     Draining { kill_at: Millis, order: Option<Afterwards> },
-    /// It cannot serve, and is killed at this time. One whose Card has come to require itself runs on for what it still does.
+    /// It cannot serve, and is killed at this time. One whose Card has come to require itself runs
+    /// on for what it still does.
     Failed { kill_at: Option<Millis> },
 }
 
@@ -66,11 +70,21 @@ impl Phase {
             Self::Waiting => ModuleState::Waiting,
             Self::Backoff { .. } => ModuleState::Backoff,
             Self::Stopped => ModuleState::Stopped,
-            Self::Spawning { .. } | Self::Running(_, Stage::Starting { .. }) | Self::Attached(Standing::Starting) => ModuleState::Starting,
-            Self::Running(_, Stage::Loading { .. }) | Self::Attached(Standing::Loading) => ModuleState::Loading,
-            Self::Running(_, Stage::Ready { .. }) | Self::Attached(Standing::Ready) => ModuleState::Ready,
-            Self::Running(_, Stage::Draining { .. }) | Self::Attached(Standing::Draining) => ModuleState::Draining,
-            Self::Failed { .. } | Self::Running(_, Stage::Failed { .. }) | Self::Attached(Standing::Failed) => ModuleState::Failed,
+            Self::Spawning { .. }
+            | Self::Running(_, Stage::Starting { .. })
+            | Self::Attached(Standing::Starting) => ModuleState::Starting,
+            Self::Running(_, Stage::Loading { .. }) | Self::Attached(Standing::Loading) => {
+                ModuleState::Loading
+            }
+            Self::Running(_, Stage::Ready { .. }) | Self::Attached(Standing::Ready) => {
+                ModuleState::Ready
+            }
+            Self::Running(_, Stage::Draining { .. }) | Self::Attached(Standing::Draining) => {
+                ModuleState::Draining
+            }
+            Self::Failed { .. }
+            | Self::Running(_, Stage::Failed { .. })
+            | Self::Attached(Standing::Failed) => ModuleState::Failed,
         }
     }
 
@@ -100,7 +114,9 @@ impl Phase {
     /// What was ordered of its process.
     pub(super) fn order_mut(&mut self) -> Option<&mut Afterwards> {
         match self {
-            Self::Spawning { order } | Self::Running(_, Stage::Draining { order, .. }) => order.as_mut(),
+            Self::Spawning { order } | Self::Running(_, Stage::Draining { order, .. }) => {
+                order.as_mut()
+            }
             _ => None,
         }
     }
@@ -108,7 +124,9 @@ impl Phase {
     /// The same, which is carried out now.
     pub(super) fn take_order(&mut self) -> Option<Afterwards> {
         match self {
-            Self::Spawning { order } | Self::Running(_, Stage::Draining { order, .. }) => order.take(),
+            Self::Spawning { order } | Self::Running(_, Stage::Draining { order, .. }) => {
+                order.take()
+            }
             _ => None,
         }
     }
@@ -127,7 +145,9 @@ impl Stage {
     /// When it is killed, if it is to end.
     pub(super) fn kill_at_mut(&mut self) -> Option<&mut Millis> {
         match self {
-            Self::Draining { kill_at, .. } | Self::Failed { kill_at: Some(kill_at) } => Some(kill_at),
+            Self::Draining { kill_at, .. } | Self::Failed { kill_at: Some(kill_at) } => {
+                Some(kill_at)
+            }
             _ => None,
         }
     }

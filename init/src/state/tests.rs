@@ -5,7 +5,9 @@ use proptest::prelude::*;
 use super::*;
 
 fn card(label: &str, more: &str) -> Card {
-    let text = format!("schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"x\"\n");
+    let text = format!(
+        "schema_version = 1\nlabel = \"{label}\"\n{more}\n[payload.native]\nexec = \"x\"\n"
+    );
     Card::parse("test.toml", text.as_bytes()).expect("a good Card")
 }
 
@@ -25,7 +27,8 @@ impl Bench {
     }
 
     fn cards(&mut self, cards: Vec<Card>) {
-        let cards = cards.into_iter().map(|c| (c.clone(), format!("/run/{}", c.socket_name()))).collect();
+        let cards =
+            cards.into_iter().map(|c| (c.clone(), format!("/run/{}", c.socket_name()))).collect();
         self.event(Event::Cards(cards));
     }
 
@@ -43,7 +46,14 @@ impl Bench {
     }
 
     fn id(&self, label: &str) -> Id {
-        self.state.modules.values().find(|e| e.card.label.as_str() == label).expect("a module").card.id.clone()
+        self.state
+            .modules
+            .values()
+            .find(|e| e.card.label.as_str() == label)
+            .expect("a module")
+            .card
+            .id
+            .clone()
     }
 
     fn entry(&self, label: &str) -> &Entry {
@@ -53,7 +63,9 @@ impl Bench {
     fn ready(&mut self, label: &str) {
         let (id, session) = (self.id(label), format!("s-{label}-{}", self.pids));
         self.event(Event::Attached { id, session: session.clone() });
-        self.event(Event::Updated { update: UpdateIn { session, state: Some(ModuleState::Ready), ..UpdateIn::default() } });
+        self.event(Event::Updated {
+            update: UpdateIn { session, state: Some(ModuleState::Ready), ..UpdateIn::default() },
+        });
     }
 
     fn exit(&mut self, label: &str, exit: Exit) -> Vec<Effect> {
@@ -80,7 +92,8 @@ fn the_first_restart_after_a_healthy_life_is_immediate() {
 
 #[test]
 fn unhealthy_lives_back_off_then_fail_then_are_tried_half_open_for_ever() {
-    let mut bench = Bench::new(vec![card("a", "[supervision.restart]\nintensity = 3\nperiod_s = 600")]);
+    let mut bench =
+        Bench::new(vec![card("a", "[supervision.restart]\nintensity = 3\nperiod_s = 600")]);
     let mut delays = Vec::new();
     for _ in 0..3 {
         bench.exit("a", Exit::Code(1));
@@ -92,7 +105,11 @@ fn unhealthy_lives_back_off_then_fail_then_are_tried_half_open_for_ever() {
     assert!(delays.windows(2).all(|w| w[1] > w[0]), "{delays:?}");
     bench.exit("a", Exit::Code(1));
     assert_eq!(bench.entry("a").state(), ModuleState::Failed);
-    assert!(bench.entry("a").reason.as_deref().is_some_and(|r| r.contains("bye")), "{:?}", bench.entry("a").reason);
+    assert!(
+        bench.entry("a").reason.as_deref().is_some_and(|r| r.contains("bye")),
+        "{:?}",
+        bench.entry("a").reason
+    );
     for _ in 0..3 {
         let before = bench.now;
         bench.wait();
@@ -123,7 +140,12 @@ fn what_a_module_said_of_its_failure_outlives_its_process() {
     let mut bench = Bench::new(vec![card("a", "")]);
     let id = bench.id("a");
     bench.event(Event::Attached { id, session: "s".into() });
-    let failed = UpdateIn { session: "s".into(), state: Some(ModuleState::Failed), reason: Some("no model".into()), attributes: None };
+    let failed = UpdateIn {
+        session: "s".into(),
+        state: Some(ModuleState::Failed),
+        reason: Some("no model".into()),
+        attributes: None,
+    };
     bench.event(Event::Updated { update: failed });
     bench.exit("a", Exit::Code(78));
     assert_eq!(bench.entry("a").reason.as_deref(), Some("no model"));
@@ -147,7 +169,10 @@ fn a_silent_module_with_a_watchdog_is_killed() {
     assert!(bench.wait().iter().any(|e| matches!(e, Effect::Kill { .. })));
     // A call waits for its next life, as for that of one that died.
     let said = bench.published("a");
-    assert!(said.state.is_coming() && said.reason.is_some_and(|reason| reason.contains("no sign of life")));
+    assert!(
+        said.state.is_coming()
+            && said.reason.is_some_and(|reason| reason.contains("no sign of life"))
+    );
 }
 
 #[test]
@@ -181,17 +206,25 @@ fn a_second_shutdown_kills_everything() {
     let mut bench = Bench::new(vec![card("a", ""), card("b", "requires = [\"a\"]")]);
     bench.ready("a");
     bench.event(Event::Shutdown);
-    assert_eq!(bench.event(Event::Shutdown).iter().filter(|e| matches!(e, Effect::Kill { .. })).count(), 2);
+    assert_eq!(
+        bench.event(Event::Shutdown).iter().filter(|e| matches!(e, Effect::Kill { .. })).count(),
+        2
+    );
 }
 
 #[test]
 fn the_grace_of_a_shutdown_ends_for_what_is_still_required_too() {
-    let mut bench = Bench::new(vec![card("low", ""), card("top", "requires = [\"low\"]\nwatchdog_s = 1")]);
+    let mut bench =
+        Bench::new(vec![card("low", ""), card("top", "requires = [\"low\"]\nwatchdog_s = 1")]);
     bench.ready("low");
     bench.ready("top");
     bench.event(Event::Shutdown);
-    assert_eq!((bench.entry("low").state(), bench.entry("top").state()), (ModuleState::Ready, ModuleState::Draining));
-    let killed: Vec<Effect> = bench.wait().into_iter().filter(|e| matches!(e, Effect::Kill { .. })).collect();
+    assert_eq!(
+        (bench.entry("low").state(), bench.entry("top").state()),
+        (ModuleState::Ready, ModuleState::Draining)
+    );
+    let killed: Vec<Effect> =
+        bench.wait().into_iter().filter(|e| matches!(e, Effect::Kill { .. })).collect();
     assert_eq!((bench.now, killed.len()), (SHUTDOWN_GRACE_MS, 2), "no watchdog ends what drains");
     bench.exit("top", Exit::Signal(9));
     assert_eq!(bench.exit("low", Exit::Signal(9)), [Effect::Exit]);
@@ -204,7 +237,9 @@ fn the_word_of_a_module_that_is_to_end_does_not_keep_it() {
         bench.ready("a");
         bench.command("a", Command::Stop);
         let session = bench.entry("a").session.clone().expect("a session");
-        bench.event(Event::Updated { update: UpdateIn { session, state: Some(state), ..UpdateIn::default() } });
+        bench.event(Event::Updated {
+            update: UpdateIn { session, state: Some(state), ..UpdateIn::default() },
+        });
         assert_eq!(bench.published("a").state, ModuleState::Draining, "{state:?}");
         assert_eq!(bench.state.next_timer(), Some(GRACE_MS));
         bench.exit("a", Exit::Code(0));
@@ -214,7 +249,11 @@ fn the_word_of_a_module_that_is_to_end_does_not_keep_it() {
 
 #[test]
 fn a_cycle_of_requirements_is_refused_with_its_path() {
-    let bench = Bench::new(vec![card("a", "requires = [\"b\"]"), card("b", "requires = [\"a\"]"), card("c", "")]);
+    let bench = Bench::new(vec![
+        card("a", "requires = [\"b\"]"),
+        card("b", "requires = [\"a\"]"),
+        card("c", ""),
+    ]);
     assert_eq!(bench.entry("a").reason.as_deref(), Some("requires itself: a → b → a"));
     assert_eq!(bench.entry("c").state(), ModuleState::Starting);
 }
@@ -234,7 +273,9 @@ fn a_reload_touches_only_the_difference() {
     );
     bench.exit("change", Exit::Code(0));
     bench.exit("drop", Exit::Code(0));
-    assert!(bench.entry("change").card.mock && bench.entry("change").state() == ModuleState::Starting);
+    assert!(
+        bench.entry("change").card.mock && bench.entry("change").state() == ModuleState::Starting
+    );
     assert!(!bench.state.has_label("drop"));
     assert_eq!(bench.entry("keep").pid(), pid);
 }
@@ -272,7 +313,11 @@ impl Bench {
     }
 
     fn published(&self, label: &str) -> ModuleRecord {
-        self.state.records(self.now).into_iter().find(|r| r.card.label.as_str() == label).expect("a module")
+        self.state
+            .records(self.now)
+            .into_iter()
+            .find(|r| r.card.label.as_str() == label)
+            .expect("a module")
     }
 }
 
@@ -285,13 +330,21 @@ fn deaths_after_ready_count_until_a_healthy_life_whatever_the_delays() {
         bench.ready("a");
         bench.now += 300;
         bench.exit("a", Exit::Code(1));
-        assert_eq!(bench.entry("a").state(), if death <= 5 { ModuleState::Backoff } else { ModuleState::Failed }, "death {death}");
+        assert_eq!(
+            bench.entry("a").state(),
+            if death <= 5 { ModuleState::Backoff } else { ModuleState::Failed },
+            "death {death}"
+        );
         if death <= 5 {
             bench.wait();
         }
     }
     let reason = bench.entry("a").reason.clone().unwrap_or_default();
-    assert!(reason.contains("6 deaths without a healthy run") && reason.contains("next attempt in 10 s"), "{reason}");
+    assert!(
+        reason.contains("6 deaths without a healthy run")
+            && reason.contains("next attempt in 10 s"),
+        "{reason}"
+    );
     // One half-open try after the cool-down, and a life that is too short fails it.
     bench.wait();
     assert_eq!(bench.entry("a").state(), ModuleState::Starting);
@@ -312,7 +365,9 @@ fn a_process_that_cannot_be_started_backs_off_too() {
     let mut bench = Bench::new(vec![card("a", "")]);
     bench.exit("a", Exit::Code(1));
     let id = bench.id("a");
-    let effects = bench.state.step(Event::SpawnFailed { id, reason: "no memory".into(), permanent: false }, bench.now);
+    let effects = bench
+        .state
+        .step(Event::SpawnFailed { id, reason: "no memory".into(), permanent: false }, bench.now);
     assert!(effects.is_empty(), "not at once: {effects:?}");
     assert_eq!(bench.entry("a").state(), ModuleState::Backoff);
 }
@@ -324,7 +379,11 @@ fn a_failure_that_is_told_after_the_start_loses_no_process() {
     bench.event(Event::SpawnFailed { id, reason: "the socket".into(), permanent: true });
     assert_eq!(bench.entry("a").pid(), pid);
     bench.command("a", Command::Restart);
-    assert_eq!(bench.log.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count(), 1, "one at a time");
+    assert_eq!(
+        bench.log.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count(),
+        1,
+        "one at a time"
+    );
 }
 
 #[test]
@@ -369,17 +428,34 @@ fn a_module_that_attached_itself_is_drained_and_never_restarted() {
     bench.event(Event::Detached { session });
     assert!(!bench.state.has_label("v"));
     for command in [Command::Start, Command::Stop, Command::Restart] {
-        assert_eq!((bench.state.refusal("a", command), bench.state.refusal("nobody", command)), (None, None));
+        assert_eq!(
+            (bench.state.refusal("a", command), bench.state.refusal("nobody", command)),
+            (None, None)
+        );
     }
 }
 
 #[test]
 fn a_virtual_card_from_a_file_waits_for_its_module_and_outlives_it() {
-    let mut bench = Bench::new(vec![virtual_card("v", ""), card("d", "supervision = \"delegate\"")]);
-    assert!(!bench.log.iter().any(|e| matches!(e, Effect::Bind { .. } | Effect::Spawn { .. })), "{:?}", bench.log);
+    let mut bench =
+        Bench::new(vec![virtual_card("v", ""), card("d", "supervision = \"delegate\"")]);
+    assert!(
+        !bench.log.iter().any(|e| matches!(e, Effect::Bind { .. } | Effect::Spawn { .. })),
+        "{:?}",
+        bench.log
+    );
     for label in ["v", "d"] {
-        assert!(bench.entry(label).reason.as_deref().is_some_and(|r| r.contains("waits for its module to attach")));
-        assert!(bench.state.refusal(label, Command::Start).is_some() && bench.state.refusal(label, Command::Stop).is_some());
+        assert!(
+            bench
+                .entry(label)
+                .reason
+                .as_deref()
+                .is_some_and(|r| r.contains("waits for its module to attach"))
+        );
+        assert!(
+            bench.state.refusal(label, Command::Start).is_some()
+                && bench.state.refusal(label, Command::Stop).is_some()
+        );
         bench.ready(label);
         assert_eq!(bench.entry(label).state(), ModuleState::Ready);
         let session = bench.entry(label).session.clone().expect("a session");
@@ -396,7 +472,11 @@ fn a_ready_from_nobody_is_kept_as_a_reason() {
     assert_eq!(bench.entry("b").reason, None);
     bench.wait();
     let reason = bench.entry("a").reason.clone().unwrap_or_default();
-    assert!(reason.contains("not ready within 2 s") && reason.contains("READY=1 came from process 4711"), "{reason}");
+    assert!(
+        reason.contains("not ready within 2 s")
+            && reason.contains("READY=1 came from process 4711"),
+        "{reason}"
+    );
 }
 
 #[test]
@@ -407,14 +487,20 @@ fn what_is_to_run_again_is_on_its_way_while_its_former_process_ends() {
     assert_eq!(bench.published("a").state, ModuleState::Draining);
     bench.command("a", Command::Start);
     let record = bench.published("a");
-    assert!(record.state.is_coming() && record.reason.as_deref() == Some("its previous process has not exited yet"), "{record:?}");
+    assert!(
+        record.state.is_coming()
+            && record.reason.as_deref() == Some("its previous process has not exited yet"),
+        "{record:?}"
+    );
     bench.command("a", Command::Stop);
     assert_eq!(bench.published("a").state, ModuleState::Draining);
 }
 
 #[test]
 fn replicas_live_by_themselves_and_are_commanded_together_or_one_by_one() {
-    let mut bench = Bench::new([card("a", "replicas = 2").instances(), vec![card("b", "requires = [\"a\"]")]].concat());
+    let mut bench = Bench::new(
+        [card("a", "replicas = 2").instances(), vec![card("b", "requires = [\"a\"]")]].concat(),
+    );
     assert_eq!(bench.entry("b").state(), ModuleState::Waiting);
     bench.ready("a@2");
     assert_eq!(bench.entry("b").state(), ModuleState::Starting, "one of them is enough");
@@ -425,10 +511,15 @@ fn replicas_live_by_themselves_and_are_commanded_together_or_one_by_one() {
     assert_eq!(bench.entry("a@2").state(), ModuleState::Ready);
     bench.ready("a@1");
     bench.command("a@1", Command::Stop);
-    assert_eq!((bench.entry("a@1").state(), bench.entry("a@2").state()), (ModuleState::Draining, ModuleState::Ready));
+    assert_eq!(
+        (bench.entry("a@1").state(), bench.entry("a@2").state()),
+        (ModuleState::Draining, ModuleState::Ready)
+    );
     bench.command("a", Command::Stop);
     assert_eq!(bench.entry("a@2").state(), ModuleState::Draining);
-    assert!(bench.state.has_label("a") && bench.state.has_label("a@1") && !bench.state.has_label("a@3"));
+    assert!(
+        bench.state.has_label("a") && bench.state.has_label("a@1") && !bench.state.has_label("a@3")
+    );
 }
 
 #[test]
@@ -439,7 +530,12 @@ fn a_changed_card_says_anew_who_may_connect() {
     bench.cards(vec![card("a", "access = \"group\"")]);
     bench.exit("a", Exit::Code(0));
     let id = bench.id("a");
-    assert!(bench.log.contains(&Effect::Bind { id: id.clone() }) && !bench.log.contains(&Effect::Forget { id }), "{:?}", bench.log);
+    assert!(
+        bench.log.contains(&Effect::Bind { id: id.clone() })
+            && !bench.log.contains(&Effect::Forget { id }),
+        "{:?}",
+        bench.log
+    );
 }
 
 #[test]
@@ -447,14 +543,17 @@ fn a_module_that_says_it_ends_and_stays_is_killed() {
     let mut bench = Bench::new(vec![card("a", "")]);
     bench.ready("a");
     let session = bench.entry("a").session.clone().expect("a session");
-    bench.event(Event::Updated { update: UpdateIn { session, state: Some(ModuleState::Draining), ..UpdateIn::default() } });
+    bench.event(Event::Updated {
+        update: UpdateIn { session, state: Some(ModuleState::Draining), ..UpdateIn::default() },
+    });
     let before = bench.now;
     assert!(bench.wait().iter().any(|e| matches!(e, Effect::Kill { .. })));
     assert_eq!(bench.now - before, GRACE_MS);
 }
 
 proptest! {
-    /// Whatever happens in whatever order: never two processes, and nothing is stuck without a timer.
+    /// Whatever happens in whatever order: never two processes, and nothing is stuck without a
+    /// timer.
     #[test]
     fn no_order_of_events_gives_two_processes_or_a_dead_end(moves in prop::collection::vec(0_u8..8, 1..60)) {
         let mut bench = Bench::new(vec![card("a", "")]);
@@ -493,7 +592,9 @@ fn what_a_module_said_of_itself_outlives_its_process_and_gives_way_to_what_the_n
         let (id, session) = (bench.id("a"), format!("s-{}", bench.pids));
         bench.event(Event::Attached { id, session: session.clone() });
         let attributes = model.map(|m| BTreeMap::from([("model".to_owned(), m.to_owned())]));
-        bench.event(Event::Updated { update: UpdateIn { session, state: Some(state), attributes, ..UpdateIn::default() } });
+        bench.event(Event::Updated {
+            update: UpdateIn { session, state: Some(state), attributes, ..UpdateIn::default() },
+        });
     };
     let model = |bench: &Bench| bench.entry("a").attributes.get("model").cloned();
     said(&mut bench, Some("m"), ModuleState::Ready);

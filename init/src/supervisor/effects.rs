@@ -33,7 +33,11 @@ impl Supervisor {
                     }
                     Err(error) => {
                         tracing::error!(label = %card.label, "{error:#}");
-                        Some(Event::SpawnFailed { id, reason: format!("{error:#}"), permanent: true })
+                        Some(Event::SpawnFailed {
+                            id,
+                            reason: format!("{error:#}"),
+                            permanent: true,
+                        })
                     }
                 }
             }
@@ -79,8 +83,13 @@ impl Supervisor {
     fn bind(&mut self, id: &str, card: &Card) -> anyhow::Result<HeldSocket> {
         let path = socket_path(card, &self.options.mesh);
         let group = self.places.group.filter(|_| admits_group(card));
-        // A Card with another id may have followed one of the same socket, whose module is still ending.
-        let holder = self.listeners.iter().find(|(holder, held)| *holder == id || held.path == path).map(|(holder, _)| holder.clone());
+        // A Card with another id may have followed one of the same socket, whose module is still
+        // ending.
+        let holder = self
+            .listeners
+            .iter()
+            .find(|(holder, held)| *holder == id || held.path == path)
+            .map(|(holder, _)| holder.clone());
         let held = match holder.and_then(|holder| self.listeners.remove(&holder)) {
             Some(held) => held,
             None => match self.passed.iter().position(|held| held.is_at(&path)) {
@@ -88,11 +97,13 @@ impl Supervisor {
                 None => return Ok(HeldSocket::bind(&path, group)?),
             },
         };
-        held.guard(group).with_context(|| format!("cannot set who may connect to {}", path.display()))?;
+        held.guard(group)
+            .with_context(|| format!("cannot set who may connect to {}", path.display()))?;
         Ok(held)
     }
 
-    /// Listens at the TCP addresses of a module's Card: what is held already stays, what it has no more goes.
+    /// Listens at the TCP addresses of a module's Card: what is held already stays, what it has no
+    /// more goes.
     fn listen(&mut self, id: &str, card: &Card) -> anyhow::Result<()> {
         let wanted = card.tcp_addresses();
         let mut held = self.addresses.remove(id).unwrap_or_default();
@@ -101,8 +112,11 @@ impl Supervisor {
             if held.iter().any(|(known, _)| *known == address) {
                 continue;
             }
-            let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on tcp:{address}"))?;
-            listener.set_nonblocking(true).with_context(|| format!("cannot listen on tcp:{address}"))?;
+            let listener = TcpListener::bind(address)
+                .with_context(|| format!("cannot listen on tcp:{address}"))?;
+            listener
+                .set_nonblocking(true)
+                .with_context(|| format!("cannot listen on tcp:{address}"))?;
             held.push((address, listener));
         }
         if !held.is_empty() {
@@ -120,18 +134,27 @@ impl Supervisor {
         // A person may have moved away what was in the socket's place.
         let held = match self.listeners.remove(&id).map_or_else(|| self.bind(&id, &card), Ok) {
             Ok(held) => held,
-            Err(error) => return Event::SpawnFailed { id, reason: format!("{error:#}"), permanent: true },
+            Err(error) => {
+                return Event::SpawnFailed { id, reason: format!("{error:#}"), permanent: true };
+            }
         };
         if let Err(error) = self.listen(&id, &card) {
             self.listeners.insert(id.clone(), held);
             tracing::error!(label = %card.label, "{error:#}");
             return Event::SpawnFailed { id, reason: format!("{error:#}"), permanent: true };
         }
-        let tcp: std::io::Result<Vec<TcpListener>> =
-            self.addresses.get(&id).into_iter().flatten().map(|(_, listener)| listener.try_clone()).collect();
+        let tcp: std::io::Result<Vec<TcpListener>> = self
+            .addresses
+            .get(&id)
+            .into_iter()
+            .flatten()
+            .map(|(_, listener)| listener.try_clone())
+            .collect();
         let started = tcp
             .map_err(|source| SpawnError::Start { exec: card.label.to_string(), source })
-            .and_then(|tcp| spawn(&card, &held.listener, &tcp, &self.places, self.cgroups.as_ref()));
+            .and_then(|tcp| {
+                spawn(&card, &held.listener, &tcp, &self.places, self.cgroups.as_ref())
+            });
         self.listeners.insert(id.clone(), held);
         let started = match started {
             Ok(started) => started,
@@ -143,13 +166,24 @@ impl Supervisor {
         };
         let pid = started.process.pid;
         tracing::debug!(label = %card.label, pid, "started");
-        let pipes = [("stdout", started.stdout.map(OwnedFd::from)), ("stderr", started.stderr.map(OwnedFd::from))];
+        let pipes = [
+            ("stdout", started.stdout.map(OwnedFd::from)),
+            ("stderr", started.stderr.map(OwnedFd::from)),
+        ];
         for (stream, pipe) in pipes {
             if let Some(pipe) = pipe {
-                self.pumps.spawn(Arc::clone(&self.logs).pump(card.label.to_string(), pid, stream, pipe));
+                self.pumps.spawn(Arc::clone(&self.logs).pump(
+                    card.label.to_string(),
+                    pid,
+                    stream,
+                    pipe,
+                ));
             }
         }
-        #[expect(deprecated, reason = "an OwnedFd stays open as long as it is held; the replacement is unsafe code")]
+        #[expect(
+            deprecated,
+            reason = "an OwnedFd stays open as long as it is held; the replacement is unsafe code"
+        )]
         let watched = started.process.watch().and_then(AsyncFd::new);
         match watched {
             Ok(pidfd) => {
@@ -163,7 +197,11 @@ impl Supervisor {
             Err(error) => {
                 started.process.kill_group();
                 let _ = started.process.reap();
-                return Event::SpawnFailed { id, reason: format!("its process could not be watched: {}", chain(&error)), permanent: false };
+                return Event::SpawnFailed {
+                    id,
+                    reason: format!("its process could not be watched: {}", chain(&error)),
+                    permanent: false,
+                };
             }
         }
         self.processes.insert(id.clone(), started.process);

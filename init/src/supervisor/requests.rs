@@ -21,12 +21,20 @@ impl Supervisor {
     pub(super) fn reload(&mut self) -> Result<ReloadOut, Fault> {
         let loaded = load(&self.options.cards, &self.options.mesh)?;
         for attached in self.state.cards(true) {
-            may_attach(attached, &loaded.cards, &self.options.mesh)
-                .map_err(|error| bad_card(&format!("`{}` attached by itself: {}; nothing was changed", attached.label, error.expected)))?;
+            may_attach(attached, &loaded.cards, &self.options.mesh).map_err(|error| {
+                bad_card(&format!(
+                    "`{}` attached by itself: {}; nothing was changed",
+                    attached.label, error.expected
+                ))
+            })?;
         }
         let present = self.present_context();
-        if let Some(why) = present.and_then(|name| unknown_context(&name, loaded.cards.iter().chain(self.state.cards(true)))) {
-            let words = format!("{why}, and it is the current one: `brahman context NAME` switches to another; nothing was changed");
+        if let Some(why) = present.and_then(|name| {
+            unknown_context(&name, loaded.cards.iter().chain(self.state.cards(true)))
+        }) {
+            let words = format!(
+                "{why}, and it is the current one: `brahman context NAME` switches to another; nothing was changed"
+            );
             return Err(bad_card(&words));
         }
         // The first reading is part of starting: READY is said once the broker answers, not before.
@@ -43,7 +51,8 @@ impl Supervisor {
 
     /// Does what somebody asked for, and answers.
     pub(super) fn answer(&mut self, request: Request) {
-        // An asker that has hung up needs no answer; every `send` below may fail for that reason alone.
+        // An asker that has hung up needs no answer; every `send` below may fail for that reason
+        // alone.
         match request {
             Request::List { reply } => drop(reply.send(self.records())),
             Request::Command { label, command, reply } => {
@@ -61,13 +70,19 @@ impl Supervisor {
                 let outcome = self.reload();
                 let _ = reply.send(outcome);
             }
-            Request::Warnings { card, reply } => drop(reply.send(shortfalls(&card, self.cgroups.as_ref()))),
+            Request::Warnings { card, reply } => {
+                drop(reply.send(shortfalls(&card, self.cgroups.as_ref())))
+            }
             Request::Update { update, reply } => {
                 if self.state.has_session(&update.session) {
                     self.apply(Event::Updated { update });
                     let _ = reply.send(Ok(()));
                 } else {
-                    let _ = reply.send(Err(Fault::of(&NoSuchSession {}, false, "no such session: attach first")));
+                    let _ = reply.send(Err(Fault::of(
+                        &NoSuchSession {},
+                        false,
+                        "no such session: attach first",
+                    )));
                 }
             }
             Request::Attach { card, id, peer, drain, gone, reply } => {
@@ -76,23 +91,40 @@ impl Supervisor {
                 let event = match (card, id) {
                     (Some(card), _) => {
                         if self.state.entry(&card.id).is_some() {
-                            let why = format!("a module with label `{}` and this socket exists already", card.label);
+                            let why = format!(
+                                "a module with label `{}` and this socket exists already",
+                                card.label
+                            );
                             let _ = reply.send(Err(bad_card(&why)));
                             return;
                         }
-                        if let Err(error) = may_attach(&card, self.state.cards(false), &self.options.mesh) {
+                        if let Err(error) =
+                            may_attach(&card, self.state.cards(false), &self.options.mesh)
+                        {
                             let _ = reply.send(Err(bad_card(&chain(&error))));
                             return;
                         }
                         let socket = wire_path(&socket_path(&card, &self.options.mesh));
-                        Event::Introduced { card, socket, session: session.clone(), pid: peer.pid.cast_unsigned() }
+                        Event::Introduced {
+                            card,
+                            socket,
+                            session: session.clone(),
+                            pid: peer.pid.cast_unsigned(),
+                        }
                     }
-                    // Its own process, or one of its process's, or that of a Card whose module attaches by itself.
-                    (None, Some(id)) if self.state.entry(&id).is_some_and(|e| is_of(e, peer.pid)) => {
+                    // Its own process, or one of its process's, or that of a Card whose module
+                    // attaches by itself.
+                    (None, Some(id))
+                        if self.state.entry(&id).is_some_and(|e| is_of(e, peer.pid)) =>
+                    {
                         Event::Attached { id, session: session.clone() }
                     }
                     (None, id) => {
-                        let why = format!("no module has the id `{}` and runs as process {}", id.unwrap_or_default(), peer.pid);
+                        let why = format!(
+                            "no module has the id `{}` and runs as process {}",
+                            id.unwrap_or_default(),
+                            peer.pid
+                        );
                         let _ = reply.send(Err(bad_card(&why)));
                         return;
                     }

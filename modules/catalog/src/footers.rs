@@ -8,7 +8,8 @@ use std::path::Path;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+    Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, make_array};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
@@ -44,10 +45,20 @@ fn broken(path: &Path, source: impl Error + Send + Sync + 'static) -> io::Error 
 /// If it cannot be read, or is no Parquet file.
 pub fn object(bucket: &str, root: &Root, key: &str) -> io::Result<(Object, Schema)> {
     let path = root.folder.join(key);
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(&path)?).map_err(|e| broken(&path, e))?;
-    let rows = u64::try_from(builder.metadata().file_metadata().num_rows()).map_err(|e| broken(&path, e))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(&path)?)
+        .map_err(|e| broken(&path, e))?;
+    let rows = u64::try_from(builder.metadata().file_metadata().num_rows())
+        .map_err(|e| broken(&path, e))?;
     let (sha256, bytes) = sha256_file(&path)?;
-    let object = Object { bucket: bucket.to_owned(), key: key.to_owned(), url: root.url_of(key), rows, bytes, sha256, path: None };
+    let object = Object {
+        bucket: bucket.to_owned(),
+        key: key.to_owned(),
+        url: root.url_of(key),
+        rows,
+        bytes,
+        sha256,
+        path: None,
+    };
     Ok((object, builder.schema().as_ref().clone()))
 }
 
@@ -56,7 +67,8 @@ pub fn object(bucket: &str, root: &Root, key: &str) -> io::Result<(Object, Schem
 /// # Errors
 /// If one cannot be decoded.
 pub fn check_pages(path: &Path) -> io::Result<()> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| broken(path, e))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| broken(path, e))?;
     let reader = builder.build().map_err(|e| broken(path, e))?;
     for batch in reader {
         batch.map_err(|e| broken(path, e))?;
@@ -73,7 +85,9 @@ pub fn columns(schema: &Schema, before: &[Column]) -> Vec<Column> {
         Column {
             name: field.name().clone(),
             arrow_type: field.data_type().to_string(),
-            source_type: said.or_else(|| old.map(|c| c.source_type.clone())).unwrap_or_else(|| "parquet".into()),
+            source_type: said
+                .or_else(|| old.map(|c| c.source_type.clone()))
+                .unwrap_or_else(|| "parquet".into()),
             nulls_made: old.map_or(0, |c| c.nulls_made),
         }
     };
@@ -84,10 +98,19 @@ pub fn columns(schema: &Schema, before: &[Column]) -> Vec<Column> {
 ///
 /// # Errors
 /// If it cannot be read.
-pub fn sample(path: &Path, rows: usize, hidden: &BTreeSet<String>, notes: &mut Vec<String>) -> io::Result<Vec<Value>> {
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| broken(path, e))?;
-    let mut reader = builder.with_batch_size(rows).with_limit(rows).build().map_err(|e| broken(path, e))?;
-    let Some(batch) = reader.next().transpose().map_err(|e| broken(path, e))? else { return Ok(Vec::new()) };
+pub fn sample(
+    path: &Path,
+    rows: usize,
+    hidden: &BTreeSet<String>,
+    notes: &mut Vec<String>,
+) -> io::Result<Vec<Value>> {
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(|e| broken(path, e))?;
+    let mut reader =
+        builder.with_batch_size(rows).with_limit(rows).build().map_err(|e| broken(path, e))?;
+    let Some(batch) = reader.next().transpose().map_err(|e| broken(path, e))? else {
+        return Ok(Vec::new());
+    };
     let mut all = vec![Map::new(); batch.num_rows()];
     for (i, field) in batch.schema_ref().fields().iter().enumerate() {
         // By itself: a type that JSON cannot hold costs its own column.
@@ -98,14 +121,20 @@ pub fn sample(path: &Path, rows: usize, hidden: &BTreeSet<String>, notes: &mut V
                 }
             }
             Err(error) => {
-                notes.push(format!("column `{}` ({}) cannot be shown: {}", field.name(), field.data_type(), chain(&error)));
+                notes.push(format!(
+                    "column `{}` ({}) cannot be shown: {}",
+                    field.name(),
+                    field.data_type(),
+                    chain(&error)
+                ));
             }
         }
     }
     Ok(all.into_iter().map(Value::Object).collect())
 }
 
-/// The values of a column as JSON. What JSON's readers, ours too, would change is text: decimals, and whatever is no number at all.
+/// The values of a column as JSON. What JSON's readers, ours too, would change is text: decimals,
+/// and whatever is no number at all.
 fn json(column: &ArrayRef) -> Result<Vec<Value>, ArrowError> {
     let each = |value: &dyn Fn(usize) -> Result<Value, ArrowError>| {
         let or_null = |row| if column.is_null(row) { Ok(Value::Null) } else { value(row) };
@@ -130,8 +159,12 @@ fn json(column: &ArrayRef) -> Result<Vec<Value>, ArrowError> {
         DataType::UInt32 => number!(UInt32Type),
         DataType::UInt64 => number!(UInt64Type),
         // Not as the double of the same value, which has digits that nobody wrote.
-        DataType::Float16 => each(&|row| Ok(shortest(&column.as_primitive::<Float16Type>().value(row).to_f32().to_string()))),
-        DataType::Float32 => each(&|row| Ok(shortest(&column.as_primitive::<Float32Type>().value(row).to_string()))),
+        DataType::Float16 => each(&|row| {
+            Ok(shortest(&column.as_primitive::<Float16Type>().value(row).to_f32().to_string()))
+        }),
+        DataType::Float32 => {
+            each(&|row| Ok(shortest(&column.as_primitive::<Float32Type>().value(row).to_string())))
+        }
         DataType::Float64 => number!(Float64Type),
         DataType::Utf8 => each(&|row| Ok(Value::from(column.as_string::<i32>().value(row)))),
         DataType::LargeUtf8 => each(&|row| Ok(Value::from(column.as_string::<i64>().value(row)))),
@@ -140,9 +173,17 @@ fn json(column: &ArrayRef) -> Result<Vec<Value>, ArrowError> {
         DataType::LargeList(_) => each(&|row| items(column.as_list::<i64>().value(row))),
         DataType::FixedSizeList(_, _) => each(&|row| items(column.as_fixed_size_list().value(row))),
         DataType::Struct(fields) => {
-            let columns = column.as_struct().columns().iter().map(json).collect::<Result<Vec<_>, _>>()?;
-            let there = |row: usize| fields.iter().zip(&columns).map(move |(field, values)| (field.name().clone(), values[row].clone()));
-            each(&|row| Ok(Value::Object(there(row).filter(|(_, value)| !value.is_null()).collect())))
+            let columns =
+                column.as_struct().columns().iter().map(json).collect::<Result<Vec<_>, _>>()?;
+            let there = |row: usize| {
+                fields
+                    .iter()
+                    .zip(&columns)
+                    .map(move |(field, values)| (field.name().clone(), values[row].clone()))
+            };
+            each(&|row| {
+                Ok(Value::Object(there(row).filter(|(_, value)| !value.is_null()).collect()))
+            })
         }
         DataType::Map(_, _) => each(&|row| {
             let entries = column.as_map().value(row);
@@ -154,12 +195,18 @@ fn json(column: &ArrayRef) -> Result<Vec<Value>, ArrowError> {
             let dictionary = column.as_any_dictionary();
             let values = json(dictionary.values())?;
             let keys = if values.is_empty() { Vec::new() } else { dictionary.normalized_keys() };
-            each(&|row| Ok(keys.get(row).and_then(|key| values.get(*key)).cloned().unwrap_or(Value::Null)))
+            each(&|row| {
+                Ok(keys.get(row).and_then(|key| values.get(*key)).cloned().unwrap_or(Value::Null))
+            })
         }
         // The formatter knows zones by their offset only; instants are in UTC whatever their zone.
-        DataType::Timestamp(unit, Some(zone)) if zone.as_ref() != UTC => {
-            json(&make_array(column.to_data().into_builder().data_type(DataType::Timestamp(*unit, Some(UTC.into()))).build()?))
-        }
+        DataType::Timestamp(unit, Some(zone)) if zone.as_ref() != UTC => json(&make_array(
+            column
+                .to_data()
+                .into_builder()
+                .data_type(DataType::Timestamp(*unit, Some(UTC.into())))
+                .build()?,
+        )),
         _ => {
             let options = FormatOptions::default();
             let formatter = ArrayFormatter::try_new(column.as_ref(), &options)?;
@@ -184,7 +231,9 @@ fn short(value: Value, hide: bool) -> Value {
             Some((cut, _)) => Value::String(format!("{}…", &text[..cut])),
             None => Value::String(text),
         },
-        Value::Array(values) => Value::Array(values.into_iter().take(VALUE_CHARS / 10).map(|v| short(v, false)).collect()),
+        Value::Array(values) => Value::Array(
+            values.into_iter().take(VALUE_CHARS / 10).map(|v| short(v, false)).collect(),
+        ),
         value => value,
     }
 }
@@ -195,8 +244,8 @@ mod tests {
 
     use arrow_array::types::{Int32Type, TimestampMicrosecondType};
     use arrow_array::{
-        BinaryArray, Date32Array, Decimal128Array, DictionaryArray, Float32Array, Float64Array, Int64Array, ListArray, NullArray,
-        PrimitiveArray, StructArray, UInt64Array,
+        BinaryArray, Date32Array, Decimal128Array, DictionaryArray, Float32Array, Float64Array,
+        Int64Array, ListArray, NullArray, PrimitiveArray, StructArray, UInt64Array,
     };
     use arrow_schema::Field;
     use serde_json::json as value;
@@ -206,23 +255,31 @@ mod tests {
     #[test]
     fn values_are_shown_as_json_that_loses_nothing() {
         let of = |array: ArrayRef| Value::Array(json(&array).expect("JSON"));
-        assert_eq!(of(Arc::new(Int64Array::from(vec![Some(i64::MIN), None]))), value!([i64::MIN, null]));
+        assert_eq!(
+            of(Arc::new(Int64Array::from(vec![Some(i64::MIN), None]))),
+            value!([i64::MIN, null])
+        );
         assert_eq!(of(Arc::new(UInt64Array::from(vec![u64::MAX]))), value!([u64::MAX]));
         assert_eq!(of(Arc::new(Float32Array::from(vec![0.1_f32, f32::NAN]))), value!([0.1, null]));
         assert_eq!(of(Arc::new(Float64Array::from(vec![0.1, f64::INFINITY]))), value!([0.1, null]));
         assert_eq!(of(Arc::new(NullArray::new(2))), value!([null, null]));
-        let decimals = Decimal128Array::from(vec![9_999_999_999_999_999]).with_precision_and_scale(18, 2).expect("a decimal");
+        let decimals = Decimal128Array::from(vec![9_999_999_999_999_999])
+            .with_precision_and_scale(18, 2)
+            .expect("a decimal");
         assert_eq!(of(Arc::new(decimals)), value!(["99999999999999.99"]));
         assert_eq!(of(Arc::new(Date32Array::from(vec![19_782]))), value!(["2024-02-29"]));
         assert_eq!(of(Arc::new(BinaryArray::from(vec![&b"\x01\xff"[..]]))), value!(["01ff"]));
-        let instants = PrimitiveArray::<TimestampMicrosecondType>::from(vec![0]).with_timezone("Europe/Berlin");
+        let instants = PrimitiveArray::<TimestampMicrosecondType>::from(vec![0])
+            .with_timezone("Europe/Berlin");
         assert_eq!(of(Arc::new(instants)), value!(["1970-01-01T00:00:00Z"]));
         let words: DictionaryArray<Int32Type> = [Some("a"), None, Some("a")].into_iter().collect();
         assert_eq!(of(Arc::new(words)), value!(["a", null, "a"]));
-        let lists = ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
+        let lists =
+            ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), None]), None]);
         assert_eq!(of(Arc::new(lists)), value!([[1, null], null]));
         let inner: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
-        let objects = StructArray::from(vec![(Arc::new(Field::new("a", DataType::Int64, true)), inner)]);
+        let objects =
+            StructArray::from(vec![(Arc::new(Field::new("a", DataType::Int64, true)), inner)]);
         assert_eq!(of(Arc::new(objects)), value!([{"a": 1}, {}]));
     }
 }

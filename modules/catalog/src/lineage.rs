@@ -1,13 +1,16 @@
-//! What became of every run: OpenLineage run events (spec 2-0-2) in a journal, `catalog/lineage.log`.
+//! What became of every run: OpenLineage run events (spec 2-0-2) in a journal,
+//! `catalog/lineage.log`.
 //!
-//! A COMPLETE also keeps what the generation was made of, so that a dataset whose file is lost can be put together again. OTHER
-//! marks a deletion: runs before it say nothing of what came after.
+//! A COMPLETE also keeps what the generation was made of, so that a dataset whose file is lost can
+//! be put together again. OTHER marks a deletion: runs before it say nothing of what came after.
 //!
-//! START when a run is told where to write, and into which bucket: what may be deleted later is decided by that. COMPLETE with its commit,
-//! FAIL or ABORT when it is given up. A commit and its event are two writes: what a crash between them left out is written at the next
-//! opening. Names of inputs come from readers that never put a user or a password into them. A journal that cannot be read stops what
-//! needs it, runs and the removal of what they leave, and nothing else. One that knows nothing of a run that a dataset's file names has
-//! lost records, whatever its own checksums say: that is told as damage is. RUNNING marks such a run, once it was told.
+//! START when a run is told where to write, and into which bucket: what may be deleted later is
+//! decided by that. COMPLETE with its commit, FAIL or ABORT when it is given up. A commit and its
+//! event are two writes: what a crash between them left out is written at the next opening. Names
+//! of inputs come from readers that never put a user or a password into them. A journal that cannot
+//! be read stops what needs it, runs and the removal of what they leave, and nothing else. One that
+//! knows nothing of a run that a dataset's file names has lost records, whatever its own checksums
+//! say: that is told as damage is. RUNNING marks such a run, once it was told.
 //!
 //! [`record`] is a line of it, [`known`] answers what it knows.
 
@@ -27,7 +30,9 @@ use thiserror::Error;
 
 use crate::registry::entry::folder_of;
 use crate::registry::sweep::{RunRecord, Standing};
-use record::{NAMESPACE, Record, UNRECORDED, event, facet, generation_of, input, output, time_ms, unrecorded};
+use record::{
+    NAMESPACE, Record, UNRECORDED, event, facet, generation_of, input, output, time_ms, unrecorded,
+};
 
 /// Events after which the older half is dropped.
 const EVENTS_MAX: usize = 20_000;
@@ -35,7 +40,8 @@ const EVENTS_MAX: usize = 20_000;
 const REASON_CHARS: usize = 2000;
 /// Objects and columns of a generation that are kept with its event; of more only their number.
 const OBJECTS_MAX: usize = 1000;
-/// Commits of each dataset that outlive a compaction: the present and the previous generation are needed still.
+/// Commits of each dataset that outlive a compaction: the present and the previous generation are
+/// needed still.
 const COMMITS_KEPT: usize = 2;
 const COLUMNS_MAX: usize = 500;
 
@@ -45,7 +51,8 @@ const SINCE: &str = "lineage.log.since";
 const MISSED_NAMED: usize = 3;
 /// Longest word of a damaged record that is told.
 const WORD_CHARS: usize = 128;
-/// The label under which the mock of ingest began its runs among real ones before mocks were told apart.
+/// The label under which the mock of ingest began its runs among real ones before mocks were told
+/// apart.
 pub(crate) const FIRST_MOCK: &str = "ingest-mock";
 
 /// The last generation of a dataset that was committed.
@@ -59,7 +66,8 @@ pub struct LastCommit {
     pub rows: Option<u64>,
     /// How many objects it had, where that was recorded.
     pub files: Option<u64>,
-    /// All of it, but for what personal data it holds; absent in journals of earlier versions, and of very many objects.
+    /// All of it, but for what personal data it holds; absent in journals of earlier versions, and
+    /// of very many objects.
     pub made: Option<Dataset>,
 }
 
@@ -121,7 +129,8 @@ pub struct Journal {
     log: Result<Log, Unreadable>,
     records: Vec<Record>,
     open: BTreeMap<String, Open>,
-    /// Datasets that were committed and not deleted since, with the generation that was last committed.
+    /// Datasets that were committed and not deleted since, with the generation that was last
+    /// committed.
     committed: BTreeMap<String, u64>,
     /// Every run that the records name.
     runs: BTreeMap<String, KnownRun>,
@@ -144,16 +153,32 @@ impl Journal {
     ///
     /// # Errors
     /// None so far.
-    pub fn open<'a>(folder: &Path, datasets: impl Iterator<Item = &'a Dataset>) -> io::Result<Self> {
+    pub fn open<'a>(
+        folder: &Path,
+        datasets: impl Iterator<Item = &'a Dataset>,
+    ) -> io::Result<Self> {
         let path = folder.join("lineage.log");
         let (log, records) = match Log::open::<Record>(&path) {
             Ok((log, records)) => (Ok(log), records),
             Err(error) => (Err(Unreadable { path, why: chain(&error) }), Vec::new()),
         };
-        let (open, committed, runs, of_mock) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
-        let (records_kept, unrecorded, missed, lost_commits) = (Vec::new(), BTreeSet::new(), None, Vec::new());
+        let (open, committed, runs, of_mock) =
+            (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
+        let (records_kept, unrecorded, missed, lost_commits) =
+            (Vec::new(), BTreeSet::new(), None, Vec::new());
         let compact_at = EVENTS_MAX;
-        let mut journal = Self { log, records: records_kept, open, committed, runs, compact_at, of_mock, unrecorded, missed, lost_commits };
+        let mut journal = Self {
+            log,
+            records: records_kept,
+            open,
+            committed,
+            runs,
+            compact_at,
+            of_mock,
+            unrecorded,
+            missed,
+            lost_commits,
+        };
         if let Some(why) = journal.unread() {
             tracing::error!("{why}");
         }
@@ -166,9 +191,16 @@ impl Journal {
         journal.miss(&datasets, is_first);
         if is_first
             && journal.log.is_ok()
-            && let Err(error) = atomic::write(&since, b"Each dataset's run is in lineage.log since this file is here.\n")
+            && let Err(error) = atomic::write(
+                &since,
+                b"Each dataset's run is in lineage.log since this file is here.\n",
+            )
         {
-            tracing::warn!("what the lineage's journal may miss is not said: {}: {}", since.display(), chain(&error));
+            tracing::warn!(
+                "what the lineage's journal may miss is not said: {}: {}",
+                since.display(),
+                chain(&error)
+            );
         }
         for dataset in datasets {
             if journal.open.contains_key(&dataset.lineage.run_id)
@@ -184,21 +216,32 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Misses runs that datasets' files name: the journal, or its end, has gone, and its head with it. Not at the first opening by a
-    /// version that misses any: earlier ones have published what others made, and dropped events, without a word in the journal.
+    /// Misses runs that datasets' files name: the journal, or its end, has gone, and its head with
+    /// it. Not at the first opening by a version that misses any: earlier ones have published what
+    /// others made, and dropped events, without a word in the journal.
     fn miss(&mut self, datasets: &[&Dataset], is_first: bool) {
-        let missed: Vec<&Dataset> = datasets.iter().copied().filter(|dataset| self.is_unheard_of(&dataset.lineage.run_id)).collect();
+        let missed: Vec<&Dataset> = datasets
+            .iter()
+            .copied()
+            .filter(|dataset| self.is_unheard_of(&dataset.lineage.run_id))
+            .collect();
         let Ok(log) = &self.log else { return };
         if missed.is_empty() {
             return;
         }
         if is_first {
             if let Err(error) = self.append(missed.into_iter().map(unrecorded).collect()) {
-                tracing::warn!("runs of an earlier version are noted at the next opening: {}", chain(&error));
+                tracing::warn!(
+                    "runs of an earlier version are noted at the next opening: {}",
+                    chain(&error)
+                );
             }
             return;
         }
-        let named = missed.iter().take(MISSED_NAMED).map(|d| format!("run {} of dataset `{}`", d.lineage.run_id, d.name));
+        let named = missed
+            .iter()
+            .take(MISSED_NAMED)
+            .map(|d| format!("run {} of dataset `{}`", d.lineage.run_id, d.name));
         let more = match missed.len().saturating_sub(MISSED_NAMED) {
             0 => String::new(),
             more => format!(" and {more} more"),
@@ -209,22 +252,32 @@ impl Journal {
             named.collect::<Vec<_>>().join(", ")
         );
         tracing::error!("the lineage's journal: {words}");
-        let runs: Vec<Value> = missed.iter().map(|d| json!({"dataset": d.name, "run_id": d.lineage.run_id})).collect();
-        // First what stays until somebody has looked at it: a crash before the second says it twice.
+        let runs: Vec<Value> =
+            missed.iter().map(|d| json!({"dataset": d.name, "run_id": d.lineage.run_id})).collect();
+        // First what stays until somebody has looked at it: a crash before the second says it
+        // twice.
         let noted = log.note_missing(&json!({"missing_runs": runs}));
         let is_noted = noted.is_ok();
         let noted = noted.and_then(|()| self.append(missed.into_iter().map(unrecorded).collect()));
         if let Err(error) = noted {
-            tracing::warn!("what the lineage's journal misses is noted at the next opening: {}", chain(&error));
+            tracing::warn!(
+                "what the lineage's journal misses is noted at the next opening: {}",
+                chain(&error)
+            );
         }
         self.missed = Some((words, is_noted));
     }
 
-    /// Notes that a run was published, as its dataset's file says. Where its commit's record is damaged it counts all the same: it neither
-    /// goes on, nor is it given up with what its producer has left. Nothing is written: a record of an old commit behind newer ones would
-    /// be taken for the newest.
+    /// Notes that a run was published, as its dataset's file says. Where its commit's record is
+    /// damaged it counts all the same: it neither goes on, nor is it given up with what its
+    /// producer has left. Nothing is written: a record of an old commit behind newer ones would be
+    /// taken for the newest.
     pub fn note_published(&mut self, dataset: &str, version: &Version) {
-        let Some(known) = self.runs.get_mut(&version.run_id).filter(|known| known.dataset == dataset) else { return };
+        let Some(known) =
+            self.runs.get_mut(&version.run_id).filter(|known| known.dataset == dataset)
+        else {
+            return;
+        };
         if matches!(known.end, End::Committed) {
             return;
         }
@@ -239,7 +292,8 @@ impl Journal {
         self.lost_commits.push(words);
     }
 
-    /// Compares the journal on the disk with what is known here, and writes it anew where it is not that. What was wrong with it, in words.
+    /// Compares the journal on the disk with what is known here, and writes it anew where it is not
+    /// that. What was wrong with it, in words.
     ///
     /// # Errors
     /// If it cannot be read, or not be written anew.
@@ -250,37 +304,65 @@ impl Journal {
             return Ok(None);
         }
         log.compact(&self.records)?;
-        Ok(Some(format!("{quarantined} damaged, {missing} missing and {misplaced} misplaced records")))
+        Ok(Some(format!(
+            "{quarantined} damaged, {missing} missing and {misplaced} misplaced records"
+        )))
     }
 
     /// Who began a run; none if its beginning is not known any more.
     #[must_use]
     pub fn begun_by(&self, run_id: &str) -> Option<&str> {
-        let start = self.records.iter().rev().find(|record| record.run_id == run_id && record.is("START"));
+        let start =
+            self.records.iter().rev().find(|record| record.run_id == run_id && record.is("START"));
         start.and_then(|record| record.producer.as_deref())
     }
 
     /// Whether a dataset was deleted since a run last began.
     #[must_use]
     pub fn was_dropped_during(&self, dataset: &str, run_id: &str) -> bool {
-        let begun = self.records.iter().rposition(|record| record.run_id == run_id && record.is("START"));
-        begun.is_some_and(|begun| self.records[begun..].iter().any(|record| record.dataset == dataset && record.is("OTHER")))
+        let begun =
+            self.records.iter().rposition(|record| record.run_id == run_id && record.is("START"));
+        begun.is_some_and(|begun| {
+            self.records[begun..]
+                .iter()
+                .any(|record| record.dataset == dataset && record.is("OTHER"))
+        })
     }
 
-    /// Records that are damaged or missing, by name as far as that can be told. Reads what was set aside.
+    /// Records that are damaged or missing, by name as far as that can be told. Reads what was set
+    /// aside.
     #[must_use]
     pub fn damaged_records(&self) -> Vec<String> {
         let aside = self.log.as_ref().map(Log::lines_aside).unwrap_or_default();
         let of = |line: &String| {
             let part = |name: &str| {
                 let (_, rest) = line.split_once(&format!("\"{name}\":\""))?;
-                Some(rest.split('"').next().unwrap_or_default().chars().filter(|c| !c.is_control()).take(WORD_CHARS).collect::<String>())
+                Some(
+                    rest.split('"')
+                        .next()
+                        .unwrap_or_default()
+                        .chars()
+                        .filter(|c| !c.is_control())
+                        .take(WORD_CHARS)
+                        .collect::<String>(),
+                )
             };
             let said = [("dataset", "dataset "), ("run_id", "run "), ("eventType", "")];
-            let said: Vec<String> = said.iter().filter_map(|(name, words)| Some(format!("{words}{}", part(name)?))).collect();
-            format!("a damaged record of lineage.log, now in lineage.log.quarantine: {}", said.join(", "))
+            let said: Vec<String> = said
+                .iter()
+                .filter_map(|(name, words)| Some(format!("{words}{}", part(name)?)))
+                .collect();
+            format!(
+                "a damaged record of lineage.log, now in lineage.log.quarantine: {}",
+                said.join(", ")
+            )
         };
-        aside.iter().filter(|line| line.contains("\"payload\"")).map(of).chain(self.lost_commits.iter().cloned()).collect()
+        aside
+            .iter()
+            .filter(|line| line.contains("\"payload\""))
+            .map(of)
+            .chain(self.lost_commits.iter().cloned())
+            .collect()
     }
 
     /// Unix time at which a run last began, if it is known.
@@ -294,12 +376,17 @@ impl Journal {
         !run_id.is_empty() && !self.runs.contains_key(run_id) && !self.unrecorded.contains(run_id)
     }
 
-    /// A dataset is published that a run has made of which nothing is recorded, and somebody wanted it so: that is not missed.
+    /// A dataset is published that a run has made of which nothing is recorded, and somebody wanted
+    /// it so: that is not missed.
     ///
     /// # Errors
     /// As the file system gives them.
     pub fn take_up(&mut self, dataset: &Dataset) -> io::Result<()> {
-        if self.is_unheard_of(&dataset.lineage.run_id) { self.append(vec![unrecorded(dataset)]) } else { Ok(()) }
+        if self.is_unheard_of(&dataset.lineage.run_id) {
+            self.append(vec![unrecorded(dataset)])
+        } else {
+            Ok(())
+        }
     }
 
     /// That it is known which runs there are.
@@ -307,7 +394,10 @@ impl Journal {
     /// # Errors
     /// Why it is not, as a file system's error.
     pub fn known(&self) -> io::Result<()> {
-        self.log.as_ref().map(|_| ()).map_err(|unreadable| io::Error::new(io::ErrorKind::InvalidData, unreadable.clone()))
+        self.log
+            .as_ref()
+            .map(|_| ())
+            .map_err(|unreadable| io::Error::new(io::ErrorKind::InvalidData, unreadable.clone()))
     }
 
     fn note(&mut self, record: Record) {
@@ -316,7 +406,10 @@ impl Journal {
             if record.producer.as_deref() == Some(FIRST_MOCK) {
                 self.of_mock.insert(record.run_id.clone());
             }
-            let open = Open { dataset: record.dataset.clone(), producer: record.producer.clone().unwrap_or_default() };
+            let open = Open {
+                dataset: record.dataset.clone(),
+                producer: record.producer.clone().unwrap_or_default(),
+            };
             self.open.insert(record.run_id.clone(), open);
         } else if record.is(UNRECORDED) {
             self.unrecorded.insert(record.run_id.clone());
@@ -339,7 +432,13 @@ impl Journal {
             Some("FAIL" | "ABORT") => End::Failed(time_ms(&record.event)),
             _ => return,
         };
-        let unknown = || KnownRun { dataset: record.dataset.clone(), buckets: BTreeSet::new(), end, lives: 0, since_ms: 0 };
+        let unknown = || KnownRun {
+            dataset: record.dataset.clone(),
+            buckets: BTreeSet::new(),
+            end,
+            lives: 0,
+            since_ms: 0,
+        };
         let known = self.runs.entry(record.run_id.clone()).or_insert_with(unknown);
         known.end = end;
         if matches!(end, End::Open) {
@@ -361,12 +460,16 @@ impl Journal {
                 Ok(Ok(())) => {
                     self.compact_at = EVENTS_MAX.max(kept.len() * 2);
                     self.records = kept;
-                    let named: BTreeSet<&String> = self.records.iter().map(|record| &record.run_id).collect();
+                    let named: BTreeSet<&String> =
+                        self.records.iter().map(|record| &record.run_id).collect();
                     self.runs.retain(|run_id, _| named.contains(run_id));
                 }
                 // What was appended is there all the same.
                 Ok(Err(error)) => {
-                    tracing::warn!("the lineage's journal stays as long as it is for now: {}", chain(&error));
+                    tracing::warn!(
+                        "the lineage's journal stays as long as it is for now: {}",
+                        chain(&error)
+                    );
                     self.compact_at = self.records.len() + EVENTS_MAX / 10;
                 }
                 Err(_) => {}
@@ -375,12 +478,14 @@ impl Journal {
         Ok(())
     }
 
-    /// The newer half and, of the older, what is still needed: runs that have not ended, each dataset's last states, and which runs
-    /// made what those are made of: only a run that is known to be ours is ever cleared away.
+    /// The newer half and, of the older, what is still needed: runs that have not ended, each
+    /// dataset's last states, and which runs made what those are made of: only a run that is known
+    /// to be ours is ever cleared away.
     fn worth_keeping(&self) -> Vec<Record> {
         let newer_from = self.records.len() - EVENTS_MAX / 2;
         let mut known: BTreeMap<&str, usize> = BTreeMap::new();
-        // The runs that made the generations that are kept, the present one last: those after one may have found nothing new.
+        // The runs that made the generations that are kept, the present one last: those after one
+        // may have found nothing new.
         let mut makers: BTreeMap<&str, Vec<(u64, &str)>> = BTreeMap::new();
         for record in &self.records {
             if record.is("COMPLETE") {
@@ -404,14 +509,22 @@ impl Journal {
                 *seen <= COMMITS_KEPT
             };
             let of = makers.get(record.dataset.as_str());
-            let made_one = record.is("COMPLETE") && of.is_some_and(|of| of.iter().any(|(_, run)| *run == record.run_id));
+            let made_one = record.is("COMPLETE")
+                && of.is_some_and(|of| of.iter().any(|(_, run)| *run == record.run_id));
             if last || made_one || (at >= newer_from && state) {
                 let objects = record.made.iter().flat_map(|made| &made.objects);
-                held.extend(objects.filter_map(|object| folder_of(&object.key)).map(|(_, run)| run));
+                held.extend(
+                    objects.filter_map(|object| folder_of(&object.key)).map(|(_, run)| run),
+                );
                 held.insert(&record.run_id);
             }
             let run = record.run_id.as_str();
-            if at >= newer_from || last || made_one || record.is(UNRECORDED) || (record.is("START") && self.open.contains_key(run)) {
+            if at >= newer_from
+                || last
+                || made_one
+                || record.is(UNRECORDED)
+                || (record.is("START") && self.open.contains_key(run))
+            {
                 kept.push(record.clone());
             } else if held.contains(run) && (record.is("START") || state) {
                 kept.push(Record { made: None, ..record.clone() });
@@ -450,13 +563,34 @@ impl Journal {
     ///
     /// # Errors
     /// As the file system gives them.
-    pub fn start_in(&mut self, dataset: &str, run_id: &str, producer: &str, bucket: Option<&str>) -> io::Result<()> {
+    pub fn start_in(
+        &mut self,
+        dataset: &str,
+        run_id: &str,
+        producer: &str,
+        bucket: Option<&str>,
+    ) -> io::Result<()> {
         if self.open.contains_key(run_id) {
             return Ok(());
         }
-        let event = event("START", dataset, run_id, json!({}), Vec::new(), vec![json!({"namespace": NAMESPACE, "name": dataset})]);
-        let (dataset, run_id, bucket) = (dataset.to_owned(), run_id.to_owned(), bucket.map(str::to_owned));
-        self.append(vec![Record { dataset, run_id, producer: Some(producer.to_owned()), bucket, made: None, event }])
+        let event = event(
+            "START",
+            dataset,
+            run_id,
+            json!({}),
+            Vec::new(),
+            vec![json!({"namespace": NAMESPACE, "name": dataset})],
+        );
+        let (dataset, run_id, bucket) =
+            (dataset.to_owned(), run_id.to_owned(), bucket.map(str::to_owned));
+        self.append(vec![Record {
+            dataset,
+            run_id,
+            producer: Some(producer.to_owned()),
+            bucket,
+            made: None,
+            event,
+        }])
     }
 
     /// A run's commit stands.
@@ -474,15 +608,29 @@ impl Journal {
     pub fn complete_as(&mut self, dataset: &Dataset, lineage: &Origin) -> io::Result<()> {
         let run_id = lineage.run_id.clone();
         let inputs = lineage.inputs.iter().map(|source| input(source)).collect();
-        let event = event("COMPLETE", &dataset.name, &run_id, json!({}), inputs, vec![output(dataset)]);
+        let event =
+            event("COMPLETE", &dataset.name, &run_id, json!({}), inputs, vec![output(dataset)]);
         let made = (dataset.objects.len() <= OBJECTS_MAX).then(|| {
-            let columns = if dataset.columns.len() <= COLUMNS_MAX { dataset.columns.clone() } else { Vec::new() };
+            let columns = if dataset.columns.len() <= COLUMNS_MAX {
+                dataset.columns.clone()
+            } else {
+                Vec::new()
+            };
             Dataset { pii: None, columns, ..dataset.clone() }
         });
-        let record = Record { dataset: dataset.name.clone(), run_id, producer: None, bucket: None, made, event };
+        let record = Record {
+            dataset: dataset.name.clone(),
+            run_id,
+            producer: None,
+            bucket: None,
+            made,
+            event,
+        };
         match self.append(vec![record.clone()]) {
             // Longer than a record may be: that it was committed is worth more than of what.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.append(vec![Record { made: None, ..record }]),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.append(vec![Record { made: None, ..record }])
+            }
             outcome => outcome,
         }
     }
@@ -493,29 +641,63 @@ impl Journal {
     /// As the file system gives them.
     pub fn dropped(&mut self, dataset: &str) -> io::Result<()> {
         let run_id = ulid::Ulid::generate().to_string();
-        let dropped = facet("1-0-1", "LifecycleStateChangeDatasetFacet", json!({"lifecycleStateChange": "DROP"}));
+        let dropped = facet(
+            "1-0-1",
+            "LifecycleStateChangeDatasetFacet",
+            json!({"lifecycleStateChange": "DROP"}),
+        );
         let output = json!({"namespace": NAMESPACE, "name": dataset, "facets": {"lifecycleStateChange": dropped}});
         let event = event("OTHER", dataset, &run_id, json!({}), Vec::new(), vec![output]);
-        self.append(vec![Record { dataset: dataset.to_owned(), run_id, producer: None, bucket: None, made: None, event }])
+        self.append(vec![Record {
+            dataset: dataset.to_owned(),
+            run_id,
+            producer: None,
+            bucket: None,
+            made: None,
+            event,
+        }])
     }
 
     /// Gives runs up: one by its id, or all of a producer. Says how many there were.
     ///
     /// # Errors
     /// As the file system gives them.
-    pub fn abandon(&mut self, run_id: Option<&str>, producer: Option<&str>, reason: &str, cancelled: bool) -> io::Result<u64> {
-        let meant = |id: &str, open: &Open| run_id.is_some_and(|r| r == id) || producer.is_some_and(|p| p == open.producer);
+    pub fn abandon(
+        &mut self,
+        run_id: Option<&str>,
+        producer: Option<&str>,
+        reason: &str,
+        cancelled: bool,
+    ) -> io::Result<u64> {
+        let meant = |id: &str, open: &Open| {
+            run_id.is_some_and(|r| r == id) || producer.is_some_and(|p| p == open.producer)
+        };
         let ended: Vec<Record> = self
             .open
             .iter()
             .filter(|(id, open)| meant(id, open))
             .map(|(id, open)| {
                 let message: String = reason.chars().take(REASON_CHARS).collect();
-                let error = facet("1-0-1", "ErrorMessageRunFacet", json!({"message": message, "programmingLanguage": "Rust"}));
-                let (kind, facets) = if cancelled { ("ABORT", json!({})) } else { ("FAIL", json!({"errorMessage": error})) };
+                let error = facet(
+                    "1-0-1",
+                    "ErrorMessageRunFacet",
+                    json!({"message": message, "programmingLanguage": "Rust"}),
+                );
+                let (kind, facets) = if cancelled {
+                    ("ABORT", json!({}))
+                } else {
+                    ("FAIL", json!({"errorMessage": error}))
+                };
                 let outputs = vec![json!({"namespace": NAMESPACE, "name": open.dataset})];
                 let event = event(kind, &open.dataset, id, facets, Vec::new(), outputs);
-                Record { dataset: open.dataset.clone(), run_id: id.clone(), producer: None, bucket: None, made: None, event }
+                Record {
+                    dataset: open.dataset.clone(),
+                    run_id: id.clone(),
+                    producer: None,
+                    bucket: None,
+                    made: None,
+                    event,
+                }
             })
             .collect();
         let count = ended.len() as u64;

@@ -1,9 +1,12 @@
-//! The registry of datasets, on disk: `catalog/<name>.json`, each `{sha256, dataset}`, replaced whole.
+//! The registry of datasets, on disk: `catalog/<name>.json`, each `{sha256, dataset}`, replaced
+//! whole.
 //!
-//! Objects lie in their bucket as `datasets/<name>/<run_id>/…`. The objects of the present and the previous
-//! generation are kept, so that a reader that has just asked can still read. What mocks make is in a registry of its own, below `mock/`.
+//! Objects lie in their bucket as `datasets/<name>/<run_id>/…`. The objects of the present and the
+//! previous generation are kept, so that a reader that has just asked can still read. What mocks
+//! make is in a registry of its own, below `mock/`.
 //!
-//! Nothing here deletes by itself: [`DatasetRegistry::tidy`] does, when whoever knows which buckets are there says so.
+//! Nothing here deletes by itself: [`DatasetRegistry::tidy`] does, when whoever knows which buckets
+//! are there says so.
 
 pub(crate) mod entry;
 mod error;
@@ -99,7 +102,8 @@ impl DatasetRegistry {
                 continue;
             }
             let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned());
-            let json = path.extension().is_some_and(|e| e == "json") && file.file_name() != REGISTRY;
+            let json =
+                path.extension().is_some_and(|e| e == "json") && file.file_name() != REGISTRY;
             let Some(name) = stem.filter(|_| json) else { continue };
             match unseal(&path) {
                 Ok(entry) => drop(entries.insert(name, entry)),
@@ -115,8 +119,20 @@ impl DatasetRegistry {
         for (name, entry) in &entries {
             entry.history.iter().for_each(|version| journal.note_published(name, version));
         }
-        let (of_mocks, untidied, strangers, steps) = (false, Vec::new(), BTreeSet::new(), Steps::default());
-        Ok(Self { folder, roots, entries, damaged, unread, of_mocks, journal, untidied, strangers, steps })
+        let (of_mocks, untidied, strangers, steps) =
+            (false, Vec::new(), BTreeSet::new(), Steps::default());
+        Ok(Self {
+            folder,
+            roots,
+            entries,
+            damaged,
+            unread,
+            of_mocks,
+            journal,
+            untidied,
+            strangers,
+            steps,
+        })
     }
 
     /// The same, as the mocks' registry: what is committed is marked.
@@ -129,7 +145,9 @@ impl DatasetRegistry {
     fn maker(&self, entry: &Entry) -> Option<String> {
         let dataset = &entry.dataset;
         let made_up = || dataset.lineage.inputs.iter().any(|input| input.starts_with(MADE_UP));
-        let marked = dataset.mock == Some(true) || made_up() || self.journal.is_of_mock(&dataset.lineage.run_id);
+        let marked = dataset.mock == Some(true)
+            || made_up()
+            || self.journal.is_of_mock(&dataset.lineage.run_id);
         marked.then(|| dataset.maker.clone().unwrap_or_else(|| FIRST_MOCK.to_owned()))
     }
 
@@ -147,8 +165,16 @@ impl DatasetRegistry {
         let whole = self.entries.iter().map(|(name, entry)| match self.refuse_mock(name, entry) {
             Ok(()) => self.roots.told(entry.view()),
             Err(error) => {
-                let (state, reason, maker) = (Some("refused".to_owned()), Some(error.to_string()), self.maker(entry));
-                Dataset { name: name.clone(), state, reason, maker, mock: Some(true), ..self.roots.told(entry.view()) }
+                let (state, reason, maker) =
+                    (Some("refused".to_owned()), Some(error.to_string()), self.maker(entry));
+                Dataset {
+                    name: name.clone(),
+                    state,
+                    reason,
+                    maker,
+                    mock: Some(true),
+                    ..self.roots.told(entry.view())
+                }
             }
         });
         let damaged = self.damaged.iter().map(|(name, why)| self.wreck(name, "damaged", why));
@@ -160,16 +186,25 @@ impl DatasetRegistry {
 
     /// What can be said of a dataset whose file cannot be used.
     fn wreck(&self, name: &str, state: &str, why: &str) -> Dataset {
-        let left = salvage(&self.folder.join(format!("{name}.json"))).map(|entry| self.roots.told(entry.view()));
-        let reason = format!("{why}: `brahman datasets resync {name}` makes it anew from its objects");
-        Dataset { name: name.to_owned(), state: Some(state.to_owned()), reason: Some(reason), ..left.unwrap_or_default() }
+        let left = salvage(&self.folder.join(format!("{name}.json")))
+            .map(|entry| self.roots.told(entry.view()));
+        let reason =
+            format!("{why}: `brahman datasets resync {name}` makes it anew from its objects");
+        Dataset {
+            name: name.to_owned(),
+            state: Some(state.to_owned()),
+            reason: Some(reason),
+            ..left.unwrap_or_default()
+        }
     }
 
     /// Generations and their runs, by dataset.
     #[must_use]
     pub fn heads(&self) -> BTreeMap<String, Head> {
-        let real = self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok());
-        real.map(|(name, e)| (name.clone(), (e.dataset.generation, e.run_id().map(str::to_owned)))).collect()
+        let real =
+            self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok());
+        real.map(|(name, e)| (name.clone(), (e.dataset.generation, e.run_id().map(str::to_owned))))
+            .collect()
     }
 
     /// Whether there is a dataset of this name, whole or not.
@@ -194,7 +229,8 @@ impl DatasetRegistry {
     /// One dataset.
     ///
     /// # Errors
-    /// If there is none, its file is damaged, or a mock made it and this is not the mocks' registry.
+    /// If there is none, its file is damaged, or a mock made it and this is not the mocks'
+    /// registry.
     pub fn get(&self, name: &str) -> Result<Dataset, RegistryError> {
         let entry = self.entry(name)?;
         self.refuse_mock(name, entry)?;
@@ -208,7 +244,11 @@ impl DatasetRegistry {
     pub fn get_for_mock(&self, name: &str) -> Result<Dataset, RegistryError> {
         let entry = self.entry(name)?;
         let maker = self.maker(entry);
-        Ok(Dataset { mock: maker.is_some().then_some(true), maker, ..self.roots.told(entry.view()) })
+        Ok(Dataset {
+            mock: maker.is_some().then_some(true),
+            maker,
+            ..self.roots.told(entry.view())
+        })
     }
 
     /// Generations of a dataset, newest first.
@@ -219,11 +259,18 @@ impl DatasetRegistry {
         Ok(self.entry(name)?.history.iter().rev().cloned().collect())
     }
 
-    /// A run begins: where it writes, created. Without a bucket it is the one that the dataset lies in.
+    /// A run begins: where it writes, created. Without a bucket it is the one that the dataset lies
+    /// in.
     ///
     /// # Errors
     /// If the name will not do, there is no such bucket, or the directory cannot be made.
-    pub fn location(&mut self, name: &str, run_id: &str, producer: &str, bucket: Option<&str>) -> Result<LocationOut, RegistryError> {
+    pub fn location(
+        &mut self,
+        name: &str,
+        run_id: &str,
+        producer: &str,
+        bucket: Option<&str>,
+    ) -> Result<LocationOut, RegistryError> {
         self.check_name(name)?;
         check(run_id)?;
         // Its commit would be refused, after all the work.
@@ -236,15 +283,24 @@ impl DatasetRegistry {
         let key_prefix = format!("datasets/{name}/{run_id}");
         let (url_prefix, path) = (root.url_of(&key_prefix), root.folder.join(&key_prefix));
         // Said before it writes anything: what no journal knows is never cleared away.
-        let made = self.journal.start_in(name, run_id, producer, Some(&bucket)).and_then(|()| fs::create_dir_all(&path));
+        let made = self
+            .journal
+            .start_in(name, run_id, producer, Some(&bucket))
+            .and_then(|()| fs::create_dir_all(&path));
         made.map_err(|source| RegistryError::Io { path: path.clone(), source })?;
         Ok(LocationOut { bucket, key_prefix, url_prefix, path: path.display().to_string() })
     }
 
-    /// The bucket that a run of a dataset writes into: the one that was asked for, or where the dataset lies.
+    /// The bucket that a run of a dataset writes into: the one that was asked for, or where the
+    /// dataset lies.
     #[must_use]
     pub fn bucket_of(&self, name: &str, asked: Option<&str>) -> String {
-        let own = || self.entries.get(name).and_then(|e| e.dataset.objects.last()).map_or(PRIMARY, |o| &o.bucket);
+        let own = || {
+            self.entries
+                .get(name)
+                .and_then(|e| e.dataset.objects.last())
+                .map_or(PRIMARY, |o| &o.bucket)
+        };
         asked.unwrap_or_else(own).to_owned()
     }
 
@@ -278,11 +334,16 @@ impl DatasetRegistry {
         }
     }
 
-    /// Publishes a verified commit, as the next generation or as `at_least`. Gives it and the indexes that are stale now.
+    /// Publishes a verified commit, as the next generation or as `at_least`. Gives it and the
+    /// indexes that are stale now.
     ///
     /// # Errors
     /// If the disk refuses; the old generation then stands.
-    pub fn commit(&mut self, commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), RegistryError> {
+    pub fn commit(
+        &mut self,
+        commit: CommitIn,
+        at_least: u64,
+    ) -> Result<(u64, Vec<String>), RegistryError> {
         self.check_parts(&commit)?;
         self.publish_commit(commit, at_least)
     }
@@ -290,7 +351,11 @@ impl DatasetRegistry {
     /// Refuses objects of runs that nothing needs any more: they may be gone, or about to go.
     fn check_parts(&self, commit: &CommitIn) -> Result<(), RegistryError> {
         let own = |folder: (&str, &str)| folder == (commit.name.as_str(), commit.run_id.as_str());
-        let others = commit.objects.iter().filter_map(|object| Some((object, folder_of(&object.key)?))).filter(|(_, folder)| !own(*folder));
+        let others = commit
+            .objects
+            .iter()
+            .filter_map(|object| Some((object, folder_of(&object.key)?)))
+            .filter(|(_, folder)| !own(*folder));
         let mut others = others.peekable();
         // Most commits are of one run, and need not be compared.
         let needed: BTreeSet<(&str, &str)> = match others.peek() {
@@ -301,27 +366,49 @@ impl DatasetRegistry {
             // Said again, it is answered with what was published then.
             Some(object) if !self.journal.committed_runs(&commit.name).contains(&commit.run_id) => {
                 let head = self.heads().remove(&commit.name);
-                let is = head.map_or_else(|| "0".to_owned(), |(generation, _)| generation.to_string());
-                Err(RegistryError::Moved { name: commit.name.clone(), is, expected: format!("one that has {}", object.key) })
+                let is =
+                    head.map_or_else(|| "0".to_owned(), |(generation, _)| generation.to_string());
+                Err(RegistryError::Moved {
+                    name: commit.name.clone(),
+                    is,
+                    expected: format!("one that has {}", object.key),
+                })
             }
             _ => Ok(()),
         }
     }
 
-    /// Refuses to begin anew over what was committed, never deleted, and has no file: its objects would be nobody's.
+    /// Refuses to begin anew over what was committed, never deleted, and has no file: its objects
+    /// would be nobody's.
     fn refuse_lost(&self, name: &str) -> Result<(), RegistryError> {
         let is_lost = self.journal.committed().contains_key(name) && !self.has(name);
-        let why = || format!("{}; `brahman datasets resync {name}` brings it back, deleting the dataset gives it up", tidy::GONE);
-        if is_lost { Err(RegistryError::Damaged { name: name.to_owned(), why: why() }) } else { Ok(()) }
+        let why = || {
+            format!(
+                "{}; `brahman datasets resync {name}` brings it back, deleting the dataset gives it up",
+                tidy::GONE
+            )
+        };
+        if is_lost {
+            Err(RegistryError::Damaged { name: name.to_owned(), why: why() })
+        } else {
+            Ok(())
+        }
     }
 
-    fn publish_commit(&mut self, mut commit: CommitIn, at_least: u64) -> Result<(u64, Vec<String>), RegistryError> {
+    fn publish_commit(
+        &mut self,
+        mut commit: CommitIn,
+        at_least: u64,
+    ) -> Result<(u64, Vec<String>), RegistryError> {
         self.check_name(&commit.name)?;
         self.refuse_lost(&commit.name)?;
         // Where they lie is for the catalog to say.
         commit.objects.iter_mut().for_each(|object| object.path = None);
         if !self.of_mocks && commit.inputs.iter().any(|input| input.starts_with(MADE_UP)) {
-            return Err(RegistryError::MadeByMock { name: commit.name, maker: commit.maker.unwrap_or_else(|| FIRST_MOCK.to_owned()) });
+            return Err(RegistryError::MadeByMock {
+                name: commit.name,
+                maker: commit.maker.unwrap_or_else(|| FIRST_MOCK.to_owned()),
+            });
         }
         if let Some(said) = self.said_again(&commit.name, &commit.run_id)? {
             return Ok(said);
@@ -343,7 +430,11 @@ impl DatasetRegistry {
             columns: commit.columns,
             pii: commit.pii,
             stale: Vec::new(),
-            lineage: Origin { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer },
+            lineage: Origin {
+                run_id: commit.run_id,
+                inputs: commit.inputs,
+                producer: commit.producer,
+            },
             watermark: commit.watermark,
             committed_ms: now_ms(),
             mock: self.of_mocks.then_some(true),
@@ -358,44 +449,78 @@ impl DatasetRegistry {
             committed_ms: dataset.committed_ms,
         });
         history.drain(..history.len().saturating_sub(HISTORY_MAX));
-        let before = old.as_ref().map(|o| o.dataset.objects.iter().map(|o| o.key.clone()).collect()).unwrap_or_default();
+        let before = old
+            .as_ref()
+            .map(|o| o.dataset.objects.iter().map(|o| o.key.clone()).collect())
+            .unwrap_or_default();
         let now: BTreeSet<&str> = dataset.objects.iter().map(|now| now.key.as_str()).collect();
-        let gone = old.iter().flat_map(|o| &o.dataset.objects).filter(|old| !now.contains(old.key.as_str()));
+        let gone = old
+            .iter()
+            .flat_map(|o| &o.dataset.objects)
+            .filter(|old| !now.contains(old.key.as_str()));
         let previous = gone.cloned().collect();
-        let (feeds, feed_runs, pins) = old.map(|o| (o.feeds, o.feed_runs, o.pins)).unwrap_or_default();
+        let (feeds, feed_runs, pins) =
+            old.map(|o| (o.feeds, o.feed_runs, o.pins)).unwrap_or_default();
         let entry = Entry { dataset, before, previous, feeds, feed_runs, pins, history };
-        let step = |name| self.steps.pass(name).map_err(|source| RegistryError::Io { path: self.folder.clone(), source });
+        let step = |name| {
+            self.steps
+                .pass(name)
+                .map_err(|source| RegistryError::Io { path: self.folder.clone(), source })
+        };
         step("before the manifest")?;
         self.save(&commit.name, &entry)?;
         step("after the manifest")?;
-        // It is published, whatever becomes of its line in the journal; the next opening writes what is missing.
+        // It is published, whatever becomes of its line in the journal; the next opening writes
+        // what is missing.
         if let Err(error) = self.journal.complete(&entry.dataset) {
-            tracing::error!(dataset = commit.name, "the lineage's journal refuses: {}", chain(&error));
+            tracing::error!(
+                dataset = commit.name,
+                "the lineage's journal refuses: {}",
+                chain(&error)
+            );
         }
-        self.steps.pass("after the journal").map_err(|source| RegistryError::Io { path: self.folder.clone(), source })?;
+        self.steps
+            .pass("after the journal")
+            .map_err(|source| RegistryError::Io { path: self.folder.clone(), source })?;
         let stale = entry.view().stale;
         self.entries.insert(commit.name, entry);
         Ok((generation, stale))
     }
 
-    /// What the commit of a run answers that was published before, whatever has become the present generation since; none if it
-    /// has yet to be published.
+    /// What the commit of a run answers that was published before, whatever has become the present
+    /// generation since; none if it has yet to be published.
     ///
     /// # Errors
     /// If the dataset's file is damaged, or the run was given up or never began.
-    pub fn said_again(&self, name: &str, run_id: &str) -> Result<Option<(u64, Vec<String>)>, RegistryError> {
+    pub fn said_again(
+        &self,
+        name: &str,
+        run_id: &str,
+    ) -> Result<Option<(u64, Vec<String>)>, RegistryError> {
         let published = match self.entry(name) {
             Ok(entry) => {
                 let version = entry.history.iter().rev().find(|version| version.run_id == run_id);
                 // One that found nothing new is in the journal only.
-                let noted = || self.journal.committed_runs(name).iter().any(|run| run == run_id).then_some(entry.dataset.generation);
-                version.map(|version| version.generation).or_else(noted).map(|generation| (generation, entry.view().stale))
+                let noted = || {
+                    self.journal
+                        .committed_runs(name)
+                        .iter()
+                        .any(|run| run == run_id)
+                        .then_some(entry.dataset.generation)
+                };
+                version
+                    .map(|version| version.generation)
+                    .or_else(noted)
+                    .map(|generation| (generation, entry.view().stale))
             }
             Err(RegistryError::NoSuchDataset(_)) => None,
             Err(error) => return Err(error),
         };
         if published.is_none() {
-            self.journal.known().map_err(|source| RegistryError::Io { path: self.folder.join("lineage.log"), source })?;
+            self.journal.known().map_err(|source| RegistryError::Io {
+                path: self.folder.join("lineage.log"),
+                source,
+            })?;
         }
         // Whoever gave it up was told that nothing would be published.
         match published {
@@ -404,10 +529,12 @@ impl DatasetRegistry {
         }
     }
 
-    /// Refuses a commit that builds on another generation than there is, on what was deleted since, or on what a mock made.
+    /// Refuses a commit that builds on another generation than there is, on what was deleted since,
+    /// or on what a mock made.
     ///
     /// # Errors
-    /// [`RegistryError::Moved`], [`RegistryError::DeletedMeanwhile`], [`RegistryError::MadeByMock`].
+    /// [`RegistryError::Moved`], [`RegistryError::DeletedMeanwhile`],
+    /// [`RegistryError::MadeByMock`].
     pub fn check_base(&self, commit: &CommitIn) -> Result<(), RegistryError> {
         self.builds_on(commit, self.entries.get(&commit.name))
     }
@@ -423,14 +550,25 @@ impl DatasetRegistry {
             (Some(expected), Some(run)) => expected != run,
             _ => commit.expect.is_some_and(|expected| expected != is),
         };
-        let word =
-            |generation: u64, run: Option<&str>| run.map_or_else(|| generation.to_string(), |run| format!("{generation} (run {run})"));
+        let word = |generation: u64, run: Option<&str>| {
+            run.map_or_else(|| generation.to_string(), |run| format!("{generation} (run {run})"))
+        };
         if moved {
             let expected = word(commit.expect.unwrap_or(0), commit.expect_run.as_deref());
-            return Err(RegistryError::Moved { name: commit.name.clone(), is: word(is, run), expected });
+            return Err(RegistryError::Moved {
+                name: commit.name.clone(),
+                is: word(is, run),
+                expected,
+            });
         }
         match old {
-            Some(old) if old.dataset.objects.iter().any(|o| commit.objects.iter().any(|new| new.key == o.key)) => {
+            Some(old)
+                if old
+                    .dataset
+                    .objects
+                    .iter()
+                    .any(|o| commit.objects.iter().any(|new| new.key == o.key)) =>
+            {
                 self.refuse_mock(&commit.name, old)
             }
             _ => Ok(()),
@@ -438,14 +576,23 @@ impl DatasetRegistry {
     }
 
     /// A run that found nothing new: how far it looked is kept, the generation stays.
-    fn commit_nothing_new(&mut self, commit: CommitIn, mut entry: Entry) -> Result<(u64, Vec<String>), RegistryError> {
+    fn commit_nothing_new(
+        &mut self,
+        commit: CommitIn,
+        mut entry: Entry,
+    ) -> Result<(u64, Vec<String>), RegistryError> {
         if entry.dataset.watermark != commit.watermark {
             entry.dataset.watermark = commit.watermark;
             self.save(&commit.name, &entry)?;
         }
-        let lineage = Origin { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer };
+        let lineage =
+            Origin { run_id: commit.run_id, inputs: commit.inputs, producer: commit.producer };
         if let Err(error) = self.journal.complete_as(&entry.dataset, &lineage) {
-            tracing::error!(dataset = commit.name, "the lineage's journal refuses: {}", chain(&error));
+            tracing::error!(
+                dataset = commit.name,
+                "the lineage's journal refuses: {}",
+                chain(&error)
+            );
         }
         let stale = entry.view().stale;
         let generation = entry.dataset.generation;
@@ -457,7 +604,12 @@ impl DatasetRegistry {
     ///
     /// # Errors
     /// If there is no such dataset.
-    pub fn mark_stale(&mut self, name: &str, index: &str, run_id: Option<&str>) -> Result<(), RegistryError> {
+    pub fn mark_stale(
+        &mut self,
+        name: &str,
+        index: &str,
+        run_id: Option<&str>,
+    ) -> Result<(), RegistryError> {
         self.note_feed(name, index, 0, run_id)?;
         Ok(())
     }
@@ -466,7 +618,13 @@ impl DatasetRegistry {
     ///
     /// # Errors
     /// If there is no such dataset.
-    pub fn clear_stale(&mut self, name: &str, index: &str, generation: u64, run_id: Option<&str>) -> Result<bool, RegistryError> {
+    pub fn clear_stale(
+        &mut self,
+        name: &str,
+        index: &str,
+        generation: u64,
+        run_id: Option<&str>,
+    ) -> Result<bool, RegistryError> {
         let entry = self.note_feed(name, index, generation, run_id)?;
         Ok(match (run_id, entry.run_id()) {
             (Some(theirs), Some(ours)) => theirs == ours,
@@ -488,7 +646,13 @@ impl DatasetRegistry {
         Ok(())
     }
 
-    fn note_feed(&mut self, name: &str, index: &str, generation: u64, run_id: Option<&str>) -> Result<&Entry, RegistryError> {
+    fn note_feed(
+        &mut self,
+        name: &str,
+        index: &str,
+        generation: u64,
+        run_id: Option<&str>,
+    ) -> Result<&Entry, RegistryError> {
         let mut entry = self.entry(name)?.clone();
         self.refuse_mock(name, &entry)?;
         entry.feeds.insert(index.to_owned(), generation);
@@ -513,7 +677,9 @@ impl DatasetRegistry {
         self.refuse_pinned(name)?;
         let path = self.folder.join(format!("{name}.json"));
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(RegistryError::Io { path, source: error }),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(RegistryError::Io { path, source: error });
+            }
             _ => {}
         }
         // Its file is gone: whatever else fails, nothing may write it anew.
@@ -533,8 +699,8 @@ impl DatasetRegistry {
         meant.map(|name| (name.clone(), self.folder.join(format!("{name}.json")))).collect()
     }
 
-    /// Writes a dataset's file anew that was damaged, or has gone, since it was read or written: what it is to say is known here. False if
-    /// it is right by now, or the dataset was deleted.
+    /// Writes a dataset's file anew that was damaged, or has gone, since it was read or written:
+    /// what it is to say is known here. False if it is right by now, or the dataset was deleted.
     ///
     /// # Errors
     /// If the disk refuses.
@@ -548,7 +714,9 @@ impl DatasetRegistry {
 
     fn save(&self, name: &str, entry: &Entry) -> Result<(), RegistryError> {
         let path = self.folder.join(format!("{name}.json"));
-        let sealed = seal(entry).map_err(io::Error::from).and_then(|text| atomic::write(&path, text.as_bytes()));
+        let sealed = seal(entry)
+            .map_err(io::Error::from)
+            .and_then(|text| atomic::write(&path, text.as_bytes()));
         sealed.map_err(|source| RegistryError::Io { path, source })
     }
 }

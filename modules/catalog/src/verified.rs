@@ -1,8 +1,11 @@
-//! Which files of this machine were found to be what they should be, so that each is read once and not at every look.
+//! Which files of this machine were found to be what they should be, so that each is read once and
+//! not at every look.
 //!
-//! A file is told by device, inode, length and the times of its last change. Invariants: what was remembered of a file that has changed
-//! since is not used; a file that changed a moment before it was read is not remembered, for it may change again within one tick of
-//! its clock. What changes without the file system's knowledge, as a disk does that rots, is for the scrub, which remembers nothing.
+//! A file is told by device, inode, length and the times of its last change. Invariants: what was
+//! remembered of a file that has changed since is not used; a file that changed a moment before it
+//! was read is not remembered, for it may change again within one tick of its clock. What changes
+//! without the file system's knowledge, as a disk does that rots, is for the scrub, which remembers
+//! nothing.
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
@@ -47,7 +50,10 @@ impl Identity {
 
     /// Whether it has been as it is for longer than a tick.
     fn is_settled(&self) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i128::try_from(d.as_nanos()).ok());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .ok()
+            .and_then(|d| i128::try_from(d.as_nanos()).ok());
         now.is_some_and(|now| now - self.modified_ns.max(self.changed_ns) > TICK_NS)
     }
 }
@@ -74,13 +80,21 @@ impl VerifiedFiles {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file against its length and its SHA-256. It is read if it is not the file that was read last.
+    /// A file against its length and its SHA-256. It is read if it is not the file that was read
+    /// last.
     pub fn state(&self, path: &Path, bytes: u64, sha256: &str) -> State {
         match self.sha256(path, bytes) {
             Ok(Some(found)) if found == sha256 => State::Whole,
             Ok(Some(found)) => State::Damaged(format!("its sha256 is {found}, expected {sha256}")),
             Ok(None) => State::Missing,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => State::Missing,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                State::Missing
+            }
             Err(error) => State::Damaged(chain(&error)),
         }
     }
@@ -91,7 +105,11 @@ impl VerifiedFiles {
         if before.bytes != bytes {
             return Ok(None);
         }
-        let remembered = self.known().get(path).filter(|(seen, _)| *seen == before).map(|(_, sha256)| sha256.clone());
+        let remembered = self
+            .known()
+            .get(path)
+            .filter(|(seen, _)| *seen == before)
+            .map(|(_, sha256)| sha256.clone());
         if remembered.is_some() {
             return Ok(remembered);
         }
@@ -126,7 +144,9 @@ mod tests {
         assert_eq!(verified.state(&path, 5, &whole), State::Whole);
         assert!(verified.known().is_empty(), "it may change again within this tick");
         fs::write(&path, "Whole").expect("damaged");
-        assert!(matches!(verified.state(&path, 5, &whole), State::Damaged(why) if why.contains("sha256")));
+        assert!(
+            matches!(verified.state(&path, 5, &whole), State::Damaged(why) if why.contains("sha256"))
+        );
         fs::write(&path, "who").expect("cut");
         assert_eq!(verified.state(&path, 5, &whole), State::Missing);
     }
@@ -140,7 +160,10 @@ mod tests {
         let identity = || Identity::of(&fs::metadata(&path).expect("there"));
         let since = SystemTime::now();
         while !identity().is_settled() {
-            assert!(since.elapsed().is_ok_and(|waited| waited < Duration::from_secs(10)), "a tick is short");
+            assert!(
+                since.elapsed().is_ok_and(|waited| waited < Duration::from_secs(10)),
+                "a tick is short"
+            );
             std::thread::yield_now();
         }
         assert_eq!(verified.state(&path, 5, &whole), State::Whole);
@@ -150,7 +173,12 @@ mod tests {
         let modified = fs::metadata(&path).and_then(|meta| meta.modified()).expect("a time");
         fs::write(&path, "Whole").expect("damaged");
         fs::File::open(&path).and_then(|file| file.set_modified(modified)).expect("set back");
-        verified.known().insert(path.clone(), (Identity { changed_ns: 0, ..identity() }, whole.clone()));
-        assert!(matches!(verified.state(&path, 5, &whole), State::Damaged(_)), "its inode has changed since");
+        verified
+            .known()
+            .insert(path.clone(), (Identity { changed_ns: 0, ..identity() }, whole.clone()));
+        assert!(
+            matches!(verified.state(&path, 5, &whole), State::Damaged(_)),
+            "its inode has changed since"
+        );
     }
 }

@@ -6,9 +6,11 @@
 //!     <number>-<run of the object>-part-0.parquet     links to its objects, in the order of their rows
 //! ```
 //!
-//! Invariants: `current` leads to a folder with every object of one generation and nothing else, before, while and after it is replaced; a
-//! name in such a folder is that of one object for ever, so that whoever has listed one generation never opens a file of another; nothing
-//! but links and empty folders of our own naming is removed. All of it can be made again from the registry, and is.
+//! Invariants: `current` leads to a folder with every object of one generation and nothing else,
+//! before, while and after it is replaced; a name in such a folder is that of one object for ever,
+//! so that whoever has listed one generation never opens a file of another; nothing but links and
+//! empty folders of our own naming is removed. All of it can be made again from the registry, and
+//! is.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -65,7 +67,11 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> ViewError {
 /// The name of a generation's folder.
 #[must_use]
 pub fn folder_name(generation: u64, run_id: &str) -> String {
-    if run_id.is_empty() { format!("{GENERATION}{generation}") } else { format!("{GENERATION}{generation}-{run_id}") }
+    if run_id.is_empty() {
+        format!("{GENERATION}{generation}")
+    } else {
+        format!("{GENERATION}{generation}-{run_id}")
+    }
 }
 
 /// The stable path of a dataset, if it shows this generation just now.
@@ -86,7 +92,12 @@ pub fn folder(home: &Path, name: &str, generation: u64, run_id: &str) -> Option<
 ///
 /// # Errors
 /// [`ViewError`] if the present one cannot be shown. The others are shown as far as they can be.
-pub fn show(home: &Path, name: &str, generations: &[KeptGeneration], roots: &Roots) -> Result<(), ViewError> {
+pub fn show(
+    home: &Path,
+    name: &str,
+    generations: &[KeptGeneration],
+    roots: &Roots,
+) -> Result<(), ViewError> {
     let all = home.join(name);
     fs::create_dir_all(&all).map_err(failed(&all))?;
     let mut names = BTreeSet::new();
@@ -97,7 +108,12 @@ pub fn show(home: &Path, name: &str, generations: &[KeptGeneration], roots: &Roo
             filled?;
             point(&all.join(CURRENT), Path::new(&folder))?;
         } else if let Err(error) = filled {
-            tracing::warn!(dataset = name, generation = one.generation, "not shown: {}", brahman_sidecar::chain(&error));
+            tracing::warn!(
+                dataset = name,
+                generation = one.generation,
+                "not shown: {}",
+                brahman_sidecar::chain(&error)
+            );
         }
         names.insert(folder);
     }
@@ -123,10 +139,16 @@ pub fn remove(home: &Path, name: &str) -> Result<(), ViewError> {
 /// Names of the datasets that have views.
 #[must_use]
 pub fn names(home: &Path) -> BTreeSet<String> {
-    fs::read_dir(home).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    fs::read_dir(home)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect()
 }
 
-/// Makes the folder of a generation, or what is missing in it: first beside its place, then there as a whole.
+/// Makes the folder of a generation, or what is missing in it: first beside its place, then there
+/// as a whole.
 fn fill(home: &Path, folder: &Path, objects: &[Object], roots: &Roots) -> Result<(), ViewError> {
     let state = home.parent().unwrap_or(home);
     let mut links = Vec::new();
@@ -138,7 +160,9 @@ fn fill(home: &Path, folder: &Path, objects: &[Object], roots: &Roots) -> Result
         let run = folder_of(&object.key).map_or("", |(_, run)| run);
         let file = object.key.rsplit('/').next().unwrap_or_default();
         // A state that is moved takes its links along.
-        let target = path.strip_prefix(state).map_or_else(|_| path.clone(), |below| Path::new(UP).join(below));
+        let target = path
+            .strip_prefix(state)
+            .map_or_else(|_| path.clone(), |below| Path::new(UP).join(below));
         links.push((format!("{at:06}-{run}-{file}"), target));
     }
     if folder.is_dir() {
@@ -160,12 +184,17 @@ fn point(link: &Path, target: &Path) -> Result<(), ViewError> {
     let name = link.file_name().unwrap_or_default().to_string_lossy();
     let unfinished = link.with_file_name(format!("{UNFINISHED}{name}"));
     match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&unfinished)(error)),
-        _ => symlink(target, &unfinished).and_then(|()| fs::rename(&unfinished, link)).map_err(failed(link)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed(&unfinished)(error));
+        }
+        _ => symlink(target, &unfinished)
+            .and_then(|()| fs::rename(&unfinished, link))
+            .map_err(failed(link)),
     }
 }
 
-/// Removes the folders of generations below a dataset's that are not to stay, and what was never finished.
+/// Removes the folders of generations below a dataset's that are not to stay, and what was never
+/// finished.
 fn clear(all: &Path, stays: impl Fn(&str) -> bool) -> Result<(), ViewError> {
     let entries = match fs::read_dir(all) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -175,7 +204,8 @@ fn clear(all: &Path, stays: impl Fn(&str) -> bool) -> Result<(), ViewError> {
         let entry = entry.map_err(failed(all))?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let is_ours = name.starts_with(GENERATION) || name.starts_with(&format!("{UNFINISHED}{GENERATION}"));
+        let is_ours =
+            name.starts_with(GENERATION) || name.starts_with(&format!("{UNFINISHED}{GENERATION}"));
         if is_ours && !stays(name) {
             empty(&entry.path())?;
         }
@@ -196,7 +226,14 @@ fn empty(folder: &Path) -> Result<(), ViewError> {
         }
     }
     match fs::remove_dir(folder) {
-        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Err(failed(folder)(error)),
+        Err(error)
+            if !matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty
+            ) =>
+        {
+            Err(failed(folder)(error))
+        }
         _ => Ok(()),
     }
 }
@@ -215,7 +252,9 @@ mod tests {
     impl Fixture {
         fn new() -> Self {
             let state = tempfile::tempdir().expect("a temporary directory");
-            let roots = Roots::new([("primary".to_owned(), Root::local(state.path().join("buckets/primary")))].into());
+            let roots = Roots::new(
+                [("primary".to_owned(), Root::local(state.path().join("buckets/primary")))].into(),
+            );
             Self { state, roots }
         }
 
@@ -228,15 +267,29 @@ mod tests {
             let object = |run: &&str| {
                 let key = format!("datasets/d/{run}/part-0.parquet");
                 let path = self.state.path().join("buckets/primary").join(&key);
-                fs::create_dir_all(path.parent().expect("a folder")).and_then(|()| fs::write(&path, run)).expect("written");
-                Object { bucket: "primary".into(), key, bytes: run.len() as u64, ..Object::default() }
+                fs::create_dir_all(path.parent().expect("a folder"))
+                    .and_then(|()| fs::write(&path, run))
+                    .expect("written");
+                Object {
+                    bucket: "primary".into(),
+                    key,
+                    bytes: run.len() as u64,
+                    ..Object::default()
+                }
             };
-            KeptGeneration { generation, run_id: (*runs.last().expect("a run")).into(), objects: runs.iter().map(object).collect() }
+            KeptGeneration {
+                generation,
+                run_id: (*runs.last().expect("a run")).into(),
+                objects: runs.iter().map(object).collect(),
+            }
         }
 
         /// What somebody reads who opens whatever is in a folder, by name.
         fn read(&self, folder: &Path) -> Vec<String> {
-            let mut files: Vec<PathBuf> = fs::read_dir(folder).expect("there").map(|entry| entry.expect("an entry").path()).collect();
+            let mut files: Vec<PathBuf> = fs::read_dir(folder)
+                .expect("there")
+                .map(|entry| entry.expect("an entry").path())
+                .collect();
             files.sort();
             files.iter().map(|file| fs::read_to_string(file).expect("a whole file")).collect()
         }
@@ -246,19 +299,33 @@ mod tests {
     fn current_always_has_one_whole_generation_and_a_listed_one_stays_while_it_is_kept() {
         let fixture = Fixture::new();
         let (home, roots) = (fixture.home(), &fixture.roots);
-        let (one, two, three) = (fixture.generation(1, &["a"]), fixture.generation(2, &["a", "b"]), fixture.generation(3, &["c"]));
+        let (one, two, three) = (
+            fixture.generation(1, &["a"]),
+            fixture.generation(2, &["a", "b"]),
+            fixture.generation(3, &["c"]),
+        );
         show(&home, "d", std::slice::from_ref(&one), roots).expect("shown");
         let path = current(&home, "d", 1, "a").expect("it is shown");
         assert_eq!(fixture.read(&path), ["a"]);
         let listed = fs::canonicalize(&path).expect("a folder");
         show(&home, "d", &[two.clone(), one], roots).expect("shown");
-        assert_eq!((fixture.read(&path), fixture.read(&listed)), (vec!["a".into(), "b".into()], vec!["a".into()]));
+        assert_eq!(
+            (fixture.read(&path), fixture.read(&listed)),
+            (vec!["a".into(), "b".into()], vec!["a".into()])
+        );
         assert!(current(&home, "d", 1, "a").is_none() && folder(&home, "d", 1, "a").is_some());
         show(&home, "d", &[three, two], roots).expect("shown");
         assert_eq!(fixture.read(&path), ["c"]);
         assert!(!listed.exists(), "what is not kept any more is not shown");
         remove(&home, "d").expect("removed");
-        assert!(names(&home).is_empty() && fixture.state.path().join("buckets/primary/datasets/d/c/part-0.parquet").exists());
+        assert!(
+            names(&home).is_empty()
+                && fixture
+                    .state
+                    .path()
+                    .join("buckets/primary/datasets/d/c/part-0.parquet")
+                    .exists()
+        );
     }
 
     #[test]
@@ -267,8 +334,12 @@ mod tests {
         let (home, roots) = (fixture.home(), &fixture.roots);
         let (one, two) = (fixture.generation(1, &["a"]), fixture.generation(2, &["a", "b"]));
         show(&home, "d", std::slice::from_ref(&one), roots).expect("shown");
-        fs::remove_file(fixture.state.path().join("buckets/primary/datasets/d/b/part-0.parquet")).expect("lost");
-        assert!(matches!(show(&home, "d", &[two.clone(), one], roots), Err(ViewError::Missing { .. })));
+        fs::remove_file(fixture.state.path().join("buckets/primary/datasets/d/b/part-0.parquet"))
+            .expect("lost");
+        assert!(matches!(
+            show(&home, "d", &[two.clone(), one], roots),
+            Err(ViewError::Missing { .. })
+        ));
         assert_eq!(fixture.read(&home.join("d/current")), ["a"]);
         // As a crash leaves it: half a folder, and a link that is not in its place.
         let half = home.join("d").join(format!("{UNFINISHED}{}", folder_name(2, "b")));

@@ -4,7 +4,9 @@ use std::io;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow_array::{
+    ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array,
+};
 use arrow_schema::{DataType, Field};
 use brahman_card::Fault;
 use brahman_sidecar::bulk::BulkStream;
@@ -24,7 +26,12 @@ pub(crate) struct BulkTerms {
     pub(crate) partial: bool,
 }
 
-pub(crate) async fn converse<E: Engine>(upgraded: UpgradedStream, uid: u32, engine: Arc<E>, terms: BulkTerms) -> io::Result<()> {
+pub(crate) async fn converse<E: Engine>(
+    upgraded: UpgradedStream,
+    uid: u32,
+    engine: Arc<E>,
+    terms: BulkTerms,
+) -> io::Result<()> {
     let work = |batch: RecordBatch| {
         let engine = Arc::clone(&engine);
         let terms = terms.clone();
@@ -42,26 +49,36 @@ pub(crate) async fn converse<E: Engine>(upgraded: UpgradedStream, uid: u32, engi
                     one.vector = cut(&one.vector, dim, identity.normalized).into();
                 }
             }
-            encode(&done, terms.cut.unwrap_or(identity.dim), terms.partial).map_err(|e| Fault::internal(chain(&e)))
+            encode(&done, terms.cut.unwrap_or(identity.dim), terms.partial)
+                .map_err(|e| Fault::internal(chain(&e)))
         }
     };
     BulkStream::of(upgraded, uid).answer(work).await
 }
 
 fn texts_of(batch: &RecordBatch) -> Result<Vec<String>, Fault> {
-    let expected = || Fault::invalid_parameter("text", "expected a column `text` of type Utf8 without nulls");
+    let expected =
+        || Fault::invalid_parameter("text", "expected a column `text` of type Utf8 without nulls");
     let column = batch.column_by_name("text").ok_or_else(expected)?;
     if column.null_count() > 0 {
         return Err(expected());
     }
     match column.data_type() {
-        DataType::Utf8 => Ok(column.as_string::<i32>().iter().flatten().map(str::to_owned).collect()),
-        DataType::LargeUtf8 => Ok(column.as_string::<i64>().iter().flatten().map(str::to_owned).collect()),
+        DataType::Utf8 => {
+            Ok(column.as_string::<i32>().iter().flatten().map(str::to_owned).collect())
+        }
+        DataType::LargeUtf8 => {
+            Ok(column.as_string::<i64>().iter().flatten().map(str::to_owned).collect())
+        }
         _ => Err(expected()),
     }
 }
 
-fn encode(done: &[TextOutcome], dim: usize, partial: bool) -> Result<RecordBatch, arrow_schema::ArrowError> {
+fn encode(
+    done: &[TextOutcome],
+    dim: usize,
+    partial: bool,
+) -> Result<RecordBatch, arrow_schema::ArrowError> {
     let mut flat = Vec::with_capacity(done.len() * dim);
     for one in done {
         match one {
@@ -69,10 +86,20 @@ fn encode(done: &[TextOutcome], dim: usize, partial: bool) -> Result<RecordBatch
             Err(_) => flat.resize(flat.len() + dim, 0.0),
         }
     }
-    let counts = |count: fn(&Embedding) -> u32| done.iter().map(|one| one.as_ref().map_or(0, count)).collect::<UInt32Array>();
+    let counts = |count: fn(&Embedding) -> u32| {
+        done.iter().map(|one| one.as_ref().map_or(0, count)).collect::<UInt32Array>()
+    };
     let item = Arc::new(Field::new("item", DataType::Float32, false));
-    let vectors = FixedSizeListArray::try_new(item, i32::try_from(dim).unwrap_or(i32::MAX), Arc::new(Float32Array::from(flat)), None)?;
-    let cached = done.iter().map(|one| Some(one.as_ref().is_ok_and(|one| one.cached))).collect::<BooleanArray>();
+    let vectors = FixedSizeListArray::try_new(
+        item,
+        i32::try_from(dim).unwrap_or(i32::MAX),
+        Arc::new(Float32Array::from(flat)),
+        None,
+    )?;
+    let cached = done
+        .iter()
+        .map(|one| Some(one.as_ref().is_ok_and(|one| one.cached)))
+        .collect::<BooleanArray>();
     let mut columns = vec![
         ("vector", Arc::new(vectors) as ArrayRef),
         ("tokens", Arc::new(counts(|one| one.tokens)) as ArrayRef),
@@ -80,7 +107,10 @@ fn encode(done: &[TextOutcome], dim: usize, partial: bool) -> Result<RecordBatch
         ("cached", Arc::new(cached) as ArrayRef),
     ];
     if partial {
-        let failed = done.iter().map(|one| one.as_ref().err().map(|fault| fault.message().to_owned())).collect::<StringArray>();
+        let failed = done
+            .iter()
+            .map(|one| one.as_ref().err().map(|fault| fault.message().to_owned()))
+            .collect::<StringArray>();
         columns.push(("failed", Arc::new(failed) as ArrayRef));
     }
     RecordBatch::try_from_iter(columns)

@@ -42,7 +42,12 @@ impl Identity {
     /// What callers may require of a provider.
     #[must_use]
     pub fn attributes(&self) -> BTreeMap<String, String> {
-        let pairs = [("model", &self.model), ("fingerprint", &self.fingerprint), ("dim", &self.dim.to_string()), ("device", &self.device)];
+        let pairs = [
+            ("model", &self.model),
+            ("fingerprint", &self.fingerprint),
+            ("dim", &self.dim.to_string()),
+            ("device", &self.device),
+        ];
         pairs.map(|(name, value)| (name.to_owned(), value.clone())).into()
     }
 
@@ -59,14 +64,20 @@ impl Identity {
         if self.dimensions.contains(&wanted) && wanted < self.dim {
             return Ok(Some(wanted));
         }
-        let trained: Vec<String> = self.dimensions.iter().filter(|n| **n < self.dim).map(usize::to_string).collect();
+        let trained: Vec<String> =
+            self.dimensions.iter().filter(|n| **n < self.dim).map(usize::to_string).collect();
         let said = if trained.is_empty() {
             format!(
                 "{} is not known to be trained for vectors cut short; it gives {} numbers (`dimensions` in its brahman.json may say more)",
                 self.model, self.dim
             )
         } else {
-            format!("{} gives {} numbers, or the first {}", self.model, self.dim, trained.join(", "))
+            format!(
+                "{} gives {} numbers, or the first {}",
+                self.model,
+                self.dim,
+                trained.join(", ")
+            )
         };
         Err(Fault::invalid_parameter("dimensions", format!("{wanted}: {said}")))
     }
@@ -94,18 +105,33 @@ impl PromptRequest {
     ///
     /// # Errors
     /// `InvalidParameter`, which names the one that makes no sense.
-    pub fn read(role: Option<&str>, name: Option<String>, text: Option<String>) -> Result<Self, Fault> {
+    pub fn read(
+        role: Option<&str>,
+        name: Option<String>,
+        text: Option<String>,
+    ) -> Result<Self, Fault> {
         let role = match role {
             None => None,
             Some("query") => Some(TextRole::Query),
             Some("document") => Some(TextRole::Document),
-            Some(other) => return Err(Fault::invalid_parameter("role", format!("`{other}`, expected query or document"))),
+            Some(other) => {
+                return Err(Fault::invalid_parameter(
+                    "role",
+                    format!("`{other}`, expected query or document"),
+                ));
+            }
         };
         if name.is_some() && text.is_some() {
-            return Err(Fault::invalid_parameter("prompt", "expected one of `prompt` and `prompt_name`, not both"));
+            return Err(Fault::invalid_parameter(
+                "prompt",
+                "expected one of `prompt` and `prompt_name`, not both",
+            ));
         }
         if let Some(text) = text.as_ref().filter(|text| text.len() > PROMPT_BYTES_MAX) {
-            return Err(Fault::invalid_parameter("prompt", format!("{} bytes, expected at most {PROMPT_BYTES_MAX}", text.len())));
+            return Err(Fault::invalid_parameter(
+                "prompt",
+                format!("{} bytes, expected at most {PROMPT_BYTES_MAX}", text.len()),
+            ));
         }
         Ok(Self { role, name, text })
     }
@@ -153,7 +179,12 @@ impl Embedding {
     #[must_use]
     pub fn truncation(&self, index: usize) -> Option<Truncation> {
         let at_least = self.is_least.then_some(true);
-        let report = Truncation { index: index as u64, tokens: self.tokens.into(), kept: self.kept.into(), at_least };
+        let report = Truncation {
+            index: index as u64,
+            tokens: self.tokens.into(),
+            kept: self.kept.into(),
+            at_least,
+        };
         (self.kept < self.tokens).then_some(report)
     }
 }
@@ -173,10 +204,19 @@ pub trait Engine: Send + Sync + 'static {
     fn prompt(&self, wanted: &PromptRequest) -> Result<ChosenPrompt, Fault>;
 
     /// Embeds texts, in order. A text that has no vector loses no other.
-    fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> impl Future<Output = Result<Vec<TextOutcome>, Fault>> + Send;
+    fn texts(
+        self: Arc<Self>,
+        texts: Vec<String>,
+        wish: Treatment,
+    ) -> impl Future<Output = Result<Vec<TextOutcome>, Fault>> + Send;
 
     /// Embeds a file, of which `seen` are the first bytes.
-    fn file(self: Arc<Self>, path: &Path, seen: Vec<u8>, wish: Treatment) -> impl Future<Output = TextOutcome> + Send;
+    fn file(
+        self: Arc<Self>,
+        path: &Path,
+        seen: Vec<u8>,
+        wish: Treatment,
+    ) -> impl Future<Output = TextOutcome> + Send;
 
     /// Counts the tokens of texts, in order, and says where they lie if `offsets`.
     fn tokenize(
@@ -199,25 +239,42 @@ mod tests {
 
     #[test]
     fn vectors_are_cut_only_where_the_model_was_trained_for_it() {
-        let mut identity = Identity { model: "m".to_owned(), fingerprint: "f".to_owned(), dim: 384, ..Identity::default() };
+        let mut identity = Identity {
+            model: "m".to_owned(),
+            fingerprint: "f".to_owned(),
+            dim: 384,
+            ..Identity::default()
+        };
         assert_eq!(identity.cut(None), Ok(None));
         assert_eq!(identity.cut(Some(384)), Ok(None));
         let refused = identity.cut(Some(128)).expect_err("not trained for it");
-        assert!(refused.message().contains("brahman.json") && refused.message().contains("128"), "{refused}");
+        assert!(
+            refused.message().contains("brahman.json") && refused.message().contains("128"),
+            "{refused}"
+        );
         identity.dimensions = vec![64, 128, 384, 512];
         assert_eq!(identity.cut(Some(128)), Ok(Some(128)));
         for wanted in [0, 65, 512, u64::MAX] {
-            assert!(identity.cut(Some(wanted)).expect_err("refused").message().contains("64, 128"), "{wanted}");
+            assert!(
+                identity.cut(Some(wanted)).expect_err("refused").message().contains("64, 128"),
+                "{wanted}"
+            );
         }
-        assert_eq!((identity.fingerprint_of(None), identity.fingerprint_of(Some(64))), ("f".to_owned(), "f/64".to_owned()));
+        assert_eq!(
+            (identity.fingerprint_of(None), identity.fingerprint_of(Some(64))),
+            ("f".to_owned(), "f/64".to_owned())
+        );
     }
 
     #[test]
     fn a_prompt_is_asked_for_in_one_way() {
-        let read =
-            |role, name: Option<&str>, text: Option<&str>| PromptRequest::read(role, name.map(str::to_owned), text.map(str::to_owned));
+        let read = |role, name: Option<&str>, text: Option<&str>| {
+            PromptRequest::read(role, name.map(str::to_owned), text.map(str::to_owned))
+        };
         assert_eq!(read(Some("query"), None, None).expect("a role").role, Some(TextRole::Query));
-        assert!(read(Some("question"), None, None).expect_err("no role").message().contains("document"));
+        assert!(
+            read(Some("question"), None, None).expect_err("no role").message().contains("document")
+        );
         assert!(read(None, Some("a"), Some("b")).is_err());
         assert!(read(None, None, Some(&"x".repeat(10_000))).is_err());
     }

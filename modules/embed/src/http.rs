@@ -1,13 +1,16 @@
 //! The remote engine: a server that somebody else runs, asked over HTTP for the vectors of texts.
 //!
-//! [`dialect`] knows what each kind of server is asked and how it answers, purely; [`settings`] says which server that is, [`error`] why
-//! there is no answer, [`server`] asks, [`probe`] tries it, [`record`] remembers what it was like. This file leads a text past all of
-//! them: prompt → hash → cache → batches → the server → cache and reply.
+//! [`dialect`] knows what each kind of server is asked and how it answers, purely; [`settings`]
+//! says which server that is, [`error`] why there is no answer, [`server`] asks, [`probe`] tries
+//! it, [`record`] remembers what it was like. This file leads a text past all of them: prompt →
+//! hash → cache → batches → the server → cache and reply.
 //!
-//! Which model the server runs is its own word, so the fingerprint is of its name and says so. Invariants: nothing that came from a server
-//! whose vectors have changed (another length, another vector of a known text) is kept or given once that is noticed, which takes a
-//! minute at most; what is cached is given whatever the server does; during an outage callers are refused at once, so that they can ask
-//! somebody else; a caller that does not wait makes none; a text that the server refuses loses no other.
+//! Which model the server runs is its own word, so the fingerprint is of its name and says so.
+//! Invariants: nothing that came from a server whose vectors have changed (another length, another
+//! vector of a known text) is kept or given once that is noticed, which takes a minute at most;
+//! what is cached is given whatever the server does; during an outage callers are refused at once,
+//! so that they can ask somebody else; a caller that does not wait makes none; a text that the
+//! server refuses loses no other.
 
 pub mod dialect;
 pub mod error;
@@ -32,7 +35,9 @@ use brahman_sidecar::Deadline;
 use brahman_storage::digest::sha256;
 use tokio::task::JoinSet;
 
-use crate::engine::{ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment};
+use crate::engine::{
+    ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment,
+};
 use crate::prompts::ModelPrompts;
 use crate::real::cache::{Cache, ContentHash, TokenCounts, is_sound};
 use crate::real::head::unit;
@@ -47,7 +52,8 @@ pub use settings::{AddressError, Settings, SettingsError};
 const TEXT_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a request's texts together, of which a longer one has a request for itself.
 const BATCH_BYTES_MAX: usize = 256 << 10;
-/// Bytes of texts that are looked up on the I/O thread: hashing a megabyte takes less than a millisecond.
+/// Bytes of texts that are looked up on the I/O thread: hashing a megabyte takes less than a
+/// millisecond.
 const INLINE_BYTES_MAX: usize = 1 << 20;
 /// Texts that are looked up there; more go to a thread of their own.
 const INLINE_MAX: usize = 16;
@@ -74,7 +80,8 @@ pub struct HttpEngine {
     prompts: ModelPrompts,
     cache: Cache,
     outage: Mutex<Option<Outage>>,
-    /// When the server was last found to be what the record says. Held by the one call that asks whether it still is.
+    /// When the server was last found to be what the record says. Held by the one call that asks
+    /// whether it still is.
     checked: tokio::sync::Mutex<Instant>,
     /// Whether the server has been found to be what the record says since this process started.
     is_verified: AtomicBool,
@@ -97,8 +104,9 @@ struct MissingText {
 type RemoteOutcome = Result<(Arc<[f32]>, Option<TokenCounts>), Fault>;
 
 impl HttpEngine {
-    /// Asks the server what it is, tries it, and opens the cache. A server that is away is taken for what it was when it was first asked,
-    /// if that is known; then only what is cached is given until it is back.
+    /// Asks the server what it is, tries it, and opens the cache. A server that is away is taken
+    /// for what it was when it was first asked, if that is known; then only what is cached is given
+    /// until it is back.
     ///
     /// # Errors
     /// [`OpenError`]: what the server answered, and what was expected.
@@ -110,12 +118,15 @@ impl HttpEngine {
             Ok(record) => {
                 match &before {
                     Some(before) if before.model == record.model => {
-                        is_same(&server, &before.vector, &record.vector)
-                            .map_err(|source| OpenError::Changed { record: file.clone(), source })?;
+                        is_same(&server, &before.vector, &record.vector).map_err(|source| {
+                            OpenError::Changed { record: file.clone(), source }
+                        })?;
                     }
                     _ => {}
                 }
-                if before.as_ref().is_none_or(|before| before.model != record.model || before.long_texts != record.long_texts) {
+                if before.as_ref().is_none_or(|before| {
+                    before.model != record.model || before.long_texts != record.long_texts
+                }) {
                     record.write(&file);
                 }
                 (record, None)
@@ -133,7 +144,12 @@ impl HttpEngine {
         Self::assemble(server, record, outage, label).await
     }
 
-    async fn assemble(server: Server, record: ServerRecord, outage: Option<Outage>, label: &str) -> Result<Self, OpenError> {
+    async fn assemble(
+        server: Server,
+        record: ServerRecord,
+        outage: Option<Outage>,
+        label: &str,
+    ) -> Result<Self, OpenError> {
         let settings = server.settings();
         let dim = record.vector.len();
         if let Some(length) = settings.dimensions.iter().find(|length| **length >= dim) {
@@ -149,9 +165,16 @@ impl HttpEngine {
             dimensions: settings.dimensions.clone(),
             ..Identity::default()
         };
-        let (folder, bytes, key) = (settings.vectors.clone(), settings.vectors_bytes, sha256(identity.fingerprint.as_bytes()));
+        let (folder, bytes, key) = (
+            settings.vectors.clone(),
+            settings.vectors_bytes,
+            sha256(identity.fingerprint.as_bytes()),
+        );
         // Opening takes a moment where there is much to be read.
-        let cache = tokio::task::spawn_blocking(move || Cache::open(&folder, key, dim, true, bytes)).await.map_err(OpenError::Cache)?;
+        let cache =
+            tokio::task::spawn_blocking(move || Cache::open(&folder, key, dim, true, bytes))
+                .await
+                .map_err(OpenError::Cache)?;
         let prompts = ModelPrompts::new(&identity.model, settings.prompts.clone());
         Ok(Self {
             identity,
@@ -185,7 +208,11 @@ impl HttpEngine {
     }
 
     fn determinism(&self) -> String {
-        if self.record.distance == 0.0 { "same bits".to_owned() } else { format!("{:.1e} apart", self.record.distance) }
+        if self.record.distance == 0.0 {
+            "same bits".to_owned()
+        } else {
+            format!("{:.1e} apart", self.record.distance)
+        }
     }
 
     /// Writes the cache out.
@@ -194,12 +221,20 @@ impl HttpEngine {
     }
 
     /// Looks every text up; gives what was found, and what was not, each once.
-    fn look_up(&self, texts: &[String], wish: &Treatment) -> (Vec<Option<TextOutcome>>, Vec<MissingText>) {
+    fn look_up(
+        &self,
+        texts: &[String],
+        wish: &Treatment,
+    ) -> (Vec<Option<TextOutcome>>, Vec<MissingText>) {
         let mut found = Vec::with_capacity(texts.len());
-        let (mut missing, mut places): (Vec<MissingText>, HashMap<ContentHash, usize>) = (Vec::new(), HashMap::new());
+        let (mut missing, mut places): (Vec<MissingText>, HashMap<ContentHash, usize>) =
+            (Vec::new(), HashMap::new());
         for (index, text) in texts.iter().enumerate() {
             if text.len() > TEXT_BYTES_MAX {
-                let why = format!("{} bytes, expected at most {TEXT_BYTES_MAX}: cut it into parts", text.len());
+                let why = format!(
+                    "{} bytes, expected at most {TEXT_BYTES_MAX}: cut it into parts",
+                    text.len()
+                );
                 found.push(Some(Err(Fault::invalid_parameter(&format!("texts[{index}]"), why))));
                 continue;
             }
@@ -222,7 +257,14 @@ impl HttpEngine {
     }
 
     /// A vector as the call gets it: of a text that was cut only if the call chose that.
-    fn outcome(&self, index: usize, vector: Arc<[f32]>, counts: Option<TokenCounts>, cached: bool, truncate: bool) -> TextOutcome {
+    fn outcome(
+        &self,
+        index: usize,
+        vector: Arc<[f32]>,
+        counts: Option<TokenCounts>,
+        cached: bool,
+        truncate: bool,
+    ) -> TextOutcome {
         let TokenCounts { tokens, is_least, .. } = counts.unwrap_or_default();
         let kept = if is_least { tokens.saturating_sub(1) } else { tokens };
         if is_least && !truncate {
@@ -230,14 +272,15 @@ impl HttpEngine {
                 "text {index} has at least {tokens} tokens, {} takes {kept}: shorten it, or pass truncate = true",
                 self.identity.model
             );
-            let error = TextTooLong { index: index as u64, tokens: tokens.into(), max_tokens: kept.into() };
+            let error =
+                TextTooLong { index: index as u64, tokens: tokens.into(), max_tokens: kept.into() };
             return Err(Fault::of(&error, false, message));
         }
         Ok(Embedding { vector, cached, tokens, kept, is_least, unknown: 0 })
     }
 
-    /// Whether the server may be asked. After an outage, and once in a while, it is asked for a known text first: it may be another model
-    /// by now.
+    /// Whether the server may be asked. After an outage, and once in a while, it is asked for a
+    /// known text first: it may be another model by now.
     async fn admit(&self, deadline: Deadline) -> Result<(), Fault> {
         if let Some(fault) = self.changed.get() {
             return Err(fault.clone());
@@ -246,8 +289,13 @@ impl HttpEngine {
             let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
             match outage.as_mut() {
                 None => None,
-                Some(outage) if outage.asked.elapsed() < OUTAGE_PAUSE => return Err(outage.fault.clone()),
-                Some(outage) => Some((std::mem::replace(&mut outage.asked, Instant::now()), outage.fault.clone())),
+                Some(outage) if outage.asked.elapsed() < OUTAGE_PAUSE => {
+                    return Err(outage.fault.clone());
+                }
+                Some(outage) => Some((
+                    std::mem::replace(&mut outage.asked, Instant::now()),
+                    outage.fault.clone(),
+                )),
             }
         };
         let Some((asked, fault)) = former else { return self.check_again(deadline).await };
@@ -264,8 +312,11 @@ impl HttpEngine {
                 Ok(())
             }
             Err(error) if error.is_out_of_time() && is_hasty => {
-                // Nothing is known that was not before: whoever comes next, and may have more time, asks at once.
-                if let Some(outage) = self.outage.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+                // Nothing is known that was not before: whoever comes next, and may have more time,
+                // asks at once.
+                if let Some(outage) =
+                    self.outage.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+                {
                     outage.asked = asked;
                 }
                 Err(error.fault(&self.label))
@@ -276,7 +327,8 @@ impl HttpEngine {
         }
     }
 
-    /// Asks a server for a known text that has not been asked for one in a while. One call at a time does that; the others go on.
+    /// Asks a server for a known text that has not been asked for one in a while. One call at a
+    /// time does that; the others go on.
     async fn check_again(&self, deadline: Deadline) -> Result<(), Fault> {
         let Ok(mut checked) = self.checked.try_lock() else { return Ok(()) };
         if checked.elapsed() < self.server.settings().check_pause {
@@ -293,11 +345,21 @@ impl HttpEngine {
     }
 
     /// Vectors of a request's texts, of the length that is expected.
-    async fn ask(&self, texts: &[String], truncate: bool, deadline: Deadline) -> Result<VectorsAnswer, ServerError> {
+    async fn ask(
+        &self,
+        texts: &[String],
+        truncate: bool,
+        deadline: Deadline,
+    ) -> Result<VectorsAnswer, ServerError> {
         let answer = self.server.vectors(texts, truncate, deadline, ATTEMPTS).await?;
         let (expected, model) = (self.identity.dim, &self.identity.model);
         match answer.vectors.iter().find(|vector| vector.len() != expected) {
-            Some(vector) => Err(ServerError::Dimension { url: self.server.url(), model: model.clone(), got: vector.len(), expected }),
+            Some(vector) => Err(ServerError::Dimension {
+                url: self.server.url(),
+                model: model.clone(),
+                got: vector.len(),
+                expected,
+            }),
             None => Ok(answer),
         }
     }
@@ -322,7 +384,12 @@ impl HttpEngine {
     }
 
     /// A request's texts; if it does not go through for what may be in one of them, each by itself.
-    async fn batch(&self, texts: &[String], truncate: bool, deadline: Deadline) -> Vec<RemoteOutcome> {
+    async fn batch(
+        &self,
+        texts: &[String],
+        truncate: bool,
+        deadline: Deadline,
+    ) -> Vec<RemoteOutcome> {
         let _waiting = WaitingTexts::begin(&self.waiting, texts.len());
         if let Err(fault) = self.admit(deadline).await {
             return vec![Err(fault); texts.len()];
@@ -331,23 +398,44 @@ impl HttpEngine {
             Ok(answer) if answer.vectors.iter().all(|vector| is_sound(vector, false)) => {
                 answer.vectors.into_iter().map(|vector| self.sound(vector, None)).collect()
             }
-            Ok(answer) if texts.len() == 1 => answer.vectors.into_iter().map(|vector| self.sound(vector, None)).collect(),
+            Ok(answer) if texts.len() == 1 => {
+                answer.vectors.into_iter().map(|vector| self.sound(vector, None)).collect()
+            }
             Err(error) if !error.is_of_texts() => vec![Err(self.failed(&error)); texts.len()],
-            Err(error) if texts.len() == 1 => vec![self.alone(texts, error, truncate, deadline).await],
+            Err(error) if texts.len() == 1 => {
+                vec![self.alone(texts, error, truncate, deadline).await]
+            }
             outcome => {
-                let why = outcome.err().map_or_else(|| "a vector is not finite, or zero".to_owned(), |error| chain(&error));
-                tracing::warn!(texts = texts.len(), "a request does not go through, its texts are asked for one by one: {why}");
+                let why = outcome.err().map_or_else(
+                    || "a vector is not finite, or zero".to_owned(),
+                    |error| chain(&error),
+                );
+                tracing::warn!(
+                    texts = texts.len(),
+                    "a request does not go through, its texts are asked for one by one: {why}"
+                );
                 self.one_by_one(texts, truncate, deadline).await
             }
         }
     }
 
-    async fn one_by_one(&self, texts: &[String], truncate: bool, deadline: Deadline) -> Vec<RemoteOutcome> {
+    async fn one_by_one(
+        &self,
+        texts: &[String],
+        truncate: bool,
+        deadline: Deadline,
+    ) -> Vec<RemoteOutcome> {
         let mut outcomes = Vec::with_capacity(texts.len());
         for text in texts.chunks(1) {
             let outcome = match self.ask(text, false, deadline).await {
-                Ok(answer) => answer.vectors.into_iter().next().map_or_else(no_vector, |vector| self.sound(vector, None)),
-                Err(error) if error.is_of_texts() => self.alone(text, error, truncate, deadline).await,
+                Ok(answer) => answer
+                    .vectors
+                    .into_iter()
+                    .next()
+                    .map_or_else(no_vector, |vector| self.sound(vector, None)),
+                Err(error) if error.is_of_texts() => {
+                    self.alone(text, error, truncate, deadline).await
+                }
                 Err(error) => {
                     // Whatever comes after would meet the same.
                     outcomes.resize(texts.len(), Err(self.failed(&error)));
@@ -359,9 +447,18 @@ impl HttpEngine {
         outcomes
     }
 
-    /// A text that the server has refused, or answered with what is no vector: once more, cut, if the call and the server are for that.
-    async fn alone(&self, text: &[String], refusal: ServerError, truncate: bool, deadline: Deadline) -> RemoteOutcome {
-        let can_cut = truncate && self.server.settings().dialect.can_cut() && matches!(refusal, ServerError::Refused { .. });
+    /// A text that the server has refused, or answered with what is no vector: once more, cut, if
+    /// the call and the server are for that.
+    async fn alone(
+        &self,
+        text: &[String],
+        refusal: ServerError,
+        truncate: bool,
+        deadline: Deadline,
+    ) -> RemoteOutcome {
+        let can_cut = truncate
+            && self.server.settings().dialect.can_cut()
+            && matches!(refusal, ServerError::Refused { .. });
         if !can_cut {
             return Err(self.failed(&refusal));
         }
@@ -369,8 +466,13 @@ impl HttpEngine {
             Ok(answer) => {
                 let kept = answer.tokens.or(self.record.window).unwrap_or(0);
                 // Of the rest nothing is known but that it is there.
-                let counts = TokenCounts { tokens: kept.saturating_add(1), unknown: 0, is_least: true };
-                answer.vectors.into_iter().next().map_or_else(no_vector, |vector| self.sound(vector, Some(counts)))
+                let counts =
+                    TokenCounts { tokens: kept.saturating_add(1), unknown: 0, is_least: true };
+                answer
+                    .vectors
+                    .into_iter()
+                    .next()
+                    .map_or_else(no_vector, |vector| self.sound(vector, Some(counts)))
             }
             Err(error) => Err(self.failed(&error)),
         }
@@ -383,8 +485,13 @@ impl HttpEngine {
         if is_sound(&vector, true) { Ok((vector.into(), counts)) } else { no_vector() }
     }
 
-    /// Asks for what is missing, in batches, some of them at once. Gives what became of each, in order.
-    async fn fetch(self: &Arc<Self>, missing: &[MissingText], wish: &Treatment) -> Result<Vec<RemoteOutcome>, Fault> {
+    /// Asks for what is missing, in batches, some of them at once. Gives what became of each, in
+    /// order.
+    async fn fetch(
+        self: &Arc<Self>,
+        missing: &[MissingText],
+        wish: &Treatment,
+    ) -> Result<Vec<RemoteOutcome>, Fault> {
         let (batch, at_once) = (self.server.settings().batch, self.server.settings().concurrency);
         let mut outcomes: Vec<Option<RemoteOutcome>> = missing.iter().map(|_| None).collect();
         let mut running: JoinSet<(usize, Vec<RemoteOutcome>)> = JoinSet::new();
@@ -392,14 +499,16 @@ impl HttpEngine {
         while from < missing.len() || !running.is_empty() {
             if from < missing.len() && running.len() < at_once {
                 let to = end_of_batch(missing, from, batch);
-                let texts: Vec<String> = missing[from..to].iter().map(|one| one.text.clone()).collect();
+                let texts: Vec<String> =
+                    missing[from..to].iter().map(|one| one.text.clone()).collect();
                 let (this, truncate, deadline) = (Arc::clone(self), wish.truncate, wish.deadline);
                 running.spawn(async move { (from, this.batch(&texts, truncate, deadline).await) });
                 from = to;
                 continue;
             }
             let Some(done) = running.join_next().await else { break };
-            let (at, done) = done.map_err(|e| Fault::internal(format!("a request's task stopped: {e}")))?;
+            let (at, done) =
+                done.map_err(|e| Fault::internal(format!("a request's task stopped: {e}")))?;
             for (place, outcome) in outcomes[at..].iter_mut().zip(done) {
                 *place = Some(outcome);
             }
@@ -436,7 +545,11 @@ fn end_of_batch(missing: &[MissingText], from: usize, batch: usize) -> usize {
 }
 
 fn no_vector() -> RemoteOutcome {
-    Err(Fault::of(&BadOutput { index: None }, false, "the server's vector for this text is not finite, or zero"))
+    Err(Fault::of(
+        &BadOutput { index: None },
+        false,
+        "the server's vector for this text is not finite, or zero",
+    ))
 }
 
 /// A fault of one text with its place in the call.
@@ -468,8 +581,12 @@ impl Drop for WaitingTexts<'_> {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Fault> {
-    brahman_sidecar::blocking(work).await.map_err(|e| Fault::internal(format!("a worker stopped: {e}")))
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Fault> {
+    brahman_sidecar::blocking(work)
+        .await
+        .map_err(|e| Fault::internal(format!("a worker stopped: {e}")))
 }
 
 impl Engine for HttpEngine {
@@ -481,8 +598,13 @@ impl Engine for HttpEngine {
         self.prompts.choose(wanted)
     }
 
-    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> Result<Vec<TextOutcome>, Fault> {
-        let is_inline = texts.len() <= INLINE_MAX && texts.iter().map(String::len).sum::<usize>() <= INLINE_BYTES_MAX;
+    async fn texts(
+        self: Arc<Self>,
+        texts: Vec<String>,
+        wish: Treatment,
+    ) -> Result<Vec<TextOutcome>, Fault> {
+        let is_inline = texts.len() <= INLINE_MAX
+            && texts.iter().map(String::len).sum::<usize>() <= INLINE_BYTES_MAX;
         let (mut found, missing) = if is_inline {
             self.look_up(&texts, &wish)
         } else {
@@ -497,12 +619,17 @@ impl Engine for HttpEngine {
             }
             for index in one.indexes {
                 found[index] = Some(match &outcome {
-                    Ok((vector, counts)) => self.outcome(index, Arc::clone(vector), *counts, false, wish.truncate),
+                    Ok((vector, counts)) => {
+                        self.outcome(index, Arc::clone(vector), *counts, false, wish.truncate)
+                    }
                     Err(fault) => Err(placed(fault.clone(), index)),
                 });
             }
         }
-        found.into_iter().collect::<Option<Vec<TextOutcome>>>().ok_or_else(|| Fault::internal("a text was lost on the way"))
+        found
+            .into_iter()
+            .collect::<Option<Vec<TextOutcome>>>()
+            .ok_or_else(|| Fault::internal("a text was lost on the way"))
     }
 
     async fn file(self: Arc<Self>, _path: &Path, seen: Vec<u8>, wish: Treatment) -> TextOutcome {
@@ -513,9 +640,17 @@ impl Engine for HttpEngine {
     }
 
     /// The tokenizer is the server's.
-    async fn tokenize(self: Arc<Self>, _texts: Vec<String>, _prompt: Arc<str>, _offsets: bool) -> Result<Vec<TextTokens>, Fault> {
+    async fn tokenize(
+        self: Arc<Self>,
+        _texts: Vec<String>,
+        _prompt: Arc<str>,
+        _offsets: bool,
+    ) -> Result<Vec<TextTokens>, Fault> {
         let method = embed::method::Tokenize::NAME;
-        let message = format!("{} does not tell tokens: its tokenizer is the server's own affair", self.identity.model);
+        let message = format!(
+            "{} does not tell tokens: its tokenizer is the server's own affair",
+            self.identity.model
+        );
         Err(Fault::of(&MethodNotImplemented { method: method.to_owned() }, false, message))
     }
 
@@ -525,7 +660,10 @@ impl Engine for HttpEngine {
             all.push(format!("no cache: {why}"));
         }
         if self.record.long_texts == LongTexts::Cut {
-            all.push(format!("{} cuts what is longer than its window and does not say so: a text may have been", self.server.url()));
+            all.push(format!(
+                "{} cuts what is longer than its window and does not say so: a text may have been",
+                self.server.url()
+            ));
         }
         if let Some(why) = self.outage() {
             all.push(format!("only cached vectors are given: {why}"));

@@ -1,5 +1,6 @@
-//! The mock: 32 numbers that are a pure function of the input, on every machine and day. Its texts' vectors are sums of
-//! one ±1 pattern a token, so texts that share words are near; its files' vectors do the same with name and size.
+//! The mock: 32 numbers that are a pure function of the input, on every machine and day. Its texts'
+//! vectors are sums of one ±1 pattern a token, so texts that share words are near; its files'
+//! vectors do the same with name and size.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +9,9 @@ use std::time::UNIX_EPOCH;
 use brahman_card::Fault;
 use brahman_card::interface::embed::{Device, InfoOut, TextTokens};
 
-use crate::engine::{ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment};
+use crate::engine::{
+    ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment,
+};
 
 /// Length of a mock vector.
 pub const DIM: usize = 32;
@@ -36,10 +39,13 @@ impl Default for Mock {
 
 /// FNV-1a: short, public, the same for ever.
 fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
-/// Sums the patterns of features and scales to length 1. Integer sums, so the order of addition cannot matter.
+/// Sums the patterns of features and scales to length 1. Integer sums, so the order of addition
+/// cannot matter.
 #[must_use]
 pub fn vector<'a>(features: impl Iterator<Item = (&'a [u8], i32)>) -> Arc<[f32]> {
     let mut sums = [0_i32; DIM];
@@ -85,10 +91,15 @@ pub fn text_vector(text: &str) -> Arc<[f32]> {
 }
 
 fn file_vector(path: &Path) -> Arc<[f32]> {
-    let part = |p: Option<&std::ffi::OsStr>| p.map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+    let part = |p: Option<&std::ffi::OsStr>| {
+        p.map(|p| p.to_string_lossy().into_owned()).unwrap_or_default()
+    };
     let meta = std::fs::metadata(path).ok();
     let size = meta.as_ref().map_or(0, std::fs::Metadata::len);
-    let modified = meta.and_then(|m| m.modified().ok()).and_then(|t| t.duration_since(UNIX_EPOCH).ok()).map_or(0, |d| d.as_secs());
+    let modified = meta
+        .and_then(|m| m.modified().ok())
+        .and_then(|t| t.duration_since(UNIX_EPOCH).ok())
+        .map_or(0, |d| d.as_secs());
     let features = [
         (format!("extension {}", part(path.extension())), 4),
         (format!("parent {}", part(path.parent().and_then(Path::file_name))), 3),
@@ -108,13 +119,23 @@ impl Engine for Mock {
     /// A mock has no prompts of its own: a role changes nothing, and words are put before the text.
     fn prompt(&self, wanted: &PromptRequest) -> Result<ChosenPrompt, Fault> {
         if let Some(name) = &wanted.name {
-            return Err(Fault::invalid_parameter("prompt_name", format!("{} has no prompt `{name}`; it has none", self.identity.model)));
+            return Err(Fault::invalid_parameter(
+                "prompt_name",
+                format!("{} has no prompt `{name}`; it has none", self.identity.model),
+            ));
         }
         Ok(ChosenPrompt { text: wanted.text.as_deref().unwrap_or_default().into(), warning: None })
     }
 
-    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> Result<Vec<TextOutcome>, Fault> {
-        Ok(texts.iter().map(|text| Ok(whole(text_vector(&format!("{}{text}", wish.prompt))))).collect())
+    async fn texts(
+        self: Arc<Self>,
+        texts: Vec<String>,
+        wish: Treatment,
+    ) -> Result<Vec<TextOutcome>, Fault> {
+        Ok(texts
+            .iter()
+            .map(|text| Ok(whole(text_vector(&format!("{}{text}", wish.prompt)))))
+            .collect())
     }
 
     async fn file(self: Arc<Self>, path: &Path, _seen: Vec<u8>, _wish: Treatment) -> TextOutcome {
@@ -122,10 +143,16 @@ impl Engine for Mock {
     }
 
     /// Words are its tokens.
-    async fn tokenize(self: Arc<Self>, texts: Vec<String>, prompt: Arc<str>, offsets: bool) -> Result<Vec<TextTokens>, Fault> {
+    async fn tokenize(
+        self: Arc<Self>,
+        texts: Vec<String>,
+        prompt: Arc<str>,
+        offsets: bool,
+    ) -> Result<Vec<TextTokens>, Fault> {
         let count = |text: &String| {
             let tokens = words(&format!("{prompt}{text}")).len() as u64;
-            let spans: Vec<(u64, u64)> = spans(text).map(|(from, to)| (from as u64, to as u64)).collect();
+            let spans: Vec<(u64, u64)> =
+                spans(text).map(|(from, to)| (from as u64, to as u64)).collect();
             let (starts, ends) = offsets.then(|| spans.into_iter().unzip()).unzip();
             TextTokens { tokens, kept: tokens, at_least: None, unknown: 0, starts, ends }
         };
@@ -144,7 +171,11 @@ impl Engine for Mock {
             // No window: a mock takes any text whole.
             max_tokens: 0,
             mock: true,
-            device: Device { requested: "cpu".into(), active: "cpu".into(), reason: "a mock computes nothing".into() },
+            device: Device {
+                requested: "cpu".into(),
+                active: "cpu".into(),
+                reason: "a mock computes nothing".into(),
+            },
             cache: None,
             store: None,
             gpu: None,

@@ -1,7 +1,7 @@
 //! What this crate's programs run.
 //!
-//! Here and not in their `main.rs`: the code of a service's futures is generated where they are polled, so once, with the
-//! library, and not again in each program.
+//! Here and not in their `main.rs`: the code of a service's futures is generated where they are
+//! polled, so once, with the library, and not again in each program.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -29,16 +29,26 @@ pub fn real() -> ExitCode {
     }
     run("embed-real", async |module: Module| {
         let settings = Settings::from_env(&module.cache).map_err(ModuleError::refused)?;
-        module.report(ModuleState::Loading, Some(format!("loads {}", settings.model.display())), BTreeMap::new()).await;
+        module
+            .report(
+                ModuleState::Loading,
+                Some(format!("loads {}", settings.model.display())),
+                BTreeMap::new(),
+            )
+            .await;
         let opened = tokio::task::spawn_blocking(move || Pipeline::open(&settings)).await;
-        let pipeline = opened.map_err(|e| ModuleError::cannot("load the model", e))?.map_err(ModuleError::refused)?;
+        let pipeline = opened
+            .map_err(|e| ModuleError::cannot("load the model", e))?
+            .map_err(ModuleError::refused)?;
         let pipeline = Arc::new(pipeline);
         let info = pipeline.info();
         let mut attributes = pipeline.identity().attributes();
         attributes.insert("device_reason".to_owned(), info.device.reason);
         attributes.insert("cache".to_owned(), info.cache.map(|c| c.state).unwrap_or_default());
-        let watching = tokio::spawn(tell_cache(Arc::clone(&pipeline), module.reporter(), attributes.clone()));
-        let outcome = module.serve_with(Arc::new(EmbedService::new(Arc::clone(&pipeline))), attributes).await;
+        let watching =
+            tokio::spawn(tell_cache(Arc::clone(&pipeline), module.reporter(), attributes.clone()));
+        let outcome =
+            module.serve_with(Arc::new(EmbedService::new(Arc::clone(&pipeline))), attributes).await;
         watching.abort();
         pipeline.close();
         outcome
@@ -46,7 +56,11 @@ pub fn real() -> ExitCode {
 }
 
 /// Tells for ever how the cache stands whenever that changes: somebody may delete its folder.
-async fn tell_cache(pipeline: Arc<Pipeline>, reporter: Reporter, mut attributes: BTreeMap<String, String>) {
+async fn tell_cache(
+    pipeline: Arc<Pipeline>,
+    reporter: Reporter,
+    mut attributes: BTreeMap<String, String>,
+) {
     loop {
         tokio::time::sleep(CACHE_EVERY).await;
         let state = pipeline.cache_state();
@@ -59,7 +73,11 @@ async fn tell_cache(pipeline: Arc<Pipeline>, reporter: Reporter, mut attributes:
 }
 
 /// `embed-real check [DIR]`: whether a model will do. Prints what was found; exit 0 or 78.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command that a person runs")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is a command that a person runs"
+)]
 fn checked(folder: Option<String>) -> ExitCode {
     let settings = Settings::from_env(&brahman_sidecar::place::cache_dir());
     let settings = settings.map(|settings| match folder {
@@ -78,17 +96,26 @@ fn checked(folder: Option<String>) -> ExitCode {
     }
 }
 
-/// The remote embedder: a server that is asked over HTTP. One that is not there may come: that is tried again.
+/// The remote embedder: a server that is asked over HTTP. One that is not there may come: that is
+/// tried again.
 pub fn http() -> ExitCode {
     run("embed-http", async |module: Module| {
-        let settings = http::Settings::from_env(&module.cache, module.label()).map_err(ModuleError::refused)?;
-        module.report(ModuleState::Loading, Some(format!("asks {}", settings.base)), BTreeMap::new()).await;
+        let settings = http::Settings::from_env(&module.cache, module.label())
+            .map_err(ModuleError::refused)?;
+        module
+            .report(ModuleState::Loading, Some(format!("asks {}", settings.base)), BTreeMap::new())
+            .await;
         let opened = HttpEngine::open(settings, &module.state, module.label()).await;
         let engine = Arc::new(opened.map_err(|error| {
-            if error.is_passing() { ModuleError::Failed(std::io::Error::other(error)) } else { ModuleError::refused(error) }
+            if error.is_passing() {
+                ModuleError::Failed(std::io::Error::other(error))
+            } else {
+                ModuleError::refused(error)
+            }
         })?);
         let attributes = engine.attributes();
-        let outcome = module.serve_with(Arc::new(EmbedService::new(Arc::clone(&engine))), attributes).await;
+        let outcome =
+            module.serve_with(Arc::new(EmbedService::new(Arc::clone(&engine))), attributes).await;
         engine.close();
         outcome
     })

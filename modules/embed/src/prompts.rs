@@ -1,4 +1,5 @@
-//! A model's prompts, and which of them a call gets: one in words, one by name, the one of its role, or the model's default.
+//! A model's prompts, and which of them a call gets: one in words, one by name, the one of its
+//! role, or the model's default.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -37,15 +38,26 @@ impl ModelPrompts {
         }
         if let Some(name) = &wanted.name {
             let Some((_, text)) = self.prompts.named(name) else {
-                let there = if self.prompts.by_name.is_empty() { "it has none".to_owned() } else { format!("it has {}", self.names()) };
-                return Err(Fault::invalid_parameter("prompt_name", format!("{} has no prompt `{name}`; {there}", self.model)));
+                let there = if self.prompts.by_name.is_empty() {
+                    "it has none".to_owned()
+                } else {
+                    format!("it has {}", self.names())
+                };
+                return Err(Fault::invalid_parameter(
+                    "prompt_name",
+                    format!("{} has no prompt `{name}`; {there}", self.model),
+                ));
             };
             return Ok(ChosenPrompt { text: text.into(), warning: None });
         }
-        if let Some((_, text)) = wanted.role.map_or_else(|| self.prompts.usual(), |role| self.prompts.of(role)) {
+        if let Some((_, text)) =
+            wanted.role.map_or_else(|| self.prompts.usual(), |role| self.prompts.of(role))
+        {
             return Ok(ChosenPrompt { text: text.into(), warning: None });
         }
-        let is_told = wanted.role.is_none() && self.prompts.matter() && !self.has_told.swap(true, Ordering::Relaxed);
+        let is_told = wanted.role.is_none()
+            && self.prompts.matter()
+            && !self.has_told.swap(true, Ordering::Relaxed);
         let warning = is_told.then(|| {
             format!(
                 "{} has prompts ({}) and the call names none: pass `role` (query or document) or `prompt_name`",

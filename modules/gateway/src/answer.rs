@@ -38,10 +38,17 @@ impl Body for AnswerBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
-            Self::Whole(bytes) => Poll::Ready(bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Parts(parts) => parts.poll_recv(context).map(|part| part.map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Whole(bytes) => Poll::Ready(
+                bytes.take().filter(|bytes| !bytes.is_empty()).map(|bytes| Ok(Frame::data(bytes))),
+            ),
+            Self::Parts(parts) => {
+                parts.poll_recv(context).map(|part| part.map(|bytes| Ok(Frame::data(bytes))))
+            }
         }
     }
 
@@ -54,7 +61,9 @@ impl Body for AnswerBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+            }
             Self::Parts(_) => SizeHint::default(),
         }
     }
@@ -82,14 +91,21 @@ pub(crate) fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
         Ok(json) => bytes(status, JSON, json),
         Err(error) => {
             tracing::error!(%error, "an answer is not JSON");
-            bytes(StatusCode::INTERNAL_SERVER_ERROR, JSON, &b"{\"error\":\"the answer is not JSON\"}"[..])
+            bytes(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                JSON,
+                &b"{\"error\":\"the answer is not JSON\"}"[..],
+            )
         }
     }
 }
 
 /// Sets a header, whose name is in lower case. What a header cannot hold is put as question marks.
 pub(crate) fn set(answer: &mut Answer, name: &'static str, value: &str) {
-    let clean: String = value.chars().map(|c| if c.is_ascii() && !c.is_ascii_control() { c } else { '?' }).collect();
+    let clean: String = value
+        .chars()
+        .map(|c| if c.is_ascii() && !c.is_ascii_control() { c } else { '?' })
+        .collect();
     if let Ok(value) = HeaderValue::from_str(&clean) {
         answer.headers_mut().insert(HeaderName::from_static(name), value);
     }

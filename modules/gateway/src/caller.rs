@@ -1,7 +1,8 @@
 //! Who asks, and what that allows.
 //!
-//! Invariants: whoever comes over the Unix socket is the mesh's own user or root, whom the kernel has named; whoever comes by TCP is
-//! nobody to the mesh, whatever key he has: providers open no path for him, and nothing is administered.
+//! Invariants: whoever comes over the Unix socket is the mesh's own user or root, whom the kernel
+//! has named; whoever comes by TCP is nobody to the mesh, whatever key he has: providers open no
+//! path for him, and nothing is administered.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -72,9 +73,15 @@ impl Caller {
     ///
     /// # Errors
     /// 401 for a key that is none, 429 for too many requests.
-    pub(crate) fn identify(headers: &HeaderMap, origin: &Origin, keys: &Keys, settings: &Settings) -> Result<Self, Refusal> {
+    pub(crate) fn identify(
+        headers: &HeaderMap,
+        origin: &Origin,
+        keys: &Keys,
+        settings: &Settings,
+    ) -> Result<Self, Refusal> {
         let key = match (presented(headers), origin) {
-            // Clients of OpenAI cannot do without some key: over the Unix socket any will do, for the kernel has said who it is.
+            // Clients of OpenAI cannot do without some key: over the Unix socket any will do, for
+            // the kernel has said who it is.
             (_, Origin::Socket) => None,
             (Some(word), Origin::Tcp { .. }) => match keys.find(word) {
                 Some(key) => Some(key),
@@ -82,7 +89,9 @@ impl Caller {
                 None if keys.is_empty() => None,
                 None => return Err(unauthorized("the key is not known here")),
             },
-            (None, Origin::Tcp { at }) if !at.ip().to_canonical().is_loopback() => return Err(unauthorized("a key is needed here")),
+            (None, Origin::Tcp { at }) if !at.ip().to_canonical().is_loopback() => {
+                return Err(unauthorized("a key is needed here"));
+            }
             (None, Origin::Tcp { .. }) => None,
         };
         if let Some(key) = &key {
@@ -96,7 +105,9 @@ impl Caller {
         let deadline = match word(headers, "brahman-deadline-ms")? {
             None => None,
             Some(text) => {
-                let ms: u64 = text.parse().map_err(|_| Refusal::parameter("brahman-deadline-ms", "expected milliseconds"))?;
+                let ms: u64 = text.parse().map_err(|_| {
+                    Refusal::parameter("brahman-deadline-ms", "expected milliseconds")
+                })?;
                 Some(Duration::from_millis(ms).min(DEADLINE_MAX))
             }
         };
@@ -104,7 +115,14 @@ impl Caller {
             Origin::Socket => None,
             Origin::Tcp { .. } => Some(nobody(rustix::process::geteuid().as_raw())),
         };
-        Ok(Self { flows, uid, key, context: word(headers, "brahman-context")?, trace: word(headers, "traceparent")?, deadline })
+        Ok(Self {
+            flows,
+            uid,
+            key,
+            context: word(headers, "brahman-context")?,
+            trace: word(headers, "traceparent")?,
+            deadline,
+        })
     }
 
     /// Whether this caller comes by TCP.
@@ -121,8 +139,13 @@ impl Caller {
             return Ok(());
         }
         let who = match &self.key {
-            Some(key) => format!("the key `{}` does not open {interface}: add it to its `flows` in the secrets file", key.name),
-            None => format!("{interface} is not open without a key here: BRAHMAN_GATEWAY_OPEN says what is"),
+            Some(key) => format!(
+                "the key `{}` does not open {interface}: add it to its `flows` in the secrets file",
+                key.name
+            ),
+            None => format!(
+                "{interface} is not open without a key here: BRAHMAN_GATEWAY_OPEN says what is"
+            ),
         };
         Err(Fault::permission_denied(who))
     }
@@ -145,7 +168,9 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
         let (scheme, word) = value.split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| word.trim_ascii())
     });
-    bearer.or_else(|| headers.get("x-api-key").map(|value| value.as_bytes())).filter(|word| !word.is_empty())
+    bearer
+        .or_else(|| headers.get("x-api-key").map(|value| value.as_bytes()))
+        .filter(|word| !word.is_empty())
 }
 
 /// A word from a header.
@@ -153,7 +178,10 @@ fn word(headers: &HeaderMap, name: &'static str) -> Result<Option<String>, Refus
     let Some(value) = headers.get(HeaderName::from_static(name)) else { return Ok(None) };
     match value.to_str() {
         Ok(text) if !text.is_empty() && text.len() <= WORD_BYTES_MAX => Ok(Some(text.to_owned())),
-        _ => Err(Refusal::parameter(name, format!("expected 1 to {WORD_BYTES_MAX} visible ASCII characters"))),
+        _ => Err(Refusal::parameter(
+            name,
+            format!("expected 1 to {WORD_BYTES_MAX} visible ASCII characters"),
+        )),
     }
 }
 
@@ -163,7 +191,11 @@ fn unauthorized(why: &str) -> Refusal {
 
 fn too_many(key: &Key, wait: Duration) -> Refusal {
     let retry_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
-    let fault = Fault::of(&Overloaded { retry_after_ms }, true, format!("the key `{}` has been used too often within a minute", key.name));
+    let fault = Fault::of(
+        &Overloaded { retry_after_ms },
+        true,
+        format!("the key `{}` has been used too often within a minute", key.name),
+    );
     Refusal::new(StatusCode::TOO_MANY_REQUESTS, fault)
 }
 

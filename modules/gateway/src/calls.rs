@@ -1,7 +1,8 @@
-//! Any method of the mesh: `POST /v1/call/{interface.Method}`, its replies one by one as Server-Sent Events or as lines of JSON.
+//! Any method of the mesh: `POST /v1/call/{interface.Method}`, its replies one by one as
+//! Server-Sent Events or as lines of JSON.
 //!
-//! Invariants: parameters and replies are passed on as they are; an error before the first reply has a status of its own; whoever hangs up
-//! ends the work.
+//! Invariants: parameters and replies are passed on as they are; an error before the first reply
+//! has a status of its own; whoever hangs up ends the work.
 
 use std::time::Duration;
 
@@ -27,7 +28,8 @@ use crate::refusal::Refusal;
 
 /// Replies that may wait for a slow reader.
 const PARTS_WAITING: usize = 8;
-/// How often a quiet stream says that it is alive: what stands between cuts connections after a minute.
+/// How often a quiet stream says that it is alive: what stands between cuts connections after a
+/// minute.
 const ALIVE_EVERY: Duration = Duration::from_secs(15);
 /// How often a stream is begun whose provider has gone before its first reply.
 const BEGINNINGS: usize = 3;
@@ -45,10 +47,17 @@ impl StreamFormat {
     /// What a client would have; none if it wants one reply.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let accept = headers.get(ACCEPT)?.to_str().ok()?;
-        let has = |kind: &str| accept.split(',').any(|part| part.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(kind));
+        let has = |kind: &str| {
+            accept.split(',').any(|part| {
+                part.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(kind)
+            })
+        };
         if has("text/event-stream") {
             Some(Self::Events)
-        } else if has("application/x-ndjson") || has("application/jsonl") || has("application/ndjson") {
+        } else if has("application/x-ndjson")
+            || has("application/jsonl")
+            || has("application/ndjson")
+        {
             Some(Self::Lines)
         } else {
             None
@@ -70,7 +79,9 @@ impl StreamFormat {
             out.extend_from_slice(format!("event: {event}\ndata: ").as_bytes());
         }
         // A line's end within JSON is only ever space.
-        out.extend(json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
+        out.extend(
+            json.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }),
+        );
         out.extend_from_slice(if self == Self::Events { b"\n\n" } else { b"\n" });
         out.into()
     }
@@ -83,13 +94,26 @@ impl StreamFormat {
 }
 
 /// `POST /v1/call/{method}`.
-pub(crate) async fn call(mesh: &Mesh, caller: &Caller, method: &str, headers: &HeaderMap, body: &[u8]) -> Result<Answer, Refusal> {
-    let split = method.rsplit_once('.').filter(|(interface, name)| interface.contains('.') && !name.is_empty());
-    let (interface, _) =
-        split.ok_or_else(|| Refusal::absent(format!("`{method}` is no method: expected one such as org.example.Thing.Do")))?;
+pub(crate) async fn call(
+    mesh: &Mesh,
+    caller: &Caller,
+    method: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Answer, Refusal> {
+    let split = method
+        .rsplit_once('.')
+        .filter(|(interface, name)| interface.contains('.') && !name.is_empty());
+    let (interface, _) = split.ok_or_else(|| {
+        Refusal::absent(format!(
+            "`{method}` is no method: expected one such as org.example.Thing.Do"
+        ))
+    })?;
     caller.allow(interface)?;
     // The client remembers who answers for which interface: of made-up ones there would be no end.
-    if interface::known(interface).is_none() && !offered(mesh, caller).await?.iter().any(|name| name == interface) {
+    if interface::known(interface).is_none()
+        && !offered(mesh, caller).await?.iter().any(|name| name == interface)
+    {
         return Err(Fault::interface_not_found(interface).into());
     }
     let body = body.trim_ascii();
@@ -98,7 +122,8 @@ pub(crate) async fn call(mesh: &Mesh, caller: &Caller, method: &str, headers: &H
         return Err(Refusal::parameter("parameters", "expected an object"));
     }
     let read: Result<Box<RawValue>, _> = serde_json::from_slice(body);
-    let parameters = read.map_err(|error| Refusal::parameter("parameters", format!("not JSON: {error}")))?;
+    let parameters =
+        read.map_err(|error| Refusal::parameter("parameters", format!("not JSON: {error}")))?;
     match StreamFormat::of(headers) {
         Some(format) => stream(mesh, caller, (interface, method), &parameters, format).await,
         None => single(mesh, caller, method, &parameters).await,
@@ -106,9 +131,18 @@ pub(crate) async fn call(mesh: &Mesh, caller: &Caller, method: &str, headers: &H
 }
 
 /// One call and its one reply, of any method.
-pub(crate) async fn single<P: Serialize + Sync>(mesh: &Mesh, caller: &Caller, method: &str, parameters: &P) -> Result<Answer, Refusal> {
+pub(crate) async fn single<P: Serialize + Sync>(
+    mesh: &Mesh,
+    caller: &Caller,
+    method: &str,
+    parameters: &P,
+) -> Result<Answer, Refusal> {
     let options = caller.options();
-    let given = mesh.client().call::<P, Box<RawValue>>(method, parameters, &options).await.map_err(Fault::from)?;
+    let given = mesh
+        .client()
+        .call::<P, Box<RawValue>>(method, parameters, &options)
+        .await
+        .map_err(Fault::from)?;
     let text: Box<str> = given.value.into();
     let mut answer = answer::bytes(StatusCode::OK, JSON, String::from(text));
     answer::sign(&mut answer, given.provider.as_deref(), given.mock);
@@ -125,7 +159,8 @@ async fn stream(
 ) -> Result<Answer, Refusal> {
     let place = mesh.stream_place(caller)?;
     let options = caller.options();
-    let mut message = encode_call(method, &parameters, &options, true, false).map_err(Fault::from)?;
+    let mut message =
+        encode_call(method, &parameters, &options, true, false).map_err(Fault::from)?;
     let name = method.rsplit_once('.').map_or(method, |(_, name)| name);
     let repeatable = interface::known(interface).is_some_and(|known| known.is_idempotent(name));
     let mut left = BEGINNINGS;
@@ -134,14 +169,20 @@ async fn stream(
         let mut connection = mesh.client().open(interface, &options).await.map_err(Fault::from)?;
         match begin(&mut connection, &message).await {
             Ok(first) => break (connection, first),
-            Err(error) if error.is_disconnect() && repeatable && left > 0 => message = again(&message),
+            Err(error) if error.is_disconnect() && repeatable && left > 0 => {
+                message = again(&message)
+            }
             Err(error) => return Err(Fault::from(error).into()),
         }
     };
     let (parts, waiting) = mpsc::channel(PARTS_WAITING);
     let (provider, mock) = (first.provider.clone(), first.mock);
     // Whoever watches begins anew with the next life of this process.
-    let drain = if interface::is_endless(interface, name) { mesh.drain.clone() } else { CancellationToken::new() };
+    let drain = if interface::is_endless(interface, name) {
+        mesh.drain.clone()
+    } else {
+        CancellationToken::new()
+    };
     tokio::spawn(async move {
         let _place = place;
         pump(connection, first, format, parts, drain).await;
@@ -157,12 +198,22 @@ async fn begin(connection: &mut Connection, message: &[u8]) -> Result<RawReply, 
     connection.receive().await
 }
 
-/// Passes replies on until the last, or until nobody reads them: then the connection is closed, and the work with it.
-async fn pump(mut connection: Connection, first: RawReply, format: StreamFormat, parts: mpsc::Sender<Bytes>, drain: CancellationToken) {
+/// Passes replies on until the last, or until nobody reads them: then the connection is closed, and
+/// the work with it.
+async fn pump(
+    mut connection: Connection,
+    first: RawReply,
+    format: StreamFormat,
+    parts: mpsc::Sender<Bytes>,
+    drain: CancellationToken,
+) {
     let mut reply: Result<RawReply, Fault> = Ok(first);
     loop {
         let (part, is_last) = match &reply {
-            Ok(reply) => (format.part(if reply.continues { "reply" } else { "done" }, &reply.parameters), !reply.continues),
+            Ok(reply) => (
+                format.part(if reply.continues { "reply" } else { "done" }, &reply.parameters),
+                !reply.continues,
+            ),
             Err(fault) => (format.failure(fault), true),
         };
         if parts.send(part).await.is_err() || is_last {
@@ -189,7 +240,11 @@ async fn pump(mut connection: Connection, first: RawReply, format: StreamFormat,
 /// # Errors
 /// If the broker does not answer.
 pub(crate) async fn offered(mesh: &Mesh, caller: &Caller) -> Result<Vec<String>, Refusal> {
-    let info = mesh.client().call_method::<service::method::GetInfo>(&Default::default(), &caller.options()).await.map_err(Fault::from)?;
+    let info = mesh
+        .client()
+        .call_method::<service::method::GetInfo>(&Default::default(), &caller.options())
+        .await
+        .map_err(Fault::from)?;
     Ok(info.value.interfaces)
 }
 
@@ -197,12 +252,21 @@ pub(crate) async fn offered(mesh: &Mesh, caller: &Caller) -> Result<Vec<String>,
 ///
 /// # Errors
 /// 404 if nobody offers it.
-pub(crate) async fn description(mesh: &Mesh, caller: &Caller, interface: &str) -> Result<String, Refusal> {
+pub(crate) async fn description(
+    mesh: &Mesh,
+    caller: &Caller,
+    interface: &str,
+) -> Result<String, Refusal> {
     let ask = service::DescriptionIn { interface: interface.to_owned() };
-    let told = mesh.client().call_method::<service::method::GetInterfaceDescription>(&ask, &caller.options()).await;
+    let told = mesh
+        .client()
+        .call_method::<service::method::GetInterfaceDescription>(&ask, &caller.options())
+        .await;
     match told.map_err(Fault::from) {
         Ok(answer) => Ok(answer.value.description),
-        Err(fault) if fault.name == service::error::InvalidParameter::NAME => Err(Refusal::new(StatusCode::NOT_FOUND, fault)),
+        Err(fault) if fault.name == service::error::InvalidParameter::NAME => {
+            Err(Refusal::new(StatusCode::NOT_FOUND, fault))
+        }
         Err(fault) => Err(fault.into()),
     }
 }
@@ -222,7 +286,11 @@ pub(crate) async fn interfaces(mesh: &Mesh, caller: &Caller) -> Result<Answer, R
 }
 
 /// `GET /v1/interfaces/{name}`: its IDL text.
-pub(crate) async fn interface_text(mesh: &Mesh, caller: &Caller, name: &str) -> Result<Answer, Refusal> {
+pub(crate) async fn interface_text(
+    mesh: &Mesh,
+    caller: &Caller,
+    name: &str,
+) -> Result<Answer, Refusal> {
     caller.allow(name)?;
     let text = description(mesh, caller, name).await?;
     Ok(answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", text))
@@ -234,7 +302,9 @@ mod tests {
 
     #[test]
     fn a_stream_has_the_shape_that_was_asked_for() {
-        let headers = |accept: &'static str| HeaderMap::from_iter([(ACCEPT, hyper::header::HeaderValue::from_static(accept))]);
+        let headers = |accept: &'static str| {
+            HeaderMap::from_iter([(ACCEPT, hyper::header::HeaderValue::from_static(accept))])
+        };
         for (accept, format) in [
             ("text/event-stream", Some(StreamFormat::Events)),
             ("application/json, application/x-ndjson;q=0.9", Some(StreamFormat::Lines)),
@@ -243,7 +313,10 @@ mod tests {
         ] {
             assert_eq!(StreamFormat::of(&headers(accept)), format, "{accept}");
         }
-        assert_eq!(&StreamFormat::Events.part("done", b"{\n\"a\": 1}")[..], b"event: done\ndata: { \"a\": 1}\n\n");
+        assert_eq!(
+            &StreamFormat::Events.part("done", b"{\n\"a\": 1}")[..],
+            b"event: done\ndata: { \"a\": 1}\n\n"
+        );
         assert_eq!(&StreamFormat::Lines.part("reply", b"")[..], b"{}\n");
     }
 }

@@ -1,7 +1,8 @@
 //! Connections: who is let in, how many, and how slow they may be.
 //!
-//! Invariants: no failed accept ends the loop; over the Unix socket only the mesh's own user and root come in, by SO_PEERCRED; whoever
-//! takes or sends nothing is cut, or next to nothing, and holds up nobody else.
+//! Invariants: no failed accept ends the loop; over the Unix socket only the mesh's own user and
+//! root come in, by SO_PEERCRED; whoever takes or sends nothing is cut, or next to nothing, and
+//! holds up nobody else.
 
 use std::convert::Infallible;
 use std::io;
@@ -33,12 +34,14 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Headers of a request.
 const HEADERS_MAX: usize = 100;
-/// Whoever takes less than [`TAKEN_MIN`] of what lies ready for this long is gone, or would have us keep it for ever.
+/// Whoever takes less than [`TAKEN_MIN`] of what lies ready for this long is gone, or would have us
+/// keep it for ever.
 const WRITE_STALL: Duration = Duration::from_secs(30);
 /// Bytes: as slow as a telephone's line once was.
 const TAKEN_MIN: usize = 64 * 1024;
-/// After so long in silence a peer's machine is asked whether it is still there, and then so often: one that sleeps or has lost its net says
-/// nothing, and a stream with no news would be kept for it for ever.
+/// After so long in silence a peer's machine is asked whether it is still there, and then so often:
+/// one that sleeps or has lost its net says nothing, and a stream with no news would be kept for it
+/// for ever.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 const ASKED_EVERY: Duration = Duration::from_secs(15);
 /// Without an answer to so many questions it has gone.
@@ -62,7 +65,8 @@ impl Door {
         Self { gateway, places: Places::new(connections), drain, tracker: TaskTracker::new() }
     }
 
-    /// Lets connections in at all addresses until drained, and then waits for those that are answered.
+    /// Lets connections in at all addresses until drained, and then waits for those that are
+    /// answered.
     pub(crate) async fn serve(self, socket: UnixListener, addresses: Vec<TcpListener>) {
         let door = Arc::new(self);
         for listener in addresses {
@@ -85,10 +89,15 @@ impl Door {
             };
             let Some((stream, _)) = self.taken(accepted).await else { continue };
             match stream.peer_cred() {
-                Ok(peer) if peer.uid() == own || peer.uid() == 0 => self.converse(stream, Origin::Socket),
+                Ok(peer) if peer.uid() == own || peer.uid() == 0 => {
+                    self.converse(stream, Origin::Socket)
+                }
                 Ok(peer) => {
                     tracing::warn!(uid = peer.uid(), "another user was turned away");
-                    let fault = Fault::permission_denied(format!("this mesh belongs to uid {own}, not to uid {}", peer.uid()));
+                    let fault = Fault::permission_denied(format!(
+                        "this mesh belongs to uid {own}, not to uid {}",
+                        peer.uid()
+                    ));
                     self.tracker.spawn(turn_away(stream, StatusCode::FORBIDDEN, fault));
                 }
                 Err(error) => tracing::warn!(%error, "a peer without credentials was turned away"),
@@ -132,9 +141,19 @@ impl Door {
     }
 
     /// Answers a connection's requests, if there is a place.
-    fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, origin: Origin) {
+    fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        &self,
+        stream: S,
+        origin: Origin,
+    ) {
         match self.places.take(1, origin.at().is_some()) {
-            Some(place) => drop(self.tracker.spawn(converse(stream, origin, Arc::clone(&self.gateway), self.drain.clone(), place))),
+            Some(place) => drop(self.tracker.spawn(converse(
+                stream,
+                origin,
+                Arc::clone(&self.gateway),
+                self.drain.clone(),
+                place,
+            ))),
             None => {
                 tracing::warn!(?origin, "no place is left for another connection");
                 let fault = Fault::overloaded("too many connections are open here", 1000);
@@ -158,8 +177,13 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         async move { Ok::<_, Infallible>(gateway.answer(request, origin).await) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME_MAX).max_buf_size(HEAD_BYTES_MAX).max_headers(HEADERS_MAX);
-    let connection = builder.serve_connection(TokioIo::new(PatientStream { inner: stream, stalled: None }), service);
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX);
+    let connection = builder
+        .serve_connection(TokioIo::new(PatientStream { inner: stream, stalled: None }), service);
     let mut connection = std::pin::pin!(connection);
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,
@@ -216,7 +240,11 @@ struct PatientStream<S> {
 
 impl<S> PatientStream<S> {
     /// What writing came to: waiting becomes a failure after a while.
-    fn written(&mut self, outcome: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn written(
+        &mut self,
+        outcome: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &outcome {
             let is_enough = self.stalled.as_mut().is_some_and(|stall| {
                 stall.taken = stall.taken.saturating_add(*bytes);
@@ -230,14 +258,22 @@ impl<S> PatientStream<S> {
     }
 
     /// The same of what is done once everything was taken.
-    fn flushed(&mut self, outcome: Poll<io::Result<()>>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn flushed(
+        &mut self,
+        outcome: Poll<io::Result<()>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         if outcome.is_ready() {
             self.stalled = None;
         }
         self.bounded(outcome, context)
     }
 
-    fn bounded<T>(&mut self, outcome: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+    fn bounded<T>(
+        &mut self,
+        outcome: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
         if outcome.is_ready() {
             return outcome;
         }
@@ -249,18 +285,30 @@ impl<S> PatientStream<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for PatientStream<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(context, buffer)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(context, bytes);
         self.written(outcome, context)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, parts: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write_vectored(context, parts);
         self.written(outcome, context)
     }
@@ -293,7 +341,11 @@ mod tests {
     }
 
     impl AsyncWrite for SlowReader {
-        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
             self.is_turn = !self.is_turn;
             if self.is_turn {
                 return Poll::Ready(Ok(self.takes.min(bytes.len())));
@@ -314,7 +366,8 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_has_gone_in_silence_is_noticed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+        let stream =
+            TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
         ask_after(&stream).expect("set");
         assert!(sockopt::socket_keepalive(&stream).expect("told"));
         assert_eq!(sockopt::tcp_keepidle(&stream).expect("told"), SILENCE_MAX);
@@ -323,7 +376,8 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_takes_a_byte_now_and_then_is_still_stalled() {
         for (takes, is_patient) in [(1, false), (TAKEN_MIN, true)] {
-            let mut stream = PatientStream { inner: SlowReader { takes, is_turn: true }, stalled: None };
+            let mut stream =
+                PatientStream { inner: SlowReader { takes, is_turn: true }, stalled: None };
             let steps = poll_fn(|context| {
                 let bytes = vec![0; 2 * TAKEN_MIN];
                 // The first is made to wait, the next one takes.

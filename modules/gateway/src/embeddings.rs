@@ -1,7 +1,8 @@
 //! Vectors of many texts, whoever's API they are asked for in.
 //!
-//! Invariants: vectors are passed on as the provider wrote them, digit by digit, and read only where they are to be written in another way;
-//! all of a request's vectors are of one model and length, or there are none.
+//! Invariants: vectors are passed on as the provider wrote them, digit by digit, and read only
+//! where they are to be written in another way; all of a request's vectors are of one model and
+//! length, or there are none.
 
 use brahman_card::Fault;
 use brahman_card::interface::WireError as _;
@@ -20,7 +21,8 @@ use crate::refusal::Refusal;
 
 /// Texts that a request may have: OpenAI allows 2,048.
 const TEXTS_MAX: usize = 16 * 1024;
-/// Texts of one call: of the longest vectors that are common (4,096 numbers) as many as a message holds.
+/// Texts of one call: of the longest vectors that are common (4,096 numbers) as many as a message
+/// holds.
 const PART_TEXTS: usize = 256;
 /// Bytes of a request's vectors as JSON: 16,384 of 384 numbers come to a third.
 const VECTORS_BYTES_MAX: usize = 256 << 20;
@@ -78,8 +80,12 @@ impl Vectors {
     /// # Errors
     /// An internal fault if the provider wrote something else.
     pub(crate) fn numbers(&self) -> Result<Vec<Vec<f32>>, Refusal> {
-        let all: Result<_, serde_json::Error> = self.vectors.iter().map(|vector| serde_json::from_str(vector.get())).collect();
-        all.map_err(|error| Fault::internal(format!("the provider's vectors are no lists of numbers: {error}")).into())
+        let all: Result<_, serde_json::Error> =
+            self.vectors.iter().map(|vector| serde_json::from_str(vector.get())).collect();
+        all.map_err(|error| {
+            Fault::internal(format!("the provider's vectors are no lists of numbers: {error}"))
+                .into()
+        })
     }
 
     /// Says in an answer's headers who made them, and how.
@@ -98,7 +104,10 @@ impl Vectors {
     /// Takes in what one more call gave.
     fn add(&mut self, reply: VectorsReply, provider: Option<String>) -> Result<(), Refusal> {
         if !self.fingerprint.is_empty() && self.fingerprint != reply.fingerprint {
-            let fault = Fault::overloaded("another model answered in the middle of this request: make it again", 100);
+            let fault = Fault::overloaded(
+                "another model answered in the middle of this request: make it again",
+                100,
+            );
             return Err(fault.into());
         }
         if let Some(failed) = reply.failed.iter().flatten().next() {
@@ -106,7 +115,12 @@ impl Vectors {
         }
         self.bytes += reply.vectors.iter().map(|vector| vector.get().len()).sum::<usize>();
         if self.bytes > VECTORS_BYTES_MAX {
-            let fault = Fault::overloaded(format!("the vectors have more than {VECTORS_BYTES_MAX} bytes: ask for fewer texts at once"), 0);
+            let fault = Fault::overloaded(
+                format!(
+                    "the vectors have more than {VECTORS_BYTES_MAX} bytes: ask for fewer texts at once"
+                ),
+                0,
+            );
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, fault));
         }
         self.vectors.extend(reply.vectors);
@@ -116,7 +130,12 @@ impl Vectors {
         self.mock |= reply.mock;
         self.provider = provider.or_else(|| self.provider.take());
         (self.device, self.fingerprint) = (reply.device, reply.fingerprint);
-        let new: Vec<String> = reply.warnings.into_iter().flatten().filter(|warning| !self.warnings.contains(warning)).collect();
+        let new: Vec<String> = reply
+            .warnings
+            .into_iter()
+            .flatten()
+            .filter(|warning| !self.warnings.contains(warning))
+            .collect();
         self.warnings.extend(new);
         Ok(())
     }
@@ -134,21 +153,29 @@ pub(crate) async fn embed(
     how: &Treatment,
 ) -> Result<Vectors, Refusal> {
     if texts.is_empty() || texts.len() > TEXTS_MAX {
-        return Err(Refusal::parameter("input", format!("{} texts, expected 1 to {TEXTS_MAX}", texts.len())));
+        return Err(Refusal::parameter(
+            "input",
+            format!("{} texts, expected 1 to {TEXTS_MAX}", texts.len()),
+        ));
     }
     let expected = texts.len();
     let parts = Parts::of(texts);
     let mut vectors = Vectors::default();
     let mut tokens = how.counted.then_some(0_u64);
     for group in parts.0.chunks(PARTS_AT_ONCE) {
-        let asked: Vec<_> = group.iter().map(|part| embed_part(mesh, caller, model, part, how)).collect();
+        let asked: Vec<_> =
+            group.iter().map(|part| embed_part(mesh, caller, model, part, how)).collect();
         for (reply, provider, counted) in try_join_all(asked).await? {
             vectors.add(reply, provider)?;
             tokens = tokens.zip(counted).map(|(sum, counted)| sum + counted);
         }
     }
     if vectors.vectors.len() != expected {
-        return Err(Fault::internal(format!("the provider gave {} vectors for {expected} texts", vectors.vectors.len())).into());
+        return Err(Fault::internal(format!(
+            "the provider gave {} vectors for {expected} texts",
+            vectors.vectors.len()
+        ))
+        .into());
     }
     Ok(Vectors { tokens, ..vectors })
 }
@@ -186,16 +213,23 @@ async fn embed_part(
         prompt_name: how.prompt_name.clone(),
         ..EmbedTextIn::default()
     };
-    let embedding = mesh.ask_as::<method::EmbedText, VectorsReply>(caller, &ask, model.requirements());
+    let embedding =
+        mesh.ask_as::<method::EmbedText, VectorsReply>(caller, &ask, model.requirements());
     let counting = async {
         if !how.counted {
             return Ok(None);
         }
-        let ask = TokenizeIn { texts: texts.clone(), prompt_name: how.prompt_name.clone(), ..TokenizeIn::default() };
+        let ask = TokenizeIn {
+            texts: texts.clone(),
+            prompt_name: how.prompt_name.clone(),
+            ..TokenizeIn::default()
+        };
         match mesh.ask::<method::Tokenize>(caller, &ask, model.requirements()).await {
             Ok(answer) => {
                 // Of a text that is cut those count that were embedded.
-                let counted = |text: &brahman_card::interface::embed::TextTokens| if how.truncate { text.kept } else { text.tokens };
+                let counted = |text: &brahman_card::interface::embed::TextTokens| {
+                    if how.truncate { text.kept } else { text.tokens }
+                };
                 Ok(Some(answer.value.texts.iter().map(counted).sum()))
             }
             // A provider of somebody else's may not count.
@@ -224,7 +258,10 @@ mod tests {
     fn texts_are_cut_into_calls_in_their_order() {
         let texts: Vec<String> = (0..600).map(|n| n.to_string()).collect();
         let Parts(parts) = Parts::of(texts.clone());
-        assert_eq!(parts.iter().map(|(first, part)| (*first, part.len())).collect::<Vec<_>>(), [(0, 256), (256, 256), (512, 88)]);
+        assert_eq!(
+            parts.iter().map(|(first, part)| (*first, part.len())).collect::<Vec<_>>(),
+            [(0, 256), (256, 256), (512, 88)]
+        );
         assert_eq!(parts.into_iter().flat_map(|(_, part)| part).collect::<Vec<_>>(), texts);
     }
 

@@ -1,6 +1,7 @@
 //! Varlink's interface texts, read. Pure. <https://varlink.github.io/Interface-Definition.md>
 //!
-//! Invariants: whatever a stranger's module says of itself is read within bounds, and what is no IDL is an error, and no panic.
+//! Invariants: whatever a stranger's module says of itself is read within bounds, and what is no
+//! IDL is an error, and no panic.
 
 use thiserror::Error;
 
@@ -165,7 +166,8 @@ impl Reader<'_> {
     fn name(&mut self, dotted: bool) -> Result<String, IdlError> {
         let space = self.rest().len() - self.rest().trim_start().len();
         self.at += space;
-        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || (dotted && (c == '.' || c == '-'));
+        let is_part =
+            |c: char| c.is_ascii_alphanumeric() || c == '_' || (dotted && (c == '.' || c == '-'));
         let length = self.rest().find(|c| !is_part(c)).unwrap_or(self.rest().len());
         if length == 0 {
             return Err(self.wrong("expected a name"));
@@ -234,23 +236,39 @@ mod tests {
     #[test]
     fn every_interface_that_is_shipped_is_read() {
         for interface in brahman_card::interface::ALL {
-            let read = IdlInterface::read(interface.idl()).unwrap_or_else(|error| panic!("{}: {error}", interface.name));
+            let read = IdlInterface::read(interface.idl())
+                .unwrap_or_else(|error| panic!("{}: {error}", interface.name));
             assert_eq!(read.name, interface.name);
             let names: Vec<&str> = read.methods.iter().map(|method| method.name.as_str()).collect();
-            assert_eq!(names, interface.methods.iter().map(|method| method.name).collect::<Vec<_>>(), "{}", interface.name);
+            assert_eq!(
+                names,
+                interface.methods.iter().map(|method| method.name).collect::<Vec<_>>(),
+                "{}",
+                interface.name
+            );
         }
     }
 
     #[test]
     fn what_is_no_interface_is_an_error() {
-        let read =
-            IdlInterface::read("# Says it.\ninterface a.b\n# Does it.\nmethod Do(x: ?[](y: int), z: (on, off)) -> ()\nerror Bad ()\n");
+        let read = IdlInterface::read(
+            "# Says it.\ninterface a.b\n# Does it.\nmethod Do(x: ?[](y: int), z: (on, off)) -> ()\nerror Bad ()\n",
+        );
         let read = read.expect("an interface");
-        assert_eq!((read.doc.as_str(), read.methods[0].doc.as_str(), read.errors[0].0.as_str()), ("Says it.", "Does it.", "Bad"));
+        assert_eq!(
+            (read.doc.as_str(), read.methods[0].doc.as_str(), read.errors[0].0.as_str()),
+            ("Says it.", "Does it.", "Bad")
+        );
         let deep = format!("interface a.b\ntype T {}int", "[]".repeat(10_000));
-        for text in
-            ["", "interface", "interface a.b method", "interface a.b\ntype T (x: int, y)", "interface a.b\ntype T (", "ä", deep.as_str()]
-        {
+        for text in [
+            "",
+            "interface",
+            "interface a.b method",
+            "interface a.b\ntype T (x: int, y)",
+            "interface a.b\ntype T (",
+            "ä",
+            deep.as_str(),
+        ] {
             assert!(IdlInterface::read(text).is_err(), "{text:.40}");
         }
     }

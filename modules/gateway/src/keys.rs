@@ -1,6 +1,7 @@
 //! Keys: who may come from elsewhere, what each may call, and how often.
 //!
-//! Invariants: a key itself is kept nowhere, only its SHA-256; looking one up takes as long whether it is known or not.
+//! Invariants: a key itself is kept nowhere, only its SHA-256; looking one up takes as long whether
+//! it is known or not.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -79,15 +80,26 @@ impl Key {
     fn read(name: &str, secret: &Secret) -> Result<Option<Self>, KeyError> {
         let unfit = |field, expected| KeyError::Entry { name: name.to_owned(), field, expected };
         let Some(digest) = &secret.key_sha256 else { return Ok(None) };
-        let digest = unhex(digest).ok_or_else(|| unfit("key_sha256", "expected 64 hexadecimal digits"))?;
-        let flows =
-            secret.flows.as_ref().ok_or_else(|| unfit("flows", "expected a list of interfaces, such as [\"embed\"], or [\"*\"]"))?;
+        let digest =
+            unhex(digest).ok_or_else(|| unfit("key_sha256", "expected 64 hexadecimal digits"))?;
+        let flows = secret.flows.as_ref().ok_or_else(|| {
+            unfit("flows", "expected a list of interfaces, such as [\"embed\"], or [\"*\"]")
+        })?;
         if secret.per_minute == Some(0) {
             return Err(unfit("per_minute", "expected at least 1, or none"));
         }
-        let bucket = RequestBucket { left: f64::from(secret.per_minute.unwrap_or(0)), since: Instant::now() };
+        let bucket = RequestBucket {
+            left: f64::from(secret.per_minute.unwrap_or(0)),
+            since: Instant::now(),
+        };
         let flows = Flows::of(flows.iter().map(String::as_str));
-        Ok(Some(Self { name: name.to_owned(), digest, flows, per_minute: secret.per_minute, bucket: Mutex::new(bucket) }))
+        Ok(Some(Self {
+            name: name.to_owned(),
+            digest,
+            flows,
+            per_minute: secret.per_minute,
+            bucket: Mutex::new(bucket),
+        }))
     }
 
     /// Counts a request.
@@ -179,16 +191,28 @@ mod tests {
         let keys = Keys(vec![key("a", "alpha", &["embed"], None), key("b", "beta", &["*"], None)]);
         let found = keys.find(b"alpha").expect("known");
         assert_eq!(found.name, "a");
-        assert!(found.flows.allow(interface::embed::INTERFACE.name) && !found.flows.allow(interface::index::INTERFACE.name));
+        assert!(
+            found.flows.allow(interface::embed::INTERFACE.name)
+                && !found.flows.allow(interface::index::INTERFACE.name)
+        );
         assert!(keys.find(b"beta").expect("known").flows.allow("com.example.Thing"));
-        assert!(keys.find(b"gamma").is_none() && keys.find(b"").is_none() && keys.find(&[b'x'; 600]).is_none());
+        assert!(
+            keys.find(b"gamma").is_none()
+                && keys.find(b"").is_none()
+                && keys.find(&[b'x'; 600]).is_none()
+        );
     }
 
     #[test]
     fn a_digest_is_of_digits_alone() {
         let digits = hex(&sha256(b"alpha"));
         assert!(unhex(&digits).is_some() && unhex(&digits.to_ascii_uppercase()).is_some());
-        for bad in [format!("+{}", &digits[1..]), digits[1..].to_owned(), format!("{digits}0"), "ä".repeat(32)] {
+        for bad in [
+            format!("+{}", &digits[1..]),
+            digits[1..].to_owned(),
+            format!("{digits}0"),
+            "ä".repeat(32),
+        ] {
             assert!(unhex(&bad).is_none(), "{bad}");
         }
     }

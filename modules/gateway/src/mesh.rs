@@ -49,7 +49,9 @@ impl ServedModel {
 
     /// Whether somebody means this model: by its name, its name on a hub, or with a tag behind it.
     fn is_called(&self, wanted: &str) -> bool {
-        let own = |name: &str| name.eq_ignore_ascii_case(&self.name) || name.eq_ignore_ascii_case(&self.label);
+        let own = |name: &str| {
+            name.eq_ignore_ascii_case(&self.name) || name.eq_ignore_ascii_case(&self.label)
+        };
         let bare = wanted.rsplit_once('/').map_or(wanted, |(_, name)| name);
         let untagged = bare.rsplit_once(':').map_or(bare, |(name, _)| name);
         own(wanted) || own(bare) || own(untagged)
@@ -70,15 +72,27 @@ pub(crate) struct Mesh {
 
 impl Mesh {
     pub(crate) fn new(mesh: &Path, drain: CancellationToken) -> Self {
-        Self { client: Client::new(mesh), drain, served: Mutex::default(), streams: Places::new(STREAMS_MAX) }
+        Self {
+            client: Client::new(mesh),
+            drain,
+            served: Mutex::default(),
+            streams: Places::new(STREAMS_MAX),
+        }
     }
 
-    /// A place for a stream, which has to be held until its work has ended: its request is over before that.
+    /// A place for a stream, which has to be held until its work has ended: its request is over
+    /// before that.
     ///
     /// # Errors
     /// 503 if as many are open as may be.
     pub(crate) fn stream_place(&self, caller: &Caller) -> Result<Place, Refusal> {
-        let none = || Fault::overloaded(format!("as many streams are open as may be, of {STREAMS_MAX} in all"), 1000).into();
+        let none = || {
+            Fault::overloaded(
+                format!("as many streams are open as may be, of {STREAMS_MAX} in all"),
+                1000,
+            )
+            .into()
+        };
         self.streams.take(1, caller.is_remote()).ok_or_else(none)
     }
 
@@ -95,11 +109,17 @@ impl Mesh {
     ///
     /// # Errors
     /// If he may not, or as the provider answers.
-    pub(crate) async fn ask<M: Method>(&self, caller: &Caller, ask: &M::In, require: Requirements) -> Result<Answer<M::Out>, Refusal> {
+    pub(crate) async fn ask<M: Method>(
+        &self,
+        caller: &Caller,
+        ask: &M::In,
+        require: Requirements,
+    ) -> Result<Answer<M::Out>, Refusal> {
         self.ask_as::<M, M::Out>(caller, ask, require).await
     }
 
-    /// The same with a reply that is read in another way, such as numbers that are passed on as they are.
+    /// The same with a reply that is read in another way, such as numbers that are passed on as
+    /// they are.
     ///
     /// # Errors
     /// As [`Mesh::ask`].
@@ -119,8 +139,8 @@ impl Mesh {
         Ok(answer?)
     }
 
-    /// Whether the context that a request names is one. The client remembers who answers in which context: of made-up ones there would be
-    /// no end.
+    /// Whether the context that a request names is one. The client remembers who answers in which
+    /// context: of made-up ones there would be no end.
     ///
     /// # Errors
     /// As the broker says it.
@@ -128,16 +148,28 @@ impl Mesh {
         if caller.context.is_none() {
             return Ok(());
         }
-        let ask = FlowIn { flow: embed::INTERFACE.name.to_owned(), context: caller.context.clone(), require: None };
-        self.client.call_method::<broker::Explain>(&ask, &caller.options()).await.map_err(Fault::from)?;
+        let ask = FlowIn {
+            flow: embed::INTERFACE.name.to_owned(),
+            context: caller.context.clone(),
+            require: None,
+        };
+        self.client
+            .call_method::<broker::Explain>(&ask, &caller.options())
+            .await
+            .map_err(Fault::from)?;
         Ok(())
     }
 
-    /// The models by which an interface is served in the caller's context, the one that answers by itself first.
+    /// The models by which an interface is served in the caller's context, the one that answers by
+    /// itself first.
     ///
     /// # Errors
     /// If he may not call it, or the broker does not answer.
-    pub(crate) async fn models(&self, caller: &Caller, interface: &'static str) -> Result<ServedModels, Refusal> {
+    pub(crate) async fn models(
+        &self,
+        caller: &Caller,
+        interface: &'static str,
+    ) -> Result<ServedModels, Refusal> {
         caller.allow(interface)?;
         let is_usual = caller.context.is_none();
         if is_usual
@@ -146,8 +178,13 @@ impl Mesh {
         {
             return Ok(Arc::clone(models));
         }
-        let ask = FlowIn { flow: interface.to_owned(), context: caller.context.clone(), require: None };
-        let answer = self.client.call_method::<broker::Explain>(&ask, &caller.options()).await.map_err(Fault::from)?;
+        let ask =
+            FlowIn { flow: interface.to_owned(), context: caller.context.clone(), require: None };
+        let answer = self
+            .client
+            .call_method::<broker::Explain>(&ask, &caller.options())
+            .await
+            .map_err(Fault::from)?;
         let ExplainOut { candidates, .. } = answer.value;
         let mut models: Vec<ServedModel> = Vec::new();
         for candidate in candidates.into_iter().filter(|candidate| candidate.eligible) {
@@ -155,7 +192,12 @@ impl Mesh {
             let Some(name) = matched.attributes.get("model").cloned() else { continue };
             // The first of several modules with one model is the one that answers.
             if !models.iter().any(|known| known.name == name) {
-                models.push(ServedModel { name, label: matched.label, mock: matched.mock, attributes: matched.attributes });
+                models.push(ServedModel {
+                    name,
+                    label: matched.label,
+                    mock: matched.mock,
+                    attributes: matched.attributes,
+                });
             }
         }
         let models: ServedModels = models.into();
@@ -169,11 +211,19 @@ impl Mesh {
     ///
     /// # Errors
     /// 404 if it is not served, as [`Mesh::models`] else.
-    pub(crate) async fn model(&self, caller: &Caller, interface: &'static str, wanted: Option<&str>) -> Result<ServedModel, Refusal> {
+    pub(crate) async fn model(
+        &self,
+        caller: &Caller,
+        interface: &'static str,
+        wanted: Option<&str>,
+    ) -> Result<ServedModel, Refusal> {
         let models = self.models(caller, interface).await?;
         let found = match wanted.filter(|name| !name.is_empty()) {
             // Exactly, before what is meant by a part of a name.
-            Some(name) => models.iter().find(|model| model.name == name).or_else(|| models.iter().find(|model| model.is_called(name))),
+            Some(name) => models
+                .iter()
+                .find(|model| model.name == name)
+                .or_else(|| models.iter().find(|model| model.is_called(name))),
             None => models.first(),
         };
         found.cloned().ok_or_else(|| match wanted {
@@ -192,8 +242,18 @@ mod tests {
 
     #[test]
     fn a_model_is_known_by_its_name_on_a_hub_and_with_a_tag() {
-        let model = ServedModel { name: "all-MiniLM-L6-v2".into(), label: "embed-real".into(), mock: false, attributes: BTreeMap::new() };
-        for name in ["all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2", "all-minilm-l6-v2:latest", "embed-real"] {
+        let model = ServedModel {
+            name: "all-MiniLM-L6-v2".into(),
+            label: "embed-real".into(),
+            mock: false,
+            attributes: BTreeMap::new(),
+        };
+        for name in [
+            "all-MiniLM-L6-v2",
+            "sentence-transformers/all-MiniLM-L6-v2",
+            "all-minilm-l6-v2:latest",
+            "embed-real",
+        ] {
             assert!(model.is_called(name), "{name}");
         }
         for name in ["all-MiniLM", "text-embedding-3-small", "all-MiniLM-L6-v2-x"] {

@@ -1,6 +1,7 @@
 //! Ollama's API, as far as embedding goes. <https://docs.ollama.com/api>
 //!
-//! Invariant: texts that are too long are cut, as Ollama cuts them unless told otherwise, and a header says how many.
+//! Invariant: texts that are too long are cut, as Ollama cuts them unless told otherwise, and a
+//! header says how many.
 
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,11 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 /// `POST /api/embed`.
-pub(crate) async fn embed_texts(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<Answer, Refusal> {
+pub(crate) async fn embed_texts(
+    mesh: &Mesh,
+    caller: &Caller,
+    body: &[u8],
+) -> Result<Answer, Refusal> {
     let started = Instant::now();
     let request: EmbedRequest = parameters::read(body)?;
     let texts = match request.input {
@@ -91,8 +96,12 @@ pub(crate) async fn embed_texts(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Re
     let vectors = if texts.is_empty() {
         Vectors::default()
     } else {
-        let how =
-            Treatment { truncate: request.truncate.unwrap_or(true), dimensions: request.dimensions, counted: true, prompt_name: None };
+        let how = Treatment {
+            truncate: request.truncate.unwrap_or(true),
+            dimensions: request.dimensions,
+            counted: true,
+            prompt_name: None,
+        };
         embed(mesh, caller, &model, texts, &how).await?
     };
     let reply = EmbedReply {
@@ -108,7 +117,11 @@ pub(crate) async fn embed_texts(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Re
 }
 
 /// `POST /api/embeddings`, the older one.
-pub(crate) async fn embeddings(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<Answer, Refusal> {
+pub(crate) async fn embeddings(
+    mesh: &Mesh,
+    caller: &Caller,
+    body: &[u8],
+) -> Result<Answer, Refusal> {
     let request: EmbeddingsRequest = parameters::read(body)?;
     let model = mesh.model(caller, embed::INTERFACE.name, Some(&request.model)).await?;
     let how = Treatment { truncate: true, ..Treatment::default() };
@@ -122,7 +135,8 @@ pub(crate) async fn embeddings(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Res
 /// What Ollama says of a model wherever it names one.
 fn details(model: &ServedModel) -> Value {
     let family = model.attributes.get("architecture").map_or("bert", String::as_str);
-    let precision = model.attributes.get("precision").map_or("F32", String::as_str).to_ascii_uppercase();
+    let precision =
+        model.attributes.get("precision").map_or("F32", String::as_str).to_ascii_uppercase();
     json!({ "parent_model": "", "format": "onnx", "family": family, "families": [family], "parameter_size": "", "quantization_level": precision })
 }
 
@@ -134,7 +148,10 @@ fn entry(model: &ServedModel) -> Value {
 /// `GET /api/tags`.
 pub(crate) async fn tags(mesh: &Mesh, caller: &Caller) -> Result<Answer, Refusal> {
     let models = mesh.models(caller, embed::INTERFACE.name).await?;
-    Ok(answer::json(StatusCode::OK, &json!({ "models": models.iter().map(entry).collect::<Vec<_>>() })))
+    Ok(answer::json(
+        StatusCode::OK,
+        &json!({ "models": models.iter().map(entry).collect::<Vec<_>>() }),
+    ))
 }
 
 /// `GET /api/ps`: every model that is served is loaded.
@@ -152,9 +169,13 @@ pub(crate) async fn processes(mesh: &Mesh, caller: &Caller) -> Result<Answer, Re
 /// `POST /api/show`.
 pub(crate) async fn show(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<Answer, Refusal> {
     let request: ShowRequest = parameters::read(body)?;
-    let wanted = request.model.or(request.name).ok_or_else(|| Refusal::parameter("model", "expected the name of a model"))?;
+    let wanted = request
+        .model
+        .or(request.name)
+        .ok_or_else(|| Refusal::parameter("model", "expected the name of a model"))?;
     let model = mesh.model(caller, embed::INTERFACE.name, Some(&wanted)).await?;
-    let info: InfoOut = mesh.ask::<method::Info>(caller, &Default::default(), model.requirements()).await?.value;
+    let info: InfoOut =
+        mesh.ask::<method::Info>(caller, &Default::default(), model.requirements()).await?.value;
     let family = model.attributes.get("architecture").map_or("bert", String::as_str);
     let mut model_info = json!({ "general.architecture": family, "general.basename": model.name });
     model_info[format!("{family}.embedding_length")] = info.dim.into();
@@ -174,5 +195,8 @@ pub(crate) async fn show(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<An
 
 /// `GET /api/version`.
 pub(crate) fn version() -> Answer {
-    answer::json(StatusCode::OK, &json!({ "version": VERSION, "brahman": env!("CARGO_PKG_VERSION") }))
+    answer::json(
+        StatusCode::OK,
+        &json!({ "version": VERSION, "brahman": env!("CARGO_PKG_VERSION") }),
+    )
 }

@@ -1,4 +1,5 @@
-//! OpenAI's API: `/v1/embeddings`, `/v1/models`. <https://platform.openai.com/docs/api-reference/embeddings>
+//! OpenAI's API: `/v1/embeddings`, `/v1/models`.
+//! <https://platform.openai.com/docs/api-reference/embeddings>
 //!
 //! Invariant: a text that is too long is refused, for this API has no word for cutting.
 
@@ -58,20 +59,32 @@ struct Usage {
 }
 
 /// `POST /v1/embeddings`.
-pub(crate) async fn embeddings(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<Answer, Refusal> {
+pub(crate) async fn embeddings(
+    mesh: &Mesh,
+    caller: &Caller,
+    body: &[u8],
+) -> Result<Answer, Refusal> {
     let request: EmbeddingsRequest = parameters::read(body)?;
     let as_text = match request.encoding_format.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
-        Some(_) => return Err(Refusal::parameter("encoding_format", "expected `float` or `base64`")),
+        Some(_) => {
+            return Err(Refusal::parameter("encoding_format", "expected `float` or `base64`"));
+        }
     };
     let texts = texts_of(request.input)?;
     let model = mesh.model(caller, embed::INTERFACE.name, Some(&request.model)).await?;
     let how = Treatment { dimensions: request.dimensions, counted: true, ..Treatment::default() };
     let vectors = embed(mesh, caller, &model, texts, &how).await?;
     let numbers: Vec<EmbeddingNumbers<'_>> = if as_text {
-        let in_bytes = |vector: Vec<f32>| vector.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>();
-        vectors.numbers()?.into_iter().map(|vector| EmbeddingNumbers::Text(base64::encode(&in_bytes(vector)))).collect()
+        let in_bytes = |vector: Vec<f32>| {
+            vector.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>()
+        };
+        vectors
+            .numbers()?
+            .into_iter()
+            .map(|vector| EmbeddingNumbers::Text(base64::encode(&in_bytes(vector))))
+            .collect()
     } else {
         vectors.vectors.iter().map(|vector| EmbeddingNumbers::List(vector)).collect()
     };
@@ -130,7 +143,8 @@ struct ModelEntry {
 /// Everything that is served and that this caller may use.
 async fn entries(mesh: &Mesh, caller: &Caller) -> Result<Vec<ModelEntry>, Refusal> {
     let mut entries = Vec::new();
-    let open: Vec<&'static str> = LISTED.into_iter().filter(|interface| caller.allow(interface).is_ok()).collect();
+    let open: Vec<&'static str> =
+        LISTED.into_iter().filter(|interface| caller.allow(interface).is_ok()).collect();
     for interface in open {
         let models = mesh.models(caller, interface).await?;
         entries.extend(models.iter().map(|model| ModelEntry {
@@ -147,13 +161,19 @@ async fn entries(mesh: &Mesh, caller: &Caller) -> Result<Vec<ModelEntry>, Refusa
 
 /// `GET /v1/models`.
 pub(crate) async fn models(mesh: &Mesh, caller: &Caller) -> Result<Answer, Refusal> {
-    Ok(answer::json(StatusCode::OK, &ModelList { object: "list", data: entries(mesh, caller).await? }))
+    Ok(answer::json(
+        StatusCode::OK,
+        &ModelList { object: "list", data: entries(mesh, caller).await? },
+    ))
 }
 
 /// `GET /v1/models/{model}`.
 pub(crate) async fn model(mesh: &Mesh, caller: &Caller, name: &str) -> Result<Answer, Refusal> {
     let entries = entries(mesh, caller).await?;
     let served: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
-    let found = entries.into_iter().find(|entry| entry.id == name).ok_or_else(|| Refusal::no_model(name, &served))?;
+    let found = entries
+        .into_iter()
+        .find(|entry| entry.id == name)
+        .ok_or_else(|| Refusal::no_model(name, &served))?;
     Ok(answer::json(StatusCode::OK, &found))
 }

@@ -1,6 +1,8 @@
-//! `/openapi.json`: every method on offer as a path, made from the interfaces' own texts, and the paths that are not methods.
+//! `/openapi.json`: every method on offer as a path, made from the interfaces' own texts, and the
+//! paths that are not methods.
 //!
-//! Invariant: what it says of a method is what the method's IDL says; nothing of a method is written here.
+//! Invariant: what it says of a method is what the method's IDL says; nothing of a method is
+//! written here.
 
 use std::time::Duration;
 
@@ -40,8 +42,16 @@ const PLAIN: [(&str, bool, &str); 26] = [
     ("/v1/status", false, "Every module, its state, queue and latency."),
     ("/v1/events", false, "The status again and again, as Server-Sent Events."),
     ("/v1/indexes", false, "Lists indexes."),
-    ("/v1/indexes/{name}/search", true, "Searches an index: the parameters of its Search method, without `index`."),
-    ("/v1/ingest/files", true, "Makes a dataset of the body, a file: `?dataset=NAME&name=FILE`, and `format` unless the name tells."),
+    (
+        "/v1/indexes/{name}/search",
+        true,
+        "Searches an index: the parameters of its Search method, without `index`.",
+    ),
+    (
+        "/v1/ingest/files",
+        true,
+        "Makes a dataset of the body, a file: `?dataset=NAME&name=FILE`, and `format` unless the name tells.",
+    ),
     ("/v1/datasets", false, "Lists datasets."),
     ("/v1/datasets/{name}", false, "A dataset: its objects, columns and history."),
     ("/mcp", true, "A message of the Model Context Protocol."),
@@ -61,17 +71,23 @@ pub(crate) async fn document(mesh: &Mesh, caller: &Caller) -> Result<Answer, Ref
         let text = match interface::known(&name) {
             Some(known) => known.idl().to_owned(),
             // One that does not say it hides nobody else's.
-            None => match tokio::time::timeout(DESCRIPTION_PATIENCE, description(mesh, caller, &name)).await {
-                Ok(Ok(text)) => text,
-                Ok(Err(refusal)) => {
-                    unread.push(format!("{name}: {}", refusal.fault.message()));
-                    continue;
+            None => {
+                match tokio::time::timeout(DESCRIPTION_PATIENCE, description(mesh, caller, &name))
+                    .await
+                {
+                    Ok(Ok(text)) => text,
+                    Ok(Err(refusal)) => {
+                        unread.push(format!("{name}: {}", refusal.fault.message()));
+                        continue;
+                    }
+                    Err(_) => {
+                        unread.push(format!(
+                            "{name}: it was not told within {DESCRIPTION_PATIENCE:?}"
+                        ));
+                        continue;
+                    }
                 }
-                Err(_) => {
-                    unread.push(format!("{name}: it was not told within {DESCRIPTION_PATIENCE:?}"));
-                    continue;
-                }
-            },
+            }
         };
         match IdlInterface::read(&text) {
             Ok(read) => add(&read, &mut paths, &mut schemas),
@@ -103,7 +119,8 @@ pub(crate) async fn document(mesh: &Mesh, caller: &Caller) -> Result<Answer, Ref
 
 /// A path that is not a method's.
 fn plain(path: &str, is_post: bool, summary: &str) -> Value {
-    let names = path.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name);
+    let names =
+        path.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name);
     let parameter = |name: &str| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } });
     let mut operation = json!({
         "summary": summary,
@@ -124,7 +141,8 @@ fn add(read: &IdlInterface, paths: &mut Map<String, Value>, schemas: &mut Map<St
     for (name, kind) in &read.types {
         schemas.insert(format!("{}.{name}", read.name), schema(kind, &read.name));
     }
-    let errors: Vec<String> = read.errors.iter().map(|(name, _)| format!("{}.{name}", read.name)).collect();
+    let errors: Vec<String> =
+        read.errors.iter().map(|(name, _)| format!("{}.{name}", read.name)).collect();
     for method in &read.methods {
         let full = format!("{}.{}", read.name, method.name);
         let (takes, gives) = (schema(&method.takes, &read.name), schema(&method.gives, &read.name));
@@ -163,13 +181,22 @@ fn schema(kind: &IdlType, interface: &str) -> Value {
         IdlType::Float => json!({ "type": "number" }),
         IdlType::Text => json!({ "type": "string" }),
         IdlType::Object => json!({}),
-        IdlType::Optional(kind) => json!({ "anyOf": [schema(kind, interface), { "type": "null" }] }),
+        IdlType::Optional(kind) => {
+            json!({ "anyOf": [schema(kind, interface), { "type": "null" }] })
+        }
         IdlType::List(kind) => json!({ "type": "array", "items": schema(kind, interface) }),
-        IdlType::Map(kind) => json!({ "type": "object", "additionalProperties": schema(kind, interface) }),
-        IdlType::Named(name) => json!({ "$ref": format!("#/components/schemas/{interface}.{name}") }),
+        IdlType::Map(kind) => {
+            json!({ "type": "object", "additionalProperties": schema(kind, interface) })
+        }
+        IdlType::Named(name) => {
+            json!({ "$ref": format!("#/components/schemas/{interface}.{name}") })
+        }
         IdlType::Words(words) => json!({ "type": "string", "enum": words }),
         IdlType::Struct(fields) => {
-            let properties: Map<String, Value> = fields.iter().map(|field| (field.name.clone(), schema(&field.kind, interface))).collect();
+            let properties: Map<String, Value> = fields
+                .iter()
+                .map(|field| (field.name.clone(), schema(&field.kind, interface)))
+                .collect();
             let needed = fields.iter().filter(|field| !matches!(field.kind, IdlType::Optional(_)));
             let required: Vec<&str> = needed.map(|field| field.name.as_str()).collect();
             json!({ "type": "object", "properties": properties, "required": required })

@@ -1,10 +1,12 @@
-//! The page at `/`, and its views below `/page/`: the mesh as it is, search with hits in place, datasets with columns and history,
-//! an index's trials as a plot, a score matrix as a heat map. Each is made here, as a whole, of links and forms; a script adds the key
-//! and what changes by itself.
+//! The page at `/`, and its views below `/page/`: the mesh as it is, search with hits in place,
+//! datasets with columns and history, an index's trials as a plot, a score matrix as a heat map.
+//! Each is made here, as a whole, of links and forms; a script adds the key and what changes by
+//! itself.
 //!
-//! Invariants: nothing on it comes from elsewhere; the one script and the one style that count are those that were built in, by their
-//! hashes, so that no file's name, no text and no message can run, whatever is in it; whatever is not ours is escaped, by the templates'
-//! ending; a page is bounded, and says what it leaves out.
+//! Invariants: nothing on it comes from elsewhere; the one script and the one style that count are
+//! those that were built in, by their hashes, so that no file's name, no text and no message can
+//! run, whatever is in it; whatever is not ours is escaped, by the templates' ending; a page is
+//! bounded, and says what it leaves out.
 
 mod form;
 mod heat;
@@ -17,7 +19,9 @@ use std::sync::LazyLock;
 use brahman_card::Fault;
 use brahman_card::interface::broker;
 use brahman_card::interface::catalog::{self, Dataset, GetOut, PiiColumn};
-use brahman_card::interface::index::{self, BestIn, BestOut, SearchIn, SearchOut, TrialRecord, TrialsOut};
+use brahman_card::interface::index::{
+    self, BestIn, BestOut, SearchIn, SearchOut, TrialRecord, TrialsOut,
+};
 use brahman_card::interface::score::{self, MatrixIn, MatrixOut, MatrixSummary};
 use brahman_card::wire::base64;
 use brahman_storage::digest::sha256;
@@ -92,14 +96,19 @@ fn render(status: StatusCode, template: &str, here: &str, view: Value) -> Answer
         Ok(html) => {
             let mut answer = answer::bytes(status, "text/html; charset=utf-8", html);
             answer::set(&mut answer, "content-security-policy", &frame.policy);
-            // A form that is sent by POST says where it comes from only if links within this origin do.
+            // A form that is sent by POST says where it comes from only if links within this origin
+            // do.
             answer::set(&mut answer, "referrer-policy", "same-origin");
             answer::set(&mut answer, "cache-control", "no-store");
             answer
         }
         Err(error) => {
             tracing::error!(%error, template, "a view cannot be made");
-            answer::bytes(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", "this view cannot be made: the log says why\n")
+            answer::bytes(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "text/plain; charset=utf-8",
+                "this view cannot be made: the log says why\n",
+            )
         }
     }
 }
@@ -115,18 +124,30 @@ pub(crate) async fn home(mesh: &Mesh, caller: &Caller, headers: &HeaderMap) -> A
     if !accept.contains("text/html") {
         return answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", "Brahman is running\n");
     }
-    match mesh.ask::<broker::method::Status>(caller, &Default::default(), Default::default()).await {
+    match mesh.ask::<broker::method::Status>(caller, &Default::default(), Default::default()).await
+    {
         Ok(told) => render(StatusCode::OK, "modules.html", "/", context! { status => told.value }),
         // Here the key is given: without one it is shown all the same.
-        Err(refusal) => render(StatusCode::OK, "modules.html", "/", context! { refusal => refusal.fault.message() }),
+        Err(refusal) => render(
+            StatusCode::OK,
+            "modules.html",
+            "/",
+            context! { refusal => refusal.fault.message() },
+        ),
     }
 }
 
 /// `GET /page/{view}`.
 ///
 /// # Errors
-/// 404 for a view that there is not, 400 for a field that no form has. What the mesh refuses is told in the view.
-pub(crate) async fn view(mesh: &Mesh, caller: &Caller, name: &str, query: &str) -> Result<Answer, Refusal> {
+/// 404 for a view that there is not, 400 for a field that no form has. What the mesh refuses is
+/// told in the view.
+pub(crate) async fn view(
+    mesh: &Mesh,
+    caller: &Caller,
+    name: &str,
+    query: &str,
+) -> Result<Answer, Refusal> {
     let form = Form::read(query)?;
     Ok(match (name, form.word("name")) {
         ("search", _) => search(mesh, caller, &form).await,
@@ -134,8 +155,14 @@ pub(crate) async fn view(mesh: &Mesh, caller: &Caller, name: &str, query: &str) 
         ("datasets", Some(name)) => dataset(mesh, caller, name).await,
         ("indexes", None) => indexes(mesh, caller).await,
         ("indexes", Some(name)) => trials(mesh, caller, name).await,
-        ("score", _) => render(StatusCode::OK, "score.html", "/page/score", context! { talk => talk::EXAMPLE }),
-        _ => return Err(Refusal::absent("there is no such view: search, datasets, indexes and score are")),
+        ("score", _) => {
+            render(StatusCode::OK, "score.html", "/page/score", context! { talk => talk::EXAMPLE })
+        }
+        _ => {
+            return Err(Refusal::absent(
+                "there is no such view: search, datasets, indexes and score are",
+            ));
+        }
     })
 }
 
@@ -152,7 +179,8 @@ async fn search(mesh: &Mesh, caller: &Caller, form: &Form) -> Answer {
     let word = |name: &str| form.word(name).unwrap_or_default();
     let mode = MODES.into_iter().find(|mode| *mode == word("mode")).unwrap_or(MODES[0]);
     let ask = SearchAsk { index: word("index"), text: word("text"), mode };
-    let listed = mesh.ask::<index::method::List>(caller, &Default::default(), Default::default()).await;
+    let listed =
+        mesh.ask::<index::method::List>(caller, &Default::default(), Default::default()).await;
     let indexes: Vec<String> = match listed {
         Ok(told) => told.value.indexes.into_iter().map(|index| index.name).collect(),
         Err(refusal) => return refused(&refusal, template, here, context! { ask }),
@@ -173,7 +201,12 @@ async fn search(mesh: &Mesh, caller: &Caller, form: &Form) -> Answer {
             let mut found = told.value;
             let lists = std::mem::take(&mut found.results);
             let hits: Vec<ShownHit<'_>> = lists.iter().flatten().map(ShownHit::of).collect();
-            render(StatusCode::OK, template, here, context! { ask, indexes, hits, notes => search_notes(&found), found })
+            render(
+                StatusCode::OK,
+                template,
+                here,
+                context! { ask, indexes, hits, notes => search_notes(&found), found },
+            )
         }
         Err(refusal) => refused(&refusal, template, here, context! { ask, indexes }),
     }
@@ -181,15 +214,30 @@ async fn search(mesh: &Mesh, caller: &Caller, form: &Form) -> Answer {
 
 /// What of an answer is not as it should be.
 fn search_notes(found: &SearchOut) -> Vec<String> {
-    let quoted = |parts: &[String]| parts.iter().map(|part| format!("\"{part}\"")).collect::<Vec<_>>().join(" and ");
-    let partial = || format!("partial: {} of {} chunks are embedded", found.embedded.unwrap_or(0), found.to_embed.unwrap_or(0));
+    let quoted = |parts: &[String]| {
+        parts.iter().map(|part| format!("\"{part}\"")).collect::<Vec<_>>().join(" and ")
+    };
+    let partial = || {
+        format!(
+            "partial: {} of {} chunks are embedded",
+            found.embedded.unwrap_or(0),
+            found.to_embed.unwrap_or(0)
+        )
+    };
     let notes = [
         found.stale.then(|| "stale: the dataset has changed since".to_owned()),
         found.degraded.as_ref().map(|why| format!("damaged: {why}")),
-        found.rescue.then(|| "files of the index were damaged or gone, and came back from bucket rescue".to_owned()),
+        found.rescue.then(|| {
+            "files of the index were damaged or gone, and came back from bucket rescue".to_owned()
+        }),
         (found.partial == Some(true)).then(partial),
-        (found.truncated == Some(true)).then(|| "the query was longer than the model's window: only its beginning was embedded".to_owned()),
-        found.words_left_out.map(|words| format!("{words} words at the end of the query do not count")),
+        (found.truncated == Some(true)).then(|| {
+            "the query was longer than the model's window: only its beginning was embedded"
+                .to_owned()
+        }),
+        found
+            .words_left_out
+            .map(|words| format!("{words} words at the end of the query do not count")),
         found.phrases.as_ref().map(|phrases| format!("every hit has {}", quoted(phrases))),
         found.without.as_ref().map(|without| format!("no hit has {}", quoted(without))),
         (found.mock == Some(true)).then(|| "the vectors are synthetic, made by a mock".to_owned()),
@@ -216,7 +264,9 @@ struct DatasetLine<'a> {
 
 impl<'a> DatasetLine<'a> {
     fn of(dataset: &'a Dataset) -> Self {
-        let personal = |columns: &'a [PiiColumn]| columns.iter().filter(|one| is_personal(one)).map(|one| one.column.as_str()).collect();
+        let personal = |columns: &'a [PiiColumn]| {
+            columns.iter().filter(|one| is_personal(one)).map(|one| one.column.as_str()).collect()
+        };
         Self {
             name: &dataset.name,
             mock: dataset.mock == Some(true),
@@ -242,7 +292,8 @@ async fn datasets(mesh: &Mesh, caller: &Caller) -> Answer {
     match mesh.ask::<catalog::method::List>(caller, &Default::default(), Default::default()).await {
         Ok(told) => {
             let out = told.value;
-            let lines: Vec<DatasetLine<'_>> = out.datasets.iter().take(LINES_MAX).map(DatasetLine::of).collect();
+            let lines: Vec<DatasetLine<'_>> =
+                out.datasets.iter().take(LINES_MAX).map(DatasetLine::of).collect();
             let left_out = out.datasets.len() - lines.len();
             let notes = out.notes.as_deref().unwrap_or_default();
             render(StatusCode::OK, template, here, context! { datasets => lines, left_out, notes })
@@ -276,14 +327,19 @@ struct VersionLine<'a> {
 
 impl<'a> ColumnLine<'a> {
     fn of(column: &'a catalog::Column, looked: &[PiiColumn]) -> Self {
-        let own: Vec<&PiiColumn> = looked.iter().filter(|one| is_within(&one.column, &column.name)).collect();
+        let own: Vec<&PiiColumn> =
+            looked.iter().filter(|one| is_within(&one.column, &column.name)).collect();
         Self {
             name: &column.name,
             arrow_type: &column.arrow_type,
             source_type: &column.source_type,
             nulls_made: column.nulls_made,
             is_personal: own.iter().any(|one| is_personal(one)),
-            personal: own.iter().map(|one| personal(one, &column.name)).collect::<Vec<_>>().join("; "),
+            personal: own
+                .iter()
+                .map(|one| personal(one, &column.name))
+                .collect::<Vec<_>>()
+                .join("; "),
         }
     }
 }
@@ -296,7 +352,11 @@ impl<'a> VersionLine<'a> {
             rows: version.rows,
             bytes: version.bytes,
             run_id: &version.run_id,
-            pins: pins.iter().filter(|pin| pin.run_id == version.run_id).map(|pin| pin.pin.as_str()).collect(),
+            pins: pins
+                .iter()
+                .filter(|pin| pin.run_id == version.run_id)
+                .map(|pin| pin.pin.as_str())
+                .collect(),
         }
     }
 }
@@ -311,9 +371,14 @@ async fn dataset(mesh: &Mesh, caller: &Caller, name: &str) -> Answer {
     let dataset = &out.dataset;
     let looked = dataset.pii.as_ref().map(|report| report.columns.as_slice());
     let pins = out.pins.as_deref().unwrap_or_default();
-    let columns: Vec<ColumnLine<'_>> =
-        dataset.columns.iter().take(LINES_MAX).map(|column| ColumnLine::of(column, looked.unwrap_or_default())).collect();
-    let history: Vec<VersionLine<'_>> = out.history.iter().map(|version| VersionLine::of(version, pins)).collect();
+    let columns: Vec<ColumnLine<'_>> = dataset
+        .columns
+        .iter()
+        .take(LINES_MAX)
+        .map(|column| ColumnLine::of(column, looked.unwrap_or_default()))
+        .collect();
+    let history: Vec<VersionLine<'_>> =
+        out.history.iter().map(|version| VersionLine::of(version, pins)).collect();
     let view = context! {
         name,
         dataset,
@@ -339,16 +404,29 @@ fn personal(looked: &PiiColumn, column: &str) -> String {
         "not_looked_at" => "not looked at",
         status => status,
     };
-    let findings: Vec<String> = looked.findings.iter().map(|finding| format!("{} {:.2}", finding.entity, finding.confidence)).collect();
-    let prose = looked.free_text.iter().map(|density| format!("{} in {:.0} of 1,000 texts", density.entity, density.per_1000));
+    let findings: Vec<String> = looked
+        .findings
+        .iter()
+        .map(|finding| format!("{} {:.2}", finding.entity, finding.confidence))
+        .collect();
+    let prose = looked
+        .free_text
+        .iter()
+        .map(|density| format!("{} in {:.0} of 1,000 texts", density.entity, density.per_1000));
     let all: Vec<String> = findings.into_iter().chain(prose).collect();
     let place = if looked.column == column { String::new() } else { format!("{} ", looked.column) };
-    if all.is_empty() { format!("{place}{status}") } else { format!("{place}{status}: {}", all.join(", ")) }
+    if all.is_empty() {
+        format!("{place}{status}")
+    } else {
+        format!("{place}{status}: {}", all.join(", "))
+    }
 }
 
 /// What became of objects.
 fn dataset_notes(out: &GetOut) -> Vec<String> {
-    let note = |keys: &Option<Vec<String>>, words: &str| keys.as_ref().map(|keys| format!("{} objects {words}", keys.len()));
+    let note = |keys: &Option<Vec<String>>, words: &str| {
+        keys.as_ref().map(|keys| format!("{} objects {words}", keys.len()))
+    };
     let notes = [
         note(&out.missing, "are gone, or cut, and have no copy that is right"),
         note(&out.rescued, "were gone or damaged, and have come back from bucket rescue"),
@@ -413,10 +491,11 @@ impl<'a> TrialLine<'a> {
 async fn trials(mesh: &Mesh, caller: &Caller, name: &str) -> Answer {
     let (template, here) = ("trials.html", "/page/indexes");
     let ask = index::NameIn { name: name.to_owned() };
-    let out: TrialsOut = match mesh.ask::<index::method::Trials>(caller, &ask, Default::default()).await {
-        Ok(told) => told.value,
-        Err(refusal) => return refused(&refusal, template, here, context! { name }),
-    };
+    let out: TrialsOut =
+        match mesh.ask::<index::method::Trials>(caller, &ask, Default::default()).await {
+            Ok(told) => told.value,
+            Err(refusal) => return refused(&refusal, template, here, context! { name }),
+        };
     let ask = BestIn { name: name.to_owned(), ..BestIn::default() };
     let mut notes: Vec<String> = out.shortfall.iter().cloned().collect();
     let best = match mesh.ask::<index::method::Best>(caller, &ask, Default::default()).await {
@@ -427,22 +506,46 @@ async fn trials(mesh: &Mesh, caller: &Caller, name: &str) -> Answer {
         }
     };
     let best_id = best.trial.as_ref().map(|trial| trial.id.as_str());
-    let same: Vec<&TrialRecord> = out.trials.iter().filter(|trial| otherness(&out, trial).is_none()).collect();
+    let same: Vec<&TrialRecord> =
+        out.trials.iter().filter(|trial| otherness(&out, trial).is_none()).collect();
     // The newest: a plot of thousands says nothing.
-    let plot = plot::plot(&same[same.len().saturating_sub(LINES_MAX)..], best_id, out.live.as_ref());
+    let plot =
+        plot::plot(&same[same.len().saturating_sub(LINES_MAX)..], best_id, out.live.as_ref());
     let live = match &out.live {
         None => "what answers now: nothing does yet".to_owned(),
-        Some(live) if plot.as_ref().is_some_and(plot::Plot::has_live) => format!("what answers now: {}", plot::label(live)),
-        Some(live) => format!("what answers now, {}, was not measured on these queries: the next trial does so", plot::label(live)),
+        Some(live) if plot.as_ref().is_some_and(plot::Plot::has_live) => {
+            format!("what answers now: {}", plot::label(live))
+        }
+        Some(live) => format!(
+            "what answers now, {}, was not measured on these queries: the next trial does so",
+            plot::label(live)
+        ),
     };
     if plot.is_none() && !out.trials.is_empty() {
-        notes.push("no trial is on the data and the queries of now; `brahman index autotune` makes some".to_owned());
+        notes.push(
+            "no trial is on the data and the queries of now; `brahman index autotune` makes some"
+                .to_owned(),
+        );
     }
     if out.trials.len() > LINES_MAX {
-        notes.push(format!("{} older trials are not listed; `brahman index trials --json` has all", out.trials.len() - LINES_MAX));
+        notes.push(format!(
+            "{} older trials are not listed; `brahman index trials --json` has all",
+            out.trials.len() - LINES_MAX
+        ));
     }
-    let lines: Vec<TrialLine<'_>> = out.trials.iter().rev().take(LINES_MAX).map(|trial| TrialLine::of(trial, &out, best_id)).collect();
-    render(StatusCode::OK, template, here, context! { name, plot, notes, live, by => chosen_by(&best), trials => lines })
+    let lines: Vec<TrialLine<'_>> = out
+        .trials
+        .iter()
+        .rev()
+        .take(LINES_MAX)
+        .map(|trial| TrialLine::of(trial, &out, best_id))
+        .collect();
+    render(
+        StatusCode::OK,
+        template,
+        here,
+        context! { name, plot, notes, live, by => chosen_by(&best), trials => lines },
+    )
 }
 
 /// Why a trial is not compared with what is measured now, if it is not.
@@ -472,7 +575,8 @@ fn chosen_by(best: &BestOut) -> String {
 /// # Errors
 /// 400 for a body that is no form's. What the mesh refuses is told in the view.
 pub(crate) async fn matrix(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<Answer, Refusal> {
-    let text = std::str::from_utf8(body).map_err(|_| Refusal::parameter("(body)", "expected a form's fields"))?;
+    let text = std::str::from_utf8(body)
+        .map_err(|_| Refusal::parameter("(body)", "expected a form's fields"))?;
     let form = Form::read(text)?;
     let talk = form.word("talk").unwrap_or_default();
     let (template, here) = ("score.html", "/page/score");
@@ -480,23 +584,37 @@ pub(crate) async fn matrix(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<
         Ok(done) => {
             let heat = Heat::of(&done);
             let mut notes: Vec<String> = done.warnings.iter().flatten().cloned().collect();
-            notes.extend(done.chat_template.iter().flat_map(|used| used.notes.iter().flatten()).cloned());
+            notes.extend(
+                done.chat_template.iter().flat_map(|used| used.notes.iter().flatten()).cloned(),
+            );
             if done.mock {
                 notes.push("the figures are synthetic, made by a mock".to_owned());
             }
             // Shown already, in other words.
             let summary = MatrixSummary { rows: None, scored: Vec::new(), ..done.clone() };
-            render(StatusCode::OK, template, here, context! { talk, notes, done => summary, ..Value::from_serialize(&heat) })
+            render(
+                StatusCode::OK,
+                template,
+                here,
+                context! { talk, notes, done => summary, ..Value::from_serialize(&heat) },
+            )
         }
         Err(refusal) => refused(&refusal, template, here, context! { talk }),
     })
 }
 
 async fn scored(mesh: &Mesh, caller: &Caller, talk: &str) -> Result<MatrixSummary, Refusal> {
-    let ask = MatrixIn { conversation: Some(talk::read(talk)?), top: Some(heat::TOKENS), ..MatrixIn::default() };
+    let ask = MatrixIn {
+        conversation: Some(talk::read(talk)?),
+        top: Some(heat::TOKENS),
+        ..MatrixIn::default()
+    };
     match mesh.ask::<score::method::ScoreMatrix>(caller, &ask, Default::default()).await?.value {
         MatrixOut::Done(done) => Ok(done),
-        _ => Err(Fault::internal("the provider's answer to a call without `more` is not the last one").into()),
+        _ => Err(Fault::internal(
+            "the provider's answer to a call without `more` is not the last one",
+        )
+        .into()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Places for what is bounded: connections, requests, streams, bytes of bodies.
 //!
-//! Invariant: whoever comes by TCP never has all of them, so that the mesh's own user is let in by his socket whoever else comes.
+//! Invariant: whoever comes by TCP never has all of them, so that the mesh's own user is let in by
+//! his socket whoever else comes.
 
 use std::sync::Arc;
 

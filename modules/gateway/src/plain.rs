@@ -50,17 +50,23 @@ pub(crate) async fn events(mesh: &Mesh, caller: &Caller) -> Result<Answer, Refus
                 () = drain.cancelled() => return,
                 _ = beats.tick() => {}
             }
-            let told = client.call_method::<broker::method::Status>(&Default::default(), &options).await.map_err(Fault::from);
+            let told = client
+                .call_method::<broker::method::Status>(&Default::default(), &options)
+                .await
+                .map_err(Fault::from);
             let part = match told {
-                Ok(answer) => StreamFormat::Events.part("status", &serde_json::to_vec(&answer.value).unwrap_or_default()),
-                Err(fault) => StreamFormat::Events.part("error", &serde_json::to_vec(&fault).unwrap_or_default()),
+                Ok(answer) => StreamFormat::Events
+                    .part("status", &serde_json::to_vec(&answer.value).unwrap_or_default()),
+                Err(fault) => StreamFormat::Events
+                    .part("error", &serde_json::to_vec(&fault).unwrap_or_default()),
             };
             if parts.send(part).await.is_err() {
                 return;
             }
         }
     });
-    let mut answer = answer::of(StatusCode::OK, StreamFormat::Events.media_type(), AnswerBody::Parts(waiting));
+    let mut answer =
+        answer::of(StatusCode::OK, StreamFormat::Events.media_type(), AnswerBody::Parts(waiting));
     answer::set(&mut answer, "cache-control", "no-store");
     Ok(answer)
 }
@@ -76,11 +82,19 @@ pub(crate) async fn index(mesh: &Mesh, caller: &Caller, name: &str) -> Result<An
 }
 
 /// `POST /v1/indexes/{name}/search`: the parameters of `Search` without the index's name.
-pub(crate) async fn search(mesh: &Mesh, caller: &Caller, name: &str, body: &[u8]) -> Result<Answer, Refusal> {
+pub(crate) async fn search(
+    mesh: &Mesh,
+    caller: &Caller,
+    name: &str,
+    body: &[u8],
+) -> Result<Answer, Refusal> {
     caller.allow(index::INTERFACE.name)?;
     let mut ask: Map<String, Value> = parameters::read(body)?;
     if ask.get("index").is_some_and(|other| other != name) {
-        return Err(Refusal::parameter("index", "another one is named in the path: expected none here"));
+        return Err(Refusal::parameter(
+            "index",
+            "another one is named in the path: expected none here",
+        ));
     }
     ask.insert("index".to_owned(), name.into());
     single(mesh, caller, index::method::Search::NAME, &ask).await
@@ -93,18 +107,34 @@ pub(crate) async fn datasets(mesh: &Mesh, caller: &Caller) -> Result<Answer, Ref
 
 /// `GET /v1/datasets/{name}`.
 pub(crate) async fn dataset(mesh: &Mesh, caller: &Caller, name: &str) -> Result<Answer, Refusal> {
-    reply_of::<catalog::method::Get>(mesh, caller, &catalog::NameIn { name: name.to_owned(), mock: None }).await
+    reply_of::<catalog::method::Get>(
+        mesh,
+        caller,
+        &catalog::NameIn { name: name.to_owned(), mock: None },
+    )
+    .await
 }
 
-/// `GET /v1/buckets/{bucket}/objects/{key}`: an object's bytes, of which a header says where they come from.
-pub(crate) async fn object(mesh: &Mesh, caller: &Caller, bucket: &str, key: &str) -> Result<Answer, Refusal> {
-    let key = decoded(key).ok_or_else(|| Refusal::parameter("key", "expected UTF-8, escaped as in a URL"))?;
+/// `GET /v1/buckets/{bucket}/objects/{key}`: an object's bytes, of which a header says where they
+/// come from.
+pub(crate) async fn object(
+    mesh: &Mesh,
+    caller: &Caller,
+    bucket: &str,
+    key: &str,
+) -> Result<Answer, Refusal> {
+    let key = decoded(key)
+        .ok_or_else(|| Refusal::parameter("key", "expected UTF-8, escaped as in a URL"))?;
     let ask = GetObjectIn { bucket: bucket.to_owned(), key, offset: None, length: None };
     let given = mesh.ask::<storage::method::GetObject>(caller, &ask, Default::default()).await?;
     let out = given.value;
-    let bytes = base64::decode(&out.data_base64).ok_or_else(|| Fault::internal("the object's bytes came damaged"))?;
+    let bytes = base64::decode(&out.data_base64)
+        .ok_or_else(|| Fault::internal("the object's bytes came damaged"))?;
     if bytes.len() as u64 != out.size {
-        let fault = Fault::overloaded(format!("the object has {} bytes, of which {} fit one answer", out.size, bytes.len()), 0);
+        let fault = Fault::overloaded(
+            format!("the object has {} bytes, of which {} fit one answer", out.size, bytes.len()),
+            0,
+        );
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, fault));
     }
     let mut answer = answer::bytes(StatusCode::OK, "application/octet-stream", bytes);
@@ -127,7 +157,10 @@ pub(crate) fn decoded(text: &str) -> Option<String> {
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {
         if *first == b'%' {
-            let digits = std::str::from_utf8(after.get(..2).filter(|two| two.iter().all(u8::is_ascii_hexdigit))?).ok()?;
+            let digits = std::str::from_utf8(
+                after.get(..2).filter(|two| two.iter().all(u8::is_ascii_hexdigit))?,
+            )
+            .ok()?;
             bytes.push(u8::from_str_radix(digits, 16).ok()?);
             rest = &after[2..];
         } else {

@@ -1,6 +1,7 @@
 //! What this crate's program runs.
 //!
-//! Here and not in `main.rs`: the code of a service's futures is generated where they are polled, so once, with the library.
+//! Here and not in `main.rs`: the code of a service's futures is generated where they are polled,
+//! so once, with the library.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -47,14 +48,29 @@ pub fn gateway() -> ExitCode {
             }
             named.push(format!("http://{address}"));
         }
-        let connections = std::env::var("BRAHMAN_QUOTA_CONNECTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(CONNECTIONS_DEFAULT);
+        let connections = std::env::var("BRAHMAN_QUOTA_CONNECTIONS")
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(CONNECTIONS_DEFAULT);
         let uploads = module.cache.join("uploads").join(module.label());
         if let Err(error) = upload::clear(&uploads) {
-            tracing::warn!("files that were on their way stay in {}: {}", uploads.display(), chain(&error));
+            tracing::warn!(
+                "files that were on their way stay in {}: {}",
+                uploads.display(),
+                chain(&error)
+            );
         }
-        let gateway = Arc::new(Gateway::new(Mesh::new(&module.mesh, module.drain.clone()), settings, keys, uploads));
+        let gateway = Arc::new(Gateway::new(
+            Mesh::new(&module.mesh, module.drain.clone()),
+            settings,
+            keys,
+            uploads,
+        ));
         let door = Door::new(gateway, connections, module.drain.clone());
-        let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(|path| path.display().to_string()));
+        let path = socket
+            .local_addr()
+            .ok()
+            .and_then(|address| address.as_pathname().map(|path| path.display().to_string()));
         let mut attributes = BTreeMap::from([("socket".to_owned(), path.unwrap_or_default())]);
         if !named.is_empty() {
             attributes.insert("addresses".to_owned(), named.join(" "));

@@ -1,11 +1,15 @@
 //! Why a request is not answered, and how each API says so.
 //!
-//! Invariant: the status follows from the error's name alone, and the name itself is told wherever the API has a place for it.
+//! Invariant: the status follows from the error's name alone, and the name itself is told wherever
+//! the API has a place for it.
 
 use brahman_card::Fault;
-use brahman_card::interface::broker::error::{DeadlineExceeded, NoProvider, Overloaded, ProviderFailed};
+use brahman_card::interface::broker::error::{
+    DeadlineExceeded, NoProvider, Overloaded, ProviderFailed,
+};
 use brahman_card::interface::service::error::{
-    ExpectedMore, InterfaceNotFound, InvalidParameter, MethodNotFound, MethodNotImplemented, PermissionDenied,
+    ExpectedMore, InterfaceNotFound, InvalidParameter, MethodNotFound, MethodNotImplemented,
+    PermissionDenied,
 };
 use brahman_card::interface::{INTERNAL, WireError as _, catalog, embed, index, rerank, score};
 use hyper::StatusCode;
@@ -47,14 +51,19 @@ impl Refusal {
     /// Nobody serves a model of this name.
     pub(crate) fn no_model(name: &str, served: &[String]) -> Self {
         let served = if served.is_empty() { "none is".to_owned() } else { served.join(", ") };
-        let fault = Fault::new(NoProvider::NAME, false, format!("model `{name}` is not served here, there are: {served}"));
+        let fault = Fault::new(
+            NoProvider::NAME,
+            false,
+            format!("model `{name}` is not served here, there are: {served}"),
+        );
         Self::new(StatusCode::NOT_FOUND, fault.with("model", name))
     }
 
     /// How many seconds to wait before the next attempt.
     fn retry_after_s(&self) -> Option<u64> {
         let ms = self.fault.parameters.get("retry_after_ms").and_then(Value::as_u64);
-        let is_busy = matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+        let is_busy =
+            matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
         is_busy.then(|| ms.unwrap_or(1000).div_ceil(1000).max(1))
     }
 }
@@ -63,15 +72,28 @@ impl Refusal {
 fn status_of(fault: &Fault) -> StatusCode {
     let name = fault.name.as_ref();
     let is_one_of = |names: &[&str]| names.contains(&name);
-    if is_one_of(&[InvalidParameter::NAME, ExpectedMore::NAME, embed::error::TextTooLong::NAME, rerank::error::PairTooLong::NAME])
-        || is_one_of(&[score::error::ContextTooLong::NAME, score::error::NoSuchToken::NAME, index::error::ModelMismatch::NAME])
-    {
+    if is_one_of(&[
+        InvalidParameter::NAME,
+        ExpectedMore::NAME,
+        embed::error::TextTooLong::NAME,
+        rerank::error::PairTooLong::NAME,
+    ]) || is_one_of(&[
+        score::error::ContextTooLong::NAME,
+        score::error::NoSuchToken::NAME,
+        index::error::ModelMismatch::NAME,
+    ]) {
         StatusCode::BAD_REQUEST
     } else if is_one_of(&[PermissionDenied::NAME]) {
         StatusCode::FORBIDDEN
-    } else if is_one_of(&[InterfaceNotFound::NAME, MethodNotFound::NAME, MethodNotImplemented::NAME, index::error::NoSuchIndex::NAME])
-        || is_one_of(&[catalog::error::NoSuchDataset::NAME, catalog::error::NoSuchBucket::NAME])
-    {
+    } else if is_one_of(&[
+        InterfaceNotFound::NAME,
+        MethodNotFound::NAME,
+        MethodNotImplemented::NAME,
+        index::error::NoSuchIndex::NAME,
+    ]) || is_one_of(&[
+        catalog::error::NoSuchDataset::NAME,
+        catalog::error::NoSuchBucket::NAME,
+    ]) {
         StatusCode::NOT_FOUND
     } else if is_one_of(&[DeadlineExceeded::NAME]) {
         StatusCode::GATEWAY_TIMEOUT
@@ -79,7 +101,12 @@ fn status_of(fault: &Fault) -> StatusCode {
         StatusCode::BAD_GATEWAY
     } else if is_one_of(&[NoProvider::NAME, Overloaded::NAME]) {
         StatusCode::SERVICE_UNAVAILABLE
-    } else if is_one_of(&[INTERNAL, embed::error::BadOutput::NAME, rerank::error::BadOutput::NAME, score::error::BadOutput::NAME]) {
+    } else if is_one_of(&[
+        INTERNAL,
+        embed::error::BadOutput::NAME,
+        rerank::error::BadOutput::NAME,
+        score::error::BadOutput::NAME,
+    ]) {
         StatusCode::INTERNAL_SERVER_ERROR
     } else if fault.retryable() {
         StatusCode::SERVICE_UNAVAILABLE
@@ -114,7 +141,9 @@ impl Dialect {
                 let param = fault.parameters.get("parameter").cloned().unwrap_or(Value::Null);
                 let code = match status {
                     _ if is_too_long => "context_length_exceeded",
-                    StatusCode::NOT_FOUND if fault.parameters.contains_key("model") => "model_not_found",
+                    StatusCode::NOT_FOUND if fault.parameters.contains_key("model") => {
+                        "model_not_found"
+                    }
                     StatusCode::UNAUTHORIZED => "invalid_api_key",
                     StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
                     _ => fault.name.as_ref(),
@@ -172,7 +201,13 @@ mod tests {
 
     #[test]
     fn an_error_has_the_status_that_its_name_says() {
-        let too_long = || Fault::of(&embed::error::TextTooLong { index: 0, tokens: 300, max_tokens: 256 }, false, "too long");
+        let too_long = || {
+            Fault::of(
+                &embed::error::TextTooLong { index: 0, tokens: 300, max_tokens: 256 },
+                false,
+                "too long",
+            )
+        };
         for (fault, status) in [
             (Fault::invalid_parameter("texts", "expected some"), 400),
             (too_long(), 400),
@@ -189,6 +224,9 @@ mod tests {
         }
         assert_eq!(Dialect::Tei.refuse(&too_long().into()).status(), StatusCode::PAYLOAD_TOO_LARGE);
         let busy = Dialect::OpenAi.refuse(&Fault::overloaded("full", 1200).into());
-        assert_eq!(busy.headers().get("retry-after").map(|value| value.as_bytes()), Some(&b"2"[..]));
+        assert_eq!(
+            busy.headers().get("retry-after").map(|value| value.as_bytes()),
+            Some(&b"2"[..])
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Reranking as Cohere and Jina have it: `/v1/rerank`, `/v2/rerank`. <https://docs.cohere.com/reference/rerank>,
-//! <https://jina.ai/reranker>
+//! Reranking as Cohere and Jina have it: `/v1/rerank`, `/v2/rerank`.
+//! <https://docs.cohere.com/reference/rerank>, <https://jina.ai/reranker>
 //!
 //! Invariant: documents that are too long are cut, as both do, and a header says how many.
 
@@ -48,10 +48,16 @@ struct DocumentText<'a> {
 }
 
 /// `POST /v1/rerank`; of `/v2/rerank` documents are never given back.
-pub(crate) async fn rerank(mesh: &Mesh, caller: &Caller, body: &[u8], is_second: bool) -> Result<Answer, Refusal> {
+pub(crate) async fn rerank(
+    mesh: &Mesh,
+    caller: &Caller,
+    body: &[u8],
+    is_second: bool,
+) -> Result<Answer, Refusal> {
     let request: RerankRequest = parameters::read(body)?;
     if request.documents.is_empty() || request.documents.len() > DOCUMENTS_MAX {
-        let expected = format!("{} documents, expected 1 to {DOCUMENTS_MAX}", request.documents.len());
+        let expected =
+            format!("{} documents, expected 1 to {DOCUMENTS_MAX}", request.documents.len());
         return Err(Refusal::parameter("documents", expected));
     }
     let model = mesh.model(caller, rerank::INTERFACE.name, Some(&request.model)).await?;
@@ -59,11 +65,19 @@ pub(crate) async fn rerank(mesh: &Mesh, caller: &Caller, body: &[u8], is_second:
         RerankDocument::Text(text) | RerankDocument::Object { text } => text,
     };
     let texts: Vec<String> = request.documents.into_iter().map(text).collect();
-    let ask = RerankIn { query: request.query, texts, top_n: request.top_n, truncate: Some(true), ..RerankIn::default() };
+    let ask = RerankIn {
+        query: request.query,
+        texts,
+        top_n: request.top_n,
+        truncate: Some(true),
+        ..RerankIn::default()
+    };
     let given = mesh.ask::<method::Rerank>(caller, &ask, model.requirements()).await?;
     let out = given.value;
     let returns = request.return_documents.unwrap_or(false) && !is_second;
-    let document = |index: u64| usize::try_from(index).ok().and_then(|index| ask.texts.get(index)).filter(|_| returns);
+    let document = |index: u64| {
+        usize::try_from(index).ok().and_then(|index| ask.texts.get(index)).filter(|_| returns)
+    };
     // Between 0 and 1, as these APIs have it.
     let score = |raw: f32| if out.sigmoid { raw } else { 1.0 / (1.0 + (-raw).exp()) };
     let entry = |ranked: &RankedText| RerankEntry {

@@ -1,6 +1,7 @@
 //! Which path is whose. Pure.
 //!
-//! Invariant: a path is taken literally: with an empty part, a dot part or a percent sign it is none of ours, but for an object's key.
+//! Invariant: a path is taken literally: with an empty part, a dot part or a percent sign it is
+//! none of ours, but for an object's key.
 
 use hyper::Method;
 
@@ -82,8 +83,11 @@ pub(crate) enum Route<'a> {
 impl<'a> Route<'a> {
     /// What a path means.
     pub(crate) fn of(path: &'a str) -> Option<Self> {
-        if let Some((bucket, key)) = path.strip_prefix("/v1/buckets/").and_then(|rest| rest.split_once("/objects/")) {
-            return (is_plain(bucket) && !bucket.contains('/') && !key.is_empty()).then_some(Self::Object(bucket, key));
+        if let Some((bucket, key)) =
+            path.strip_prefix("/v1/buckets/").and_then(|rest| rest.split_once("/objects/"))
+        {
+            return (is_plain(bucket) && !bucket.contains('/') && !key.is_empty())
+                .then_some(Self::Object(bucket, key));
         }
         if let Some(model) = path.strip_prefix("/v1/models/") {
             return is_plain(model).then_some(Self::Model(model));
@@ -192,7 +196,11 @@ impl<'a> Route<'a> {
 
     /// Whether it may be asked for in this way.
     pub(crate) fn takes(&self, method: &Method) -> bool {
-        if self.is_post() { method == Method::POST } else { method == Method::GET || method == Method::HEAD }
+        if self.is_post() {
+            method == Method::POST
+        } else {
+            method == Method::GET || method == Method::HEAD
+        }
     }
 }
 
@@ -212,7 +220,8 @@ pub(crate) fn dialect(path: &str) -> Dialect {
 }
 
 fn is_plain(path: &str) -> bool {
-    path.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains(['%', '\\']))
+    path.split('/')
+        .all(|part| !part.is_empty() && part != "." && part != ".." && !part.contains(['%', '\\']))
 }
 
 #[cfg(test)]
@@ -227,7 +236,10 @@ mod tests {
             ("/page/matrix", Some(Route::Matrix)),
             ("/page/../metrics", None),
             ("/v1/embeddings", Some(Route::OpenAiEmbeddings)),
-            ("/v1/models/sentence-transformers/all-MiniLM-L6-v2", Some(Route::Model("sentence-transformers/all-MiniLM-L6-v2"))),
+            (
+                "/v1/models/sentence-transformers/all-MiniLM-L6-v2",
+                Some(Route::Model("sentence-transformers/all-MiniLM-L6-v2")),
+            ),
             ("/v1/indexes/notes/search", Some(Route::Search("notes"))),
             ("/v1/buckets/primary/objects/a/b%20c", Some(Route::Object("primary", "a/b%20c"))),
             ("/v1/call/org.example.Thing.Do", Some(Route::Call("org.example.Thing.Do"))),
@@ -240,7 +252,11 @@ mod tests {
         ] {
             assert_eq!(Route::of(path), route, "{path}");
         }
-        assert!(Route::Search("x").takes(&Method::POST) && !Route::Search("x").takes(&Method::GET) && Route::Page.takes(&Method::HEAD));
+        assert!(
+            Route::Search("x").takes(&Method::POST)
+                && !Route::Search("x").takes(&Method::GET)
+                && Route::Page.takes(&Method::HEAD)
+        );
         assert_eq!(
             (dialect("/api/nothing"), dialect("/v1/nothing"), dialect("/v1/status")),
             (Dialect::Ollama, Dialect::OpenAi, Dialect::Own)

@@ -1,8 +1,11 @@
-//! `/v1/score`: the log-probability of each of the assistant's responses in a prompt of tokens, as clients that score memories ask for it.
+//! `/v1/score`: the log-probability of each of the assistant's responses in a prompt of tokens, as
+//! clients that score memories ask for it.
 //!
-//! A response lies where the model's chat format says so, by the markers around it, or in the places that the request names.
+//! A response lies where the model's chat format says so, by the markers around it, or in the
+//! places that the request names.
 //!
-//! Invariant: what is counted are a response's own tokens, without the markers around it; a prompt in which no response is found is refused.
+//! Invariant: what is counted are a response's own tokens, without the markers around it; a prompt
+//! in which no response is found is refused.
 
 use std::ops::Range;
 
@@ -19,7 +22,8 @@ use crate::refusal::Refusal;
 /// Ranges that a request may name: a conversation has fewer responses.
 const RANGES_MAX: usize = 4096;
 
-/// What stands before and after an assistant's response, by chat format. The first format of which something is found counts.
+/// What stands before and after an assistant's response, by chat format. The first format of which
+/// something is found counts.
 const MARKERS: [(&str, &[&str]); 9] = [
     // ChatML: Qwen, Yi, SmolLM and many others.
     ("<|im_start|>assistant\n", &["<|im_end|>"]),
@@ -47,7 +51,8 @@ struct ScoreRequest {
     model: String,
     prompt: Vec<u32>,
     priority: Option<i64>,
-    /// Where the responses are, each from its first token to the one behind its last; found by markers unless said.
+    /// Where the responses are, each from its first token to the one behind its last; found by
+    /// markers unless said.
     ranges: Option<Vec<(usize, usize)>>,
 }
 
@@ -73,12 +78,22 @@ struct ScoreEntry {
 pub(crate) async fn score(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<Answer, Refusal> {
     let request: ScoreRequest = parameters::read(body)?;
     let count = request.prompt.len();
-    if let Some((start, end)) = request.ranges.iter().flatten().find(|(start, end)| *start == 0 || start >= end || *end > count) {
-        let expected = format!("{start} to {end}: expected places from 1 to {count}, the first token has no log-probability");
+    if let Some((start, end)) = request
+        .ranges
+        .iter()
+        .flatten()
+        .find(|(start, end)| *start == 0 || start >= end || *end > count)
+    {
+        let expected = format!(
+            "{start} to {end}: expected places from 1 to {count}, the first token has no log-probability"
+        );
         return Err(Refusal::parameter("ranges", expected));
     }
     if let Some(ranges) = request.ranges.as_ref().filter(|ranges| ranges.len() > RANGES_MAX) {
-        return Err(Refusal::parameter("ranges", format!("{} of them, expected at most {RANGES_MAX}", ranges.len())));
+        return Err(Refusal::parameter(
+            "ranges",
+            format!("{} of them, expected at most {RANGES_MAX}", ranges.len()),
+        ));
     }
     let model = mesh.model(caller, score::INTERFACE.name, Some(&request.model)).await?;
     let ask = LogprobsIn { tokens: Some(request.prompt), text: None, priority: request.priority };
@@ -93,7 +108,14 @@ pub(crate) async fn score(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<A
         return Err(Refusal::parameter("prompt", expected));
     }
     let entry = |range: &Range<usize>| ScoreEntry {
-        total_logprob: out.logprobs.get(range.clone()).unwrap_or_default().iter().flatten().map(|x| f64::from(*x)).sum(),
+        total_logprob: out
+            .logprobs
+            .get(range.clone())
+            .unwrap_or_default()
+            .iter()
+            .flatten()
+            .map(|x| f64::from(*x))
+            .sum(),
         tokens: range.len(),
         range: (range.start, range.end),
     };
@@ -110,15 +132,17 @@ pub(crate) async fn score(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<A
     Ok(answer)
 }
 
-/// The tokens of each response of the assistant, by the text of each token. A response that nothing ends goes on to the prompt's end. It
-/// takes as long as the text is, for each format, however many responses there are.
+/// The tokens of each response of the assistant, by the text of each token. A response that nothing
+/// ends goes on to the prompt's end. It takes as long as the text is, for each format, however many
+/// responses there are.
 fn responses(pieces: &[String]) -> Vec<Range<usize>> {
     let text = pieces.concat();
     let starts = starts(pieces);
     for (open, closes) in MARKERS {
         let mut spans = Vec::new();
         let mut from = 0;
-        // Where each of the ends lies next, from what was looked at so far; none if it does not come again.
+        // Where each of the ends lies next, from what was looked at so far; none if it does not
+        // come again.
         let mut next: Vec<Option<usize>> = vec![Some(0); closes.len()];
         while let Some(at) = text[from..].find(open) {
             let start = from + at + open.len();
@@ -133,7 +157,8 @@ fn responses(pieces: &[String]) -> Vec<Range<usize>> {
             }
             from = end.max(start);
         }
-        let ranges: Vec<Range<usize>> = spans.into_iter().filter_map(|span| tokens_within(pieces, &starts, &span)).collect();
+        let ranges: Vec<Range<usize>> =
+            spans.into_iter().filter_map(|span| tokens_within(pieces, &starts, &span)).collect();
         if !ranges.is_empty() {
             return ranges;
         }
@@ -176,8 +201,21 @@ mod tests {
 
     #[test]
     fn responses_lie_between_their_markers() {
-        let chat =
-            ["<|im_start|>", "user", "\n", "Hi", "<|im_end|>", "\n", "<|im_start|>", "assistant", "\n", "Good", " day", "<|im_end|>", "\n"];
+        let chat = [
+            "<|im_start|>",
+            "user",
+            "\n",
+            "Hi",
+            "<|im_end|>",
+            "\n",
+            "<|im_start|>",
+            "assistant",
+            "\n",
+            "Good",
+            " day",
+            "<|im_end|>",
+            "\n",
+        ];
         assert_eq!(responses(&pieces(&chat)), vec![9..11; 1]);
         let open = [&chat[..], &["<|im_start|>", "assistant", "\n", "And"]].concat();
         assert_eq!(responses(&pieces(&open)), [9..11, 16..17], "the last one may be open");
@@ -192,8 +230,12 @@ mod tests {
     fn a_long_conversation_takes_as_long_as_its_text() {
         // Of the four ends of this format three never come.
         let turns = 100_000;
-        let talk: Vec<String> = (0..turns).flat_map(|_| pieces(&["<|assistant|>\n", "yes", "<|end|>"])).collect();
+        let talk: Vec<String> =
+            (0..turns).flat_map(|_| pieces(&["<|assistant|>\n", "yes", "<|end|>"])).collect();
         let found = responses(&talk);
-        assert_eq!((found.len(), found.first(), found.last()), (turns, Some(&(1..2)), Some(&(3 * turns - 2..3 * turns - 1))));
+        assert_eq!(
+            (found.len(), found.first(), found.last()),
+            (turns, Some(&(1..2)), Some(&(3 * turns - 2..3 * turns - 1)))
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Requests: who may make them, how much of them is read, and what is done with each.
 //!
-//! Invariants: a request that names another host, or a page of another origin, is turned away before its body is read; a body is bounded in
-//! bytes and time; as many requests are worked on at once as memory is there for.
+//! Invariants: a request that names another host, or a page of another origin, is turned away
+//! before its body is read; a body is bounded in bytes and time; as many requests are worked on at
+//! once as memory is there for.
 
 use std::future::poll_fn;
 use std::path::PathBuf;
@@ -63,7 +64,11 @@ impl Gateway {
     }
 
     /// Answers a request.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>, origin: Origin) -> Answer {
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        origin: Origin,
+    ) -> Answer {
         let started = Instant::now();
         let (head, body) = request.into_parts();
         let path = head.uri.path();
@@ -74,7 +79,8 @@ impl Gateway {
                 dialect(path).refuse(&refusal)
             }
         };
-        // Nothing that comes from here is a page of this origin's but the page itself, which says more.
+        // Nothing that comes from here is a page of this origin's but the page itself, which says
+        // more.
         answer::set(&mut answer, "x-content-type-options", "nosniff");
         self.allow_origin(&head.headers, &mut answer);
         let route = Route::of(path).map_or("other", |route| route.pattern());
@@ -82,16 +88,27 @@ impl Gateway {
         answer
     }
 
-    async fn attend(&self, head: &Parts, body: Incoming, origin: &Origin) -> Result<Answer, Refusal> {
+    async fn attend(
+        &self,
+        head: &Parts,
+        body: Incoming,
+        origin: &Origin,
+    ) -> Result<Answer, Refusal> {
         self.check_host(head, origin)?;
         if head.method == Method::OPTIONS {
             return self.preflight(&head.headers);
         }
         let path = head.uri.path();
-        let route = Route::of(path).ok_or_else(|| Refusal::absent(format!("nothing is at {path}; /openapi.json tells what there is")))?;
+        let route = Route::of(path).ok_or_else(|| {
+            Refusal::absent(format!("nothing is at {path}; /openapi.json tells what there is"))
+        })?;
         if !route.takes(&head.method) {
             let expected = if route.is_post() { "POST" } else { "GET" };
-            let fault = Fault::new(MethodNotImplemented::NAME, false, format!("{path} takes {expected}, not {}", head.method));
+            let fault = Fault::new(
+                MethodNotImplemented::NAME,
+                false,
+                format!("{path} takes {expected}, not {}", head.method),
+            );
             return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, fault));
         }
         self.check_origin(head, route)?;
@@ -100,27 +117,56 @@ impl Gateway {
         if route == Route::Upload {
             return upload::files(&self.mesh, &caller, head, body, &self.uploads).await;
         }
-        // Before it has a place among those that are worked on: who sends slowly keeps nobody from one.
+        // Before it has a place among those that are worked on: who sends slowly keeps nobody from
+        // one.
         let is_remote = caller.is_remote();
-        let (body, _memory) = if route.is_post() { read(body, &self.memory, is_remote).await? } else { (Vec::new(), None) };
+        let (body, _memory) = if route.is_post() {
+            read(body, &self.memory, is_remote).await?
+        } else {
+            (Vec::new(), None)
+        };
         let place = tokio::time::timeout(PLACE_PATIENCE, self.places.wait(is_remote)).await;
         let _place = match place {
             Ok(Some(place)) => place,
-            _ => return Err(Fault::overloaded(format!("{REQUESTS_MAX} requests are being worked on"), 1000).into()),
+            _ => {
+                return Err(Fault::overloaded(
+                    format!("{REQUESTS_MAX} requests are being worked on"),
+                    1000,
+                )
+                .into());
+            }
         };
         self.dispatch(route, &caller, head, &body).await
     }
 
-    async fn dispatch(&self, route: Route<'_>, caller: &Caller, head: &Parts, body: &[u8]) -> Result<Answer, Refusal> {
+    async fn dispatch(
+        &self,
+        route: Route<'_>,
+        caller: &Caller,
+        head: &Parts,
+        body: &[u8],
+    ) -> Result<Answer, Refusal> {
         let mesh = &self.mesh;
         match route {
             Route::Page => Ok(page::home(mesh, caller, &head.headers).await),
-            Route::View(name) => page::view(mesh, caller, name, head.uri.query().unwrap_or_default()).await,
+            Route::View(name) => {
+                page::view(mesh, caller, name, head.uri.query().unwrap_or_default()).await
+            }
             Route::Matrix => page::matrix(mesh, caller, body).await,
             Route::Health => tei::health(mesh, caller).await,
             Route::Metrics => {
-                let accept = head.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-                metrics::scrape(&self.metrics, mesh, caller, accept.contains("application/openmetrics-text")).await
+                let accept = head
+                    .headers
+                    .get(ACCEPT)
+                    .and_then(|accept| accept.to_str().ok())
+                    .unwrap_or_default();
+                metrics::scrape(
+                    &self.metrics,
+                    mesh,
+                    caller,
+                    accept.contains("application/openmetrics-text"),
+                )
+                .await
             }
             Route::OpenApi => openapi::document(mesh, caller).await,
             Route::Mcp => mcp::message(mesh, caller, &head.headers, body).await,
@@ -161,23 +207,33 @@ impl Gateway {
         let mut named = head.headers.get_all(HOST).iter();
         let first = named.next();
         // Of two names nobody can tell which one somebody before us has looked at.
-        let are_alike = named.next().is_none() && first.is_none_or(|name| name.as_bytes() == host.as_bytes());
+        let are_alike =
+            named.next().is_none() && first.is_none_or(|name| name.as_bytes() == host.as_bytes());
         if are_alike && self.settings.is_host(host, origin.at()) {
             return Ok(());
         }
-        let why =
-            format!("`{}` is not a name of this gateway's: BRAHMAN_GATEWAY_HOSTS says by which it may be called", host.escape_debug());
+        let why = format!(
+            "`{}` is not a name of this gateway's: BRAHMAN_GATEWAY_HOSTS says by which it may be called",
+            host.escape_debug()
+        );
         Err(Refusal::new(StatusCode::MISDIRECTED_REQUEST, Fault::permission_denied(why)))
     }
 
-    /// A browser says from where a page asks; a page of elsewhere is answered only if that is allowed.
+    /// A browser says from where a page asks; a page of elsewhere is answered only if that is
+    /// allowed.
     fn check_origin(&self, head: &Parts, route: Route<'_>) -> Result<(), Refusal> {
-        let word = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let word = |name: &str| {
+            head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        };
         let Some(origin) = head.headers.get(ORIGIN) else {
-            // Asked by a page for an image or the like, it has none. What a person has followed a link to is another matter.
-            let is_foreign = ["cross-site", "same-site"].contains(&word("sec-fetch-site")) && word("sec-fetch-dest") != "document";
+            // Asked by a page for an image or the like, it has none. What a person has followed a
+            // link to is another matter.
+            let is_foreign = ["cross-site", "same-site"].contains(&word("sec-fetch-site"))
+                && word("sec-fetch-dest") != "document";
             return match is_foreign && route != Route::Page {
-                true => Err(Fault::permission_denied("pages of another origin may not ask here").into()),
+                true => {
+                    Err(Fault::permission_denied("pages of another origin may not ask here").into())
+                }
                 false => Ok(()),
             };
         };
@@ -186,19 +242,30 @@ impl Gateway {
         if self.settings.is_origin(origin) || is_own_origin(origin, host_of(head)) {
             return Ok(());
         }
-        let why = format!("pages of `{}` may not ask here: BRAHMAN_GATEWAY_ORIGINS says which may", origin.escape_debug());
+        let why = format!(
+            "pages of `{}` may not ask here: BRAHMAN_GATEWAY_ORIGINS says which may",
+            origin.escape_debug()
+        );
         Err(Fault::permission_denied(why).into())
     }
 
     /// Answers a browser that asks whether it may ask.
     fn preflight(&self, headers: &HeaderMap) -> Result<Answer, Refusal> {
-        let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or_default();
+        let origin =
+            headers.get(ORIGIN).and_then(|origin| origin.to_str().ok()).unwrap_or_default();
         if !self.settings.is_origin(origin) {
-            return Err(Fault::permission_denied("BRAHMAN_GATEWAY_ORIGINS does not name this origin").into());
+            return Err(Fault::permission_denied(
+                "BRAHMAN_GATEWAY_ORIGINS does not name this origin",
+            )
+            .into());
         }
         let mut answer = answer::bytes(StatusCode::NO_CONTENT, "text/plain", "");
         answer::set(&mut answer, "access-control-allow-methods", "GET, POST");
-        answer::set(&mut answer, "access-control-allow-headers", "authorization, content-type, x-api-key, brahman-context, traceparent");
+        answer::set(
+            &mut answer,
+            "access-control-allow-headers",
+            "authorization, content-type, x-api-key, brahman-context, traceparent",
+        );
         answer::set(&mut answer, "access-control-max-age", "600");
         Ok(answer)
     }
@@ -219,13 +286,23 @@ fn host_of(head: &Parts) -> &str {
     head.uri.authority().map(|authority| authority.as_str()).or_else(named).unwrap_or_default()
 }
 
-/// Reads a body, as far as it may go. What it takes of the memory for bodies is given back with the second.
-async fn read(mut body: Incoming, memory: &Places, is_remote: bool) -> Result<(Vec<u8>, Option<Place>), Refusal> {
+/// Reads a body, as far as it may go. What it takes of the memory for bodies is given back with the
+/// second.
+async fn read(
+    mut body: Incoming,
+    memory: &Places,
+    is_remote: bool,
+) -> Result<(Vec<u8>, Option<Place>), Refusal> {
     let too_long = || {
         let fault = Fault::overloaded(format!("the body has more than {BODY_BYTES_MAX} bytes"), 0);
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, fault)
     };
-    let late = || Refusal::new(StatusCode::REQUEST_TIMEOUT, Fault::deadline_exceeded("the body was on its way"));
+    let late = || {
+        Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            Fault::deadline_exceeded("the body was on its way"),
+        )
+    };
     if body.size_hint().lower() > BODY_BYTES_MAX as u64 {
         return Err(too_long());
     }
@@ -237,16 +314,21 @@ async fn read(mut body: Incoming, memory: &Places, is_remote: bool) -> Result<(V
         match tokio::time::timeout_at(stalled.into(), next).await {
             Err(_) => return Err(late()),
             Ok(None) => return Ok((bytes, held)),
-            Ok(Some(Err(error))) => return Err(Refusal::parameter("(body)", format!("it could not be read: {error}"))),
+            Ok(Some(Err(error))) => {
+                return Err(Refusal::parameter("(body)", format!("it could not be read: {error}")));
+            }
             Ok(Some(Ok(frame))) => {
                 let Ok(data) = frame.into_data() else { continue };
                 if bytes.len() + data.len() > BODY_BYTES_MAX {
                     return Err(too_long());
                 }
-                let needed_kib = u32::try_from((bytes.len() + data.len()).div_ceil(1024)).unwrap_or(u32::MAX);
+                let needed_kib =
+                    u32::try_from((bytes.len() + data.len()).div_ceil(1024)).unwrap_or(u32::MAX);
                 if needed_kib > held_kib {
                     let more = memory.take(needed_kib - held_kib, is_remote);
-                    let more = more.ok_or_else(|| Fault::overloaded("no memory is left for another body", 1000))?;
+                    let more = more.ok_or_else(|| {
+                        Fault::overloaded("no memory is left for another body", 1000)
+                    })?;
                     held_kib = needed_kib;
                     match &mut held {
                         Some(held) => held.merge(more),

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::keys::Flows;
 
-/// What whoever comes by TCP without a key may call, unless said: what computes, and reads nobody's data.
+/// What whoever comes by TCP without a key may call, unless said: what computes, and reads nobody's
+/// data.
 const OPEN_DEFAULT: &str = "embed,rerank,score";
 
 /// The gateway's settings.
@@ -22,17 +23,25 @@ impl Settings {
     pub(crate) fn from_env() -> Self {
         let list = |name: &str, unset: &str| -> Vec<String> {
             let value = std::env::var(name).unwrap_or_else(|_| unset.to_owned());
-            value.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+            value
+                .split(',')
+                .map(str::trim)
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned)
+                .collect()
         };
         Self {
-            hosts: list("BRAHMAN_GATEWAY_HOSTS", "").iter().map(|host| host.to_ascii_lowercase()).collect(),
+            hosts: list("BRAHMAN_GATEWAY_HOSTS", "")
+                .iter()
+                .map(|host| host.to_ascii_lowercase())
+                .collect(),
             origins: list("BRAHMAN_GATEWAY_ORIGINS", ""),
             open: Flows::of(list("BRAHMAN_GATEWAY_OPEN", OPEN_DEFAULT).iter().map(String::as_str)),
         }
     }
 
-    /// Whether a `Host` header names this gateway. A page from elsewhere whose name has been pointed at this machine sends its own.
-    /// `at` is where the connection came in, if by TCP.
+    /// Whether a `Host` header names this gateway. A page from elsewhere whose name has been
+    /// pointed at this machine sends its own. `at` is where the connection came in, if by TCP.
     pub(crate) fn is_host(&self, host: &str, at: Option<SocketAddr>) -> bool {
         let host = host.to_ascii_lowercase();
         let name = without_port(&host);
@@ -40,12 +49,17 @@ impl Settings {
             return true;
         }
         match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
-            // Who listens for both kinds of addresses is told of one kind in the words of the other.
+            // Who listens for both kinds of addresses is told of one kind in the words of the
+            // other.
             Ok(address) => {
                 let address = address.to_canonical();
                 address.is_loopback() || at.is_some_and(|at| at.ip().to_canonical() == address)
             }
-            Err(_) => name == "localhost" || name.ends_with(".localhost") || (at.is_none() && is_placeholder(name)),
+            Err(_) => {
+                name == "localhost"
+                    || name.ends_with(".localhost")
+                    || (at.is_none() && is_placeholder(name))
+            }
         }
     }
 
@@ -55,7 +69,8 @@ impl Settings {
     }
 }
 
-/// Whether a page's origin is the one that a request's `Host` names: the same host at the same port, that of its scheme unless said.
+/// Whether a page's origin is the one that a request's `Host` names: the same host at the same
+/// port, that of its scheme unless said.
 pub(crate) fn is_own_origin(origin: &str, host: &str) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let usual = match scheme {
@@ -67,7 +82,8 @@ pub(crate) fn is_own_origin(origin: &str, host: &str) -> bool {
     !authority.is_empty() && bare(authority) == bare(host)
 }
 
-/// Over a Unix socket there is no host: clients put whatever their library wants. Nothing of a browser's comes this way.
+/// Over a Unix socket there is no host: clients put whatever their library wants. Nothing of a
+/// browser's comes this way.
 fn is_placeholder(name: &str) -> bool {
     !name.contains('.') || name == "http.sock" || name == "brahman.sock"
 }
@@ -75,7 +91,12 @@ fn is_placeholder(name: &str) -> bool {
 /// A host without its port.
 fn without_port(host: &str) -> &str {
     match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) && (!name.contains(':') || name.ends_with(']')) => name,
+        Some((name, port))
+            if port.bytes().all(|b| b.is_ascii_digit())
+                && (!name.contains(':') || name.ends_with(']')) =>
+        {
+            name
+        }
         _ => host,
     }
 }
@@ -86,16 +107,36 @@ mod tests {
 
     #[test]
     fn a_host_is_this_machine_or_one_that_was_named() {
-        let settings = Settings { hosts: vec!["brahman.example".into()], origins: Vec::new(), open: Flows::of([]) };
+        let settings = Settings {
+            hosts: vec!["brahman.example".into()],
+            origins: Vec::new(),
+            open: Flows::of([]),
+        };
         let at: Option<SocketAddr> = "192.0.2.7:7077".parse().ok();
-        for host in ["localhost:7077", "127.0.0.1", "[::1]:7077", "192.0.2.7:7077", "Brahman.Example:7077", "a.localhost"] {
+        for host in [
+            "localhost:7077",
+            "127.0.0.1",
+            "[::1]:7077",
+            "192.0.2.7:7077",
+            "Brahman.Example:7077",
+            "a.localhost",
+        ] {
             assert!(settings.is_host(host, at), "{host}");
         }
-        for host in ["evil.example", "192.0.2.8", "127.0.0.1.evil.example", "", "evil", "localhost.evil.example"] {
+        for host in [
+            "evil.example",
+            "192.0.2.8",
+            "127.0.0.1.evil.example",
+            "",
+            "evil",
+            "localhost.evil.example",
+        ] {
             assert!(!settings.is_host(host, at), "{host}");
         }
         let mapped: Option<SocketAddr> = "[::ffff:192.0.2.7]:7077".parse().ok();
-        for host in ["192.0.2.7", "[::ffff:192.0.2.7]:7077", "[::ffff:127.0.0.1]:7077", "127.0.0.1:7077"] {
+        for host in
+            ["192.0.2.7", "[::ffff:192.0.2.7]:7077", "[::ffff:127.0.0.1]:7077", "127.0.0.1:7077"]
+        {
             assert!(settings.is_host(host, mapped), "{host}");
         }
         assert!(!settings.is_host("192.0.2.8", mapped));

@@ -1,7 +1,8 @@
 //! The API of text-embeddings-inference: `/embed`, `/rerank`, `/info`, `/health`.
 //! <https://huggingface.github.io/text-embeddings-inference>
 //!
-//! Invariant: vectors are as the model makes them; a request that wants them otherwise scaled is refused, and not answered with others.
+//! Invariant: vectors are as the model makes them; a request that wants them otherwise scaled is
+//! refused, and not answered with others.
 
 use brahman_card::interface::embed::{self, method};
 use brahman_card::interface::rerank::{self, RerankIn};
@@ -56,14 +57,25 @@ struct RankEntry<'a> {
 }
 
 /// `POST /embed`.
-pub(crate) async fn embed_texts(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<Answer, Refusal> {
+pub(crate) async fn embed_texts(
+    mesh: &Mesh,
+    caller: &Caller,
+    body: &[u8],
+) -> Result<Answer, Refusal> {
     let request: EmbedRequest = parameters::read(body)?;
     let texts = match request.inputs {
         EmbedInputs::Text(text) => vec![text],
         EmbedInputs::Texts(texts) => texts,
     };
-    if request.truncation_direction.as_deref().is_some_and(|side| !side.eq_ignore_ascii_case("right")) {
-        return Err(Refusal::parameter("truncation_direction", "expected `Right`: each model cuts where its folder says"));
+    if request
+        .truncation_direction
+        .as_deref()
+        .is_some_and(|side| !side.eq_ignore_ascii_case("right"))
+    {
+        return Err(Refusal::parameter(
+            "truncation_direction",
+            "expected `Right`: each model cuts where its folder says",
+        ));
     }
     let model = mesh.model(caller, embed::INTERFACE.name, None).await?;
     let how = Treatment {
@@ -77,7 +89,10 @@ pub(crate) async fn embed_texts(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Re
         && wanted != is
     {
         let way = if is { "of length 1" } else { "as the model gives them" };
-        return Err(Refusal::parameter("normalize", format!("`{}` gives vectors {way}: expected {is}", model.name)));
+        return Err(Refusal::parameter(
+            "normalize",
+            format!("`{}` gives vectors {way}: expected {is}", model.name),
+        ));
     }
     let mut answer = answer::json(StatusCode::OK, &vectors.vectors);
     vectors.sign(&mut answer);
@@ -85,9 +100,14 @@ pub(crate) async fn embed_texts(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Re
 }
 
 /// `POST /rerank`.
-pub(crate) async fn rerank_texts(mesh: &Mesh, caller: &Caller, body: &[u8]) -> Result<Answer, Refusal> {
+pub(crate) async fn rerank_texts(
+    mesh: &Mesh,
+    caller: &Caller,
+    body: &[u8],
+) -> Result<Answer, Refusal> {
     let RerankRequest { query, texts, truncate, raw_scores, return_text } = parameters::read(body)?;
-    let ask = RerankIn { query, texts, truncate: Some(truncate.unwrap_or(false)), ..RerankIn::default() };
+    let ask =
+        RerankIn { query, texts, truncate: Some(truncate.unwrap_or(false)), ..RerankIn::default() };
     let given = mesh.ask::<rerank::method::Rerank>(caller, &ask, Default::default()).await?;
     let out = given.value;
     if raw_scores && out.sigmoid {
@@ -96,7 +116,9 @@ pub(crate) async fn rerank_texts(mesh: &Mesh, caller: &Caller, body: &[u8]) -> R
     }
     // Between 0 and 1 unless raw ones were asked for, in the order that they have.
     let score = |raw: f32| if raw_scores || out.sigmoid { raw } else { 1.0 / (1.0 + (-raw).exp()) };
-    let text = |index: u64| usize::try_from(index).ok().and_then(|index| ask.texts.get(index)).filter(|_| return_text);
+    let text = |index: u64| {
+        usize::try_from(index).ok().and_then(|index| ask.texts.get(index)).filter(|_| return_text)
+    };
     let entry = |ranked: &rerank::RankedText| RankEntry {
         index: ranked.index,
         score: score(ranked.score),
@@ -114,9 +136,11 @@ pub(crate) async fn rerank_texts(mesh: &Mesh, caller: &Caller, body: &[u8]) -> R
 /// `GET /info`.
 pub(crate) async fn info(mesh: &Mesh, caller: &Caller) -> Result<Answer, Refusal> {
     let model = mesh.model(caller, embed::INTERFACE.name, None).await?;
-    let info = mesh.ask::<method::Info>(caller, &Default::default(), model.requirements()).await?.value;
+    let info =
+        mesh.ask::<method::Info>(caller, &Default::default(), model.requirements()).await?.value;
     let recipe = info.recipe.as_ref();
-    let pooling = recipe.and_then(|recipe| recipe.pooling.clone()).unwrap_or_else(|| "mean".to_owned());
+    let pooling =
+        recipe.and_then(|recipe| recipe.pooling.clone()).unwrap_or_else(|| "mean".to_owned());
     let reply = json!({
         "model_id": info.model,
         "model_sha": info.fingerprint,

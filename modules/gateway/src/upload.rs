@@ -1,8 +1,9 @@
 //! `POST /v1/ingest/files`: a file that comes as a body, and becomes a dataset.
 //!
-//! Invariants: what comes is written to a folder that nobody else enters, and is gone when the call is over, whatever came of it; its name is
-//! a file's name and no path; its length is bounded, and so are its time and the number of such files at once; what a life that was cut
-//! off has left is removed by the next.
+//! Invariants: what comes is written to a folder that nobody else enters, and is gone when the call
+//! is over, whatever came of it; its name is a file's name and no path; its length is bounded, and
+//! so are its time and the number of such files at once; what a life that was cut off has left is
+//! removed by the next.
 
 use std::fs::{File, OpenOptions};
 use std::future::poll_fn;
@@ -66,7 +67,8 @@ struct UploadFolder(PathBuf);
 impl UploadFolder {
     fn make(within: &Path) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let path = within.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let path =
+            within.join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         place::private_dir(&path)?;
         Ok(Self(path))
     }
@@ -92,39 +94,74 @@ impl UploadTerms {
         let (mut dataset, mut name, mut format) = (None, None, None);
         for part in query.split('&').filter(|part| !part.is_empty()) {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let value = decoded(&value.replace('+', " ")).ok_or_else(|| Refusal::parameter(key, "expected UTF-8, escaped as in a URL"))?;
+            let value = decoded(&value.replace('+', " "))
+                .ok_or_else(|| Refusal::parameter(key, "expected UTF-8, escaped as in a URL"))?;
             match key {
                 "dataset" => dataset = Some(value),
                 "name" => name = Some(value),
                 "format" => format = Some(value),
-                _ => return Err(Refusal::parameter(key, "not known here: expected dataset, name and format")),
+                _ => {
+                    return Err(Refusal::parameter(
+                        key,
+                        "not known here: expected dataset, name and format",
+                    ));
+                }
             }
         }
-        let dataset = dataset.ok_or_else(|| Refusal::parameter("dataset", "expected the name of a dataset"))?;
-        let name = name.ok_or_else(|| Refusal::parameter("name", "expected the file's name, whose ending says what it is"))?;
-        let is_name = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.starts_with('.') && !name.contains(['/', '\\', '\0']);
+        let dataset = dataset
+            .ok_or_else(|| Refusal::parameter("dataset", "expected the name of a dataset"))?;
+        let name = name.ok_or_else(|| {
+            Refusal::parameter("name", "expected the file's name, whose ending says what it is")
+        })?;
+        let is_name = !name.is_empty()
+            && name.len() <= NAME_BYTES_MAX
+            && !name.starts_with('.')
+            && !name.contains(['/', '\\', '\0']);
         if !is_name {
-            return Err(Refusal::parameter("name", format!("expected a file's name of at most {NAME_BYTES_MAX} bytes, and no path")));
+            return Err(Refusal::parameter(
+                "name",
+                format!("expected a file's name of at most {NAME_BYTES_MAX} bytes, and no path"),
+            ));
         }
         Ok(Self { dataset, name, format })
     }
 }
 
 /// Takes a file in, and has it ingested.
-pub(crate) async fn files(mesh: &Mesh, caller: &Caller, head: &Parts, body: Incoming, folder: &Path) -> Result<Answer, Refusal> {
+pub(crate) async fn files(
+    mesh: &Mesh,
+    caller: &Caller,
+    head: &Parts,
+    body: Incoming,
+    folder: &Path,
+) -> Result<Answer, Refusal> {
     caller.allow(ingest::INTERFACE.name)?;
-    let UploadTerms { dataset, name, format } = UploadTerms::read(head.uri.query().unwrap_or_default())?;
-    let full = || Fault::overloaded(format!("as many files are on their way as may be, of {FILES_MAX} in all"), 1000);
+    let UploadTerms { dataset, name, format } =
+        UploadTerms::read(head.uri.query().unwrap_or_default())?;
+    let full = || {
+        Fault::overloaded(
+            format!("as many files are on their way as may be, of {FILES_MAX} in all"),
+            1000,
+        )
+    };
     let _place = PLACES.take(1, caller.is_remote()).ok_or_else(full)?;
-    let unwritable = |error: io::Error| Fault::internal(format!("the file cannot be kept: {}", chain(&error)));
+    let unwritable =
+        |error: io::Error| Fault::internal(format!("the file cannot be kept: {}", chain(&error)));
     let upload = UploadFolder::make(folder).map_err(unwritable)?;
     let path = upload.0.join(name);
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(unwritable)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(unwritable)?;
     store(body, file).await?;
-    let ask = FilesIn { dataset, paths: vec![path.display().to_string()], format, ..FilesIn::default() };
+    let ask =
+        FilesIn { dataset, paths: vec![path.display().to_string()], format, ..FilesIn::default() };
     // The file is the gateway's own, whoever sent it: who may ingest at all was asked above.
     let options = CallOptions { uid: None, ..caller.options() };
-    let given = mesh.client().call_method::<method::Files>(&ask, &options).await.map_err(Fault::from)?;
+    let given =
+        mesh.client().call_method::<method::Files>(&ask, &options).await.map_err(Fault::from)?;
     let mut answer = answer::json(StatusCode::OK, &given.value);
     answer::sign(&mut answer, given.provider.as_deref(), given.mock);
     Ok(answer)
@@ -142,17 +179,28 @@ async fn store(mut body: Incoming, mut file: File) -> Result<(), Refusal> {
     let (begun, mut bytes) = (Instant::now(), 0_u64);
     loop {
         let until = (begun + allowed(bytes)).min(Instant::now() + STALL_MAX);
-        let next = tokio::time::timeout_at(until.into(), poll_fn(|context| Pin::new(&mut body).poll_frame(context)));
+        let next = tokio::time::timeout_at(
+            until.into(),
+            poll_fn(|context| Pin::new(&mut body).poll_frame(context)),
+        );
         let frame = match next.await {
-            Err(_) => return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, Fault::deadline_exceeded("the file was on its way"))),
+            Err(_) => {
+                return Err(Refusal::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    Fault::deadline_exceeded("the file was on its way"),
+                ));
+            }
             Ok(None) => break,
-            Ok(Some(Err(error))) => return Err(Refusal::parameter("(body)", format!("it could not be read: {error}"))),
+            Ok(Some(Err(error))) => {
+                return Err(Refusal::parameter("(body)", format!("it could not be read: {error}")));
+            }
             Ok(Some(Ok(frame))) => frame,
         };
         let Ok(data) = frame.into_data() else { continue };
         bytes += data.len() as u64;
         if bytes > FILE_BYTES_MAX {
-            let fault = Fault::overloaded(format!("the file has more than {FILE_BYTES_MAX} bytes"), 0);
+            let fault =
+                Fault::overloaded(format!("the file has more than {FILE_BYTES_MAX} bytes"), 0);
             return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, fault));
         }
         // Whoever writes has failed, and says so below.
@@ -162,7 +210,9 @@ async fn store(mut body: Incoming, mut file: File) -> Result<(), Refusal> {
     }
     drop(pieces);
     let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
-    written.map_err(|error| Fault::internal(format!("the file cannot be kept: {}", chain(&error))).into())
+    written.map_err(|error| {
+        Fault::internal(format!("the file cannot be kept: {}", chain(&error))).into()
+    })
 }
 
 #[cfg(test)]
@@ -190,8 +240,18 @@ mod tests {
     #[test]
     fn a_files_name_is_no_path() {
         let terms = UploadTerms::read("dataset=notes&name=a%20b.md").expect("terms");
-        assert_eq!((terms.dataset.as_str(), terms.name.as_str(), terms.format), ("notes", "a b.md", None));
-        for query in ["", "dataset=notes", "dataset=n&name=..%2fx", "dataset=n&name=.x", "dataset=n&name=%00", "dataset=n&name=a&x=1"] {
+        assert_eq!(
+            (terms.dataset.as_str(), terms.name.as_str(), terms.format),
+            ("notes", "a b.md", None)
+        );
+        for query in [
+            "",
+            "dataset=notes",
+            "dataset=n&name=..%2fx",
+            "dataset=n&name=.x",
+            "dataset=n&name=%00",
+            "dataset=n&name=a&x=1",
+        ] {
             assert!(UploadTerms::read(query).is_err(), "{query}");
         }
     }

@@ -1,7 +1,8 @@
-//! What the agent tries next, purely: what a plan of its bounds says, and sometimes anything; then near the champion. Never the same twice.
+//! What the agent tries next, purely: what a plan of its bounds says, and sometimes anything; then
+//! near the champion. Never the same twice.
 //!
-//! The choice depends only on the data's name and the trials on it, so a run can be repeated. Whether it
-//! may run now is a matter of monotonic time; a wall clock that jumps changes nothing.
+//! The choice depends only on the data's name and the trials on it, so a run can be repeated.
+//! Whether it may run now is a matter of monotonic time; a wall clock that jumps changes nothing.
 
 use std::collections::VecDeque;
 use std::io;
@@ -132,7 +133,11 @@ impl Settings {
         within("m", settings.m, 2, 256)?;
         within("ef_construction", settings.ef_construction, 4, 4096)?;
         if !(0.0..=1.0).contains(&settings.epsilon) {
-            return Err(SettingsError::Share { field: "epsilon", value: settings.epsilon, expected: "0 to 1" });
+            return Err(SettingsError::Share {
+                field: "epsilon",
+                value: settings.epsilon,
+                expected: "0 to 1",
+            });
         }
         if !is_recall(settings.target_recall) {
             let (value, expected) = (settings.target_recall, "above 0, at most 1");
@@ -165,7 +170,9 @@ impl<'a> History<'a> {
     /// Those on the same data and queries, by the same engine.
     fn alike(&self) -> Vec<&'a TrialRecord> {
         let all = self.eval.map(|eval| alike(self.trials, self.data, eval)).unwrap_or_default();
-        all.into_iter().filter(|trial| trial.config.engine.as_ref().is_none_or(|engine| engine == self.engine)).collect()
+        all.into_iter()
+            .filter(|trial| trial.config.engine.as_ref().is_none_or(|engine| engine == self.engine))
+            .collect()
     }
 }
 
@@ -174,7 +181,11 @@ impl<'a> History<'a> {
 pub fn tried(trials: &[&TrialRecord], goal: Goal) -> Vec<GridPoint> {
     let of = |trial: &&TrialRecord| {
         let (m, ef_construction) = (trial.config.m?, trial.config.ef_construction?);
-        Some(GridPoint { m, ef_construction, figures: figures(&with_best_width(trial, Choice::Better(goal))) })
+        Some(GridPoint {
+            m,
+            ef_construction,
+            figures: figures(&with_best_width(trial, Choice::Better(goal))),
+        })
     };
     trials.iter().filter_map(of).collect()
 }
@@ -184,21 +195,33 @@ pub fn tried(trials: &[&TrialRecord], goal: Goal) -> Vec<GridPoint> {
 pub fn next(settings: &Settings, history: &History<'_>) -> Option<Config> {
     let (same, goal) = (history.alike(), Goal::Target(settings.target_recall));
     let all = tried(&same, goal);
-    let seed = history.data.now.bytes().fold(same.len() as u64, |seed, byte| mix(seed ^ u64::from(byte)));
+    let seed =
+        history.data.now.bytes().fold(same.len() as u64, |seed, byte| mix(seed ^ u64::from(byte)));
     let is_new = |m: u64, ef: u64| !all.iter().any(|t| (t.m, t.ef_construction) == (m, ef));
     let share = |n: u64| (mix(n) >> 11) as f64 / (1_u64 << 53) as f64;
-    let config = |(m, ef): (u64, u64)| Config { m: Some(m), ef_construction: Some(ef), ..Config::default() };
+    let config =
+        |(m, ef): (u64, u64)| Config { m: Some(m), ef_construction: Some(ef), ..Config::default() };
     let explores = share(seed) < settings.epsilon;
-    if !explores && let Some(planned) = Grid::between(settings.m, settings.ef_construction, STEPS).next(goal, &all) {
+    if !explores
+        && let Some(planned) =
+            Grid::between(settings.m, settings.ef_construction, STEPS).next(goal, &all)
+    {
         return Some(config(planned));
     }
-    let champion = goal.best(&all.iter().map(|t| t.figures).collect::<Vec<_>>()).map(|place| all[place]);
+    let champion =
+        goal.best(&all.iter().map(|t| t.figures).collect::<Vec<_>>()).map(|place| all[place]);
     (0..ATTEMPTS).find_map(|attempt| {
         let draw = |axis: u64| share(seed ^ mix(attempt * 8 + axis));
-        let anywhere = |[least, most]: [u64; 2], draw: f64| least + ((most - least + 1) as f64 * draw) as u64;
-        let near = |value: u64, [least, most]: [u64; 2], draw: f64| ((value as f64 * (0.7 + 0.7 * draw)).round() as u64).clamp(least, most);
+        let anywhere =
+            |[least, most]: [u64; 2], draw: f64| least + ((most - least + 1) as f64 * draw) as u64;
+        let near = |value: u64, [least, most]: [u64; 2], draw: f64| {
+            ((value as f64 * (0.7 + 0.7 * draw)).round() as u64).clamp(least, most)
+        };
         let (m, ef_construction) = match champion.filter(|_| !explores) {
-            Some(best) => (near(best.m, settings.m, draw(1)), near(best.ef_construction, settings.ef_construction, draw(2))),
+            Some(best) => (
+                near(best.m, settings.m, draw(1)),
+                near(best.ef_construction, settings.ef_construction, draw(2)),
+            ),
             None => (anywhere(settings.m, draw(3)), anywhere(settings.ef_construction, draw(4))),
         };
         is_new(m, ef_construction).then(|| config((m, ef_construction)))
@@ -213,8 +236,9 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// What the journals tell of the agent's trials before this life of the module: when each ended, in milliseconds since
-    /// 1970, and how late it is now. A trial that seems to be still to come, because the clock was set back, ended just now.
+    /// What the journals tell of the agent's trials before this life of the module: when each
+    /// ended, in milliseconds since 1970, and how late it is now. A trial that seems to be still to
+    /// come, because the clock was set back, ended just now.
     #[must_use]
     pub fn resumed(ends_ms: impl Iterator<Item = u64>, now_ms: u64, now: Instant) -> Self {
         let ago = |end: u64| Duration::from_millis(now_ms.saturating_sub(end));
@@ -234,9 +258,15 @@ impl Pace {
         }
         let since = self.begun.back().copied().max(self.ended);
         let pause = Duration::from_secs(settings.cooldown_s);
-        let cooldown = since.map_or(Duration::ZERO, |last| pause.saturating_sub(now.duration_since(last)));
-        let within: Vec<&Instant> = self.begun.iter().filter(|at| now.duration_since(**at) < HOUR).collect();
-        let rate = if within.len() < most { Duration::ZERO } else { HOUR.saturating_sub(now.duration_since(*within[within.len() - most])) };
+        let cooldown =
+            since.map_or(Duration::ZERO, |last| pause.saturating_sub(now.duration_since(last)));
+        let within: Vec<&Instant> =
+            self.begun.iter().filter(|at| now.duration_since(**at) < HOUR).collect();
+        let rate = if within.len() < most {
+            Duration::ZERO
+        } else {
+            HOUR.saturating_sub(now.duration_since(*within[within.len() - most]))
+        };
         cooldown.max(rate)
     }
 
@@ -248,7 +278,8 @@ impl Pace {
         }
     }
 
-    /// The trial that began last came to nothing, because others went first: it does not count against the hour.
+    /// The trial that began last came to nothing, because others went first: it does not count
+    /// against the hour.
     pub fn take_back(&mut self) {
         self.begun.pop_back();
     }
@@ -316,22 +347,41 @@ mod tests {
             ("[agent]\ntarget_recall = nan", "target_recall"),
             ("[agent]\nspeed = 1", "speed"),
         ] {
-            assert!(Settings::parse(text).expect_err("refused").to_string().contains(words), "{text}");
+            assert!(
+                Settings::parse(text).expect_err("refused").to_string().contains(words),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn trials_on_other_queries_other_data_or_by_another_engine_do_not_count() {
-        let (settings, data) = (Settings { epsilon: 0.0, ..Settings::default() }, DataNames::new("data".into(), "", std::iter::empty()));
-        let of = |trials: &[TrialRecord]| next(&settings, &History { trials, data: &data, eval: Some("set"), engine: "flat-hnsw" });
+        let (settings, data) = (
+            Settings { epsilon: 0.0, ..Settings::default() },
+            DataNames::new("data".into(), "", std::iter::empty()),
+        );
+        let of = |trials: &[TrialRecord]| {
+            next(
+                &settings,
+                &History { trials, data: &data, eval: Some("set"), engine: "flat-hnsw" },
+            )
+        };
         let first = of(&[]).expect("nothing was tried");
         let config = Config { engine: Some("flat-hnsw".into()), ..first.clone() };
-        let same = TrialRecord { config, fingerprint: "data".into(), eval: "set".into(), ..TrialRecord::default() };
+        let same = TrialRecord {
+            config,
+            fingerprint: "data".into(),
+            eval: "set".into(),
+            ..TrialRecord::default()
+        };
         assert_ne!(of(std::slice::from_ref(&same)), Some(first.clone()), "it was tried");
         for other in [
             TrialRecord { eval: "other".into(), ..same.clone() },
             TrialRecord { fingerprint: "other".into(), ..same.clone() },
-            TrialRecord { config: Config { engine: Some("exact".into()), ..first.clone() }, ..same.clone() },
+            TrialRecord {
+                config: Config { engine: Some("exact".into()), ..first.clone() },
+                ..same.clone()
+            },
         ] {
             assert_eq!(of(&[other]), Some(first.clone()));
         }
@@ -353,15 +403,34 @@ mod tests {
         let (now, now_ms) = (Instant::now(), 10_000_000_000);
         let minutes = |n: u64| now_ms - n * 60_000;
         let pace = Pace::resumed([minutes(50), minutes(2), minutes(90)].into_iter(), now_ms, now);
-        assert_eq!((pace.last_hour(now), pace.wait(&settings, now)), (2, Duration::from_secs(180)), "two minutes of the pause are over");
+        assert_eq!(
+            (pace.last_hour(now), pace.wait(&settings, now)),
+            (2, Duration::from_secs(180)),
+            "two minutes of the pause are over"
+        );
         let pace = Pace::resumed([minutes(50), minutes(20), minutes(10)].into_iter(), now_ms, now);
-        assert_eq!(pace.wait(&settings, now), Duration::from_secs(600), "the first of three is ten minutes from being an hour old");
+        assert_eq!(
+            pace.wait(&settings, now),
+            Duration::from_secs(600),
+            "the first of three is ten minutes from being an hour old"
+        );
         let pace = Pace::resumed(std::iter::once(now_ms + 5_000), now_ms, now);
-        assert_eq!(pace.wait(&settings, now), Duration::from_secs(300), "a clock that was set back gives nothing away");
+        assert_eq!(
+            pace.wait(&settings, now),
+            Duration::from_secs(300),
+            "a clock that was set back gives nothing away"
+        );
         let mut pace = Pace::default();
-        assert_eq!(pace.wait(&Settings { max_trials_per_hour: 0, ..settings.clone() }, now), Duration::MAX);
+        assert_eq!(
+            pace.wait(&Settings { max_trials_per_hour: 0, ..settings.clone() }, now),
+            Duration::MAX
+        );
         pace.begin(now);
         pace.end(now + Duration::from_secs(18));
-        assert_eq!(pace.wait(&settings, now + Duration::from_secs(18)), Duration::from_secs(300), "the pause begins at the end");
+        assert_eq!(
+            pace.wait(&settings, now + Duration::from_secs(18)),
+            Duration::from_secs(300),
+            "the pause begins at the end"
+        );
     }
 }

@@ -1,29 +1,35 @@
 //! How texts become the words that are searched for.
 //!
-//! A word is folded (small letters, without accents, its compatible forms made one), then reduced to its stem by the languages of the
-//! index. Identifiers are also cut at underscores and at changes of case, and kept whole. Scripts that put no spaces between words are
-//! cut into overlapping pairs of characters. Nothing is dropped: of what is longer than [`TOKEN_BYTES`] the beginning counts.
+//! A word is folded (small letters, without accents, its compatible forms made one), then reduced
+//! to its stem by the languages of the index. Identifiers are also cut at underscores and at
+//! changes of case, and kept whole. Scripts that put no spaces between words are cut into
+//! overlapping pairs of characters. Nothing is dropped: of what is longer than [`TOKEN_BYTES`] the
+//! beginning counts.
 //!
-//! Invariant: the words of a text and those of a query come from [`segment`] and the same [`Analyser`], which is recorded with the words
-//! that it made. One that was recorded is never changed: what is to be done otherwise is another version.
+//! Invariant: the words of a text and those of a query come from [`segment`] and the same
+//! [`Analyser`], which is recorded with the words that it made. One that was recorded is never
+//! changed: what is to be done otherwise is another version.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use tantivy::tokenizer::{Language, RawTokenizer, Stemmer, StopWordFilter, TextAnalyzer, Token, TokenStream, Tokenizer};
+use tantivy::tokenizer::{
+    Language, RawTokenizer, Stemmer, StopWordFilter, TextAnalyzer, Token, TokenStream, Tokenizer,
+};
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
 /// Bytes of a word that count; what is longer are no words but data, and is found by its beginning.
 pub const TOKEN_BYTES: usize = 255;
-/// The analyser that words are made with now. 0 is tantivy's own, of indexes from before there was another.
+/// The analyser that words are made with now. 0 is tantivy's own, of indexes from before there was
+/// another.
 const CURRENT: u32 = 1;
 /// Texts of an index that are looked at for its languages, spread over all.
 const SAMPLED_TEXTS: usize = 1000;
 /// Bytes that are looked at of each.
 const SAMPLED_BYTES: usize = 1024;
-/// Of a sample's words, in per cent, those that only link others, in a language that counts as its own: prose has a third of them, and
-/// chance finds fewer.
+/// Of a sample's words, in per cent, those that only link others, in a language that counts as its
+/// own: prose has a third of them, and chance finds fewer.
 const LINKING_PERCENT: usize = 3;
 /// Of a sample's letters, those of a script whose language counts.
 const SCRIPT_PERCENT: usize = 2;
@@ -31,31 +37,92 @@ const SCRIPT_PERCENT: usize = 2;
 /// How many languages have stems.
 const LANGUAGE_COUNT: usize = 18;
 
-/// Languages that have stems, with the words that tell those of Latin script apart; the others are known by their script.
+/// Languages that have stems, with the words that tell those of Latin script apart; the others are
+/// known by their script.
 static LANGUAGES: [(&str, Language, &[&str]); LANGUAGE_COUNT] = [
     ("arabic", Language::Arabic, &[]),
-    ("danish", Language::Danish, &["og", "at", "det", "som", "for", "er", "af", "den", "med", "til", "ikke", "fra"]),
-    ("dutch", Language::Dutch, &["het", "een", "van", "dat", "niet", "zijn", "met", "voor", "ook", "wordt", "deze", "naar"]),
-    ("english", Language::English, &["the", "of", "and", "to", "is", "that", "for", "with", "this", "are", "be", "from"]),
-    ("finnish", Language::Finnish, &["ja", "on", "ei", "että", "se", "hän", "oli", "mutta", "kun", "joka", "ovat", "tai"]),
-    ("french", Language::French, &["le", "les", "des", "et", "une", "est", "dans", "pour", "que", "qui", "avec", "du"]),
-    ("german", Language::German, &["der", "die", "und", "das", "nicht", "ist", "mit", "den", "von", "ein", "eine", "für"]),
+    (
+        "danish",
+        Language::Danish,
+        &["og", "at", "det", "som", "for", "er", "af", "den", "med", "til", "ikke", "fra"],
+    ),
+    (
+        "dutch",
+        Language::Dutch,
+        &[
+            "het", "een", "van", "dat", "niet", "zijn", "met", "voor", "ook", "wordt", "deze",
+            "naar",
+        ],
+    ),
+    (
+        "english",
+        Language::English,
+        &["the", "of", "and", "to", "is", "that", "for", "with", "this", "are", "be", "from"],
+    ),
+    (
+        "finnish",
+        Language::Finnish,
+        &["ja", "on", "ei", "että", "se", "hän", "oli", "mutta", "kun", "joka", "ovat", "tai"],
+    ),
+    (
+        "french",
+        Language::French,
+        &["le", "les", "des", "et", "une", "est", "dans", "pour", "que", "qui", "avec", "du"],
+    ),
+    (
+        "german",
+        Language::German,
+        &["der", "die", "und", "das", "nicht", "ist", "mit", "den", "von", "ein", "eine", "für"],
+    ),
     ("greek", Language::Greek, &[]),
-    ("hungarian", Language::Hungarian, &["és", "az", "hogy", "nem", "egy", "van", "meg", "ez", "csak", "vagy", "mint", "volt"]),
-    ("italian", Language::Italian, &["il", "di", "che", "per", "una", "con", "sono", "della", "del", "non", "gli", "nel"]),
-    ("norwegian", Language::Norwegian, &["og", "at", "det", "som", "for", "er", "av", "den", "med", "til", "ikke", "fra"]),
-    ("portuguese", Language::Portuguese, &["os", "das", "que", "uma", "para", "com", "não", "dos", "em", "por", "são", "ao"]),
-    ("romanian", Language::Romanian, &["și", "în", "este", "care", "pentru", "nu", "cu", "din", "sau", "sunt", "mai", "prin"]),
+    (
+        "hungarian",
+        Language::Hungarian,
+        &["és", "az", "hogy", "nem", "egy", "van", "meg", "ez", "csak", "vagy", "mint", "volt"],
+    ),
+    (
+        "italian",
+        Language::Italian,
+        &["il", "di", "che", "per", "una", "con", "sono", "della", "del", "non", "gli", "nel"],
+    ),
+    (
+        "norwegian",
+        Language::Norwegian,
+        &["og", "at", "det", "som", "for", "er", "av", "den", "med", "til", "ikke", "fra"],
+    ),
+    (
+        "portuguese",
+        Language::Portuguese,
+        &["os", "das", "que", "uma", "para", "com", "não", "dos", "em", "por", "são", "ao"],
+    ),
+    (
+        "romanian",
+        Language::Romanian,
+        &["și", "în", "este", "care", "pentru", "nu", "cu", "din", "sau", "sunt", "mai", "prin"],
+    ),
     ("russian", Language::Russian, &[]),
-    ("spanish", Language::Spanish, &["el", "los", "las", "que", "una", "para", "con", "es", "del", "se", "como", "por"]),
-    ("swedish", Language::Swedish, &["och", "att", "det", "som", "för", "är", "av", "den", "med", "till", "inte", "från"]),
+    (
+        "spanish",
+        Language::Spanish,
+        &["el", "los", "las", "que", "una", "para", "con", "es", "del", "se", "como", "por"],
+    ),
+    (
+        "swedish",
+        Language::Swedish,
+        &["och", "att", "det", "som", "för", "är", "av", "den", "med", "till", "inte", "från"],
+    ),
     ("tamil", Language::Tamil, &[]),
-    ("turkish", Language::Turkish, &["ve", "bir", "bu", "için", "ile", "olarak", "da", "çok", "daha", "olan", "gibi", "sonra"]),
+    (
+        "turkish",
+        Language::Turkish,
+        &["ve", "bir", "bu", "için", "ile", "olarak", "da", "çok", "daha", "olan", "gibi", "sonra"],
+    ),
 ];
 /// Words of English questions, beside those that link.
 const ASKING: [&str; 28] = [
-    "how", "what", "why", "when", "where", "which", "who", "do", "does", "did", "can", "could", "should", "would", "i", "my", "me", "you",
-    "your", "we", "our", "from", "have", "has", "had", "am", "about", "any",
+    "how", "what", "why", "when", "where", "which", "who", "do", "does", "did", "can", "could",
+    "should", "would", "i", "my", "me", "you", "your", "we", "our", "from", "have", "has", "had",
+    "am", "about", "any",
 ];
 
 /// That no language of this name has stems.
@@ -75,7 +142,8 @@ fn names() -> Vec<&'static str> {
 /// # Errors
 /// [`UnknownLanguage`].
 pub fn check_language(name: &str) -> Result<(), UnknownLanguage> {
-    let known = ["auto", "none"].contains(&name) || LANGUAGES.iter().any(|(known, _, _)| *known == name);
+    let known =
+        ["auto", "none"].contains(&name) || LANGUAGES.iter().any(|(known, _, _)| *known == name);
     if known { Ok(()) } else { Err(UnknownLanguage { name: name.to_owned() }) }
 }
 
@@ -95,7 +163,8 @@ impl Analyser {
         Self { version: 0, languages: Vec::new() }
     }
 
-    /// The present one: of a language that is named, of none, or (`auto`, or not said) of those that a sample of the texts is in.
+    /// The present one: of a language that is named, of none, or (`auto`, or not said) of those
+    /// that a sample of the texts is in.
     pub fn of<'a>(language: Option<&str>, texts: impl ExactSizeIterator<Item = &'a str>) -> Self {
         let languages = match language {
             None | Some("auto") => detected(texts),
@@ -136,12 +205,17 @@ impl Analyser {
     }
 
     fn known(&self) -> impl Iterator<Item = Language> {
-        LANGUAGES.iter().filter(|(name, _, _)| self.languages.iter().any(|own| own == name)).map(|(_, language, _)| *language)
+        LANGUAGES
+            .iter()
+            .filter(|(name, _, _)| self.languages.iter().any(|own| own == name))
+            .map(|(_, language, _)| *language)
     }
 
     fn with_stems<T: Tokenizer>(&self, tokenizer: T) -> TextAnalyzer {
         let start = TextAnalyzer::builder(tokenizer).dynamic();
-        self.known().fold(start, |builder, language| builder.filter_dynamic(Stemmer::new(language))).build()
+        self.known()
+            .fold(start, |builder, language| builder.filter_dynamic(Stemmer::new(language)))
+            .build()
     }
 
     /// Stems of a whole text.
@@ -150,7 +224,8 @@ impl Analyser {
         self.with_stems(Words { forms: false })
     }
 
-    /// Words of a whole text as they are written, folded; none of scripts without spaces, which have no stems.
+    /// Words of a whole text as they are written, folded; none of scripts without spaces, which
+    /// have no stems.
     #[must_use]
     pub fn forms(&self) -> TextAnalyzer {
         TextAnalyzer::from(Words { forms: true })
@@ -168,7 +243,9 @@ impl Analyser {
         let lists = self.known().filter_map(StopWordFilter::new);
         let english = self.languages.iter().any(|name| name == "english");
         LinkingWords {
-            lists: lists.map(|list| TextAnalyzer::builder(RawTokenizer::default()).filter(list).build()).collect(),
+            lists: lists
+                .map(|list| TextAnalyzer::builder(RawTokenizer::default()).filter(list).build())
+                .collect(),
             asking: if english { &ASKING } else { &[] },
         }
     }
@@ -207,7 +284,8 @@ impl LinkingWords {
     /// Whether a word, as it was written, is one of them.
     pub fn has(&mut self, word: &str) -> bool {
         let small = word.to_lowercase();
-        self.asking.contains(&small.as_str()) || self.lists.iter_mut().any(|list| !list.token_stream(&small).advance())
+        self.asking.contains(&small.as_str())
+            || self.lists.iter_mut().any(|list| !list.token_stream(&small).advance())
     }
 }
 
@@ -241,8 +319,10 @@ fn detected<'a>(texts: impl ExactSizeIterator<Item = &'a str>) -> Vec<String> {
     }
     // Of two that have as many, the first.
     let latin = (0..LANGUAGE_COUNT).rev().max_by_key(|at| linking[*at]);
-    let latin = latin.filter(|at| linking[*at] > 0 && linking[*at] * 100 >= words * LINKING_PERCENT);
-    let others = (0..LANGUAGE_COUNT).filter(|at| scripts[*at] > 0 && scripts[*at] * 100 >= letters * SCRIPT_PERCENT);
+    let latin =
+        latin.filter(|at| linking[*at] > 0 && linking[*at] * 100 >= words * LINKING_PERCENT);
+    let others = (0..LANGUAGE_COUNT)
+        .filter(|at| scripts[*at] > 0 && scripts[*at] * 100 >= letters * SCRIPT_PERCENT);
     latin.into_iter().chain(others).map(|at| LANGUAGES[at].0.to_owned()).collect()
 }
 
@@ -310,7 +390,11 @@ impl Class {
             | 0x1000..=0x103f
             | 0x1780..=0x17d3 => {
                 // Marks of sentences lie among them.
-                if c.is_alphanumeric() || is_combining_mark(c) { Self::Unspaced } else { Self::Other }
+                if c.is_alphanumeric() || is_combining_mark(c) {
+                    Self::Unspaced
+                } else {
+                    Self::Other
+                }
             }
             _ if c.is_alphanumeric() => Self::Word,
             _ => Self::Other,
@@ -341,7 +425,11 @@ fn fold(word: &str, out: &mut String) {
             c if is_invisible(c) => {}
             '\u{300}'..='\u{36f}' if is_accented => {}
             // Vowel points of Hebrew and Arabic, and what stretches words.
-            '\u{591}'..='\u{5bd}' | '\u{5bf}'..='\u{5c7}' | '\u{640}' | '\u{64b}'..='\u{65f}' | '\u{670}' => {}
+            '\u{591}'..='\u{5bd}'
+            | '\u{5bf}'..='\u{5c7}'
+            | '\u{640}'
+            | '\u{64b}'..='\u{65f}'
+            | '\u{670}' => {}
             'ß' => out.push_str("ss"),
             'æ' => out.push_str("ae"),
             'œ' => out.push_str("oe"),
@@ -380,7 +468,8 @@ fn parts(word: &str) -> Vec<(usize, usize)> {
         let is_small_next = after.is_some_and(char::is_lowercase);
         // `URLs` are several of one.
         let is_plural = after == Some('s') && i + 2 == chars.len() && before.is_uppercase();
-        let ends_a_run = is_small_next && !is_plural && (before.is_uppercase() || before.is_numeric());
+        let ends_a_run =
+            is_small_next && !is_plural && (before.is_uppercase() || before.is_numeric());
         let is_hump = c.is_uppercase() && (before.is_lowercase() || ends_a_run);
         if is_hump {
             parts.push((from, *at));
@@ -419,20 +508,28 @@ pub fn segment(text: &str, emit: &mut dyn FnMut(Piece<'_>)) {
 }
 
 /// Puts the pieces of a word; how many places it takes.
-fn word(word: &str, start: usize, position: usize, folded: &mut String, put: &mut dyn FnMut(Kind, &str, usize, usize, usize)) -> usize {
+fn word(
+    word: &str,
+    start: usize,
+    position: usize,
+    folded: &mut String,
+    put: &mut dyn FnMut(Kind, &str, usize, usize, usize),
+) -> usize {
     if word.bytes().all(|b| b == b'_') {
         return 0;
     }
     let end = start + word.len();
     // What is longer is cut, and is no identifier.
-    let may_have_parts = word.len() <= TOKEN_BYTES && (word.starts_with('_') || word.chars().skip(1).any(|c| c == '_' || c.is_uppercase()));
+    let may_have_parts = word.len() <= TOKEN_BYTES
+        && (word.starts_with('_') || word.chars().skip(1).any(|c| c == '_' || c.is_uppercase()));
     let parts = if may_have_parts { parts(word) } else { Vec::new() };
     let is_one = match parts.as_slice() {
         [] => true,
         [(from, to)] => (*from, *to) == (0, word.len()),
         _ => false,
     };
-    // Of data that goes on for megabytes only the beginning is folded, of which at least as much is left as counts.
+    // Of data that goes on for megabytes only the beginning is folded, of which at least as much is
+    // left as counts.
     let kept = &word[..word.floor_char_boundary(8 * TOKEN_BYTES)];
     fold(kept, folded);
     put(if is_one { Kind::Word } else { Kind::Whole }, folded, start, end, position);
@@ -447,8 +544,14 @@ fn word(word: &str, start: usize, position: usize, folded: &mut String, put: &mu
 }
 
 /// Puts the pieces of a run without spaces; how many places it takes.
-fn run(run: &str, start: usize, position: usize, put: &mut dyn FnMut(Kind, &str, usize, usize, usize)) -> usize {
-    let chars: Vec<char> = run.nfkc().flat_map(char::to_lowercase).filter(|c| !is_invisible(*c)).collect();
+fn run(
+    run: &str,
+    start: usize,
+    position: usize,
+    put: &mut dyn FnMut(Kind, &str, usize, usize, usize),
+) -> usize {
+    let chars: Vec<char> =
+        run.nfkc().flat_map(char::to_lowercase).filter(|c| !is_invisible(*c)).collect();
     let mut ends: Vec<usize> = run.char_indices().map(|(at, _)| start + at).skip(1).collect();
     ends.push(start + run.len());
     // Where normalising has changed how many there are, each lies in the run as a whole.
@@ -491,7 +594,13 @@ impl Tokenizer for Words {
                 return;
             }
             let Piece { text, from, to, position, .. } = piece;
-            tokens.push(Token { offset_from: from, offset_to: to, position, text: text.to_owned(), position_length: 1 });
+            tokens.push(Token {
+                offset_from: from,
+                offset_to: to,
+                position,
+                text: text.to_owned(),
+                position_length: 1,
+            });
         });
         Pieces { rest: tokens.into_iter(), token: Token::default() }
     }

@@ -1,8 +1,10 @@
-//! A graph over what was appended, in memory alone: comparing some thousand rows one by one takes longer than a walk among a million.
+//! A graph over what was appended, in memory alone: comparing some thousand rows one by one takes
+//! longer than a walk among a million.
 //!
-//! Invariants: it covers the first rows of a delta, by their own numbers, so that it holds for every later generation of the same base;
-//! rows beyond are compared one by one, and so are all rows of an earlier generation that has fewer than it covers; nobody waits for it,
-//! and without it answers are the same, later.
+//! Invariants: it covers the first rows of a delta, by their own numbers, so that it holds for
+//! every later generation of the same base; rows beyond are compared one by one, and so are all
+//! rows of an earlier generation that has fewer than it covers; nobody waits for it, and without it
+//! answers are the same, later.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,10 +50,12 @@ impl AppendedGraph {
     #[must_use]
     pub fn is_due(&self, rows: usize) -> bool {
         let linked = self.rows();
-        !self.is_busy.load(Ordering::Acquire) && rows.saturating_sub(linked) >= ROWS_MIN.max(linked / SHARE)
+        !self.is_busy.load(Ordering::Acquire)
+            && rows.saturating_sub(linked) >= ROWS_MIN.max(linked / SHARE)
     }
 
-    /// Links what was appended since, unless somebody is at it. Blocks for a second or so for ten thousand rows.
+    /// Links what was appended since, unless somebody is at it. Blocks for a second or so for ten
+    /// thousand rows.
     ///
     /// # Errors
     /// If there is not enough memory; it then covers what it did.
@@ -77,7 +81,12 @@ impl AppendedGraph {
 
     /// The best of the delta's rows, best first.
     #[must_use]
-    pub fn search(&self, store: &Store, query: &[f32], ask: &SearchParameters<'_>) -> Vec<Neighbour> {
+    pub fn search(
+        &self,
+        store: &Store,
+        query: &[f32],
+        ask: &SearchParameters<'_>,
+    ) -> Vec<Neighbour> {
         // Rows that came later are none of this generation, which somebody still reads.
         let graph = self.graph().filter(|graph| graph.store.len() <= store.len());
         let Some(graph) = graph else { return store.exact(query, ask.k, ask.live, 1) };
@@ -112,14 +121,22 @@ mod tests {
         for (there, linked) in [(1000, 0), (3000, 3000), (3500, 3000), (6000, 6000)] {
             let store = store(there);
             if graph.is_due(there) {
-                graph.link(&store, Parameters { m: 8, ef_construction: 60, seed: 0 }, 2).expect("linked");
+                graph
+                    .link(&store, Parameters { m: 8, ef_construction: 60, seed: 0 }, 2)
+                    .expect("linked");
             }
             assert_eq!(graph.rows(), linked);
             for live in [None, Some(&live)] {
-                let lost = (0..there as u32).step_by(97).filter(|row| live.is_none_or(|live| live.has(*row))).filter(|row| {
-                    let ask = SearchParameters { k: 3, ef: 64, live };
-                    graph.search(&store, store.vector(*row), &ask).first().is_none_or(|found| found.row != *row)
-                });
+                let lost = (0..there as u32)
+                    .step_by(97)
+                    .filter(|row| live.is_none_or(|live| live.has(*row)))
+                    .filter(|row| {
+                        let ask = SearchParameters { k: 3, ef: 64, live };
+                        graph
+                            .search(&store, store.vector(*row), &ask)
+                            .first()
+                            .is_none_or(|found| found.row != *row)
+                    });
                 assert_eq!(lost.collect::<Vec<_>>(), Vec::<u32>::new(), "of {there}");
             }
         }
@@ -134,13 +151,18 @@ mod tests {
             let order: Vec<u32> = (0..rows as u32).collect();
             Store::new(&vectors[..rows * dim], dim, &order).expect("memory")
         };
-        let (graph, parameters) = (AppendedGraph::default(), Parameters { m: 8, ef_construction: 60, seed: 0 });
+        let (graph, parameters) =
+            (AppendedGraph::default(), Parameters { m: 8, ef_construction: 60, seed: 0 });
         graph.link(&store(rows), parameters, 2).expect("linked");
         let before = store(3000);
         graph.link(&before, parameters, 2).expect("there is nothing to do");
         assert_eq!(graph.rows(), rows);
         for row in (0..rows).step_by(97) {
-            let found = graph.search(&before, &vectors[row * dim..(row + 1) * dim], &SearchParameters { k: 3, ef: 64, live: None });
+            let found = graph.search(
+                &before,
+                &vectors[row * dim..(row + 1) * dim],
+                &SearchParameters { k: 3, ef: 64, live: None },
+            );
             assert!(found.len() == 3 && found.iter().all(|found| found.row < 3000), "{found:?}");
         }
     }

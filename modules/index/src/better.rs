@@ -1,22 +1,26 @@
-//! Which of two configurations is better: the one definition, for `best`, `Autotune`, the agent, promotions and the shadow check.
+//! Which of two configurations is better: the one definition, for `best`, `Autotune`, the agent,
+//! promotions and the shadow check.
 //!
-//! With a target: what reaches it with the lower end of its recall's interval is better than what does not; of two that reach it the one
-//! with the lower 95th percentile of latency; of two that do not, the one whose recall is above the other's interval. Without a target
-//! (Pareto): better is what is faster and not less exact than the other's interval allows, or more exact than that and not slower;
-//! everything else is a trade, which is for a person to decide.
+//! With a target: what reaches it with the lower end of its recall's interval is better than what
+//! does not; of two that reach it the one with the lower 95th percentile of latency; of two that do
+//! not, the one whose recall is above the other's interval. Without a target (Pareto): better is
+//! what is faster and not less exact than the other's interval allows, or more exact than that and
+//! not slower; everything else is a trade, which is for a person to decide.
 //!
-//! Invariants: only figures of the same data, the same set of queries and the same k are ever compared, which is for whoever brings them
-//! to see to; if one is better than another, that one is worse. This file knows neither indexes nor journals.
+//! Invariants: only figures of the same data, the same set of queries and the same k are ever
+//! compared, which is for whoever brings them to see to; if one is better than another, that one is
+//! worse. This file knows neither indexes nor journals.
 
 use std::cmp::Ordering;
 
 /// The 97.5th percentile of the normal distribution: intervals are of 95 %.
 const Z: f64 = 1.96;
-/// Less than this is what sums of f64 make of equal shares; what differs at all, in one of 20,000 queries by one of 1,000 neighbours,
-/// varies more.
+/// Less than this is what sums of f64 make of equal shares; what differs at all, in one of 20,000
+/// queries by one of 1,000 neighbours, varies more.
 const VARIANCE_MIN: f64 = 1e-12;
-/// How many halves of the interval lie between the target and the recall that a search is widened to. What was chosen on one half of a
-/// set must reach the target on the other half, too: with one it does so half the time, with two in nine of ten.
+/// How many halves of the interval lie between the target and the recall that a search is widened
+/// to. What was chosen on one half of a set must reach the target on the other half, too: with one
+/// it does so half the time, with two in nine of ten.
 const MARGIN: f64 = 2.0;
 
 /// What was measured of a configuration.
@@ -93,24 +97,27 @@ impl Goal {
             (Self::Target(_), true, true) => one.p95_us < other.p95_us,
             (Self::Target(_), false, false) => clearly(one, other),
             (Self::Pareto, ..) => {
-                (one.p95_us < other.p95_us && one.recall >= other.low) || (one.p95_us <= other.p95_us && clearly(one, other))
+                (one.p95_us < other.p95_us && one.recall >= other.low)
+                    || (one.p95_us <= other.p95_us && clearly(one, other))
             }
         }
     }
 
     /// The place of the best of all; of equals the first.
     ///
-    /// With a target: the fastest of those that reach it, or, if none does, the most exact. Without: the fastest of those that are not less
-    /// exact than the interval of the most exact allows.
+    /// With a target: the fastest of those that reach it, or, if none does, the most exact.
+    /// Without: the fastest of those that are not less exact than the interval of the most exact
+    /// allows.
     #[must_use]
     pub fn best(self, all: &[Figures]) -> Option<usize> {
         let floor = all.iter().map(|figures| figures.low).fold(f64::NEG_INFINITY, f64::max);
-        let places = (0..all.len()).filter(|place| self != Self::Pareto || all[*place].recall >= floor);
+        let places =
+            (0..all.len()).filter(|place| self != Self::Pareto || all[*place].recall >= floor);
         places.min_by(|a, b| self.rank(&all[*a], &all[*b]))
     }
 
-    /// The order in which configurations are looked at, the best first. Total, and in no contradiction to [`Goal::compare`] where there
-    /// is a target.
+    /// The order in which configurations are looked at, the best first. Total, and in no
+    /// contradiction to [`Goal::compare`] where there is a target.
     #[must_use]
     pub fn rank(self, a: &Figures, b: &Figures) -> Ordering {
         let by_recall = b.recall.total_cmp(&a.recall);
@@ -135,7 +142,10 @@ fn clearly(one: &Figures, other: &Figures) -> bool {
 /// What is gained and lost, in words.
 #[must_use]
 pub fn change(from: &Figures, to: &Figures) -> String {
-    format!("p95 {:.0} µs instead of {:.0} µs, recall {:.4} instead of {:.4}", to.p95_us, from.p95_us, to.recall, from.recall)
+    format!(
+        "p95 {:.0} µs instead of {:.0} µs, recall {:.4} instead of {:.4}",
+        to.p95_us, from.p95_us, to.recall, from.recall
+    )
 }
 
 /// Mean of shares; 0 of none.
@@ -145,8 +155,8 @@ pub fn mean(shares: &[f64]) -> f64 {
     if shares.is_empty() { 0.0 } else { shares.iter().sum::<f64>() / shares.len() as f64 }
 }
 
-/// The 95 % interval of a mean of shares: Wilson's score interval (Wilson, 1927), for as many trials as would vary as much as the shares
-/// do. Of none it is everything.
+/// The 95 % interval of a mean of shares: Wilson's score interval (Wilson, 1927), for as many
+/// trials as would vary as much as the shares do. Of none it is everything.
 #[must_use]
 pub fn interval(shares: &[f64]) -> (f64, f64) {
     let (n, p) = (shares.len() as f64, mean(shares));
@@ -155,7 +165,8 @@ pub fn interval(shares: &[f64]) -> (f64, f64) {
     }
     let variance = shares.iter().map(|share| (share - p).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
     // Where all queries are alike the spread says nothing: each is one trial.
-    let trials = if variance < VARIANCE_MIN { n } else { (p * (1.0 - p) / variance * n).max(n.min(2.0)) };
+    let trials =
+        if variance < VARIANCE_MIN { n } else { (p * (1.0 - p) / variance * n).max(n.min(2.0)) };
     wilson(p, trials)
 }
 
@@ -166,8 +177,8 @@ fn wilson(p: f64, n: f64) -> (f64, f64) {
     (((middle - half) / scale).clamp(0.0, p), ((middle + half) / scale).clamp(p, 1.0))
 }
 
-/// Whether a search that finds these shares is wide enough for a target, so that it will reach it on other queries, too. What is perfect
-/// suffices, even where so few queries prove nothing.
+/// Whether a search that finds these shares is wide enough for a target, so that it will reach it
+/// on other queries, too. What is perfect suffices, even where so few queries prove nothing.
 #[must_use]
 pub fn suffices(shares: &[f64], target: f64) -> bool {
     let p = mean(shares);
@@ -184,13 +195,19 @@ mod tests {
         // Few values, so that ties occur.
         (0_u32..=20, 0_u32..=5, 0_u32..=5, 1_u32..=8).prop_map(|(recall, below, above, p95)| {
             let recall = f64::from(recall) / 20.0;
-            let (low, high) = ((recall - f64::from(below) / 40.0).max(0.0), (recall + f64::from(above) / 40.0).min(1.0));
+            let (low, high) = (
+                (recall - f64::from(below) / 40.0).max(0.0),
+                (recall + f64::from(above) / 40.0).min(1.0),
+            );
             Figures { recall, low, high, p95_us: f64::from(p95) * 10.0 }
         })
     }
 
     fn goals() -> impl Strategy<Value = Goal> {
-        prop_oneof![Just(Goal::Pareto), (1_u32..=20).prop_map(|n| Goal::Target(f64::from(n) / 20.0))]
+        prop_oneof![
+            Just(Goal::Pareto),
+            (1_u32..=20).prop_map(|n| Goal::Target(f64::from(n) / 20.0))
+        ]
     }
 
     proptest! {
@@ -245,7 +262,11 @@ mod tests {
     fn few_perfect_queries_prove_little_and_none_prove_nothing() {
         assert!((interval(&[1.0; 20]).0 - 20.0 / (20.0 + Z * Z)).abs() < 1e-9);
         assert!(interval(&[1.0; 500]).0 > 0.99);
-        assert_eq!((interval(&[]), mean(&[]).to_bits()), ((0.0, 1.0), 0.0_f64.to_bits()), "nor is it minus nothing");
+        assert_eq!(
+            (interval(&[]), mean(&[]).to_bits()),
+            ((0.0, 1.0), 0.0_f64.to_bits()),
+            "nor is it minus nothing"
+        );
     }
 
     #[test]
@@ -261,7 +282,9 @@ mod tests {
 
     #[test]
     fn a_search_is_wide_enough_if_it_will_reach_the_target_elsewhere_too() {
-        let shares = |right: usize| (0..500).map(|n| if n < right { 1.0 } else { 0.8 }).collect::<Vec<f64>>();
+        let shares = |right: usize| {
+            (0..500).map(|n| if n < right { 1.0 } else { 0.8 }).collect::<Vec<f64>>()
+        };
         // 0.952 and 0.98 on average.
         assert!(!suffices(&shares(380), 0.95) && suffices(&shares(450), 0.95));
         assert!(suffices(&[1.0; 3], 1.0), "nothing is wider than perfect");

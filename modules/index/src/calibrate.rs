@@ -1,7 +1,8 @@
-//! How many candidates a search must keep in a graph that was just built, for the recall that was promised.
+//! How many candidates a search must keep in a graph that was just built, for the recall that was
+//! promised.
 //!
-//! Invariants: the questions are near the rows and none of them; the truth is exact; it is never fewer than searches keep by default; the
-//! same graph gives the same.
+//! Invariants: the questions are near the rows and none of them; the truth is exact; it is never
+//! fewer than searches keep by default; the same graph gives the same.
 
 use flat_hnsw::build::{in_parallel, mix};
 use flat_hnsw::kernel::dot;
@@ -38,11 +39,14 @@ pub fn width(flat: &FlatIndex, wanted: f64, threads: usize) -> Option<Width> {
         return None;
     }
     let row = |n: u64| flat.store.vector((mix(n) % rows as u64) as u32);
-    let questions: Vec<Vec<f32>> = (0..QUESTIONS as u64).map(|n| between(row(2 * n), row(2 * n + 1))).collect();
+    let questions: Vec<Vec<f32>> =
+        (0..QUESTIONS as u64).map(|n| between(row(2 * n), row(2 * n + 1))).collect();
     let asked: Vec<&[f32]> = questions.iter().map(Vec::as_slice).collect();
     let truth = flat.store.exact_many(&asked, K, None, threads);
     let recall = |ef: usize| {
-        let one = |(): &mut (), i: usize| share(&flat.search(asked[i], &SearchParameters { k: K, ef, live: None }), &truth[i]);
+        let one = |(): &mut (), i: usize| {
+            share(&flat.search(asked[i], &SearchParameters { k: K, ef, live: None }), &truth[i])
+        };
         in_parallel(asked.len(), threads, || (), one).iter().sum::<f64>() / asked.len() as f64
     };
     let mut width = Width { ef: EF_DEFAULT, recall: recall(EF_DEFAULT) };
@@ -93,7 +97,10 @@ mod tests {
         for enough in [65, 80, 100, 127, 128] {
             let recall = |ef: usize| if ef >= enough { 0.99 } else { 0.9 };
             let width = narrowed(Width { ef: 128, recall: 0.99 }, 0.98, &recall);
-            assert!(width.ef >= enough && width.ef < enough + 9 && width.recall >= 0.98, "{width:?} for {enough}");
+            assert!(
+                width.ef >= enough && width.ef < enough + 9 && width.recall >= 0.98,
+                "{width:?} for {enough}"
+            );
         }
     }
 
@@ -101,7 +108,13 @@ mod tests {
     fn a_question_lies_near_its_row_and_the_share_counts_ties() {
         let question = between(&[1.0, 0.0], &[0.0, 1.0]);
         assert!((dot(&question, &question) - 1.0).abs() < 1e-6 && question[0] > question[1]);
-        let of = |scores: &[f32]| scores.iter().zip(0..).map(|(score, row)| Neighbour { row, score: *score }).collect::<Vec<_>>();
+        let of = |scores: &[f32]| {
+            scores
+                .iter()
+                .zip(0..)
+                .map(|(score, row)| Neighbour { row, score: *score })
+                .collect::<Vec<_>>()
+        };
         assert!((share(&of(&[0.9, 0.5]), &of(&[0.9, 0.8])) - 0.5).abs() < 1e-9);
         assert!((share(&of(&[0.9, 0.8, 0.8]), &of(&[0.9, 0.8])) - 1.0).abs() < 1e-9);
         assert!((share(&[], &[]) - 1.0).abs() < 1e-9);

@@ -1,18 +1,20 @@
-//! Cutting a row's text into chunks: on sentence, paragraph and Unicode boundaries; along headings in Markdown, and
-//! along the syntax in source code. The ending of the row's id says which.
+//! Cutting a row's text into chunks: on sentence, paragraph and Unicode boundaries; along headings
+//! in Markdown, and along the syntax in source code. The ending of the row's id says which.
 
 use text_splitter::{Characters, ChunkConfig, CodeSplitter, MarkdownSplitter, TextSplitter};
 use thiserror::Error;
 
-/// Characters a chunk, unless the index says otherwise: source code has about three characters a token, and MiniLM's
-/// window is 256 tokens.
+/// Characters a chunk, unless the index says otherwise: source code has about three characters a
+/// token, and MiniLM's window is 256 tokens.
 pub const SIZE_DEFAULT: usize = 700;
 /// Characters that neighbours share, unless the index says otherwise.
 pub const OVERLAP_DEFAULT: usize = 80;
 
 /// Parameters that make no sense.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("chunk_size {size} and overlap {overlap}: expected a size of 16 to 100000 characters and less overlap than size")]
+#[error(
+    "chunk_size {size} and overlap {overlap}: expected a size of 16 to 100000 characters and less overlap than size"
+)]
 pub struct BadSize {
     size: usize,
     overlap: usize,
@@ -37,7 +39,8 @@ const GRAMMARS: &[(&[&str], tree_sitter_language::LanguageFn)] = &[
     (&["py", "pyi"], tree_sitter_python::LANGUAGE),
     (&["rs"], tree_sitter_rust::LANGUAGE),
 ];
-/// Longer sources are cut as plain text: generated files, whose syntax trees would take hundreds of megabytes.
+/// Longer sources are cut as plain text: generated files, whose syntax trees would take hundreds of
+/// megabytes.
 const PARSED_MAX: usize = 1 << 20;
 
 /// Cuts texts one way.
@@ -55,7 +58,8 @@ impl std::fmt::Debug for Chunker {
 }
 
 impl Chunker {
-    /// A chunker for pieces of at most `size` characters, of which neighbours share up to `overlap`.
+    /// A chunker for pieces of at most `size` characters, of which neighbours share up to
+    /// `overlap`.
     ///
     /// # Errors
     /// [`BadSize`].
@@ -68,7 +72,9 @@ impl Chunker {
             return Err(bad);
         }
         let config = || ChunkConfig::new(size).with_overlap(overlap).map_err(|_| bad.clone());
-        let of = |language| Ok(CodeSplitter::new(language, config()?).expect("a grammar of this parser's version"));
+        let of = |language| {
+            Ok(CodeSplitter::new(language, config()?).expect("a grammar of this parser's version"))
+        };
         Ok(Self {
             plain: TextSplitter::new(config()?),
             markdown: MarkdownSplitter::new(config()?),
@@ -78,10 +84,15 @@ impl Chunker {
 
     fn pieces<'a>(&self, id: &str, text: &'a str) -> Vec<(usize, &'a str)> {
         let ending = id.rsplit_once('.').map_or("", |(_, ending)| ending);
-        let grammar = GRAMMARS.iter().position(|(endings, _)| endings.contains(&ending)).filter(|_| text.len() <= PARSED_MAX);
+        let grammar = GRAMMARS
+            .iter()
+            .position(|(endings, _)| endings.contains(&ending))
+            .filter(|_| text.len() <= PARSED_MAX);
         match grammar {
             Some(grammar) => self.code[grammar].chunk_indices(text).collect(),
-            None if matches!(ending, "md" | "markdown" | "html" | "htm") => self.markdown.chunk_indices(text).collect(),
+            None if matches!(ending, "md" | "markdown" | "html" | "htm") => {
+                self.markdown.chunk_indices(text).collect()
+            }
             None => self.plain.chunk_indices(text).collect(),
         }
     }
@@ -90,7 +101,8 @@ impl Chunker {
     #[must_use]
     pub fn cut<'a>(&self, id: &str, text: &'a str) -> Vec<Chunk<'a>> {
         let (mut line, mut at) = (1, 0);
-        let pieces = self.pieces(id, text).into_iter().filter(|(_, piece)| !piece.trim().is_empty());
+        let pieces =
+            self.pieces(id, text).into_iter().filter(|(_, piece)| !piece.trim().is_empty());
         let chunks = pieces.map(|(start, text_of)| {
             // Overlapping chunks begin in order, so the count only goes on.
             if start > at {
@@ -122,7 +134,8 @@ mod tests {
     fn source_code_is_cut_between_functions() {
         let chunker = Chunker::new(70, 0).expect("sizes");
         let rust = "fn first() {\n    let a = 1;\n\n    let b = 2;\n}\n\nfn second() {\n    let c = 3;\n\n    let d = 4;\n}\n";
-        let starts = |id: &str, text: &str| chunker.cut(id, text).iter().map(|c| c.line).collect::<Vec<_>>();
+        let starts =
+            |id: &str, text: &str| chunker.cut(id, text).iter().map(|c| c.line).collect::<Vec<_>>();
         assert_eq!(starts("a.rs", rust), [1, 7]);
         let python = "def first():\n    a = 1\n\n    b = 2\n    return a\n\ndef second():\n    c = 3\n\n    return c\n";
         assert_eq!(starts("a.py", python), [1, 7]);

@@ -1,12 +1,13 @@
 //! Cutting documents into chunks by the model's tokens.
 //!
-//! A document is taken apart into units (sentences, lines, words where it must be), which are put together again to chunks: as many as fit
-//! the model's window together with what stands before them there, cut where the outline says, with crumbs joined to their neighbours.
-//! How many tokens a text has is estimated; what may be too long by its bytes is measured by the model's own tokenizer, and cut anew if
-//! it is.
+//! A document is taken apart into units (sentences, lines, words where it must be), which are put
+//! together again to chunks: as many as fit the model's window together with what stands before
+//! them there, cut where the outline says, with crumbs joined to their neighbours. How many tokens
+//! a text has is estimated; what may be too long by its bytes is measured by the model's own
+//! tokenizer, and cut anew if it is.
 //!
-//! Invariants: no chunk, with its context before it, has more tokens than the window; everything but blanks is in a chunk; chunks are in
-//! the order of the text; the time is linear in it.
+//! Invariants: no chunk, with its context before it, has more tokens than the window; everything
+//! but blanks is in a chunk; chunks are in the order of the text; the time is linear in it.
 
 mod context;
 mod packing;
@@ -24,7 +25,8 @@ use packing::{Room, Span, joined, pack};
 pub use units::sentences_of;
 use units::{Unit, estimate, units};
 
-/// Tokens of a chunk with its context, unless the index says otherwise: more say less by one vector, and it is what small models take.
+/// Tokens of a chunk with its context, unless the index says otherwise: more say less by one
+/// vector, and it is what small models take.
 pub const TOKENS_DEFAULT: u64 = 256;
 /// Least and most that an index may say.
 pub const TOKENS_RANGE: std::ops::RangeInclusive<u64> = 16..=8192;
@@ -35,9 +37,11 @@ const UNIT_MIN: usize = 8;
 /// Texts measured at once, and their bytes.
 const MEASURED_TEXTS: usize = 512;
 const MEASURED_BYTES: usize = 4 << 20;
-/// Times that what is too long is cut anew by what was measured; then by its bytes, of which a token has at least one.
+/// Times that what is too long is cut anew by what was measured; then by its bytes, of which a
+/// token has at least one.
 const ROUNDS_MAX: usize = 6;
-/// Characters that one byte may become when a text is normalised: a ligature of three bytes has eighteen.
+/// Characters that one byte may become when a text is normalised: a ligature of three bytes has
+/// eighteen.
 const EXPANSION_MAX: usize = 6;
 /// Of what would fit by what was measured, how much is taken: tokens are not spread evenly.
 const MARGIN: f32 = 0.9;
@@ -69,7 +73,8 @@ pub trait Measure: std::fmt::Debug {
 /// What a chunk may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Tokens that are aimed at, with context, special ones and prompt; fewer where the model takes fewer.
+    /// Tokens that are aimed at, with context, special ones and prompt; fewer where the model takes
+    /// fewer.
     pub tokens: u64,
     /// Characters of the text alone, if the index says so.
     pub chars: Option<usize>,
@@ -95,14 +100,19 @@ pub struct Cut {
     pub end: usize,
     /// Line of the first, from 1.
     pub line: usize,
-    /// Where it stands: the document's name, and the headings or the items that it is in, the outermost first.
+    /// Where it stands: the document's name, and the headings or the items that it is in, the
+    /// outermost first.
     pub context: String,
 }
 
 /// What is embedded of a chunk: where it stands, then what it says.
 #[must_use]
 pub fn embedded<'a>(context: &str, text: &'a str) -> Cow<'a, str> {
-    if context.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(format!("{context}\n\n{text}")) }
+    if context.is_empty() {
+        Cow::Borrowed(text)
+    } else {
+        Cow::Owned(format!("{context}\n\n{text}"))
+    }
 }
 
 /// Cuts documents.
@@ -141,7 +151,12 @@ impl Cutter {
     /// One for chunks of these limits.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, window: OnceCell::new(), factor: Cell::new(1.0), is_guessed: Cell::new(false) }
+        Self {
+            limits,
+            window: OnceCell::new(),
+            factor: Cell::new(1.0),
+            is_guessed: Cell::new(false),
+        }
     }
 
     /// Whether chunks were cut by guessed tokens alone, although the model has a window.
@@ -161,7 +176,9 @@ impl Cutter {
 
     /// Tokens of a chunk's own, with its context.
     fn tokens(&self) -> usize {
-        let most = self.window().map_or(self.limits.tokens, |window| window.tokens.min(self.limits.tokens));
+        let most = self
+            .window()
+            .map_or(self.limits.tokens, |window| window.tokens.min(self.limits.tokens));
         usize::try_from(most.saturating_sub(self.added())).unwrap_or(usize::MAX).max(1)
     }
 
@@ -169,7 +186,11 @@ impl Cutter {
     ///
     /// # Errors
     /// As `measure` gives them.
-    pub fn cut(&self, sources: &[Source<'_>], measure: &dyn Measure) -> Result<Vec<Vec<Cut>>, Fault> {
+    pub fn cut(
+        &self,
+        sources: &[Source<'_>],
+        measure: &dyn Measure,
+    ) -> Result<Vec<Vec<Cut>>, Fault> {
         if sources.is_empty() {
             return Ok(Vec::new());
         }
@@ -192,16 +213,30 @@ impl Cutter {
             }
             self.cut_again(&mut drafts, &long, round == ROUNDS_MAX);
         }
-        let cuts = |draft: Draft<'_>| numbered(draft.source.text, draft.pieces.into_iter().map(|piece| piece.cut).collect());
+        let cuts = |draft: Draft<'_>| {
+            numbered(draft.source.text, draft.pieces.into_iter().map(|piece| piece.cut).collect())
+        };
         Ok(drafts.into_iter().map(cuts).collect())
     }
 
     /// Cuts a part of a text into chunks of so many guessed tokens.
-    fn pieces(&self, source: &Source<'_>, outline: &Outline, part: std::ops::Range<usize>, tokens: usize) -> Vec<Cut> {
+    fn pieces(
+        &self,
+        source: &Source<'_>,
+        outline: &Outline,
+        part: std::ops::Range<usize>,
+        tokens: usize,
+    ) -> Vec<Cut> {
         let tokens = tokens.max(1);
         let most_chars = self.limits.chars.unwrap_or(usize::MAX);
         let text = &source.text[part.clone()];
-        let units = units(text, outline, part.start, (tokens / UNIT_SHARE).max(tokens.min(UNIT_MIN)), most_chars);
+        let units = units(
+            text,
+            outline,
+            part.start,
+            (tokens / UNIT_SHARE).max(tokens.min(UNIT_MIN)),
+            most_chars,
+        );
         let owners = owners(outline, &units, part.start);
         let contexts = Contexts::of(outline, source.id, tokens, &owners);
         let whole = |unit: usize| {
@@ -212,23 +247,38 @@ impl Cutter {
         let shared = self.limits.overlap;
         let room = |unit: usize| {
             let Room { cost, chars } = whole(unit);
-            let least = if chars == usize::MAX { chars } else { chars.saturating_sub(shared).max(1) };
+            let least =
+                if chars == usize::MAX { chars } else { chars.saturating_sub(shared).max(1) };
             Room { cost: cost - (shared / 4).min(cost / 2), chars: least }
         };
         let spans = joined(&units, pack(&units, &room), &room);
         let mut cuts = Vec::with_capacity(spans.len());
         for (i, span) in spans.iter().enumerate() {
-            let from = if i > 0 { self.shared_from(&units, span, spans[i - 1], whole(span.from)) } else { span.from };
-            let (start, end) = (part.start + units[from].start, part.start + units[span.to - 1].end);
+            let from = if i > 0 {
+                self.shared_from(&units, span, spans[i - 1], whole(span.from))
+            } else {
+                span.from
+            };
+            let (start, end) =
+                (part.start + units[from].start, part.start + units[span.to - 1].end);
             // Blanks at its ends say nothing, but those that indent its first line.
             let piece = &source.text[start..end];
-            let blank: usize = piece.split_inclusive('\n').take_while(|line| line.trim().is_empty()).map(str::len).sum();
+            let blank: usize = piece
+                .split_inclusive('\n')
+                .take_while(|line| line.trim().is_empty())
+                .map(str::len)
+                .sum();
             let (mut start, end) = (start + blank, start + piece.trim_end().len());
             if !source.text[..start].is_empty() && !source.text[..start].ends_with('\n') {
                 start += source.text[start..].len() - source.text[start..].trim_start().len();
             }
             if start < end {
-                cuts.push(Cut { start, end, line: 0, context: contexts.label(owners[span.from]).to_owned() });
+                cuts.push(Cut {
+                    start,
+                    end,
+                    line: 0,
+                    context: contexts.label(owners[span.from]).to_owned(),
+                });
             }
         }
         cuts
@@ -249,15 +299,25 @@ impl Cutter {
     }
 
     /// The chunks that have more tokens than the window; the others are marked.
-    fn too_long(&self, drafts: &mut [Draft<'_>], measure: &dyn Measure) -> Result<Vec<TooLong>, Fault> {
+    fn too_long(
+        &self,
+        drafts: &mut [Draft<'_>],
+        measure: &dyn Measure,
+    ) -> Result<Vec<TooLong>, Fault> {
         let Some(window) = self.window() else { return Ok(Vec::new()) };
         let mut long = Vec::new();
         let (mut places, mut texts, mut bytes) = (Vec::new(), Vec::new(), 0);
         for (document, draft) in drafts.iter().enumerate() {
-            for (piece, Piece { cut, .. }) in draft.pieces.iter().enumerate().filter(|(_, piece)| !piece.fits) {
+            for (piece, Piece { cut, .. }) in
+                draft.pieces.iter().enumerate().filter(|(_, piece)| !piece.fits)
+            {
                 let text = embedded(&cut.context, &draft.source.text[cut.start..cut.end]);
                 // A token has at least one byte, of a text that is not made longer first.
-                let longest = if text.is_ascii() { text.len() } else { text.len().saturating_mul(EXPANSION_MAX) };
+                let longest = if text.is_ascii() {
+                    text.len()
+                } else {
+                    text.len().saturating_mul(EXPANSION_MAX)
+                };
                 if longest as u64 + window.added < window.tokens {
                     continue;
                 }
@@ -290,23 +350,36 @@ impl Cutter {
         if texts.is_empty() || self.is_guessed.get() {
             return Ok(());
         }
-        let Some(tokens) = measure.tokens(&texts)?.filter(|tokens| tokens.len() == texts.len()) else {
+        let Some(tokens) = measure.tokens(&texts)?.filter(|tokens| tokens.len() == texts.len())
+        else {
             self.is_guessed.set(true);
             return Ok(());
         };
-        let ratio = |text: &String, tokens: u64| tokens.saturating_sub(self.added()) as f32 / estimate(text).max(1) as f32;
-        let mut ratios: Vec<f32> = texts.iter().zip(&tokens).map(|(text, tokens)| ratio(text, *tokens)).collect();
+        let ratio = |text: &String, tokens: u64| {
+            tokens.saturating_sub(self.added()) as f32 / estimate(text).max(1) as f32
+        };
+        let mut ratios: Vec<f32> =
+            texts.iter().zip(&tokens).map(|(text, tokens)| ratio(text, *tokens)).collect();
         ratios.sort_unstable_by(f32::total_cmp);
         // Nine in ten of what comes shall fit at once.
         let high = ratios[(ratios.len() * 9 / 10).min(ratios.len() - 1)].clamp(0.5, 4.0);
-        self.factor.set(if high > self.factor.get() { high } else { (3.0 * self.factor.get() + high) / 4.0 });
+        self.factor.set(if high > self.factor.get() {
+            high
+        } else {
+            (3.0 * self.factor.get() + high) / 4.0
+        });
         let window = self.window().map_or(u64::MAX, |window| window.tokens);
-        let all = places.into_iter().zip(tokens).map(|((document, piece), tokens)| TooLong { document, piece, tokens });
+        let all = places.into_iter().zip(tokens).map(|((document, piece), tokens)| TooLong {
+            document,
+            piece,
+            tokens,
+        });
         long.extend(all.filter(|one| one.tokens > window));
         Ok(())
     }
 
-    /// Cuts what is too long into smaller pieces; at last into such as fit by their bytes, without context.
+    /// Cuts what is too long into smaller pieces; at last into such as fit by their bytes, without
+    /// context.
     fn cut_again(&self, drafts: &mut [Draft<'_>], long: &[TooLong], is_last: bool) {
         // Documents and their pieces come in order.
         for long in long.chunk_by(|one, next| one.document == next.document) {
@@ -329,7 +402,8 @@ impl Cutter {
 
     /// Smaller chunks in the place of one that has so many tokens.
     fn anew(&self, draft: &Draft<'_>, cut: &Cut, tokens: u64, is_last: bool) -> Vec<Cut> {
-        let room = self.window().map_or(u64::MAX, |window| window.tokens.saturating_sub(window.added));
+        let room =
+            self.window().map_or(u64::MAX, |window| window.tokens.saturating_sub(window.added));
         if is_last {
             return by_bytes(draft.source.text, cut, usize::try_from(room).unwrap_or(usize::MAX));
         }

@@ -1,5 +1,6 @@
-//! Vectors from the mesh: many by `EmbedBulk`, one by `EmbedText`; always of the model asked for. What is indexed is embedded as documents,
-//! what is searched for as a query, so that a model with prompts gets the right one.
+//! Vectors from the mesh: many by `EmbedBulk`, one by `EmbedText`; always of the model asked for.
+//! What is indexed is embedded as documents, what is searched for as a query, so that a model with
+//! prompts gets the right one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +12,9 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::ArrowError;
 use brahman_card::Fault;
 use brahman_card::interface::broker::error::{NoProvider, ProviderFailed};
-use brahman_card::interface::embed::{self, EmbedBulkIn, EmbedBulkOut, EmbedTextIn, TokenizeIn, TokenizeOut};
+use brahman_card::interface::embed::{
+    self, EmbedBulkIn, EmbedBulkOut, EmbedTextIn, TokenizeIn, TokenizeOut,
+};
 use brahman_card::interface::index::error::ModelMismatch;
 use brahman_card::interface::service::error::MethodNotFound;
 use brahman_card::interface::{Empty, WireError};
@@ -28,13 +31,15 @@ const ATTEMPTS_MAX: u32 = 6;
 const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(10), Duration::from_secs(1)).by(3);
 /// Longest wait for a provider to come back.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Longest wait for a model that is being loaded, where nobody says how long they wait: what the contract gives `EmbedText`.
+/// Longest wait for a model that is being loaded, where nobody says how long they wait: what the
+/// contract gives `EmbedText`.
 const LOADING: Duration = Duration::from_secs(600);
 
 /// What texts are for, to the embedder.
 const DOCUMENT: &str = "document";
 const QUERY: &str = "query";
-/// Words by which a model says that its vectors are compared by their inner product, whatever their lengths.
+/// Words by which a model says that its vectors are compared by their inner product, whatever their
+/// lengths.
 const DOT: [&str; 3] = ["dot", "dot_product", "dot_score"];
 
 /// What the mock embedder's vectors depend on; its first manifests did not say that it was a mock.
@@ -155,15 +160,26 @@ pub struct Embedder {
 }
 
 fn require(model: Option<&Model>) -> CallOptions {
-    let require = model.map(|m| BTreeMap::from([("fingerprint".to_owned(), m.fingerprint.clone())])).unwrap_or_default();
+    let require = model
+        .map(|m| BTreeMap::from([("fingerprint".to_owned(), m.fingerprint.clone())]))
+        .unwrap_or_default();
     CallOptions { require, deadline: Some(DEADLINE), ..CallOptions::default() }
 }
 
-/// The call that opens a stream. The broker must know, too, what is required: else another model that is ready would be taken for the
-/// one that is being loaded. A stream has no deadline.
+/// The call that opens a stream. The broker must know, too, what is required: else another model
+/// that is ready would be taken for the one that is being loaded. A stream has no deadline.
 fn opening(options: CallOptions) -> Result<Vec<u8>, ClientError> {
-    let ask = EmbedBulkIn { truncate: Some(true), role: Some(DOCUMENT.to_owned()), ..EmbedBulkIn::default() };
-    encode_method::<embed::method::EmbedBulk>(&ask, &CallOptions { deadline: None, ..options }, false, true)
+    let ask = EmbedBulkIn {
+        truncate: Some(true),
+        role: Some(DOCUMENT.to_owned()),
+        ..EmbedBulkIn::default()
+    };
+    encode_method::<embed::method::EmbedBulk>(
+        &ask,
+        &CallOptions { deadline: None, ..options },
+        false,
+        true,
+    )
 }
 
 fn mismatch(wanted: &Model, got: &str) -> Fault {
@@ -172,7 +188,11 @@ fn mismatch(wanted: &Model, got: &str) -> Fault {
         wanted.name,
         &wanted.fingerprint[..12.min(wanted.fingerprint.len())]
     );
-    Fault::of(&ModelMismatch { wanted: wanted.fingerprint.clone(), got: got.to_owned() }, false, message)
+    Fault::of(
+        &ModelMismatch { wanted: wanted.fingerprint.clone(), got: got.to_owned() },
+        false,
+        message,
+    )
 }
 
 impl Embedder {
@@ -217,7 +237,9 @@ impl Embedder {
             Frame::Batches(batches) => batches,
             Frame::Fault(fault) => return Err(ClientError::Fault(fault).into()),
             Frame::Unreadable(why) => return Err(EmbedError::Unreadable(why)),
-            Frame::End => return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into()),
+            Frame::End => {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
         };
         let dim = self.model.as_ref().map_or(0, |m| m.dim);
         let mut answer = decode(&batches, texts.len(), dim)?;
@@ -234,7 +256,10 @@ impl Embedder {
         let confirmed: EmbedBulkOut = connection.exchange(&opening(options)?).await?.typed()?.value;
         let dim = usize::try_from(confirmed.dim).unwrap_or(0);
         self.scales = confirmed.normalized == Some(false);
-        if let Some(similarity) = confirmed.similarity.filter(|similarity| self.scales && DOT.contains(&similarity.as_str())) {
+        if let Some(similarity) = confirmed
+            .similarity
+            .filter(|similarity| self.scales && DOT.contains(&similarity.as_str()))
+        {
             let message = format!(
                 "{} gives vectors of any length that are compared by their inner product (`{similarity}`), and an index compares \
                  directions: use a model with a Normalize module",
@@ -242,35 +267,57 @@ impl Embedder {
             );
             return Err(ClientError::Fault(Fault::invalid_parameter("model", message)));
         }
-        let got = Model { name: confirmed.model, fingerprint: confirmed.fingerprint, dim, mock: confirmed.mock };
+        let got = Model {
+            name: confirmed.model,
+            fingerprint: confirmed.fingerprint,
+            dim,
+            mock: confirmed.mock,
+        };
         match &self.model {
-            Some(wanted) if *wanted != got => return Err(ClientError::Fault(mismatch(wanted, &got.name))),
+            Some(wanted) if *wanted != got => {
+                return Err(ClientError::Fault(mismatch(wanted, &got.name)));
+            }
             _ => self.model = Some(got),
         }
         Ok(BulkStream::new(connection.into_upgraded()))
     }
 }
 
-/// Which model answers now, for an index that has none yet: this one if a name is given, else whichever is first.
+/// Which model answers now, for an index that has none yet: this one if a name is given, else
+/// whichever is first.
 ///
 /// # Errors
 /// `ModelMismatch` if nobody serves the model that is named; else what the mesh says.
 pub async fn current_model(client: &Client, name: Option<&str>) -> Result<Model, Fault> {
-    let named = name.map(|name| BTreeMap::from([("model".to_owned(), name.to_owned())])).unwrap_or_default();
+    let named = name
+        .map(|name| BTreeMap::from([("model".to_owned(), name.to_owned())]))
+        .unwrap_or_default();
     let options = CallOptions { require: named, deadline: Some(LOADING), ..CallOptions::default() };
     let info = match client.call_method::<embed::method::Info>(&Empty {}, &options).await {
         Ok(answer) => answer.value,
         Err(error) => {
             let fault = Fault::from(error);
-            let Some(name) = name.filter(|_| fault.name == NoProvider::NAME) else { return Err(fault) };
+            let Some(name) = name.filter(|_| fault.name == NoProvider::NAME) else {
+                return Err(fault);
+            };
             let message = format!("no module embeds with {name}: {}", fault.message());
-            return Err(Fault::of(&ModelMismatch { wanted: name.to_owned(), got: String::new() }, false, message));
+            return Err(Fault::of(
+                &ModelMismatch { wanted: name.to_owned(), got: String::new() },
+                false,
+                message,
+            ));
         }
     };
-    Ok(Model { name: info.model, fingerprint: info.fingerprint, dim: usize::try_from(info.dim).unwrap_or(0), mock: info.mock })
+    Ok(Model {
+        name: info.model,
+        fingerprint: info.fingerprint,
+        dim: usize::try_from(info.dim).unwrap_or(0),
+        mock: info.mock,
+    })
 }
 
-/// That an index may go from one model to the other: real vectors are not given up for those that a mock makes up.
+/// That an index may go from one model to the other: real vectors are not given up for those that a
+/// mock makes up.
 ///
 /// # Errors
 /// `ModelMismatch`, naming both, unless `allow_mock`.
@@ -283,11 +330,15 @@ pub fn may_replace(index: &str, from: &Model, to: &Model, allow_mock: bool) -> R
          context, or say `allow_mock`",
         from.name, to.name
     );
-    Err(Fault::of(&ModelMismatch { wanted: from.fingerprint.clone(), got: to.fingerprint.clone() }, false, message))
+    Err(Fault::of(
+        &ModelMismatch { wanted: from.fingerprint.clone(), got: to.fingerprint.clone() },
+        false,
+        message,
+    ))
 }
 
-/// What the mesh says where nobody embeds by an index's model, which is asked for whatever the context offers first; with what to do
-/// about it.
+/// What the mesh says where nobody embeds by an index's model, which is asked for whatever the
+/// context offers first; with what to do about it.
 #[must_use]
 pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
     if fault.name != NoProvider::NAME {
@@ -313,22 +364,36 @@ pub fn explained(fault: Fault, model: &Model, index: &str) -> Fault {
     fault.with("message", message)
 }
 
-/// The first module of a refusal that is only stopped, and so has not said by which model it embeds.
+/// The first module of a refusal that is only stopped, and so has not said by which model it
+/// embeds.
 fn stopped(why: &str) -> Option<&str> {
     why.split("; ").find_map(|part| {
-        let (before, _) = part.split_once(": fingerprint = ").filter(|(_, after)| after.contains("it is stopped"))?;
+        let (before, _) = part
+            .split_once(": fingerprint = ")
+            .filter(|(_, after)| after.contains("it is stopped"))?;
         before.rsplit(": ").next()
     })
 }
 
-/// One query: its vector, the provider's label, and whether it was longer than the window. A model that is being loaded is waited for
-/// until the caller's deadline.
+/// One query: its vector, the provider's label, and whether it was longer than the window. A model
+/// that is being loaded is waited for until the caller's deadline.
 ///
 /// # Errors
 /// `ModelMismatch` if only another model is to be had; else what the mesh says.
-pub async fn query(client: &Client, model: &Model, text: &str, deadline: Deadline) -> Result<(Vec<f32>, Option<String>, bool), Fault> {
-    let ask = EmbedTextIn { texts: vec![text.to_owned()], truncate: Some(true), role: Some(QUERY.to_owned()), ..EmbedTextIn::default() };
-    let options = CallOptions { deadline: Some(deadline.left().unwrap_or(LOADING)), ..require(Some(model)) };
+pub async fn query(
+    client: &Client,
+    model: &Model,
+    text: &str,
+    deadline: Deadline,
+) -> Result<(Vec<f32>, Option<String>, bool), Fault> {
+    let ask = EmbedTextIn {
+        texts: vec![text.to_owned()],
+        truncate: Some(true),
+        role: Some(QUERY.to_owned()),
+        ..EmbedTextIn::default()
+    };
+    let options =
+        CallOptions { deadline: Some(deadline.left().unwrap_or(LOADING)), ..require(Some(model)) };
     let answer = client.call_method::<embed::method::EmbedText>(&ask, &options).await?;
     if answer.value.fingerprint != model.fingerprint || answer.value.mock != model.mock {
         return Err(mismatch(model, &answer.value.model));
@@ -351,7 +416,8 @@ pub struct TokenCounter {
 }
 
 impl TokenCounter {
-    /// For the model given, or for whichever answers first, once there is something to count. Made where the runtime is.
+    /// For the model given, or for whichever answers first, once there is something to count. Made
+    /// where the runtime is.
     #[must_use]
     pub fn new(client: Client, name: Option<String>, model: Option<Model>) -> Self {
         let known = OnceLock::new();
@@ -379,7 +445,12 @@ impl TokenCounter {
     async fn tokenize(&self, texts: Vec<String>) -> Result<Option<TokenizeOut>, Fault> {
         let model = self.bound().await?;
         let ask = TokenizeIn { texts, role: Some(DOCUMENT.to_owned()), ..TokenizeIn::default() };
-        match self.client.call_method::<embed::method::Tokenize>(&ask, &require(Some(&model))).await.map_err(Fault::from) {
+        match self
+            .client
+            .call_method::<embed::method::Tokenize>(&ask, &require(Some(&model)))
+            .await
+            .map_err(Fault::from)
+        {
             Ok(answer) if answer.value.fingerprint == model.fingerprint => Ok(Some(answer.value)),
             Ok(answer) => Err(mismatch(&model, &answer.value.model)),
             Err(fault) if fault.name == MethodNotFound::NAME => Ok(None),
@@ -390,12 +461,16 @@ impl TokenCounter {
     async fn ask_window(&self) -> Result<Option<Window>, Fault> {
         let window = match self.tokenize(vec!["x".to_owned()]).await? {
             Some(answer) => {
-                let added = answer.texts.first().map_or(ADDED_GUESSED, |one| one.tokens.saturating_sub(1));
+                let added =
+                    answer.texts.first().map_or(ADDED_GUESSED, |one| one.tokens.saturating_sub(1));
                 Window { tokens: answer.max_tokens, added }
             }
             None => {
                 let model = self.bound().await?;
-                let info = self.client.call_method::<embed::method::Info>(&Empty {}, &require(Some(&model))).await?;
+                let info = self
+                    .client
+                    .call_method::<embed::method::Info>(&Empty {}, &require(Some(&model)))
+                    .await?;
                 Window { tokens: info.value.max_tokens, added: ADDED_GUESSED }
             }
         };
@@ -426,14 +501,25 @@ fn decode(batches: &[RecordBatch], rows: usize, dim: usize) -> Result<Batch, Rep
     let other = |column, expected| move || ReplyError::OtherType { column, expected };
     let mut out = Batch { vectors: Vec::with_capacity(rows * dim), cached: 0, truncated: 0 };
     for batch in batches {
-        let column = |column: &'static str| batch.column_by_name(column).ok_or(ReplyError::NoColumn { column });
-        let lists = column("vector")?.as_fixed_size_list_opt().ok_or_else(other("vector", "a fixed-size list"))?;
-        let values = lists.values().as_primitive_opt::<Float32Type>().ok_or_else(other("vector", "of f32"))?;
+        let column = |column: &'static str| {
+            batch.column_by_name(column).ok_or(ReplyError::NoColumn { column })
+        };
+        let lists = column("vector")?
+            .as_fixed_size_list_opt()
+            .ok_or_else(other("vector", "a fixed-size list"))?;
+        let values = lists
+            .values()
+            .as_primitive_opt::<Float32Type>()
+            .ok_or_else(other("vector", "of f32"))?;
         out.vectors.extend_from_slice(values.values());
         out.cached += column("cached")?.as_boolean_opt().map_or(0, |b| b.true_count() as u64);
-        let tokens = column("tokens")?.as_primitive_opt::<UInt32Type>().ok_or_else(other("tokens", "of u32"))?;
-        let kept = column("kept")?.as_primitive_opt::<UInt32Type>().ok_or_else(other("kept", "of u32"))?;
-        out.truncated += tokens.values().iter().zip(kept.values()).filter(|(t, k)| k < t).count() as u64;
+        let tokens = column("tokens")?
+            .as_primitive_opt::<UInt32Type>()
+            .ok_or_else(other("tokens", "of u32"))?;
+        let kept =
+            column("kept")?.as_primitive_opt::<UInt32Type>().ok_or_else(other("kept", "of u32"))?;
+        out.truncated +=
+            tokens.values().iter().zip(kept.values()).filter(|(t, k)| k < t).count() as u64;
     }
     if out.vectors.len() != rows * dim {
         return Err(ReplyError::Count { numbers: out.vectors.len(), rows, dim });
@@ -468,7 +554,10 @@ mod tests {
     fn a_stream_is_asked_of_the_model_that_is_wanted_and_of_no_other_that_is_ready() {
         let message = opening(require(Some(&model("real", false)))).expect("encodes");
         let message = String::from_utf8(message).expect("text");
-        assert!(message.contains(r#""fingerprint":"real-v1""#) && !message.contains("deadline"), "{message}");
+        assert!(
+            message.contains(r#""fingerprint":"real-v1""#) && !message.contains("deadline"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -476,8 +565,16 @@ mod tests {
         let (real, mock) = (model("real", false), model("mock", true));
         let fault = may_replace("x", &real, &mock, false).expect_err("refused");
         assert_eq!(fault.name, ModelMismatch::NAME);
-        assert!(["`x`", "real", "mock"].iter().all(|word| fault.message().contains(word)), "{fault}");
-        for (from, to, allow_mock) in [(&real, &mock, true), (&mock, &mock, false), (&mock, &real, false), (&real, &real, false)] {
+        assert!(
+            ["`x`", "real", "mock"].iter().all(|word| fault.message().contains(word)),
+            "{fault}"
+        );
+        for (from, to, allow_mock) in [
+            (&real, &mock, true),
+            (&mock, &mock, false),
+            (&mock, &real, false),
+            (&real, &real, false),
+        ] {
             may_replace("x", from, to, allow_mock).expect("allowed");
         }
     }
@@ -487,16 +584,40 @@ mod tests {
         let none = || Fault::new(NoProvider::NAME, true, "nothing serves");
         let said = explained(none(), &model("mock", true), "x");
         assert!(
-            said.retryable() && said.message().contains("brahman index migrate x") && said.message().contains("nothing serves"),
+            said.retryable()
+                && said.message().contains("brahman index migrate x")
+                && said.message().contains("nothing serves"),
             "{said}"
         );
         let said = explained(none(), &model("real", false), "x");
-        assert!(said.message().contains("models enable real") && said.message().contains("nothing serves"), "{said}");
-        assert_eq!(explained(Fault::internal("broken"), &model("mock", true), "x").message(), "broken");
-        let refused = ["a: is excluded".to_owned(), "embed-real: fingerprint = `f` is required, it is stopped".to_owned()];
-        let said = explained(Fault::no_provider("org.brahman.Embed", Some("prod"), &refused), &model("real", false), "x");
-        assert!(said.message().contains("`brahman start embed-real`") && !said.message().contains("index migrate"), "{said}");
-        let said = explained(Fault::no_provider("org.brahman.Embed", None, &refused[1..]), &model("real", false), "x");
+        assert!(
+            said.message().contains("models enable real")
+                && said.message().contains("nothing serves"),
+            "{said}"
+        );
+        assert_eq!(
+            explained(Fault::internal("broken"), &model("mock", true), "x").message(),
+            "broken"
+        );
+        let refused = [
+            "a: is excluded".to_owned(),
+            "embed-real: fingerprint = `f` is required, it is stopped".to_owned(),
+        ];
+        let said = explained(
+            Fault::no_provider("org.brahman.Embed", Some("prod"), &refused),
+            &model("real", false),
+            "x",
+        );
+        assert!(
+            said.message().contains("`brahman start embed-real`")
+                && !said.message().contains("index migrate"),
+            "{said}"
+        );
+        let said = explained(
+            Fault::no_provider("org.brahman.Embed", None, &refused[1..]),
+            &model("real", false),
+            "x",
+        );
         assert!(said.message().contains("`brahman start embed-real`"), "{said}");
     }
 }

@@ -1,5 +1,6 @@
-//! The engines, by name: what makes the graph that a search walks. Vectors, exact search, filters, walks and files are the
-//! same for all, [`flat_hnsw`]'s, so that engines differ by their graphs alone.
+//! The engines, by name: what makes the graph that a search walks. Vectors, exact search, filters,
+//! walks and files are the same for all, [`flat_hnsw`]'s, so that engines differ by their graphs
+//! alone.
 
 mod hnsw_rs;
 
@@ -77,7 +78,13 @@ impl Engine for FlatHnsw {
     }
 
     fn build(&self, work: Work<'_>) -> io::Result<(FlatIndex, Vec<u32>)> {
-        FlatIndex::build_owned(work.vectors.into_owned(), work.dim, work.parameters, work.threads, work.progress)
+        FlatIndex::build_owned(
+            work.vectors.into_owned(),
+            work.dim,
+            work.parameters,
+            work.threads,
+            work.progress,
+        )
     }
 }
 
@@ -102,7 +109,10 @@ pub static ENGINES: [&dyn Engine; 3] = [&FlatHnsw, &hnsw_rs::HnswRs, &Exact];
 /// # Errors
 /// [`UnknownEngine`].
 pub fn named(name: &str) -> Result<&'static dyn Engine, UnknownEngine> {
-    ENGINES.into_iter().find(|engine| engine.name() == name).ok_or_else(|| UnknownEngine { name: name.to_owned() })
+    ENGINES
+        .into_iter()
+        .find(|engine| engine.name() == name)
+        .ok_or_else(|| UnknownEngine { name: name.to_owned() })
 }
 
 #[cfg(test)]
@@ -118,11 +128,28 @@ mod tests {
         let (vectors, queries) = (unit_vectors(1, rows, dim), unit_vectors(2, 200, dim));
         let parameters = Parameters { m: 12, ef_construction: 100, seed: 0 };
         for engine in ENGINES {
-            let (flat, order) =
-                engine.build(Work { vectors: Cow::Borrowed(&vectors), dim, parameters, threads: 2, progress: &|_| true }).expect("built");
+            let (flat, order) = engine
+                .build(Work {
+                    vectors: Cow::Borrowed(&vectors),
+                    dim,
+                    parameters,
+                    threads: 2,
+                    progress: &|_| true,
+                })
+                .expect("built");
             assert_eq!(order.len(), rows);
-            assert!(order.iter().zip(0..).all(|(old, new)| flat.store.vector(new) == &vectors[*old as usize * dim..][..dim]));
-            assert!(flat.orphans(64, 2, usize::MAX).is_empty(), "{}: every row finds itself", engine.name());
+            assert!(
+                order
+                    .iter()
+                    .zip(0..)
+                    .all(|(old, new)| flat.store.vector(new)
+                        == &vectors[*old as usize * dim..][..dim])
+            );
+            assert!(
+                flat.orphans(64, 2, usize::MAX).is_empty(),
+                "{}: every row finds itself",
+                engine.name()
+            );
             for share in [1, 2, 100] {
                 let live = LiveRows::of(rows, |row| row.is_multiple_of(share));
                 let ask = SearchParameters { k: 10, ef: 200, live: Some(&live) };
@@ -130,7 +157,10 @@ mod tests {
                     .chunks(dim)
                     .map(|query| {
                         let truth = flat.store.exact(query, 10, Some(&live), 1);
-                        flat.search(query, &ask).iter().filter(|found| truth.contains(found)).count()
+                        flat.search(query, &ask)
+                            .iter()
+                            .filter(|found| truth.contains(found))
+                            .count()
                     })
                     .sum();
                 assert!(right >= 1980, "{} at 1/{share}: {right} of 2000", engine.name());
@@ -145,7 +175,13 @@ mod tests {
             for rows in [0, 1, 2000] {
                 let equal: Vec<f32> = std::iter::repeat_n([0.6_f32, 0.8], rows).flatten().collect();
                 let (flat, _) = engine
-                    .build(Work { vectors: Cow::Borrowed(&equal), dim: 2, parameters, threads: 2, progress: &|_| true })
+                    .build(Work {
+                        vectors: Cow::Borrowed(&equal),
+                        dim: 2,
+                        parameters,
+                        threads: 2,
+                        progress: &|_| true,
+                    })
                     .expect("built");
                 assert_eq!(
                     flat.search(&[0.6, 0.8], &SearchParameters { k: 3, ef: 10, live: None }).len(),
@@ -155,13 +191,25 @@ mod tests {
                 );
             }
             let vectors = unit_vectors(1, 3000, 8);
-            let told =
-                engine.build(Work { vectors: Cow::Borrowed(&vectors), dim: 8, parameters, threads: 2, progress: &|done| done < 1000 });
+            let told = engine.build(Work {
+                vectors: Cow::Borrowed(&vectors),
+                dim: 8,
+                parameters,
+                threads: 2,
+                progress: &|done| done < 1000,
+            });
             assert_eq!(told.is_err(), engine.name() != "exact", "{}", engine.name());
         }
-        assert!(named("faiss").is_err_and(|error| error.to_string().contains("flat-hnsw, hnsw-rs, exact")));
-        let wrong =
-            |m, ef_construction| ENGINES[1].check(&Parameters { m, ef_construction, seed: 0 }).expect_err("out of bounds").parameter;
+        assert!(
+            named("faiss")
+                .is_err_and(|error| error.to_string().contains("flat-hnsw, hnsw-rs, exact"))
+        );
+        let wrong = |m, ef_construction| {
+            ENGINES[1]
+                .check(&Parameters { m, ef_construction, seed: 0 })
+                .expect_err("out of bounds")
+                .parameter
+        };
         assert_eq!((wrong(256, 4000), wrong(16, 32)), ("m", "ef_construction"));
     }
 }

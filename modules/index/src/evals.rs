@@ -1,9 +1,12 @@
-//! Sets of queries with known answers, by which graphs are measured: how they are made, kept, and found again.
+//! Sets of queries with known answers, by which graphs are measured: how they are made, kept, and
+//! found again.
 //!
-//! Queries are rows moved a little in a random direction, of which the row itself is no answer; or they are given, with answers or without.
-//! Truth is an exact search. The halves of a set are disjoint: *tune* chooses, *holdout* judges. A set has a name and belongs to one data
-//! ([`crate::data`]). Invariants: a set is used on its own data only; of other data it is made anew, or, where its answers were given,
-//! refused. The same rows, seed and numbers give the same queries, in whatever order the rows lie.
+//! Queries are rows moved a little in a random direction, of which the row itself is no answer; or
+//! they are given, with answers or without. Truth is an exact search. The halves of a set are
+//! disjoint: *tune* chooses, *holdout* judges. A set has a name and belongs to one data
+//! ([`crate::data`]). Invariants: a set is used on its own data only; of other data it is made
+//! anew, or, where its answers were given, refused. The same rows, seed and numbers give the same
+//! queries, in whatever order the rows lie.
 
 use std::collections::HashMap;
 use std::fs;
@@ -23,7 +26,8 @@ use crate::trials::Query;
 use flat_hnsw::build::{in_parallel, mix};
 use flat_hnsw::kernel::dot;
 
-/// Length of the random step, of 1: near enough that the row's neighbours are the query's, far enough that the order is not.
+/// Length of the random step, of 1: near enough that the row's neighbours are the query's, far
+/// enough that the order is not.
 const STEP: f32 = 0.3;
 /// Name of the set that is used where none is named.
 pub const DEFAULT: &str = "default";
@@ -53,8 +57,8 @@ struct SetRecord {
     /// Of the choice of rows.
     #[serde(default)]
     seed: u64,
-    /// Queries of each half that were asked for: where there are few rows there are fewer, and more once there are more rows. Absent of
-    /// those that were given, and in sets of before.
+    /// Queries of each half that were asked for: where there are few rows there are fewer, and more
+    /// once there are more rows. Absent of those that were given, and in sets of before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     queries: Option<usize>,
     /// The documents that answer each query, where somebody has said so.
@@ -102,7 +106,9 @@ pub enum EvalError {
         there: Vec<String>,
     },
     /// Its answers were given for other data.
-    #[error("the eval set `{name}` has known answers, and the data has changed since they were given")]
+    #[error(
+        "the eval set `{name}` has known answers, and the data has changed since they were given"
+    )]
     Stale {
         /// Its name.
         name: String,
@@ -135,7 +141,9 @@ pub struct NameError(String);
 /// [`NameError`].
 pub fn check_name(name: &str) -> Result<(), NameError> {
     let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_right = name.starts_with(is_plain) && name.len() <= NAME_MAX && name.chars().all(|c| is_plain(c) || "._-".contains(c));
+    let is_right = name.starts_with(is_plain)
+        && name.len() <= NAME_MAX
+        && name.chars().all(|c| is_plain(c) || "._-".contains(c));
     if is_right { Ok(()) } else { Err(NameError(name.to_owned())) }
 }
 
@@ -161,7 +169,8 @@ pub struct NewSet<'a> {
 /// A number that depends on what a row is and not on where it lies.
 fn row_key(seed: u64, doc_id: &str, chunk: u32) -> u64 {
     let bytes = doc_id.as_bytes().chunks(8);
-    let words = bytes.map(|part| part.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte)));
+    let words =
+        bytes.map(|part| part.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte)));
     words.fold(mix(seed ^ mix(u64::from(chunk) + 1)), |key, word| mix(key ^ word))
 }
 
@@ -169,7 +178,13 @@ fn row_key(seed: u64, doc_id: &str, chunk: u32) -> u64 {
 ///
 /// # Errors
 /// If there are too few rows, or as the file system gives them.
-pub fn autogen(index: &Path, generation: &Generation, new: &NewSet<'_>, queries: usize, seed: u64) -> io::Result<EvalInfo> {
+pub fn autogen(
+    index: &Path,
+    generation: &Generation,
+    new: &NewSet<'_>,
+    queries: usize,
+    seed: u64,
+) -> io::Result<EvalInfo> {
     let mut rows: Vec<(u64, u32)> = Vec::new();
     for number in generation.live_rows() {
         let row = generation.row(number)?;
@@ -179,15 +194,21 @@ pub fn autogen(index: &Path, generation: &Generation, new: &NewSet<'_>, queries:
     rows.truncate(2 * queries);
     let half = rows.len() / 2;
     if half == 0 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an index of one row has no neighbours to find"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "an index of one row has no neighbours to find",
+        ));
     }
     rows.truncate(2 * half);
     let dim = generation.manifest.model.dim;
     let (mut vectors, mut sources) = (Vec::new(), Vec::new());
     for (key, row) in rows {
-        let step: Vec<f32> = (0..dim as u64).map(|i| (mix(key ^ mix(i)) >> 40) as f32 / (1_u64 << 23) as f32 - 1.0).collect();
+        let step: Vec<f32> = (0..dim as u64)
+            .map(|i| (mix(key ^ mix(i)) >> 40) as f32 / (1_u64 << 23) as f32 - 1.0)
+            .collect();
         let length = dot(&step, &step).sqrt().max(f32::MIN_POSITIVE);
-        let moved: Vec<f32> = generation.vector(row).iter().zip(&step).map(|(x, s)| x + STEP * s / length).collect();
+        let moved: Vec<f32> =
+            generation.vector(row).iter().zip(&step).map(|(x, s)| x + STEP * s / length).collect();
         let norm = dot(&moved, &moved).sqrt().max(f32::MIN_POSITIVE);
         vectors.extend(moved.iter().map(|x| x / norm));
         let source = generation.row(row)?;
@@ -195,27 +216,64 @@ pub fn autogen(index: &Path, generation: &Generation, new: &NewSet<'_>, queries:
     }
     let halves = (half as u64, half as u64);
     let queries = Some(queries);
-    keep(index, new, SetContent { vectors, dim, sources, answers: Vec::new(), seed, queries, halves, source: ROWS, exact: None })
+    keep(
+        index,
+        new,
+        SetContent {
+            vectors,
+            dim,
+            sources,
+            answers: Vec::new(),
+            seed,
+            queries,
+            halves,
+            source: ROWS,
+            exact: None,
+        },
+    )
 }
 
-/// Keeps queries that somebody gave: by turns for choosing and for judging. Each vector is of the generation's dimension.
+/// Keeps queries that somebody gave: by turns for choosing and for judging. Each vector is of the
+/// generation's dimension.
 ///
 /// # Errors
 /// If an answer is no document of the index, or as the file system gives them.
-pub fn given(index: &Path, generation: &Generation, new: &NewSet<'_>, queries: &[OwnQuery], is_live: bool) -> Result<EvalInfo, EvalError> {
+pub fn given(
+    index: &Path,
+    generation: &Generation,
+    new: &NewSet<'_>,
+    queries: &[OwnQuery],
+    is_live: bool,
+) -> Result<EvalInfo, EvalError> {
     let by_turns = || queries.iter().step_by(2).chain(queries.iter().skip(1).step_by(2));
     for (query, one) in queries.iter().enumerate() {
-        if let Some(document) = one.answers.iter().find(|id| generation.of_document(id).is_empty()) {
+        if let Some(document) = one.answers.iter().find(|id| generation.of_document(id).is_empty())
+        {
             return Err(EvalError::NoSuchDocument { query, document: document.clone() });
         }
     }
     let has_answers = queries.iter().any(|query| !query.answers.is_empty());
-    let answers: Vec<Vec<String>> = by_turns().filter(|_| has_answers).map(|query| query.answers.clone()).collect();
+    let answers: Vec<Vec<String>> =
+        by_turns().filter(|_| has_answers).map(|query| query.answers.clone()).collect();
     let vectors: Vec<f32> = by_turns().flat_map(|query| query.vector.iter().copied()).collect();
     let exact = has_answers.then(|| found_exactly(generation, queries, new.k));
     let halves = (queries.len().div_ceil(2) as u64, (queries.len() / 2) as u64);
     let (dim, source) = (generation.manifest.model.dim, if is_live { LIVE } else { GIVEN });
-    Ok(keep(index, new, SetContent { vectors, dim, sources: Vec::new(), answers, seed: 0, queries: None, halves, source, exact })?)
+    Ok(keep(
+        index,
+        new,
+        SetContent {
+            vectors,
+            dim,
+            sources: Vec::new(),
+            answers,
+            seed: 0,
+            queries: None,
+            halves,
+            source,
+            exact,
+        },
+    )?)
 }
 
 /// The share of the named answers that comparing all rows finds.
@@ -227,7 +285,9 @@ fn found_exactly(generation: &Generation, queries: &[OwnQuery], k: usize) -> f64
         .filter(|query| !query.answers.is_empty())
         .map(|query| {
             let found = generation.search(&query.vector, &how, &allowed);
-            let is_found = |id: &&String| generation.of_document(id).iter().any(|row| found.iter().any(|f| f.row == *row));
+            let is_found = |id: &&String| {
+                generation.of_document(id).iter().any(|row| found.iter().any(|f| f.row == *row))
+            };
             query.answers.iter().filter(is_found).count() as f64 / query.answers.len() as f64
         })
         .collect();
@@ -268,15 +328,21 @@ fn keep(index: &Path, new: &NewSet<'_>, made: SetContent) -> io::Result<EvalInfo
     let sha256 = digest::hex(&digest::sha256(&bytes));
     let SetContent { dim, sources, answers, seed, queries, .. } = made;
     let record = SetRecord { info: info.clone(), dim, sources, sha256, seed, queries, answers };
-    let named = sealed::to_vec(&record).and_then(|text| atomic::write(&folder(index).join(format!("{}.json", info.id)), &text));
+    let named = sealed::to_vec(&record)
+        .and_then(|text| atomic::write(&folder(index).join(format!("{}.json", info.id)), &text));
     // Numbers that nothing names are of no use.
     named.inspect_err(|_| drop(fs::remove_file(&numbers)))?;
     // What somebody has given answers for is theirs.
     let is_of_name = |set: &&SetRecord| name_of(&set.info) == new.name && set.answers.is_empty();
     for old in kept(index).0.iter().filter(is_of_name).skip(KEPT) {
         for extension in ["json", "f32"] {
-            if let Err(error) = fs::remove_file(folder(index).join(format!("{}.{extension}", old.info.id))) {
-                tracing::warn!("evals/{}.{extension} is of no use any more and cannot be removed: {error}", old.info.id);
+            if let Err(error) =
+                fs::remove_file(folder(index).join(format!("{}.{extension}", old.info.id)))
+            {
+                tracing::warn!(
+                    "evals/{}.{extension} is of no use any more and cannot be removed: {error}",
+                    old.info.id
+                );
             }
         }
     }
@@ -287,7 +353,11 @@ fn keep(index: &Path, new: &NewSet<'_>, made: SetContent) -> io::Result<EvalInfo
 fn id_after(newest: Option<&str>) -> String {
     let now = ulid::Ulid::generate();
     let newest = newest.and_then(|id| ulid::Ulid::from_string(id).ok());
-    newest.filter(|newest| *newest >= now).and_then(|newest| newest.increment().ok()).unwrap_or(now).to_string()
+    newest
+        .filter(|newest| *newest >= now)
+        .and_then(|newest| newest.increment().ok())
+        .unwrap_or(now)
+        .to_string()
 }
 
 /// A file of a set, or the folder of all sets, that cannot be used.
@@ -331,7 +401,9 @@ fn kept(index: &Path) -> (Vec<SetRecord>, Vec<SetError>) {
         if path.extension().is_none_or(|extension| extension != "json") {
             continue;
         }
-        let name = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+        let name = |part: Option<&std::ffi::OsStr>| {
+            part.unwrap_or_default().to_string_lossy().into_owned()
+        };
         let flaw = match fs::read(&path).and_then(|bytes| sealed::from_slice::<SetRecord>(&bytes)) {
             // Its numbers are looked for by its id, which must lead nowhere else.
             Ok(set) if set.info.id != name(path.file_stem()) => Flaw::OfAnother { id: set.info.id },
@@ -365,7 +437,8 @@ fn examined(index: &Path) -> (Vec<SetRecord>, Vec<SetError>) {
     (sets, damaged)
 }
 
-/// All sets, the newest first, and files of sets that are damaged. Where the names of the data are known, those of other data say so.
+/// All sets, the newest first, and files of sets that are damaged. Where the names of the data are
+/// known, those of other data say so.
 #[must_use]
 pub fn list(index: &Path, data: Option<&DataNames>) -> (Vec<EvalInfo>, Vec<String>) {
     let (sets, damaged) = examined(index);
@@ -403,11 +476,16 @@ fn is_called(info: &EvalInfo, wanted: &str) -> bool {
 #[must_use]
 pub fn current_id(index: &Path, data: &DataNames, name: Option<&str>) -> Option<String> {
     let name = name.unwrap_or(DEFAULT);
-    kept(index).0.into_iter().find(|set| is_called(&set.info, name) && data.has(&set.info.fingerprint)).map(|set| set.info.id)
+    kept(index)
+        .0
+        .into_iter()
+        .find(|set| is_called(&set.info, name) && data.has(&set.info.fingerprint))
+        .map(|set| set.info.id)
 }
 
-/// The newest set of a name (or the one of an id) with its truth on a generation of this data. Of other data it is made anew, by the same
-/// numbers; one whose files are damaged is passed over. `aside` is called between two queries.
+/// The newest set of a name (or the one of an id) with its truth on a generation of this data. Of
+/// other data it is made anew, by the same numbers; one whose files are damaged is passed over.
+/// `aside` is called between two queries.
 ///
 /// # Errors
 /// [`EvalError`]: there is none of this name, or it cannot be made anew.
@@ -421,12 +499,15 @@ pub fn wanted(
 ) -> Result<Eval, EvalError> {
     let name = name.unwrap_or(DEFAULT);
     let (sets, damaged) = kept(index);
-    let passed_over = |error: &SetError| tracing::warn!("{}; an older eval set is used, or a new one generated", chain(error));
+    let passed_over = |error: &SetError| {
+        tracing::warn!("{}; an older eval set is used, or a new one generated", chain(error))
+    };
     damaged.iter().for_each(passed_over);
     let dim = generation.manifest.model.dim;
     let called: Vec<&SetRecord> = sets.iter().filter(|set| is_called(&set.info, name)).collect();
     let mut own = called.iter().filter(|set| set.dim == dim && data.has(&set.info.fingerprint));
-    let found = own.find_map(|set| Some((*set, numbers(index, set).inspect_err(passed_over).ok()?)));
+    let found =
+        own.find_map(|set| Some((*set, numbers(index, set).inspect_err(passed_over).ok()?)));
     if let Some((set, vectors)) = found {
         return Ok(with_truth(set, &vectors, generation, threads, aside));
     }
@@ -436,29 +517,45 @@ pub fn wanted(
             return Err(EvalError::Stale { name: name_of(&set.info).to_owned() });
         }
         Some(set) => {
-            let (k, queries) = (usize::try_from(set.info.k).unwrap_or(NEIGHBOURS), usize::try_from(set.info.tune).unwrap_or(QUERIES));
+            let (k, queries) = (
+                usize::try_from(set.info.k).unwrap_or(NEIGHBOURS),
+                usize::try_from(set.info.tune).unwrap_or(QUERIES),
+            );
             tracing::info!("the eval set `{name}` belongs to data of before and is made anew");
-            let again = numbers(index, set).ok().filter(|_| set.sources.is_empty() && set.dim == dim);
+            let again =
+                numbers(index, set).ok().filter(|_| set.sources.is_empty() && set.dim == dim);
             match again {
                 Some(vectors) => {
                     let own: Vec<OwnQuery> = interleaved(&vectors, dim, queries);
-                    given(index, generation, &new(k), &own, set.info.source.as_deref() == Some(LIVE))?
+                    given(
+                        index,
+                        generation,
+                        &new(k),
+                        &own,
+                        set.info.source.as_deref() == Some(LIVE),
+                    )?
                 }
                 // Vectors of another model ask nothing of this one.
-                None if set.sources.is_empty() => return Err(EvalError::Stale { name: name.to_owned() }),
-                None => autogen(index, generation, &new(k), set.queries.unwrap_or(queries), set.seed)?,
+                None if set.sources.is_empty() => {
+                    return Err(EvalError::Stale { name: name.to_owned() });
+                }
+                None => {
+                    autogen(index, generation, &new(k), set.queries.unwrap_or(queries), set.seed)?
+                }
             }
         }
         None if name == DEFAULT => autogen(index, generation, &new(NEIGHBOURS), QUERIES, 0)?,
         None => {
-            let mut there: Vec<String> = sets.iter().map(|set| name_of(&set.info).to_owned()).collect();
+            let mut there: Vec<String> =
+                sets.iter().map(|set| name_of(&set.info).to_owned()).collect();
             there.sort_unstable();
             there.dedup();
             return Err(EvalError::NoSuch { name: name.to_owned(), there });
         }
     };
     let set = kept(index).0.into_iter().find(|set| set.info.id == made.id);
-    let set = set.ok_or_else(|| io::Error::other(format!("evals/{}.json is gone again", made.id)))?;
+    let set =
+        set.ok_or_else(|| io::Error::other(format!("evals/{}.json is gone again", made.id)))?;
     let vectors = numbers(index, &set).map_err(io::Error::other)?;
     Ok(with_truth(&set, &vectors, generation, threads, aside))
 }
@@ -468,14 +565,25 @@ fn interleaved(vectors: &[f32], dim: usize, tune: usize) -> Vec<OwnQuery> {
     let all: Vec<&[f32]> = vectors.chunks_exact(dim.max(1)).collect();
     let (tune, holdout) = all.split_at(tune.min(all.len()));
     let place = |n: usize| if n.is_multiple_of(2) { tune.get(n / 2) } else { holdout.get(n / 2) };
-    (0..all.len()).filter_map(place).map(|vector| OwnQuery { vector: vector.to_vec(), answers: Vec::new() }).collect()
+    (0..all.len())
+        .filter_map(place)
+        .map(|vector| OwnQuery { vector: vector.to_vec(), answers: Vec::new() })
+        .collect()
 }
 
-fn with_truth(set: &SetRecord, vectors: &[f32], generation: &Generation, threads: usize, aside: &(dyn Fn() + Sync)) -> Eval {
+fn with_truth(
+    set: &SetRecord,
+    vectors: &[f32],
+    generation: &Generation,
+    threads: usize,
+    aside: &(dyn Fn() + Sync),
+) -> Eval {
     let by_source: HashMap<(&str, u32), u32> = match set.sources.is_empty() {
         true => HashMap::new(),
         false => {
-            let place = |number: u32| generation.row(number).ok().map(|row| ((row.doc_id, row.chunk), number));
+            let place = |number: u32| {
+                generation.row(number).ok().map(|row| ((row.doc_id, row.chunk), number))
+            };
             generation.live_rows().filter_map(place).collect()
         }
     };
@@ -489,15 +597,23 @@ fn with_truth(set: &SetRecord, vectors: &[f32], generation: &Generation, threads
         || (),
         |(), i| {
             aside();
-            let not = set.sources.get(i).and_then(|(id, chunk)| by_source.get(&(id.as_str(), *chunk)).copied());
+            let not = set
+                .sources
+                .get(i)
+                .and_then(|(id, chunk)| by_source.get(&(id.as_str(), *chunk)).copied());
             let mut truth = generation.search(vectors[i], &how, &allowed);
             truth.retain(|found| Some(found.row) != not);
             truth.truncate(k);
             let floor = truth.last().map_or(f32::INFINITY, |f| f.score);
             let named = set.answers.get(i).filter(|answers| !answers.is_empty());
             let right = named.map(|answers| {
-                let rows: Vec<u32> = answers.iter().flat_map(|id| generation.of_document(id)).collect();
-                truth.iter().map(|found| found.row).filter(|row| rows.contains(row)).collect::<Vec<u32>>()
+                let rows: Vec<u32> =
+                    answers.iter().flat_map(|id| generation.of_document(id)).collect();
+                truth
+                    .iter()
+                    .map(|found| found.row)
+                    .filter(|row| rows.contains(row))
+                    .collect::<Vec<u32>>()
             });
             let truth = right.as_ref().map_or(truth.len(), Vec::len);
             Query { vector: vectors[i].to_vec(), not, floor, truth, right }
@@ -506,7 +622,8 @@ fn with_truth(set: &SetRecord, vectors: &[f32], generation: &Generation, threads
     let half = usize::try_from(set.info.tune).unwrap_or(0).min(queries.len());
     // What not even comparing all rows finds says nothing of a graph.
     let is_asking = |query: &&Query| query.right.as_ref().is_none_or(|right| !right.is_empty());
-    let asking = |part: &[Query]| -> Vec<Query> { part.iter().filter(is_asking).cloned().collect() };
+    let asking =
+        |part: &[Query]| -> Vec<Query> { part.iter().filter(is_asking).cloned().collect() };
     let info = EvalInfo { name: Some(name_of(&set.info).to_owned()), ..set.info.clone() };
     Eval { info, tune: asking(&queries[..half]), holdout: asking(&queries[half..]) }
 }

@@ -1,7 +1,9 @@
-//! The files of an index: what manifests name, whether each is there and whole, and what is wrong with one that is not.
+//! The files of an index: what manifests name, whether each is there and whole, and what is wrong
+//! with one that is not.
 //!
-//! Invariants: a file counts as whole only if it was compared with its checksum since it was last written to; an error names its
-//! file, and keeps the kind and the cause that it came with. What a file is for is not known here.
+//! Invariants: a file counts as whole only if it was compared with its checksum since it was last
+//! written to; an error names its file, and keeps the kind and the cause that it came with. What a
+//! file is for is not known here.
 
 mod marks;
 
@@ -32,7 +34,8 @@ impl FileRef {
     /// Whether the path stays in the index's folder. It is read from a file.
     #[must_use]
     pub fn is_inside(&self) -> bool {
-        !self.path.is_empty() && Path::new(&self.path).components().all(|part| matches!(part, Component::Normal(_)))
+        !self.path.is_empty()
+            && Path::new(&self.path).components().all(|part| matches!(part, Component::Normal(_)))
     }
 }
 
@@ -154,7 +157,8 @@ impl Files {
         self.marks.forget(path);
     }
 
-    /// That a file is there and whole. It is read only if that has not been done since it was last written to.
+    /// That a file is there and whole. It is read only if that has not been done since it was last
+    /// written to.
     ///
     /// # Errors
     /// [`Damage`], naming the file.

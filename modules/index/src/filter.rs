@@ -1,14 +1,17 @@
 //! Filters: which rows a search may find, by document, source and the dataset's typed columns.
 //!
-//! The language is that of Chroma and MongoDB: `{"lang": "rust"}`, `{"year": {"$gte": 2020, "$lt": 2024}}`,
-//! `{"$or": [{…}, {…}]}`, with `$eq $ne $gt $gte $lt $lte $in $nin $contains $exists $and $or $not`. A NULL matches only `null`, `$ne`
-//! and `{"$exists": false}`. Depth and size are bounded by the wire.
+//! The language is that of Chroma and MongoDB: `{"lang": "rust"}`,
+//! `{"year": {"$gte": 2020, "$lt": 2024}}`, `{"$or": [{…}, {…}]}`, with
+//! `$eq $ne $gt $gte $lt $lte $in $nin $contains $exists $and $or $not`. A NULL matches only
+//! `null`, `$ne` and `{"$exists": false}`. Depth and size are bounded by the wire.
 //!
-//! Rows are chosen by [`sorted`] columns and by a map of ids where there are many of them, else by looking at each.
+//! Rows are chosen by [`sorted`] columns and by a map of ids where there are many of them, else by
+//! looking at each.
 //!
-//! A value is compared as the column's type has it: with a column of f32 the number is rounded as the column's were, with dates and
-//! timestamps a text is read as ISO 8601 (UTC where it names no offset), with decimals a text as digits. Invariant: what cannot be compared with the column is an
-//! error that names both, never a filter that lets nothing through.
+//! A value is compared as the column's type has it: with a column of f32 the number is rounded as
+//! the column's were, with dates and timestamps a text is read as ISO 8601 (UTC where it names no
+//! offset), with decimals a text as digits. Invariant: what cannot be compared with the column is
+//! an error that names both, never a filter that lets nothing through.
 
 mod columns;
 mod errors;
@@ -63,7 +66,9 @@ impl Filter {
     /// A filter within another: one that lets everything through is a mistake there.
     fn part(json: &Json, of: &str) -> Result<Self, FilterError> {
         match json {
-            Json::Object(members) if members.is_empty() => Err(FilterError::EmptyFilter { operator: of.to_owned() }),
+            Json::Object(members) if members.is_empty() => {
+                Err(FilterError::EmptyFilter { operator: of.to_owned() })
+            }
             _ => Self::parse(json),
         }
     }
@@ -77,15 +82,21 @@ impl Filter {
         let mut all = Vec::new();
         for (name, wanted) in members {
             let list = || match wanted {
-                Json::Array(parts) if parts.is_empty() => Err(FilterError::EmptyList { operator: name.clone() }),
-                Json::Array(parts) => parts.iter().map(|part| Self::part(part, name)).collect::<Result<Vec<_>, _>>(),
+                Json::Array(parts) if parts.is_empty() => {
+                    Err(FilterError::EmptyList { operator: name.clone() })
+                }
+                Json::Array(parts) => {
+                    parts.iter().map(|part| Self::part(part, name)).collect::<Result<Vec<_>, _>>()
+                }
                 _ => Err(FilterError::NoFilters { operator: name.clone() }),
             };
             all.push(match name.as_str() {
                 "$and" => Self::All(list()?),
                 "$or" => Self::Any(list()?),
                 "$not" => Self::Not(Box::new(Self::part(wanted, name)?)),
-                operator if operator.starts_with('$') => return Err(FilterError::NoColumnName { operator: operator.to_owned() }),
+                operator if operator.starts_with('$') => {
+                    return Err(FilterError::NoColumnName { operator: operator.to_owned() });
+                }
                 field => Self::field(field, wanted)?,
             });
         }
@@ -103,13 +114,26 @@ impl Filter {
         let mut all = Vec::new();
         for (operator, wanted) in operators {
             if wanted.is_null() && !["$eq", "$ne"].contains(&operator.as_str()) {
-                return Err(FilterError::NullOrder { operator: operator.clone(), field: field.to_owned() });
+                return Err(FilterError::NullOrder {
+                    operator: operator.clone(),
+                    field: field.to_owned(),
+                });
             }
-            let compare =
-                |orders: &[Ordering]| Ok::<_, FilterError>(Self::Compare(field.to_owned(), orders.to_vec(), scalar(wanted, field)?));
+            let compare = |orders: &[Ordering]| {
+                Ok::<_, FilterError>(Self::Compare(
+                    field.to_owned(),
+                    orders.to_vec(),
+                    scalar(wanted, field)?,
+                ))
+            };
             let list = || match wanted {
-                Json::Array(values) => values.iter().map(|v| scalar(v, field)).collect::<Result<Vec<_>, _>>(),
-                _ => Err(FilterError::NoValues { operator: operator.clone(), field: field.to_owned() }),
+                Json::Array(values) => {
+                    values.iter().map(|v| scalar(v, field)).collect::<Result<Vec<_>, _>>()
+                }
+                _ => Err(FilterError::NoValues {
+                    operator: operator.clone(),
+                    field: field.to_owned(),
+                }),
             };
             all.push(match operator.as_str() {
                 "$eq" => compare(&[Equal])?,
@@ -129,7 +153,12 @@ impl Filter {
                         _ => return Err(FilterError::NoTruth { field: field.to_owned() }),
                     }
                 }
-                other => return Err(FilterError::UnknownOperator { operator: other.to_owned(), field: field.to_owned() }),
+                other => {
+                    return Err(FilterError::UnknownOperator {
+                        operator: other.to_owned(),
+                        field: field.to_owned(),
+                    });
+                }
             });
         }
         Ok(Self::All(all))
@@ -141,42 +170,70 @@ impl Filter {
         match self {
             Self::All(parts) | Self::Any(parts) => parts.iter().flat_map(Self::fields).collect(),
             Self::Not(part) => part.fields(),
-            Self::Compare(field, _, _) | Self::OneOf(field, _) | Self::Contains(field, _) => vec![field],
+            Self::Compare(field, _, _) | Self::OneOf(field, _) | Self::Contains(field, _) => {
+                vec![field]
+            }
         }
     }
 
     /// The same with values as columns of these types have them.
-    fn typed(&self, of: &dyn Fn(&str) -> Result<DataType, FilterError>) -> Result<Self, FilterError> {
+    fn typed(
+        &self,
+        of: &dyn Fn(&str) -> Result<DataType, FilterError>,
+    ) -> Result<Self, FilterError> {
         let typed = |field: &str, wanted: &Value| -> Result<Value, FilterError> {
             let (data_type, field) = (of(field)?, field.to_owned());
             // Whether there is a list at all can be asked of lists as well.
             if matches!(data_type, DataType::List(_)) {
-                return if *wanted == Value::Null { Ok(Value::Null) } else { Err(FilterError::List { field, kind: data_type }) };
+                return if *wanted == Value::Null {
+                    Ok(Value::Null)
+                } else {
+                    Err(FilterError::List { field, kind: data_type })
+                };
             }
-            let Some(kind) = Kind::of(&data_type) else { return Err(FilterError::Unfilterable { field, kind: data_type }) };
+            let Some(kind) = Kind::of(&data_type) else {
+                return Err(FilterError::Unfilterable { field, kind: data_type });
+            };
             let fits = kind.of_filter(wanted);
-            fits.ok_or_else(|| FilterError::OtherType { field, kind: data_type, value: shown(wanted), expected: kind.expected() })
+            fits.ok_or_else(|| FilterError::OtherType {
+                field,
+                kind: data_type,
+                value: shown(wanted),
+                expected: kind.expected(),
+            })
         };
-        let parts = |parts: &[Self]| parts.iter().map(|part| part.typed(of)).collect::<Result<Vec<_>, FilterError>>();
+        let parts = |parts: &[Self]| {
+            parts.iter().map(|part| part.typed(of)).collect::<Result<Vec<_>, FilterError>>()
+        };
         Ok(match self {
             Self::All(all) => Self::All(parts(all)?),
             Self::Any(any) => Self::Any(parts(any)?),
             Self::Not(part) => Self::Not(Box::new(part.typed(of)?)),
-            Self::Compare(field, orders, wanted) => Self::Compare(field.clone(), orders.clone(), typed(field, wanted)?),
-            Self::OneOf(field, values) => {
-                Self::OneOf(field.clone(), values.iter().map(|wanted| typed(field, wanted)).collect::<Result<_, _>>()?)
+            Self::Compare(field, orders, wanted) => {
+                Self::Compare(field.clone(), orders.clone(), typed(field, wanted)?)
             }
+            Self::OneOf(field, values) => Self::OneOf(
+                field.clone(),
+                values.iter().map(|wanted| typed(field, wanted)).collect::<Result<_, _>>()?,
+            ),
             Self::Contains(field, wanted) => {
                 let data_type = of(field)?;
                 let DataType::List(item) = &data_type else {
-                    return Err(FilterError::NoList { field: field.clone(), kind: data_type.clone() });
+                    return Err(FilterError::NoList {
+                        field: field.clone(),
+                        kind: data_type.clone(),
+                    });
                 };
                 let unfit = |expected: &'static str| {
                     let (field, kind, value) = (field.clone(), data_type.clone(), shown(wanted));
                     FilterError::OtherType { field, kind, value, expected }
                 };
-                let kind = Kind::of(item.data_type()).ok_or_else(|| unfit("nothing that can be compared"))?;
-                Self::Contains(field.clone(), kind.of_filter(wanted).ok_or_else(|| unfit(kind.expected()))?)
+                let kind = Kind::of(item.data_type())
+                    .ok_or_else(|| unfit("nothing that can be compared"))?;
+                Self::Contains(
+                    field.clone(),
+                    kind.of_filter(wanted).ok_or_else(|| unfit(kind.expected()))?,
+                )
             }
         })
     }
@@ -187,13 +244,17 @@ impl Filter {
             Self::All(parts) => parts.iter().all(|part| part.holds(of)),
             Self::Any(parts) => parts.iter().any(|part| part.holds(of)),
             Self::Not(part) => !part.holds(of),
-            Self::Compare(field, orders, wanted) => order(&of(field), wanted).is_some_and(|o| orders.contains(&o)),
+            Self::Compare(field, orders, wanted) => {
+                order(&of(field), wanted).is_some_and(|o| orders.contains(&o))
+            }
             Self::OneOf(field, values) => {
                 let found = of(field);
                 values.iter().any(|wanted| order(&found, wanted) == Some(Ordering::Equal))
             }
             Self::Contains(field, wanted) => match of(field) {
-                Value::List(values) => values.iter().any(|value| order(value, wanted) == Some(Ordering::Equal)),
+                Value::List(values) => {
+                    values.iter().any(|value| order(value, wanted) == Some(Ordering::Equal))
+                }
                 _ => false,
             },
         }
@@ -218,7 +279,10 @@ impl Part<'_> {
             Some(column) => Ok(column.data_type().clone()),
             None => {
                 let own = ["doc_id", "source"].map(str::to_owned);
-                let there = own.into_iter().chain(self.columns.schema().fields().iter().map(|f| f.name().clone())).collect();
+                let there = own
+                    .into_iter()
+                    .chain(self.columns.schema().fields().iter().map(|f| f.name().clone()))
+                    .collect();
                 Err(FilterError::NoColumn { field: field.to_owned(), there })
             }
         }
@@ -226,9 +290,14 @@ impl Part<'_> {
 
     fn value(&self, field: &str, row: usize) -> Value {
         match field {
-            "doc_id" => Value::Text(self.rows.row(row).map(|row| row.doc_id.to_owned()).unwrap_or_default()),
+            "doc_id" => {
+                Value::Text(self.rows.row(row).map(|row| row.doc_id.to_owned()).unwrap_or_default())
+            }
             "source" => Value::Text(self.source.to_owned()),
-            _ => self.columns.column_by_name(field).map_or(Value::Null, |column| compared(column, row)),
+            _ => self
+                .columns
+                .column_by_name(field)
+                .map_or(Value::Null, |column| compared(column, row)),
         }
     }
 
@@ -243,30 +312,51 @@ impl Part<'_> {
         let all = || LiveRows::of(rows, |_| true);
         let Some(sorted) = self.sorted else { return self.looked_at(filter) };
         match filter {
-            Filter::All(parts) => parts.iter().map(|part| self.chosen(part)).reduce(|a, b| a.and(&b)).unwrap_or_else(all),
-            Filter::Any(parts) => parts.iter().map(|part| self.chosen(part)).reduce(|a, b| a.or(&b)).unwrap_or_else(|| all().others(rows)),
+            Filter::All(parts) => parts
+                .iter()
+                .map(|part| self.chosen(part))
+                .reduce(|a, b| a.and(&b))
+                .unwrap_or_else(all),
+            Filter::Any(parts) => parts
+                .iter()
+                .map(|part| self.chosen(part))
+                .reduce(|a, b| a.or(&b))
+                .unwrap_or_else(|| all().others(rows)),
             Filter::Not(part) => self.chosen(part).others(rows),
-            Filter::Compare(field, orders, Value::Text(id)) if field == "doc_id" && orders.as_slice() == [Ordering::Equal] => {
+            Filter::Compare(field, orders, Value::Text(id))
+                if field == "doc_id" && orders.as_slice() == [Ordering::Equal] =>
+            {
                 LiveRows::from_rows(rows, sorted.of_document(self.rows, id))
             }
             Filter::OneOf(field, ids) if field == "doc_id" => {
-                let ids = ids.iter().filter_map(|id| if let Value::Text(id) = id { Some(id) } else { None });
+                let ids = ids
+                    .iter()
+                    .filter_map(|id| if let Value::Text(id) = id { Some(id) } else { None });
                 LiveRows::from_rows(rows, ids.flat_map(|id| sorted.of_document(self.rows, id)))
             }
-            Filter::Compare(field, orders, wanted) => match self.columns.column_by_name(field).filter(|_| field != "source") {
-                Some(column) => {
-                    let found = sorted.column(field, column).compared(column, orders, wanted);
-                    LiveRows::from_rows(rows, found)
+            Filter::Compare(field, orders, wanted) => {
+                match self.columns.column_by_name(field).filter(|_| field != "source") {
+                    Some(column) => {
+                        let found = sorted.column(field, column).compared(column, orders, wanted);
+                        LiveRows::from_rows(rows, found)
+                    }
+                    None => self.looked_at(filter),
                 }
-                None => self.looked_at(filter),
-            },
-            Filter::OneOf(field, values) => match self.columns.column_by_name(field).filter(|_| field != "source") {
-                Some(column) => {
-                    let order = sorted.column(field, column);
-                    LiveRows::from_rows(rows, values.iter().flat_map(|wanted| order.compared(column, &[Ordering::Equal], wanted)))
+            }
+            Filter::OneOf(field, values) => {
+                match self.columns.column_by_name(field).filter(|_| field != "source") {
+                    Some(column) => {
+                        let order = sorted.column(field, column);
+                        LiveRows::from_rows(
+                            rows,
+                            values.iter().flat_map(|wanted| {
+                                order.compared(column, &[Ordering::Equal], wanted)
+                            }),
+                        )
+                    }
+                    None => self.looked_at(filter),
                 }
-                None => self.looked_at(filter),
-            },
+            }
             Filter::Contains(field, wanted) => {
                 let column = self.columns.column_by_name(field);
                 match column.and_then(|column| sorted.containing(field, column, wanted)) {
@@ -286,7 +376,11 @@ impl Part<'_> {
 ///
 /// # Errors
 /// [`SelectionError`].
-pub fn allowed(filter: &Filter, generation: &Generation, source: &str) -> Result<Selection, SelectionError> {
+pub fn allowed(
+    filter: &Filter,
+    generation: &Generation,
+    source: &str,
+) -> Result<Selection, SelectionError> {
     let base = match (&generation.base, generation.base_columns()?) {
         (Some(base), Some(columns)) => {
             let sorted = base.sorted_columns(columns);

@@ -1,4 +1,5 @@
-//! The folder of one index: how a generation gets into it, which one counts, and what may be removed.
+//! The folder of one index: how a generation gets into it, which one counts, and what may be
+//! removed.
 //!
 //! ```text
 //! index.json  CURRENT  pending.log  trials/  evals/
@@ -9,9 +10,10 @@
 //! gen-<ulid>/UNFINISHED                        it has not counted yet
 //! ```
 //!
-//! Invariants: files are written once, fsynced, then read back and checked, and only then does `CURRENT` name the
-//! generation; a crash at any step leaves the old one, and an error removes what was written. `CURRENT` never names a generation
-//! of which a file is missing or damaged. Every step has a name, so that tests can stop at each.
+//! Invariants: files are written once, fsynced, then read back and checked, and only then does
+//! `CURRENT` name the generation; a crash at any step leaves the old one, and an error removes what
+//! was written. `CURRENT` never names a generation of which a file is missing or damaged. Every
+//! step has a name, so that tests can stop at each.
 
 mod clean;
 mod snapshot;
@@ -64,14 +66,16 @@ pub struct Pointer {
     pub sequence: u64,
     /// Folder of the generation.
     pub generation: String,
-    /// Why it was chosen: a manifest's reason, `promotion`, `rollback`, or what the shadow check found.
+    /// Why it was chosen: a manifest's reason, `promotion`, `rollback`, or what the shadow check
+    /// found.
     pub reason: String,
     /// When, in milliseconds since 1970.
     pub at_ms: u64,
     /// Somebody went back to it: nothing that acts by itself goes on from there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
-    /// Of a promotion: folder of the generation that answered before, which is not always the parent.
+    /// Of a promotion: folder of the generation that answered before, which is not always the
+    /// parent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<String>,
 }
@@ -96,7 +100,8 @@ pub struct Content {
 
 impl Content {
     fn with_vectors(&self, dim: usize) -> impl Iterator<Item = io::Result<(Row<'_>, &[f32])>> {
-        let vector = move |row: usize| self.vectors.get(row * dim..(row + 1) * dim).unwrap_or_default();
+        let vector =
+            move |row: usize| self.vectors.get(row * dim..(row + 1) * dim).unwrap_or_default();
         self.rows.iter().enumerate().map(move |(number, row)| row.map(|row| (row, vector(number))))
     }
 
@@ -124,7 +129,9 @@ impl Drop for Draft<'_> {
 
 /// That a generation cannot be made again: what it would be made from is damaged too.
 #[derive(Debug, thiserror::Error)]
-#[error("what it would be rebuilt from is damaged, too; only a new index can be built from the dataset")]
+#[error(
+    "what it would be rebuilt from is damaged, too; only a new index can be built from the dataset"
+)]
 pub struct RepairError {
     /// The first of its files that is.
     #[source]
@@ -201,11 +208,13 @@ impl Folder {
         Draft { folder: self, name: generation.folder.clone(), segment, stays: false }
     }
 
-    /// Lets a generation count that was just made. A pin goes, unless its rows are those of the one that is pinned.
+    /// Lets a generation count that was just made. A pin goes, unless its rows are those of the one
+    /// that is pinned.
     fn count(&self, generation: &Generation) -> io::Result<()> {
         let reason = &generation.manifest.reason;
         // A damaged CURRENT is what a repair is for.
-        let pinned = SAME_ROWS.contains(&reason.as_str()) && self.pointer().ok().flatten().is_some_and(|pointer| pointer.pinned);
+        let pinned = SAME_ROWS.contains(&reason.as_str())
+            && self.pointer().ok().flatten().is_some_and(|pointer| pointer.pinned);
         self.point(&generation.folder, reason, pinned)
     }
 
@@ -228,11 +237,13 @@ impl Folder {
         forced: bool,
     ) -> io::Result<Generation> {
         let manifest = &mut generation.manifest;
-        (manifest.measured, manifest.target_recall, manifest.forced) = (measured.into(), Some(target), forced);
+        (manifest.measured, manifest.target_recall, manifest.forced) =
+            (measured.into(), Some(target), forced);
         let unfinished = self.path().join(&generation.folder).join(UNFINISHED).exists();
         let mut draft = self.draft_of(&generation);
         draft.stays = !unfinished;
-        let (pinned, answered) = self.pointer()?.map(|pointer| (pointer.pinned, pointer.generation)).unzip();
+        let (pinned, answered) =
+            self.pointer()?.map(|pointer| (pointer.pinned, pointer.generation)).unzip();
         self.seal(&generation.folder, &generation.manifest)?;
         let before = answered.filter(|answered| *answered != generation.folder);
         self.point_after(&generation.folder, "promotion", pinned.unwrap_or(false), before)?;
@@ -240,11 +251,12 @@ impl Folder {
         Ok(generation)
     }
 
-    /// Makes a generation with a base of its own out of all its rows, whole and verified, which does not count yet.
-    /// `manifest` says everything but files and counts.
+    /// Makes a generation with a base of its own out of all its rows, whole and verified, which
+    /// does not count yet. `manifest` says everything but files and counts.
     ///
     /// # Errors
-    /// As the file system gives them, or `Interrupted` if `progress` says stop; nothing then counts.
+    /// As the file system gives them, or `Interrupted` if `progress` says stop; nothing then
+    /// counts.
     pub fn prepare_base(
         &self,
         mut manifest: Manifest,
@@ -262,7 +274,13 @@ impl Folder {
         if !content.rows.is_empty() {
             let engine = engine::named(&manifest.engine).map_err(bad)?;
             let Content { rows: unordered, vectors, columns } = content;
-            let work = Work { vectors: vectors.into(), dim, parameters: manifest.parameters, threads, progress };
+            let work = Work {
+                vectors: vectors.into(),
+                dim,
+                parameters: manifest.parameters,
+                threads,
+                progress,
+            };
             let (flat, order) = engine.build(work)?;
             manifest.recall_measured = None;
             if let Some(wanted) = manifest.recall_wanted.filter(|_| manifest.engine != "exact")
@@ -277,10 +295,20 @@ impl Folder {
                 rows.push(&unordered.row(*old as usize)?);
             }
             drop(unordered);
-            let columns = arrow_select::take::take_record_batch(&columns, &UInt32Array::from(order)).map_err(bad)?;
-            let columns = if columns.num_columns() == 0 { segment::no_columns(rows.len())? } else { columns };
+            let columns =
+                arrow_select::take::take_record_batch(&columns, &UInt32Array::from(order))
+                    .map_err(bad)?;
+            let columns =
+                if columns.num_columns() == 0 { segment::no_columns(rows.len())? } else { columns };
             let segment_path = self.new_segment(&mut draft)?;
-            segment::write(&self.path().join(&segment_path), source, &manifest.model, &rows, flat.store.vectors(), &columns)?;
+            segment::write(
+                &self.path().join(&segment_path),
+                source,
+                &manifest.model,
+                &rows,
+                flat.store.vectors(),
+                &columns,
+            )?;
             self.step("segment written")?;
             let graph_path = format!("{name}/graph.flat");
             flat_hnsw::file::write(&flat, &self.path().join(&graph_path))?;
@@ -291,8 +319,12 @@ impl Folder {
             let (mut words, mut analyser) = (Vec::new(), None);
             if rows.iter().any(|row| row.is_ok_and(|row| !row.text.is_empty())) {
                 let made_by = analyser.insert(analyser_for(manifest.language.as_deref(), &rows));
-                let written = Lexical::write(&self.path().join(&name).join("lexical"), &rows, made_by)?;
-                words = written.iter().map(|file| self.files.describe(&format!("{name}/lexical/{file}"))).collect::<io::Result<_>>()?;
+                let written =
+                    Lexical::write(&self.path().join(&name).join("lexical"), &rows, made_by)?;
+                words = written
+                    .iter()
+                    .map(|file| self.files.describe(&format!("{name}/lexical/{file}")))
+                    .collect::<io::Result<_>>()?;
                 self.step("words written")?;
             }
             manifest.base = Some(BaseRef {
@@ -312,7 +344,10 @@ impl Folder {
             RowStore::open(&self.path().join(&name).join("rows.bin"), true)?;
             let lost = base.flat.orphans(PROBE_EF, threads, PROBE_ROWS);
             if lost.len() * 100 > PROBE_ROWS.min(base.rows.len()) {
-                return Err(bad(format!("{} of {PROBE_ROWS} rows are orphans: no search finds them", lost.len())));
+                return Err(bad(format!(
+                    "{} of {PROBE_ROWS} rows are orphans: no search finds them",
+                    lost.len()
+                )));
             }
         }
         self.step("verified")?;
@@ -320,8 +355,8 @@ impl Folder {
         Ok(generation)
     }
 
-    /// Makes a generation out of an older one, rows to add, and numbers of all rows that are dead now. What is written
-    /// is what is added.
+    /// Makes a generation out of an older one, rows to add, and numbers of all rows that are dead
+    /// now. What is written is what is added.
     ///
     /// # Errors
     /// As [`Folder::commit_base`].
@@ -341,16 +376,29 @@ impl Folder {
         manifest.rows_sum = match old.known_rows_sum() {
             Some(sum) => {
                 let gone = dead.iter().copied().filter(|row| old.is_live(*row));
-                Some(sum.without(old.with_vectors(gone))?.with(added.with_vectors(manifest.model.dim))?)
+                Some(
+                    sum.without(old.with_vectors(gone))?
+                        .with(added.with_vectors(manifest.model.dim))?,
+                )
             }
             // To read all rows would cost more than what is appended.
             None => None,
         };
         if !added.rows.is_empty() {
             let path = self.new_segment(&mut draft)?;
-            segment::write(&self.path().join(&path), source, &manifest.model, &added.rows, &added.vectors, &added.columns)?;
+            segment::write(
+                &self.path().join(&path),
+                source,
+                &manifest.model,
+                &added.rows,
+                &added.vectors,
+                &added.columns,
+            )?;
             self.step("segment written")?;
-            manifest.segments.push(SegmentRef { rows: added.rows.len() as u64, file: self.files.describe(&path)? });
+            manifest.segments.push(SegmentRef {
+                rows: added.rows.len() as u64,
+                file: self.files.describe(&path)?,
+            });
         }
         manifest.dead = None;
         if !dead.is_empty() {
@@ -382,12 +430,19 @@ impl Folder {
     /// Lets `CURRENT` name a generation, if all its files are there and whole.
     ///
     /// # Errors
-    /// `InvalidData` naming the file that is not; or as the file system gives them. The old one then counts.
+    /// `InvalidData` naming the file that is not; or as the file system gives them. The old one
+    /// then counts.
     pub fn point(&self, generation: &str, reason: &str, pinned: bool) -> io::Result<()> {
         self.point_after(generation, reason, pinned, None)
     }
 
-    fn point_after(&self, generation: &str, reason: &str, pinned: bool, before: Option<String>) -> io::Result<()> {
+    fn point_after(
+        &self,
+        generation: &str,
+        reason: &str,
+        pinned: bool,
+        before: Option<String>,
+    ) -> io::Result<()> {
         self.manifest(generation)?.files().try_for_each(|file| self.files.whole(file))?;
         self.step("files there")?;
         let sequence = self.pointer().ok().flatten().map_or(1, |p| p.sequence + 1);
@@ -404,13 +459,16 @@ impl Folder {
     /// # Errors
     /// As the file system gives them.
     pub fn unpin(&self) -> io::Result<bool> {
-        let Some(pointer) = self.pointer()?.filter(|pointer| pointer.pinned) else { return Ok(false) };
+        let Some(pointer) = self.pointer()?.filter(|pointer| pointer.pinned) else {
+            return Ok(false);
+        };
         let pointer = Pointer { sequence: pointer.sequence + 1, pinned: false, ..pointer };
         atomic::write(&self.path().join(CURRENT), &sealed::to_vec(&pointer)?)?;
         Ok(true)
     }
 
-    /// Takes from the current generation the word that it does not count. Where that fails `CURRENT` speaks for it.
+    /// Takes from the current generation the word that it does not count. Where that fails
+    /// `CURRENT` speaks for it.
     fn counts(&self, generation: &str) {
         let path = self.path().join(generation).join(UNFINISHED);
         // Where nothing can be written the removal of what is not there fails as well.
@@ -432,7 +490,10 @@ impl Folder {
         };
         let pointer: Pointer = sealed::from_slice(&bytes).map_err(|e| named(CURRENT, e))?;
         if !pointer.generation.starts_with("gen-") || pointer.generation.contains('/') {
-            return Err(bad(format!("{CURRENT} names `{}`, expected gen-<ulid>", pointer.generation)));
+            return Err(bad(format!(
+                "{CURRENT} names `{}`, expected gen-<ulid>",
+                pointer.generation
+            )));
         }
         Ok(Some(pointer))
     }
@@ -447,7 +508,10 @@ impl Folder {
         let manifest: Manifest = sealed::from_slice(&bytes).map_err(of_manifest)?;
         let outside = manifest.files().find(|file| !file.is_inside()).map(|file| file.path.clone());
         match outside {
-            Some(path) => Err(of_manifest(bad(format!("it names `{}`, expected a path in the index's folder", path.escape_debug())))),
+            Some(path) => Err(of_manifest(bad(format!(
+                "it names `{}`, expected a path in the index's folder",
+                path.escape_debug()
+            )))),
             None => Ok(manifest),
         }
     }
@@ -463,9 +527,14 @@ impl Folder {
             (None, _) => None,
             (Some(_), Some(shared)) => Some(shared),
             (Some(base), None) => {
-                let flat = flat_hnsw::file::open(&at(&base.graph)).map_err(|e| named(&base.graph.path, e))?;
-                let rows = RowStore::open(&at(&base.rows_file), false).map_err(|e| named(&base.rows_file.path, e))?;
-                if rows.len() as u64 != base.rows || flat.store.len() != rows.len() || flat.store.dim() != manifest.model.dim {
+                let flat = flat_hnsw::file::open(&at(&base.graph))
+                    .map_err(|e| named(&base.graph.path, e))?;
+                let rows = RowStore::open(&at(&base.rows_file), false)
+                    .map_err(|e| named(&base.rows_file.path, e))?;
+                if rows.len() as u64 != base.rows
+                    || flat.store.len() != rows.len()
+                    || flat.store.dim() != manifest.model.dim
+                {
                     return Err(named(&base.graph.path, bad("it does not fit its manifest")));
                 }
                 Some(Arc::new(Base::new(flat, rows, self.files.clone(), base.clone())))
@@ -474,7 +543,8 @@ impl Folder {
         let (mut rows, mut vectors, mut batches) = (RowStore::default(), Vec::new(), Vec::new());
         for part in &manifest.segments {
             self.files.whole(&part.file)?;
-            let contents = segment::read(&at(&part.file), manifest.model.dim).map_err(|e| named(&part.file.path, e))?;
+            let contents = segment::read(&at(&part.file), manifest.model.dim)
+                .map_err(|e| named(&part.file.path, e))?;
             for row in contents.rows.iter() {
                 rows.push(&row?);
             }
@@ -503,7 +573,11 @@ impl Folder {
         let wanted = match self.pointer() {
             Ok(None) => {
                 // Before the first generation nothing is there, and nothing is wrong.
-                let why = if self.path().is_dir() { self.survey().unreadable() } else { Obstacles(Vec::new()) };
+                let why = if self.path().is_dir() {
+                    self.survey().unreadable()
+                } else {
+                    Obstacles(Vec::new())
+                };
                 if why.is_empty() {
                     return Ok((None, None));
                 }
@@ -521,7 +595,8 @@ impl Folder {
         };
         for (name, manifest) in self.generations() {
             if let Ok(generation) = self.load(&name, None) {
-                let why = format!("{}; generation {} answers instead", chain(&damage), manifest.number);
+                let why =
+                    format!("{}; generation {} answers instead", chain(&damage), manifest.number);
                 return Ok((Some(generation), Some(why)));
             }
         }
@@ -534,37 +609,60 @@ impl Folder {
         manifest.files().filter_map(|file| self.files.wrong(file)).collect()
     }
 
-    /// Makes the base of a damaged generation again from its segment, which must be whole, as a new generation.
+    /// Makes the base of a damaged generation again from its segment, which must be whole, as a new
+    /// generation.
     ///
     /// # Errors
     /// [`RepairError`] if the segments are damaged too.
     pub fn repair(&self, name: &str, source: &str, threads: usize) -> io::Result<Generation> {
         let manifest = self.manifest(name)?;
-        let mut content = Content { rows: RowStore::default(), vectors: Vec::new(), columns: segment::no_columns(0)? };
+        let mut content = Content {
+            rows: RowStore::default(),
+            vectors: Vec::new(),
+            columns: segment::no_columns(0)?,
+        };
         let mut batches = Vec::new();
-        let parts = || manifest.base.iter().map(|b| &b.segment).chain(manifest.segments.iter().map(|s| &s.file));
+        let parts = || {
+            manifest
+                .base
+                .iter()
+                .map(|b| &b.segment)
+                .chain(manifest.segments.iter().map(|s| &s.file))
+        };
         // What is built from must be whole itself: Parquet would not say.
-        if let Some(damage) = parts().chain(&manifest.dead).find_map(|file| self.files.wrong(file)) {
+        if let Some(damage) = parts().chain(&manifest.dead).find_map(|file| self.files.wrong(file))
+        {
             return Err(bad(RepairError { damage }));
         }
         let dead: HashSet<u32> = match &manifest.dead {
-            Some(file) => fs::read(self.path().join(&file.path))?.as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect(),
+            Some(file) => fs::read(self.path().join(&file.path))?
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| u32::from_le_bytes(*b))
+                .collect(),
             None => HashSet::new(),
         };
         let mut number = 0;
         for file in parts() {
-            let part = segment::read(&self.path().join(&file.path), manifest.model.dim).map_err(|e| named(&file.path, e))?;
+            let part = segment::read(&self.path().join(&file.path), manifest.model.dim)
+                .map_err(|e| named(&file.path, e))?;
             let mut kept = Vec::new();
             for (i, row) in part.rows.iter().enumerate() {
                 if !dead.contains(&number) {
                     content.rows.push(&row?);
-                    content.vectors.extend_from_slice(&part.vectors[i * manifest.model.dim..(i + 1) * manifest.model.dim]);
+                    content.vectors.extend_from_slice(
+                        &part.vectors[i * manifest.model.dim..(i + 1) * manifest.model.dim],
+                    );
                     kept.push(i as u32);
                 }
                 number += 1;
             }
             if part.columns.num_columns() > 0 {
-                batches.push(arrow_select::take::take_record_batch(&part.columns, &UInt32Array::from(kept)).map_err(bad)?);
+                batches.push(
+                    arrow_select::take::take_record_batch(&part.columns, &UInt32Array::from(kept))
+                        .map_err(bad)?,
+                );
             }
         }
         content.columns = segment::joined(&batches, content.rows.len())?;

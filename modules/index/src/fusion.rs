@@ -1,7 +1,8 @@
 //! Two lists made one: what was found by meaning, and what was found by words.
 //!
-//! Invariants: a fused score is from 0 to 1, whatever the method; what stands in one document alone, and is most of what a query's words
-//! tell, puts that document first; every row carries what it scored in either list.
+//! Invariants: a fused score is from 0 to 1, whatever the method; what stands in one document
+//! alone, and is most of what a query's words tell, puts that document first; every row carries
+//! what it scored in either list.
 
 use std::collections::HashMap;
 
@@ -64,7 +65,11 @@ impl Fusion {
     ///
     /// # Errors
     /// [`FusionError`].
-    pub fn of(search: Option<&FusionChoice>, index: Option<&FusionChoice>, otherwise: Method) -> Result<Self, FusionError> {
+    pub fn of(
+        search: Option<&FusionChoice>,
+        index: Option<&FusionChoice>,
+        otherwise: Method,
+    ) -> Result<Self, FusionError> {
         let wishes = || search.into_iter().chain(index);
         let method = match wishes().find_map(|wish| wish.method.as_deref()) {
             None => otherwise,
@@ -107,7 +112,8 @@ pub struct Lists<'a> {
     pub depth: usize,
 }
 
-/// Where a list's scores lie: its worst candidate to its best. A list that is not full ends where nothing is found.
+/// Where a list's scores lie: its worst candidate to its best. A list that is not full ends where
+/// nothing is found.
 #[derive(Clone, Copy, Debug)]
 struct Range {
     low: f32,
@@ -133,9 +139,16 @@ impl Range {
     }
 }
 
-/// The best `k` of both lists. `cosine` is of any row: a row that was found by words alone has its share of meaning, too.
-pub fn fuse(lists: &Lists<'_>, fusion: Fusion, cosine: impl Fn(u32) -> f32, k: usize) -> Vec<ScoredRow> {
-    let mut all: HashMap<u32, ScoredRow> = HashMap::with_capacity(lists.near.len() + lists.words.len());
+/// The best `k` of both lists. `cosine` is of any row: a row that was found by words alone has its
+/// share of meaning, too.
+pub fn fuse(
+    lists: &Lists<'_>,
+    fusion: Fusion,
+    cosine: impl Fn(u32) -> f32,
+    k: usize,
+) -> Vec<ScoredRow> {
+    let mut all: HashMap<u32, ScoredRow> =
+        HashMap::with_capacity(lists.near.len() + lists.words.len());
     let new = |row| ScoredRow { row, score: 0.0, cosine: None, bm25: None };
     for found in lists.near {
         all.entry(found.row).or_insert_with(|| new(found.row)).cosine = Some(found.score);
@@ -148,8 +161,12 @@ pub fn fuse(lists: &Lists<'_>, fusion: Fusion, cosine: impl Fn(u32) -> f32, k: u
     match fusion.method {
         Method::Weighted => {
             // Of few rows the worst is not nothing: it is the worst there is.
-            let worst = all.values().filter_map(|scored| scored.cosine).fold(f32::INFINITY, f32::min);
-            let (meaning, words) = (Range::of(lists.near, lists.depth, worst), Range::of(lists.words, lists.depth, 0.0));
+            let worst =
+                all.values().filter_map(|scored| scored.cosine).fold(f32::INFINITY, f32::min);
+            let (meaning, words) = (
+                Range::of(lists.near, lists.depth, worst),
+                Range::of(lists.words, lists.depth, 0.0),
+            );
             for scored in all.values_mut() {
                 let near = scored.cosine.map_or(0.0, |cosine| meaning.place(cosine));
                 let told = scored.bm25.map_or(0.0, |bm25| words.place(bm25));
@@ -157,11 +174,13 @@ pub fn fuse(lists: &Lists<'_>, fusion: Fusion, cosine: impl Fn(u32) -> f32, k: u
             }
         }
         Method::Reciprocal => {
-            for (list, weight) in [(lists.near, fusion.weight), (lists.words, 1.0 - fusion.weight)] {
+            for (list, weight) in [(lists.near, fusion.weight), (lists.words, 1.0 - fusion.weight)]
+            {
                 for (place, found) in list.iter().enumerate() {
                     if let Some(scored) = all.get_mut(&found.row) {
                         // The first of both lists has 1.
-                        scored.score += weight * (RANK_OFFSET + 1.0) / (RANK_OFFSET + 1.0 + place as f32);
+                        scored.score +=
+                            weight * (RANK_OFFSET + 1.0) / (RANK_OFFSET + 1.0 + place as f32);
                     }
                 }
             }
@@ -192,10 +211,18 @@ mod tests {
         rows.iter().map(|(row, score)| Neighbour { row: *row, score: *score }).collect()
     }
 
-    fn fused(near: &[(u32, f32)], words: &[(u32, f32)], alone: &[u32], fusion: Fusion) -> Vec<(u32, f32)> {
+    fn fused(
+        near: &[(u32, f32)],
+        words: &[(u32, f32)],
+        alone: &[u32],
+        fusion: Fusion,
+    ) -> Vec<(u32, f32)> {
         let (near, words) = (list(near), list(words));
         let lists = Lists { near: &near, words: &words, alone, depth: 100 };
-        fuse(&lists, fusion, |_| 0.0, 10).into_iter().map(|scored| (scored.row, scored.score)).collect()
+        fuse(&lists, fusion, |_| 0.0, 10)
+            .into_iter()
+            .map(|scored| (scored.row, scored.score))
+            .collect()
     }
 
     fn by(method: Method, weight: f32) -> Fusion {
@@ -210,7 +237,10 @@ mod tests {
             assert_eq!((all[0].0, all.len()), (2, 4), "{method:?}: {all:?}");
             assert!(all.iter().all(|(_, score)| (0.0..=1.0).contains(score)), "{all:?}");
         }
-        let meaning: Vec<u32> = fused(&near, &words, &[], by(Method::Weighted, 1.0)).iter().map(|(row, _)| *row).collect();
+        let meaning: Vec<u32> = fused(&near, &words, &[], by(Method::Weighted, 1.0))
+            .iter()
+            .map(|(row, _)| *row)
+            .collect();
         assert_eq!(meaning, [1, 2, 3, 4]);
         let telling = fused(&near, &words, &[], by(Method::Weighted, 0.0));
         assert_eq!((telling[0], telling[1]), ((2, 1.0), (4, 0.5)));
@@ -220,7 +250,8 @@ mod tests {
     fn the_one_document_that_has_the_word_is_first_whatever_meaning_says() {
         for weight in [0.0, 0.5, 0.9, 1.0] {
             for method in [Method::Weighted, Method::Reciprocal] {
-                let all = fused(&[(1, 0.9), (2, 0.8)], &[(7, 5.0), (1, 4.9)], &[7], by(method, weight));
+                let all =
+                    fused(&[(1, 0.9), (2, 0.8)], &[(7, 5.0), (1, 4.9)], &[7], by(method, weight));
                 assert_eq!(all[0].0, 7, "{weight} {method:?} {all:?}");
             }
         }
@@ -228,9 +259,13 @@ mod tests {
 
     #[test]
     fn what_stands_far_behind_in_a_long_list_counts_little() {
-        let long: Vec<(u32, f32)> = (0..70_000_u32).map(|row| (row, 1.0 / (row as f32 + 1.0))).collect();
+        let long: Vec<(u32, f32)> =
+            (0..70_000_u32).map(|row| (row, 1.0 / (row as f32 + 1.0))).collect();
         let all = fused(&long, &[], &[], by(Method::Reciprocal, 1.0));
-        assert_eq!(all.iter().map(|(row, _)| *row).collect::<Vec<_>>(), (0..10).collect::<Vec<_>>());
+        assert_eq!(
+            all.iter().map(|(row, _)| *row).collect::<Vec<_>>(),
+            (0..10).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -242,10 +277,19 @@ mod tests {
 
     #[test]
     fn a_search_overrules_its_index_and_nonsense_is_refused() {
-        let wish = |method: Option<&str>, weight| FusionChoice { method: method.map(str::to_owned), weight };
+        let wish = |method: Option<&str>, weight| FusionChoice {
+            method: method.map(str::to_owned),
+            weight,
+        };
         let (search, index) = (wish(None, Some(0.25)), wish(Some("rrf"), Some(0.75)));
-        assert_eq!(Fusion::of(Some(&search), Some(&index), Method::Weighted), Ok(by(Method::Reciprocal, 0.25)));
-        assert_eq!(Fusion::of(None, None, Method::Weighted), Ok(by(Method::Weighted, WEIGHT_DEFAULT)));
+        assert_eq!(
+            Fusion::of(Some(&search), Some(&index), Method::Weighted),
+            Ok(by(Method::Reciprocal, 0.25))
+        );
+        assert_eq!(
+            Fusion::of(None, None, Method::Weighted),
+            Ok(by(Method::Weighted, WEIGHT_DEFAULT))
+        );
         assert!(Fusion::of(Some(&wish(Some("sum"), None)), None, Method::Weighted).is_err());
         assert!(Fusion::of(Some(&wish(None, Some(1.5))), None, Method::Weighted).is_err());
         assert!(Fusion::of(Some(&wish(None, Some(f64::NAN))), None, Method::Weighted).is_err());

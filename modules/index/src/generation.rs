@@ -1,7 +1,9 @@
-//! A generation in memory: an immutable base with its graph, a small delta, and which rows are dead.
+//! A generation in memory: an immutable base with its graph, a small delta, and which rows are
+//! dead.
 //!
-//! Rows are numbered through base and delta. The delta is compared one by one, or walked once a graph over it was made behind, so that an
-//! append costs what it adds; compaction (a new base) folds it in. Readers share a generation by `Arc` and never see another half-way.
+//! Rows are numbered through base and delta. The delta is compared one by one, or walked once a
+//! graph over it was made behind, so that an append costs what it adds; compaction (a new base)
+//! folds it in. Readers share a generation by `Arc` and never see another half-way.
 
 mod base;
 mod manifest;
@@ -28,7 +30,8 @@ pub use base::{Base, BaseUsage};
 pub use manifest::{BaseRef, EF_DEFAULT, Manifest, RECALL_DEFAULT, SegmentRef};
 pub use search::{SearchOptions, Selection, WordsFound};
 
-/// What is made when first needed and kept; a failure is not, so that one for want of memory or files passes.
+/// What is made when first needed and kept; a failure is not, so that one for want of memory or
+/// files passes.
 fn kept<T>(place: &OnceLock<T>, make: impl FnOnce() -> io::Result<T>) -> io::Result<&T> {
     if let Some(there) = place.get() {
         return Ok(there);
@@ -70,7 +73,8 @@ pub struct Generation {
     base_columns: OnceLock<RecordBatch>,
     /// Which rows of the delta each document has.
     delta_ids: OnceLock<IdMap>,
-    /// Over the first rows of the delta; that of the generation before, if this one only adds to it.
+    /// Over the first rows of the delta; that of the generation before, if this one only adds to
+    /// it.
     appended: Arc<AppendedGraph>,
     /// Of one whose manifest does not say it.
     rows_sum: OnceLock<RowSum>,
@@ -81,7 +85,13 @@ impl Generation {
     ///
     /// # Errors
     /// If a tombstone names a row that does not exist.
-    pub fn new(manifest: Manifest, folder: String, base: Option<Arc<Base>>, delta: Delta, dead: &[u32]) -> io::Result<Self> {
+    pub fn new(
+        manifest: Manifest,
+        folder: String,
+        base: Option<Arc<Base>>,
+        delta: Delta,
+        dead: &[u32],
+    ) -> io::Result<Self> {
         let rows = base.as_ref().map_or(0, |b| b.rows.len());
         if dead.iter().any(|row| *row as usize >= rows + delta.rows.len()) {
             return Err(bad("a tombstone names a row that does not exist"));
@@ -93,7 +103,8 @@ impl Generation {
         };
         let (live_base, live_delta) = (live(0, rows), live(rows, delta.rows.len()));
         let (lexical_delta, lexical_gone) = (OnceLock::new(), OnceLock::new());
-        let (base_columns, delta_ids, rows_sum) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        let (base_columns, delta_ids, rows_sum) =
+            (OnceLock::new(), OnceLock::new(), OnceLock::new());
         let appended = Arc::default();
         Ok(Self {
             manifest,
@@ -111,14 +122,16 @@ impl Generation {
         })
     }
 
-    /// This generation with the graph over what was appended of the one that it adds to: its first rows are the same.
+    /// This generation with the graph over what was appended of the one that it adds to: its first
+    /// rows are the same.
     #[must_use]
     pub fn following(mut self, old: &Self) -> Self {
         self.appended = Arc::clone(&old.appended);
         self
     }
 
-    /// Links what was appended, on a thread of its own, where that pays. Searches compare it one by one until then.
+    /// Links what was appended, on a thread of its own, where that pays. Searches compare it one by
+    /// one until then.
     pub fn link_appended(self: &Arc<Self>) {
         if self.manifest.engine == "exact" || !self.appended.is_due(self.delta.rows.len()) {
             return;
@@ -127,7 +140,11 @@ impl Generation {
         let link = move || {
             let linked = own.appended.link(&own.delta.store, own.manifest.parameters, 1);
             if let Err(error) = linked {
-                tracing::warn!("{}: what was appended is not linked: {}", own.folder, chain(&error));
+                tracing::warn!(
+                    "{}: what was appended is not linked: {}",
+                    own.folder,
+                    chain(&error)
+                );
             }
         };
         drop(on_own_thread("linking what was appended", true, link));
@@ -163,7 +180,10 @@ impl Generation {
         let at = row as usize;
         match at.checked_sub(self.base_rows()) {
             None => self.live_base.as_ref().is_none_or(|live| live.has(row)),
-            Some(at) => at < self.delta.rows.len() && self.live_delta.as_ref().is_none_or(|live| live.has(at as u32)),
+            Some(at) => {
+                at < self.delta.rows.len()
+                    && self.live_delta.as_ref().is_none_or(|live| live.has(at as u32))
+            }
         }
     }
 
@@ -180,7 +200,10 @@ impl Generation {
     pub fn row(&self, row: u32) -> io::Result<Row<'_>> {
         match (row as usize).checked_sub(self.base_rows()) {
             Some(at) => self.delta.rows.row(at),
-            None => self.base.as_ref().map_or_else(|| Err(io::ErrorKind::NotFound.into()), |base| base.rows.row(row as usize)),
+            None => self.base.as_ref().map_or_else(
+                || Err(io::ErrorKind::NotFound.into()),
+                |base| base.rows.row(row as usize),
+            ),
         }
     }
 
@@ -200,7 +223,8 @@ impl Generation {
     #[must_use]
     pub fn of_document(&self, id: &str) -> Vec<u32> {
         let base = self.base.iter().flat_map(|base| base.of_document(id));
-        let delta = self.delta_ids.get_or_init(|| IdMap::of(&self.delta.rows)).rows(&self.delta.rows, id);
+        let delta =
+            self.delta_ids.get_or_init(|| IdMap::of(&self.delta.rows)).rows(&self.delta.rows, id);
         let from = self.base_rows() as u32;
         base.chain(delta.map(|row| from + row)).filter(|row| self.is_live(*row)).collect()
     }
@@ -233,7 +257,8 @@ impl Generation {
         numbers.map(move |number| self.row(number).map(|row| (row, self.vector(number))))
     }
 
-    /// The name of its data: of which rows there are, with which vectors. Where the manifest does not say, all rows are read once.
+    /// The name of its data: of which rows there are, with which vectors. Where the manifest does
+    /// not say, all rows are read once.
     ///
     /// # Errors
     /// If a row is damaged.
@@ -256,7 +281,10 @@ impl Generation {
     pub fn analyser(&self) -> Analyser {
         match &self.base {
             Some(base) => base.analyser(),
-            None => self.lexical_delta.get().map_or_else(|| self.own_analyser(), |words| words.analyser().clone()),
+            None => self
+                .lexical_delta
+                .get()
+                .map_or_else(|| self.own_analyser(), |words| words.analyser().clone()),
         }
     }
 
@@ -264,7 +292,8 @@ impl Generation {
         analyser_for(self.manifest.language.as_deref(), &self.delta.rows)
     }
 
-    /// The base's filter columns, by the types that the delta's have: those of the dataset as it was read last.
+    /// The base's filter columns, by the types that the delta's have: those of the dataset as it
+    /// was read last.
     ///
     /// # Errors
     /// If the segment is damaged.
@@ -272,19 +301,26 @@ impl Generation {
         let Some(base) = &self.base else { return Ok(None) };
         let own = base.columns()?;
         let wanted = self.delta.columns.schema();
-        if self.delta.rows.is_empty() || wanted.fields().is_empty() || segment::same_types(&own.schema(), &wanted) {
+        if self.delta.rows.is_empty()
+            || wanted.fields().is_empty()
+            || segment::same_types(&own.schema(), &wanted)
+        {
             return Ok(Some(own));
         }
         kept(&self.base_columns, || segment::conform(&wanted, own)).map(Some)
     }
 
-    /// Columns of the base whose type is not that of the delta's any more: column, type before, type now, and values of rows alive that
-    /// became NULL.
+    /// Columns of the base whose type is not that of the delta's any more: column, type before,
+    /// type now, and values of rows alive that became NULL.
     ///
     /// # Errors
     /// If the segment is damaged.
     pub fn converted(&self) -> io::Result<Vec<(String, String, String, u64)>> {
-        let Some(base) = self.base.as_ref().filter(|_| !self.delta.rows.is_empty() && self.delta.columns.num_columns() > 0) else {
+        let Some(base) = self
+            .base
+            .as_ref()
+            .filter(|_| !self.delta.rows.is_empty() && self.delta.columns.num_columns() > 0)
+        else {
             return Ok(Vec::new());
         };
         if segment::same_types(base.column_types()?.as_ref(), &self.delta.columns.schema()) {
@@ -294,13 +330,24 @@ impl Generation {
         let before = base.columns()?;
         let mut out = Vec::new();
         for field in now.schema().fields() {
-            let (Some(old), Some(new)) = (before.column_by_name(field.name()), now.column_by_name(field.name())) else { continue };
+            let (Some(old), Some(new)) =
+                (before.column_by_name(field.name()), now.column_by_name(field.name()))
+            else {
+                continue;
+            };
             if old.data_type() == new.data_type() {
                 continue;
             }
             let lost = |row: &u32| old.is_valid(*row as usize) && new.is_null(*row as usize);
-            let nulls = self.live_rows().take_while(|row| (*row as usize) < old.len()).filter(lost).count() as u64;
-            out.push((field.name().clone(), old.data_type().to_string(), new.data_type().to_string(), nulls));
+            let nulls =
+                self.live_rows().take_while(|row| (*row as usize) < old.len()).filter(lost).count()
+                    as u64;
+            out.push((
+                field.name().clone(),
+                old.data_type().to_string(),
+                new.data_type().to_string(),
+                nulls,
+            ));
         }
         Ok(out)
     }

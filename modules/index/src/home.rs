@@ -1,12 +1,14 @@
 //! Where an index lives, and how it gets to another place.
 //!
-//! `<state>/indexes/<name>/index.json` says that there is an index. Its files lie beside it, or, if it was made in another
-//! bucket or moved, in the folder that `home.json` there names: `indexes/<name>` in that bucket. `away.json` says the same once more:
-//! without it nobody could tell an index whose `home.json` is gone from one that lives in the state directory.
+//! `<state>/indexes/<name>/index.json` says that there is an index. Its files lie beside it, or, if
+//! it was made in another bucket or moved, in the folder that `home.json` there names:
+//! `indexes/<name>` in that bucket. `away.json` says the same once more: without it nobody could
+//! tell an index whose `home.json` is gone from one that lives in the state directory.
 //!
-//! A move copies everything, compares every copy, renames it into place, and only then replaces `home.json`; what is left
-//! behind goes last, and a note says where to. Invariants: a crash at any step leaves one whole home, the old or the new; whatever
-//! `home.json` says, no folder is removed but a stub, or one that is called `indexes/<name>` as those are that are made here.
+//! A move copies everything, compares every copy, renames it into place, and only then replaces
+//! `home.json`; what is left behind goes last, and a note says where to. Invariants: a crash at any
+//! step leaves one whole home, the old or the new; whatever `home.json` says, no folder is removed
+//! but a stub, or one that is called `indexes/<name>` as those are that are made here.
 
 use std::fs::{self, File};
 use std::io;
@@ -97,20 +99,30 @@ pub enum UnsoundError {
 }
 
 impl Home {
-    /// Reads where the index of `stub`, its folder in the state directory, lives; clears what a move left.
+    /// Reads where the index of `stub`, its folder in the state directory, lives; clears what a
+    /// move left.
     ///
     /// # Errors
-    /// If `home.json` is damaged, names what cannot be a home, or is gone although the index lives elsewhere.
+    /// If `home.json` is damaged, names what cannot be a home, or is gone although the index lives
+    /// elsewhere.
     pub fn open(stub: &Path) -> io::Result<Self> {
         let at = stub.join(HOME);
         let bytes = match fs::read(&at) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::without(stub),
             read => read.map_err(|e| named(at.display().to_string(), e))?,
         };
-        let home = sealed::from_slice::<Self>(&bytes).map_err(|e| named(at.display().to_string(), e))?;
-        if let Some(path) = std::iter::once(&home.path).chain(&home.left).find(|path| *path != stub && !is_home(path, stub)) {
+        let home =
+            sealed::from_slice::<Self>(&bytes).map_err(|e| named(at.display().to_string(), e))?;
+        if let Some(path) = std::iter::once(&home.path)
+            .chain(&home.left)
+            .find(|path| *path != stub && !is_home(path, stub))
+        {
             let name = stub.file_name().unwrap_or_default().display();
-            return Err(bad(format!("{} names {}, expected a folder indexes/{name} of a bucket", at.display(), path.display())));
+            return Err(bad(format!(
+                "{} names {}, expected a folder indexes/{name} of a bucket",
+                at.display(),
+                path.display()
+            )));
         }
         note_away(stub, &bytes);
         Ok(home.cleared(stub))
@@ -153,15 +165,29 @@ impl Home {
         Ok(())
     }
 
-    /// Copies everything to `path` and compares it; nothing counts yet. Gives the bytes copied. What an error leaves is removed.
+    /// Copies everything to `path` and compares it; nothing counts yet. Gives the bytes copied.
+    /// What an error leaves is removed.
     ///
     /// # Errors
-    /// If another index lives there, a copy is not what it should be, or `Interrupted` if `progress` says stop.
-    pub fn copy(&self, stub: &Path, path: &Path, steps: &Steps, progress: &dyn Fn(u64) -> bool) -> io::Result<u64> {
+    /// If another index lives there, a copy is not what it should be, or `Interrupted` if
+    /// `progress` says stop.
+    pub fn copy(
+        &self,
+        stub: &Path,
+        path: &Path,
+        steps: &Steps,
+        progress: &dyn Fn(u64) -> bool,
+    ) -> io::Result<u64> {
         self.copy_whole(stub, path, steps, progress).inspect_err(|_| give_up(stub, path, steps))
     }
 
-    fn copy_whole(&self, stub: &Path, path: &Path, steps: &Steps, progress: &dyn Fn(u64) -> bool) -> io::Result<u64> {
+    fn copy_whole(
+        &self,
+        stub: &Path,
+        path: &Path,
+        steps: &Steps,
+        progress: &dyn Fn(u64) -> bool,
+    ) -> io::Result<u64> {
         vacate(path, stub)?;
         let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         fs::create_dir_all(parent)?;
@@ -180,22 +206,39 @@ impl Home {
         if !obstacles.is_empty() {
             return Err(bad(UnsoundError::Unreadable(obstacles)));
         }
-        if let Some(damage) = seen.generations().into_iter().flat_map(|(_, manifest)| folder.verify(manifest)).next() {
+        if let Some(damage) =
+            seen.generations().into_iter().flat_map(|(_, manifest)| folder.verify(manifest)).next()
+        {
             return Err(bad(UnsoundError::Damaged(damage)));
         }
         steps.pass("verified")?;
         Ok(copied)
     }
 
-    /// Lets a copy count, after what may have changed since, the folders named, has been copied anew.
+    /// Lets a copy count, after what may have changed since, the folders named, has been copied
+    /// anew.
     ///
     /// # Errors
     /// As the file system gives them; the old home then counts.
-    pub fn flip(&self, stub: &Path, bucket: &str, path: &Path, anew: &[&str], steps: &Steps) -> io::Result<Self> {
+    pub fn flip(
+        &self,
+        stub: &Path,
+        bucket: &str,
+        path: &Path,
+        anew: &[&str],
+        steps: &Steps,
+    ) -> io::Result<Self> {
         self.flip_whole(stub, bucket, path, anew, steps).inspect_err(|_| give_up(stub, path, steps))
     }
 
-    fn flip_whole(&self, stub: &Path, bucket: &str, path: &Path, anew: &[&str], steps: &Steps) -> io::Result<Self> {
+    fn flip_whole(
+        &self,
+        stub: &Path,
+        bucket: &str,
+        path: &Path,
+        anew: &[&str],
+        steps: &Steps,
+    ) -> io::Result<Self> {
         let copy = moving(path)?;
         for name in anew.iter().filter(|name| self.path.join(name).is_dir()) {
             if copy.join(name).exists() {
@@ -205,7 +248,8 @@ impl Home {
             copy_all(&self.path.join(name), &copy.join(name), &mut 0, &|_| true)?;
         }
         atomic::sync_dir(&copy)?;
-        // A note that the index once lived there makes room for it; nothing else does, not even what came meanwhile.
+        // A note that the index once lived there makes room for it; nothing else does, not even
+        // what came meanwhile.
         vacate(path, stub)?;
         if path.exists() {
             fs::remove_dir_all(path)?;
@@ -213,7 +257,11 @@ impl Home {
         fs::rename(&copy, path)?;
         atomic::sync_dir(path.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
         steps.pass("renamed")?;
-        let home = Self { bucket: bucket.to_owned(), path: path.to_owned(), left: Some(self.path.clone()) };
+        let home = Self {
+            bucket: bucket.to_owned(),
+            path: path.to_owned(),
+            left: Some(self.path.clone()),
+        };
         home.save(stub)?;
         steps.pass("flipped")?;
         Ok(home)
@@ -236,7 +284,9 @@ impl Home {
                     self = home;
                 }
             }
-            Err(error) => tracing::warn!(left = %left.display(), "what a move left behind cannot be removed yet: {}", chain(&error)),
+            Err(error) => {
+                tracing::warn!(left = %left.display(), "what a move left behind cannot be removed yet: {}", chain(&error))
+            }
         }
         self
     }
@@ -246,11 +296,15 @@ impl Home {
     /// # Errors
     /// [`AwayError`], which says what to do.
     pub fn is_there(&self) -> Result<(), AwayError> {
-        if self.path.is_dir() { Ok(()) } else { Err(AwayError { path: self.path.clone(), bucket: self.bucket.clone() }) }
+        if self.path.is_dir() {
+            Ok(())
+        } else {
+            Err(AwayError { path: self.path.clone(), bucket: self.bucket.clone() })
+        }
     }
 
-    /// Removes the index's files, wherever they are. It is no index from the first step on; a crash leaves what
-    /// [`finish_deletions`] removes.
+    /// Removes the index's files, wherever they are. It is no index from the first step on; a crash
+    /// leaves what [`finish_deletions`] removes.
     ///
     /// # Errors
     /// As the file system gives them.
@@ -266,10 +320,13 @@ impl Home {
     }
 }
 
-/// Whether a folder can be the home, in a bucket, of the index of a stub. It is what is read that is asked about.
+/// Whether a folder can be the home, in a bucket, of the index of a stub. It is what is read that
+/// is asked about.
 fn is_home(path: &Path, stub: &Path) -> bool {
-    let plain = path.components().all(|part| !matches!(part, Component::ParentDir | Component::CurDir));
-    let below_indexes = path.parent().and_then(Path::file_name).is_some_and(|parent| parent == "indexes");
+    let plain =
+        path.components().all(|part| !matches!(part, Component::ParentDir | Component::CurDir));
+    let below_indexes =
+        path.parent().and_then(Path::file_name).is_some_and(|parent| parent == "indexes");
     let named = path.file_name().is_some_and(|name| Some(name) == stub.file_name());
     path.is_absolute() && plain && below_indexes && named && !stub.starts_with(path)
 }
@@ -278,10 +335,14 @@ fn is_home(path: &Path, stub: &Path) -> bool {
 pub fn finish_deletions(indexes: &Path) {
     let entries = fs::read_dir(indexes).into_iter().flatten().flatten();
     for entry in entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(DELETED)) {
-        if let Ok(home) = fs::read(entry.path().join(HOME)).and_then(|bytes| sealed::from_slice::<Home>(&bytes))
+        if let Ok(home) =
+            fs::read(entry.path().join(HOME)).and_then(|bytes| sealed::from_slice::<Home>(&bytes))
             && home.path.exists()
         {
-            tracing::warn!("files of an index that was deleted are left in {}: remove them by hand", home.path.display());
+            tracing::warn!(
+                "files of an index that was deleted are left in {}: remove them by hand",
+                home.path.display()
+            );
         }
         if let Err(error) = fs::remove_dir_all(entry.path()) {
             tracing::warn!("{}: {error}", entry.path().display());
@@ -289,7 +350,8 @@ pub fn finish_deletions(indexes: &Path) {
     }
 }
 
-/// Notes what `home.json` says, so that its absence is seen. What cannot be noted now is noted at the next opening.
+/// Notes what `home.json` says, so that its absence is seen. What cannot be noted now is noted at
+/// the next opening.
 fn note_away(stub: &Path, home: &[u8]) {
     let at = stub.join(AWAY);
     if fs::read(&at).is_ok_and(|there| there == home) {
@@ -308,7 +370,9 @@ fn give_up(stub: &Path, path: &Path, steps: &Steps) {
     }
     let Ok(copy) = moving(path) else { return };
     let gone = |folder: &Path| match fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("{}: {error}", folder.display()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("{}: {error}", folder.display())
+        }
         _ => {}
     };
     gone(&copy);
@@ -332,7 +396,8 @@ fn moving(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(format!(".moving-{}", name.to_string_lossy())))
 }
 
-/// Makes sure that a folder is free for an index: it is not there, holds a note only, or a copy of ours that never counted.
+/// Makes sure that a folder is free for an index: it is not there, holds a note only, or a copy of
+/// ours that never counted.
 fn vacate(path: &Path, stub: &Path) -> io::Result<()> {
     let entries: Vec<_> = match fs::read_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -341,12 +406,20 @@ fn vacate(path: &Path, stub: &Path) -> io::Result<()> {
     if is_copy_of(path, stub) || entries.iter().all(|name| name == MOVED) {
         return Ok(());
     }
-    let message = format!("{} is taken: it holds another index, or files that are not an index's", path.display());
+    let message = format!(
+        "{} is taken: it holds another index, or files that are not an index's",
+        path.display()
+    );
     Err(io::Error::new(io::ErrorKind::AlreadyExists, message))
 }
 
 /// Copies a folder's files, each fsynced and compared with what was read.
-fn copy_all(from: &Path, to: &Path, copied: &mut u64, progress: &dyn Fn(u64) -> bool) -> io::Result<()> {
+fn copy_all(
+    from: &Path,
+    to: &Path,
+    copied: &mut u64,
+    progress: &dyn Fn(u64) -> bool,
+) -> io::Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let name = entry.file_name();
@@ -356,7 +429,12 @@ fn copy_all(from: &Path, to: &Path, copied: &mut u64, progress: &dyn Fn(u64) -> 
             copy_all(&entry.path(), &target, copied, progress)?;
             continue;
         }
-        if name == HOME || name == AWAY || name == MOVED || name == MOVING || name.to_string_lossy().starts_with(".tmp-") {
+        if name == HOME
+            || name == AWAY
+            || name == MOVED
+            || name == MOVING
+            || name.to_string_lossy().starts_with(".tmp-")
+        {
             continue;
         }
         if !progress(*copied) {
@@ -365,7 +443,10 @@ fn copy_all(from: &Path, to: &Path, copied: &mut u64, progress: &dyn Fn(u64) -> 
         *copied += fs::copy(entry.path(), &target)?;
         File::open(&target)?.sync_all()?;
         if digest::sha256_file(&entry.path())?.0 != digest::sha256_file(&target)?.0 {
-            return Err(bad(format!("{}: the copy differs from the original", entry.path().display())));
+            return Err(bad(format!(
+                "{}: the copy differs from the original",
+                entry.path().display()
+            )));
         }
     }
     atomic::sync_dir(to)
@@ -384,11 +465,19 @@ fn clear(left: &Path, stub: &Path, bucket: &str) -> io::Result<()> {
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        let stays = if left == stub { name == "index.json" || name == HOME || name == AWAY } else { name == MOVED };
+        let stays = if left == stub {
+            name == "index.json" || name == HOME || name == AWAY
+        } else {
+            name == MOVED
+        };
         if stays {
             continue;
         }
-        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+        if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())?
+        } else {
+            fs::remove_file(entry.path())?
+        }
     }
     atomic::sync_dir(left)
 }
@@ -401,7 +490,9 @@ mod tests {
     fn made(folder: &Path) -> (PathBuf, Home) {
         let stub = folder.join("indexes/x");
         fs::create_dir_all(stub.join("trials")).expect("made");
-        for (name, text) in [("index.json", "{}"), ("notes.txt", "c"), ("trials/journal.log", "one")] {
+        for (name, text) in
+            [("index.json", "{}"), ("notes.txt", "c"), ("trials/journal.log", "one")]
+        {
             fs::write(stub.join(name), text).expect("written");
         }
         let home = Home::open(&stub).expect("opens");
@@ -427,11 +518,22 @@ mod tests {
             // What a restart finds.
             let home = Home::open(&stub).expect("opens");
             assert_eq!(home.bucket == "big", stop >= 3, "{stop}");
-            let there = |home: &Home| fs::read_to_string(home.path.join("notes.txt")).expect("there");
-            assert_eq!((there(&home).as_str(), home.is_there(), stub.join("index.json").exists()), ("c", Ok(()), true));
-            let home = if home.bucket == "big" { home } else { moved(&home, &stub, &path, &Steps::default()).expect("moved") };
+            let there =
+                |home: &Home| fs::read_to_string(home.path.join("notes.txt")).expect("there");
+            assert_eq!(
+                (there(&home).as_str(), home.is_there(), stub.join("index.json").exists()),
+                ("c", Ok(()), true)
+            );
+            let home = if home.bucket == "big" {
+                home
+            } else {
+                moved(&home, &stub, &path, &Steps::default()).expect("moved")
+            };
             assert_eq!((there(&home).as_str(), home.left.clone()), ("c", None));
-            assert_eq!(fs::read_to_string(path.join("trials/journal.log")).expect("there"), "one two");
+            assert_eq!(
+                fs::read_to_string(path.join("trials/journal.log")).expect("there"),
+                "one two"
+            );
             assert!(!stub.join("notes.txt").exists() && !path.join(MOVING).exists());
             // And on: the place that is left keeps a note, and can be moved into again.
             let other = folder.path().join("other/indexes/x");
@@ -474,9 +576,12 @@ mod tests {
             let folder = tempfile::tempdir().expect("a temporary directory");
             let (stub, home) = made(folder.path());
             let path = folder.path().join("disk/indexes/x");
-            let steps = Steps::asking(move |step| if step == at { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) });
+            let steps = Steps::asking(move |step| {
+                if step == at { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+            });
             moved(&home, &stub, &path, &steps).expect_err("it failed");
-            let left: Vec<PathBuf> = files(folder.path()).into_iter().filter(|file| !file.starts_with(&stub)).collect();
+            let left: Vec<PathBuf> =
+                files(folder.path()).into_iter().filter(|file| !file.starts_with(&stub)).collect();
             assert!(left.is_empty(), "{at}: {left:?}");
             assert_eq!(Home::open(&stub).expect("opens").path, stub);
             assert_eq!(moved(&home, &stub, &path, &Steps::default()).expect("moved").bucket, "big");
@@ -489,7 +594,9 @@ mod tests {
         let (stub, home) = made(folder.path());
         fs::create_dir(stub.join("gen-1")).expect("made");
         fs::write(stub.join("gen-1/manifest.json"), "{").expect("written");
-        let error = home.copy(&stub, &folder.path().join("disk/indexes/x"), &Steps::default(), &|_| true).expect_err("refused");
+        let error = home
+            .copy(&stub, &folder.path().join("disk/indexes/x"), &Steps::default(), &|_| true)
+            .expect_err("refused");
         assert!(chain(&error).contains("gen-1/manifest.json"), "{error}");
     }
 
@@ -520,10 +627,16 @@ mod tests {
         assert_eq!(Home::open(&stub).expect("opens").path, path);
         fs::remove_file(stub.join(HOME)).expect("removed");
         let why = Home::open(&stub).expect_err("it is not here").to_string();
-        assert!([HOME, AWAY, "`big`", "disk/indexes/x"].iter().all(|word| why.contains(word)), "{why}");
+        assert!(
+            [HOME, AWAY, "`big`", "disk/indexes/x"].iter().all(|word| why.contains(word)),
+            "{why}"
+        );
         // What the message says to do.
         fs::copy(stub.join(AWAY), stub.join(HOME)).expect("copied");
-        assert_eq!((Home::open(&stub).expect("opens").path, fs::read(stub.join(HOME)).expect("there")), (path, bytes));
+        assert_eq!(
+            (Home::open(&stub).expect("opens").path, fs::read(stub.join(HOME)).expect("there")),
+            (path, bytes)
+        );
         fs::remove_file(stub.join(HOME)).expect("removed");
         fs::write(stub.join(AWAY), "{").expect("damaged");
         assert!(Home::open(&stub).is_err_and(|e| e.to_string().contains(HOME)));
@@ -537,17 +650,30 @@ mod tests {
         fs::create_dir_all(theirs.join("indexes/y")).expect("made");
         fs::write(theirs.join("indexes/y/one.jpg"), "work").expect("written");
         let up = folder.path().join("disk/../photos/indexes/x");
-        for path in [theirs.clone(), theirs.join("indexes/y"), theirs.join("indexes"), folder.path().to_owned(), "/".into(), up, "x".into()]
-        {
+        for path in [
+            theirs.clone(),
+            theirs.join("indexes/y"),
+            theirs.join("indexes"),
+            folder.path().to_owned(),
+            "/".into(),
+            up,
+            "x".into(),
+        ] {
             for (path, left) in [(path.clone(), None), (stub.clone(), Some(path))] {
                 Home { bucket: "big".into(), path: path.clone(), left }.save(&stub).expect("saved");
                 let why = Home::open(&stub).expect_err("refused").to_string();
-                assert!(why.contains(HOME) && why.contains("indexes/x"), "{}: {why}", path.display());
+                assert!(
+                    why.contains(HOME) && why.contains("indexes/x"),
+                    "{}: {why}",
+                    path.display()
+                );
             }
         }
         assert!(theirs.join("indexes/y/one.jpg").exists() && stub.join("notes.txt").exists());
         // Nor is one removed that got into memory some other way.
-        Home { bucket: "big".into(), path: theirs.clone(), left: None }.delete(&stub).expect("deleted");
+        Home { bucket: "big".into(), path: theirs.clone(), left: None }
+            .delete(&stub)
+            .expect("deleted");
         assert!(theirs.join("indexes/y/one.jpg").exists() && !stub.exists());
     }
 

@@ -1,10 +1,13 @@
 //! Words: BM25 over the chunks' text, by tantivy.
 //!
-//! A base has its words in a folder beside its graph; those of a delta are in memory, made by the same [`Analyser`]. Rows are found by
-//! their numbers. Words are derived from the rows: if the folder is missing or damaged they are made again in memory. tantivy may panic on
-//! bytes that a disk has changed: whoever opens or searches a folder compares its checksums first, and catches what comes of it.
+//! A base has its words in a folder beside its graph; those of a delta are in memory, made by the
+//! same [`Analyser`]. Rows are found by their numbers. Words are derived from the rows: if the
+//! folder is missing or damaged they are made again in memory. tantivy may panic on bytes that a
+//! disk has changed: whoever opens or searches a folder compares its checksums first, and catches
+//! what comes of it.
 //!
-//! Invariant: how rare a word is is counted over all rows alive, in [`Statistics`]: a row ranks the same in a delta as in a base.
+//! Invariant: how rare a word is is counted over all rows alive, in [`Statistics`]: a row ranks the
+//! same in a delta as in a base.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,9 +17,16 @@ use std::sync::Arc;
 
 use tantivy::collector::{DocSetCollector, TopDocs};
 use tantivy::directory::error::{DeleteError, LockError, OpenReadError, OpenWriteError};
-use tantivy::directory::{Directory, DirectoryLock, FileHandle, Lock, MmapDirectory, WatchCallback, WatchHandle, WritePtr};
-use tantivy::query::{AllQuery, Bm25StatisticsProvider, BooleanQuery, BoostQuery, Occur, PhraseQuery, Query, TermQuery};
-use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TEXT, TextFieldIndexing, TextOptions};
+use tantivy::directory::{
+    Directory, DirectoryLock, FileHandle, Lock, MmapDirectory, WatchCallback, WatchHandle, WritePtr,
+};
+use tantivy::query::{
+    AllQuery, Bm25StatisticsProvider, BooleanQuery, BoostQuery, Occur, PhraseQuery, Query,
+    TermQuery,
+};
+use tantivy::schema::{
+    FAST, Field, IndexRecordOption, Schema, TEXT, TextFieldIndexing, TextOptions,
+};
 use tantivy::{DocAddress, Index, IndexReader, ReloadPolicy, Searcher, TantivyDocument, Term};
 
 use crate::analyser::{Analyser, Kind, segment};
@@ -38,20 +48,24 @@ const SAMPLE_ROWS: usize = 1000;
 const ALONE_MAX: usize = 16;
 /// Rows of the rarest pair of a phrase that is looked up to tell whether it stands in one document.
 const PHRASE_ROWS_MAX: u64 = 4096;
-/// The most that a word adds to a score, in units of its rarity: BM25's `k1 + 1`, as tantivy has it.
+/// The most that a word adds to a score, in units of its rarity: BM25's `k1 + 1`, as tantivy has
+/// it.
 const SATURATED: f32 = 2.2;
 /// What a word as it was written adds to its stem.
 const FORM_BOOST: f32 = 0.5;
 /// What a part of an identifier weighs beside the whole.
 const PART_BOOST: f32 = 0.5;
-/// What articles, prepositions and question words weigh: little, but they decide where a query has nothing else.
+/// What articles, prepositions and question words weigh: little, but they decide where a query has
+/// nothing else.
 const LINKING_BOOST: f32 = 0.1;
-/// What makes words, to tantivy: names of its own, so that nobody takes them for those of its default.
+/// What makes words, to tantivy: names of its own, so that nobody takes them for those of its
+/// default.
 const STEMS: &str = "brahman1";
 const FORMS: &str = "brahman1forms";
 
-/// A folder of words that is only read. tantivy makes a file to lock it by, against whoever collects what is old in it: nobody does,
-/// for it is written once, and it may lie where no file can be made.
+/// A folder of words that is only read. tantivy makes a file to lock it by, against whoever
+/// collects what is old in it: nobody does, for it is written once, and it may lie where no file
+/// can be made.
 #[derive(Clone, Debug)]
 struct WrittenOnce(MmapDirectory);
 
@@ -125,19 +139,26 @@ fn schema(analyser: &Analyser) -> (Schema, Fields) {
         return (builder.build(), Fields { row, text, forms: None });
     }
     let by = |tokenizer: &str, record: IndexRecordOption| {
-        TextOptions::default().set_indexing_options(TextFieldIndexing::default().set_tokenizer(tokenizer).set_index_option(record))
+        TextOptions::default().set_indexing_options(
+            TextFieldIndexing::default().set_tokenizer(tokenizer).set_index_option(record),
+        )
     };
     let text = builder.add_text_field("text", by(STEMS, IndexRecordOption::WithFreqsAndPositions));
     let forms = builder.add_text_field("forms", by(FORMS, IndexRecordOption::WithFreqs));
     (builder.build(), Fields { row, text, forms: Some(forms) })
 }
 
-/// The analyser for rows that are to be searched: of a language that is named, or of those that they are in.
+/// The analyser for rows that are to be searched: of a language that is named, or of those that
+/// they are in.
 #[must_use]
 pub fn analyser_for(language: Option<&str>, rows: &RowStore) -> Analyser {
     let every = rows.len().div_ceil(SAMPLE_ROWS).max(1);
     // A damaged row is found when it is read for good.
-    let sample: Vec<&str> = (0..rows.len()).step_by(every).filter_map(|row| rows.row(row).ok()).map(|row| row.text).collect();
+    let sample: Vec<&str> = (0..rows.len())
+        .step_by(every)
+        .filter_map(|row| rows.row(row).ok())
+        .map(|row| row.text)
+        .collect();
     Analyser::of(language, sample.into_iter())
 }
 
@@ -152,7 +173,8 @@ impl Statistics {
     /// Over these, less those that are gone of them. All are of one analyser.
     #[must_use]
     pub fn of(present: &[&Lexical], gone: &[&Lexical]) -> Self {
-        let searchers = |all: &[&Lexical]| all.iter().map(|words| words.reader.searcher()).collect();
+        let searchers =
+            |all: &[&Lexical]| all.iter().map(|words| words.reader.searcher()).collect();
         Self { present: searchers(present), gone: searchers(gone) }
     }
 
@@ -207,7 +229,8 @@ struct QueryTerm {
     boost: f32,
     /// The number of its word.
     group: usize,
-    /// Its place, if it is of what makes its word: not a part, and not the stem where there is the form.
+    /// Its place, if it is of what makes its word: not a part, and not the stem where there is the
+    /// form.
     essence: Option<usize>,
 }
 
@@ -255,11 +278,16 @@ fn placed(mut terms: Vec<(usize, Term)>) -> Option<Box<dyn Query>> {
 }
 
 impl Lexical {
-    fn fill<'a>(index: Index, analyser: Analyser, rows: impl Iterator<Item = (usize, io::Result<Row<'a>>)>) -> io::Result<Self> {
+    fn fill<'a>(
+        index: Index,
+        analyser: Analyser,
+        rows: impl Iterator<Item = (usize, io::Result<Row<'a>>)>,
+    ) -> io::Result<Self> {
         let (_, fields) = schema(&analyser);
         register(&index, &analyser);
         let has_stems = analyser.has_stems();
-        let mut writer = index.writer_with_num_threads::<TantivyDocument>(1, WRITER_BYTES).map_err(bad)?;
+        let mut writer =
+            index.writer_with_num_threads::<TantivyDocument>(1, WRITER_BYTES).map_err(bad)?;
         for (number, row) in rows {
             let text = row?.text;
             let mut document = TantivyDocument::new();
@@ -283,20 +311,29 @@ impl Lexical {
         let fields = Fields { row: field("row")?, text: field("text")?, forms };
         register(&index, &analyser);
         // Nothing is added later: a thread that looks for it would look for ever.
-        let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(bad)?;
+        let reader =
+            index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().map_err(bad)?;
         Ok(Self { reader, index, fields, analyser })
     }
 
-    /// Makes the words of these rows in a new folder; tantivy fsyncs them. Gives the names of its files.
+    /// Makes the words of these rows in a new folder; tantivy fsyncs them. Gives the names of its
+    /// files.
     ///
     /// # Errors
     /// As the file system or tantivy give them.
     pub fn write(folder: &Path, rows: &RowStore, analyser: &Analyser) -> io::Result<Vec<String>> {
         fs::create_dir(folder)?;
-        let make = || Self::fill(Index::create_in_dir(folder, schema(analyser).0).map_err(bad)?, analyser.clone(), rows.iter().enumerate());
+        let make = || {
+            Self::fill(
+                Index::create_in_dir(folder, schema(analyser).0).map_err(bad)?,
+                analyser.clone(),
+                rows.iter().enumerate(),
+            )
+        };
         let words = caught("writing the lexical index", make);
         drop(words.map_err(bad)??);
-        let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+        let names = fs::read_dir(folder)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
         let mut names: Vec<String> = names.collect::<io::Result<_>>()?;
         // Locks hold nothing.
         names.retain(|name| !name.ends_with(".lock"));
@@ -309,7 +346,8 @@ impl Lexical {
     /// # Errors
     /// If it is missing or damaged.
     pub fn open(folder: &Path, analyser: &Analyser) -> io::Result<Self> {
-        let index = Index::open(WrittenOnce(MmapDirectory::open(folder).map_err(bad)?)).map_err(bad)?;
+        let index =
+            Index::open(WrittenOnce(MmapDirectory::open(folder).map_err(bad)?)).map_err(bad)?;
         Self::opened(index, analyser.clone())
     }
 
@@ -325,7 +363,11 @@ impl Lexical {
     ///
     /// # Errors
     /// If a row is damaged.
-    pub fn in_memory_of(rows: &RowStore, analyser: &Analyser, counts: impl Fn(usize) -> bool) -> io::Result<Self> {
+    pub fn in_memory_of(
+        rows: &RowStore,
+        analyser: &Analyser,
+        counts: impl Fn(usize) -> bool,
+    ) -> io::Result<Self> {
         let rows = (0..rows.len()).filter(|row| counts(*row)).map(|row| (row, rows.row(row)));
         Self::fill(Index::create_in_ram(schema(analyser).0), analyser.clone(), rows)
     }
@@ -341,7 +383,11 @@ impl Lexical {
     /// # Errors
     /// As tantivy gives them.
     pub fn compile(&self, text: &str, statistics: &Statistics) -> io::Result<CompiledQuery> {
-        let wanted = if self.analyser.version() == 0 { self.tokens(text)? } else { self.pieces(text, statistics)? };
+        let wanted = if self.analyser.version() == 0 {
+            self.tokens(text)?
+        } else {
+            self.pieces(text, statistics)?
+        };
         let (mut ideal, mut clauses, mut groups) = (0.0, Vec::new(), Vec::<(usize, f32)>::new());
         for wanted in &wanted.all {
             let worth = wanted.boost * statistics.rarity(&wanted.term).map_err(bad)?;
@@ -352,16 +398,27 @@ impl Lexical {
             }
             let query = term_query(wanted.term.clone());
             let is_plain = (wanted.boost - 1.0).abs() < f32::EPSILON;
-            let query: Box<dyn Query> = if is_plain { query } else { Box::new(BoostQuery::new(query, wanted.boost)) };
+            let query: Box<dyn Query> =
+                if is_plain { query } else { Box::new(BoostQuery::new(query, wanted.boost)) };
             clauses.push((Occur::Should, query));
         }
         let all: f32 = groups.iter().map(|(_, worth)| worth).sum();
-        let most = groups.into_iter().max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, worth)| worth * 2.0 >= all);
+        let most = groups
+            .into_iter()
+            .max_by(|a, b| a.1.total_cmp(&b.1))
+            .filter(|(_, worth)| worth * 2.0 >= all);
         let decisive = match most {
-            Some((group, _)) if self.analyser.version() > 0 => self.decisive(&wanted, group, statistics)?,
+            Some((group, _)) if self.analyser.version() > 0 => {
+                self.decisive(&wanted, group, statistics)?
+            }
             _ => None,
         };
-        Ok(CompiledQuery { ranking: BooleanQuery::new(clauses), ideal, left_out: wanted.left_out, decisive })
+        Ok(CompiledQuery {
+            ranking: BooleanQuery::new(clauses),
+            ideal,
+            left_out: wanted.left_out,
+            decisive,
+        })
     }
 
     /// The terms of a text by tantivy's own tokenizer.
@@ -405,7 +462,12 @@ impl Lexical {
             };
             let essence = essence.filter(|_| piece.kind != Kind::Part);
             let stem = Term::from_field_text(self.fields.text, &reducer.stem(piece.text));
-            wanted.add(QueryTerm { term: stem, boost, group, essence: essence.filter(|_| forms.is_none()) });
+            wanted.add(QueryTerm {
+                term: stem,
+                boost,
+                group,
+                essence: essence.filter(|_| forms.is_none()),
+            });
             if let Some(forms) = forms {
                 let term = Term::from_field_text(forms, piece.text);
                 wanted.add(QueryTerm { term, boost: boost * FORM_BOOST, group, essence });
@@ -419,14 +481,20 @@ impl Lexical {
         Ok(wanted)
     }
 
-    /// The terms that begin with a character of a script without spaces: it is found wherever it stands in a run.
+    /// The terms that begin with a character of a script without spaces: it is found wherever it
+    /// stands in a run.
     fn begun_by(&self, character: &str, statistics: &Statistics) -> io::Result<Vec<Term>> {
         let mut found: Vec<String> = Vec::new();
         for reader in statistics.present.iter().flat_map(Searcher::segment_readers) {
             let words = reader.inverted_index(self.fields.text).map_err(bad)?;
             let mut terms = words.terms().range().ge(character.as_bytes()).into_stream()?;
             while found.len() < BEGUN_MAX && terms.advance() {
-                let Some(text) = std::str::from_utf8(terms.key()).ok().filter(|text| text.starts_with(character)) else { break };
+                let Some(text) = std::str::from_utf8(terms.key())
+                    .ok()
+                    .filter(|text| text.starts_with(character))
+                else {
+                    break;
+                };
                 if !found.iter().any(|there| there == text) {
                     found.push(text.to_owned());
                 }
@@ -436,9 +504,15 @@ impl Lexical {
     }
 
     /// What finds the rows with the word that decides, if there can be few of them.
-    fn decisive(&self, wanted: &WantedTerms, group: usize, statistics: &Statistics) -> io::Result<Option<Box<dyn Query>>> {
+    fn decisive(
+        &self,
+        wanted: &WantedTerms,
+        group: usize,
+        statistics: &Statistics,
+    ) -> io::Result<Option<Box<dyn Query>>> {
         let essence = wanted.all.iter().filter(|wanted| wanted.group == group);
-        let terms: Vec<(usize, Term)> = essence.filter_map(|wanted| Some((wanted.essence?, wanted.term.clone()))).collect();
+        let terms: Vec<(usize, Term)> =
+            essence.filter_map(|wanted| Some((wanted.essence?, wanted.term.clone()))).collect();
         let mut rarest = u64::MAX;
         for (_, term) in &terms {
             rarest = rarest.min(statistics.doc_freq(term).map_err(bad)?);
@@ -448,10 +522,20 @@ impl Lexical {
     }
 
     /// A phrase, word by word; a single word as it is written if `exact`. None of no words.
-    fn phrase(&self, phrase: &str, exact: bool, statistics: &Statistics) -> io::Result<Option<Box<dyn Query>>> {
+    fn phrase(
+        &self,
+        phrase: &str,
+        exact: bool,
+        statistics: &Statistics,
+    ) -> io::Result<Option<Box<dyn Query>>> {
         if self.analyser.version() == 0 {
             let tokens = self.tokens(phrase)?.all;
-            return Ok(placed(tokens.into_iter().filter_map(|wanted| Some((wanted.essence?, wanted.term))).collect()));
+            return Ok(placed(
+                tokens
+                    .into_iter()
+                    .filter_map(|wanted| Some((wanted.essence?, wanted.term)))
+                    .collect(),
+            ));
         }
         let mut reducer = self.analyser.reducer();
         let (mut terms, mut words, mut begun, mut groups) = (Vec::new(), Vec::new(), Vec::new(), 0);
@@ -476,7 +560,10 @@ impl Lexical {
         if terms.is_empty()
             && let Some(character) = begun.first()
         {
-            let any = self.begun_by(character, statistics)?.into_iter().map(|term| (Occur::Should, term_query(term)));
+            let any = self
+                .begun_by(character, statistics)?
+                .into_iter()
+                .map(|term| (Occur::Should, term_query(term)));
             return Ok(Some(Box::new(BooleanQuery::new(any.collect()))));
         }
         Ok(placed(terms))
@@ -486,14 +573,20 @@ impl Lexical {
     ///
     /// # Errors
     /// As tantivy gives them.
-    pub fn meeting(&self, asked: &ParsedQuery, statistics: &Statistics) -> io::Result<Option<HashSet<u32>>> {
+    pub fn meeting(
+        &self,
+        asked: &ParsedQuery,
+        statistics: &Statistics,
+    ) -> io::Result<Option<HashSet<u32>>> {
         let mut clauses: Vec<(Occur, Box<dyn Query>)> = Vec::new();
         for phrase in &asked.phrases {
-            clauses.extend(self.phrase(phrase, true, statistics)?.map(|query| (Occur::Must, query)));
+            clauses
+                .extend(self.phrase(phrase, true, statistics)?.map(|query| (Occur::Must, query)));
         }
         let has_phrases = !clauses.is_empty();
         for word in &asked.without {
-            clauses.extend(self.phrase(word, false, statistics)?.map(|query| (Occur::MustNot, query)));
+            clauses
+                .extend(self.phrase(word, false, statistics)?.map(|query| (Occur::MustNot, query)));
         }
         if clauses.is_empty() {
             return Ok(None);
@@ -503,41 +596,68 @@ impl Lexical {
         }
         let searcher = self.reader.searcher();
         let found = searcher.search(&BooleanQuery::new(clauses), &DocSetCollector).map_err(bad)?;
-        found.into_iter().map(|address| self.row(&searcher, address)).collect::<io::Result<_>>().map(Some)
+        found
+            .into_iter()
+            .map(|address| self.row(&searcher, address))
+            .collect::<io::Result<_>>()
+            .map(Some)
     }
 
     fn row(&self, searcher: &Searcher, address: DocAddress) -> io::Result<u32> {
-        let column = searcher.segment_reader(address.segment_ord).fast_fields().u64("row").map_err(bad)?;
-        column.first(address.doc_id).and_then(|row| u32::try_from(row).ok()).ok_or_else(|| bad("a term without a row"))
+        let column =
+            searcher.segment_reader(address.segment_ord).fast_fields().u64("row").map_err(bad)?;
+        column
+            .first(address.doc_id)
+            .and_then(|row| u32::try_from(row).ok())
+            .ok_or_else(|| bad("a term without a row"))
     }
 
     /// The best `k` rows for a query, of those that are live, with their BM25 scores.
     ///
     /// # Errors
     /// As tantivy gives them.
-    pub fn search(&self, query: &CompiledQuery, statistics: &Statistics, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
+    pub fn search(
+        &self,
+        query: &CompiledQuery,
+        statistics: &Statistics,
+        k: usize,
+        live: Option<&LiveRows>,
+    ) -> io::Result<Vec<Neighbour>> {
         self.best(&query.ranking, statistics, k, live)
     }
 
-    /// The rows, of those that are live, that have the word which is most of what the query tells; nothing if they are too many to be of
-    /// one document.
+    /// The rows, of those that are live, that have the word which is most of what the query tells;
+    /// nothing if they are too many to be of one document.
     ///
     /// # Errors
     /// As tantivy gives them.
-    pub fn deciding(&self, query: &CompiledQuery, statistics: &Statistics, live: Option<&LiveRows>) -> io::Result<Option<Vec<u32>>> {
+    pub fn deciding(
+        &self,
+        query: &CompiledQuery,
+        statistics: &Statistics,
+        live: Option<&LiveRows>,
+    ) -> io::Result<Option<Vec<u32>>> {
         let Some(decisive) = &query.decisive else { return Ok(None) };
         let found = self.best(decisive.as_ref(), statistics, ALONE_MAX + 1, live)?;
         Ok((found.len() <= ALONE_MAX).then(|| found.iter().map(|found| found.row).collect()))
     }
 
-    fn best(&self, query: &dyn Query, statistics: &Statistics, k: usize, live: Option<&LiveRows>) -> io::Result<Vec<Neighbour>> {
+    fn best(
+        &self,
+        query: &dyn Query,
+        statistics: &Statistics,
+        k: usize,
+        live: Option<&LiveRows>,
+    ) -> io::Result<Vec<Neighbour>> {
         let searcher = self.reader.searcher();
         // Dead rows are found too; ask for more until enough of the others are there.
         let rows = usize::try_from(searcher.num_docs()).unwrap_or(usize::MAX);
         let mut wanted = k.max(1);
         loop {
             let collector = TopDocs::with_limit(wanted).order_by_score();
-            let top = searcher.search_with_statistics_provider(query, &collector, statistics).map_err(bad)?;
+            let top = searcher
+                .search_with_statistics_provider(query, &collector, statistics)
+                .map_err(bad)?;
             let all = top.len();
             let mut found = Vec::new();
             for (score, address) in top {

@@ -1,18 +1,21 @@
-//! What memory a refresh takes, and what there is: said before anything is embedded, not found out after hours by being killed.
+//! What memory a refresh takes, and what there is: said before anything is embedded, not found out
+//! after hours by being killed.
 //!
-//! Invariant: what is needed is computed from counts alone; where nobody can say what there is, nothing is refused.
+//! Invariant: what is needed is computed from counts alone; where nobody can say what there is,
+//! nothing is refused.
 
 use std::fs;
 use std::path::Path;
 
 use crate::agent::File;
 
-/// Of the machine's memory, what a refresh may take unless `[memory]` says otherwise: the rest is for those beside it.
+/// Of the machine's memory, what a refresh may take unless `[memory]` says otherwise: the rest is
+/// for those beside it.
 const SHARE_PER_CENT: u64 = 80;
 /// Bytes of a vector as it is given.
 const NUMBER: u64 = 4;
-/// What building takes at its peak, in per cent of the vectors alone: they are there once, beside their codes and the graph. Measured on a
-/// million of 384 numbers.
+/// What building takes at its peak, in per cent of the vectors alone: they are there once, beside
+/// their codes and the graph. Measured on a million of 384 numbers.
 const BUILD_PER_CENT: u64 = 200;
 /// The same of texts: as they were read, as rows, and as they are written.
 const TEXT_PER_CENT: u64 = 300;
@@ -25,10 +28,12 @@ pub fn needed(chunks: u64, dim: u64, text_bytes: u64) -> u64 {
     of(vectors, BUILD_PER_CENT).saturating_add(of(text_bytes, TEXT_PER_CENT))
 }
 
-/// Bytes that a refresh may take: what the module's file says, else a share of what the machine, or the group of processes, has.
+/// Bytes that a refresh may take: what the module's file says, else a share of what the machine, or
+/// the group of processes, has.
 #[must_use]
 pub fn limit(settings: &Path) -> Option<u64> {
-    let file = fs::read_to_string(settings).ok().and_then(|text| toml::from_str::<File>(&text).ok());
+    let file =
+        fs::read_to_string(settings).ok().and_then(|text| toml::from_str::<File>(&text).ok());
     if let Some(mib) = file.and_then(|file| file.memory.refresh_mib) {
         return Some(mib.saturating_mul(1 << 20));
     }

@@ -1,11 +1,14 @@
-//! What a document is divided into: headings in prose, items in source code; and where it may be cut best.
+//! What a document is divided into: headings in prose, items in source code; and where it may be
+//! cut best.
 //!
-//! Invariants: items nest and are in the order of their beginnings; the time is linear in the text; a text that is not what its name says,
-//! or that no parser can read, has an outline of what is found in it, or an empty one.
+//! Invariants: items nest and are in the order of their beginnings; the time is linear in the text;
+//! a text that is not what its name says, or that no parser can read, has an outline of what is
+//! found in it, or an empty one.
 
 use tree_sitter::{Node, Parser, TreeCursor};
 
-/// Longer sources are taken as plain text: generated files, whose syntax trees would take hundreds of megabytes.
+/// Longer sources are taken as plain text: generated files, whose syntax trees would take hundreds
+/// of megabytes.
 const PARSED_MAX: usize = 1 << 20;
 /// Levels of a syntax tree below which no item is looked for.
 const DEPTH_MAX: usize = 8;
@@ -51,22 +54,45 @@ pub struct Outline {
     pub is_code: bool,
 }
 
-/// The languages whose items are known: the endings of files, the grammar, and the kinds of nodes that are items.
+/// The languages whose items are known: the endings of files, the grammar, and the kinds of nodes
+/// that are items.
 type Grammar = (&'static [&'static str], tree_sitter_language::LanguageFn, &'static [&'static str]);
 
 static GRAMMARS: [Grammar; 5] = [
-    (&["c", "h"], tree_sitter_c::LANGUAGE, &["function_definition", "struct_specifier", "enum_specifier", "union_specifier"]),
-    (&["go"], tree_sitter_go::LANGUAGE, &["function_declaration", "method_declaration", "type_declaration"]),
+    (
+        &["c", "h"],
+        tree_sitter_c::LANGUAGE,
+        &["function_definition", "struct_specifier", "enum_specifier", "union_specifier"],
+    ),
+    (
+        &["go"],
+        tree_sitter_go::LANGUAGE,
+        &["function_declaration", "method_declaration", "type_declaration"],
+    ),
     (
         &["js", "mjs", "cjs", "jsx"],
         tree_sitter_javascript::LANGUAGE,
-        &["function_declaration", "generator_function_declaration", "class_declaration", "method_definition"],
+        &[
+            "function_declaration",
+            "generator_function_declaration",
+            "class_declaration",
+            "method_definition",
+        ],
     ),
     (&["py", "pyi"], tree_sitter_python::LANGUAGE, &["function_definition", "class_definition"]),
     (
         &["rs"],
         tree_sitter_rust::LANGUAGE,
-        &["function_item", "impl_item", "struct_item", "enum_item", "trait_item", "mod_item", "macro_definition", "union_item"],
+        &[
+            "function_item",
+            "impl_item",
+            "struct_item",
+            "enum_item",
+            "trait_item",
+            "mod_item",
+            "macro_definition",
+            "union_item",
+        ],
     ),
 ];
 
@@ -74,7 +100,10 @@ static GRAMMARS: [Grammar; 5] = [
 #[must_use]
 pub fn outline(id: &str, text: &str) -> Outline {
     let ending = id.rsplit_once('.').map_or("", |(_, ending)| ending);
-    let grammar = GRAMMARS.iter().find(|(endings, _, _)| endings.contains(&ending)).filter(|_| text.len() <= PARSED_MAX);
+    let grammar = GRAMMARS
+        .iter()
+        .find(|(endings, _, _)| endings.contains(&ending))
+        .filter(|_| text.len() <= PARSED_MAX);
     match grammar {
         Some((_, language, kinds)) => syntax(*language, kinds, text),
         None => headings(text, matches!(ending, "md" | "markdown" | "mdx" | "html" | "htm")),
@@ -149,12 +178,23 @@ fn onwards(cursor: &mut TreeCursor<'_>, depth: &mut usize) -> bool {
     true
 }
 
-fn visit(node: &Node<'_>, kinds: &[&str], depth: usize, text: &str, outline: &mut Outline, open: &mut Vec<usize>) {
+fn visit(
+    node: &Node<'_>,
+    kinds: &[&str],
+    depth: usize,
+    text: &str,
+    outline: &mut Outline,
+    open: &mut Vec<usize>,
+) {
     let is_item = kinds.contains(&node.kind());
     if !is_item && depth > 1 {
         return;
     }
-    let start = if is_item { leading(text, line_start(text, node.start_byte())) } else { line_start(text, node.start_byte()) };
+    let start = if is_item {
+        leading(text, line_start(text, node.start_byte()))
+    } else {
+        line_start(text, node.start_byte())
+    };
     if !is_item {
         outline.bounds.push((start, PARAGRAPH));
         return;
@@ -166,7 +206,8 @@ fn visit(node: &Node<'_>, kinds: &[&str], depth: usize, text: &str, outline: &mu
     }
     let until = body.map_or_else(|| node.end_byte(), |body| body.start_byte());
     let signature = text.get(node.start_byte()..until).unwrap_or_default();
-    let signature = if body.is_some() { signature } else { signature.lines().next().unwrap_or_default() };
+    let signature =
+        if body.is_some() { signature } else { signature.lines().next().unwrap_or_default() };
     let signature = signature.trim_end().trim_end_matches(['{', ':']);
     // Comments never reach into what comes before.
     let start = outline.items.last().map_or(start, |last| start.max(last.start));
@@ -188,7 +229,8 @@ fn leading(text: &str, line: usize) -> usize {
         }
         let above = line_start(text, start - 1);
         let words = text[above..start].trim();
-        let is_leading = ["//", "/*", "*", "#", "@"].iter().any(|mark| words.starts_with(mark)) && !words.starts_with("#include");
+        let is_leading = ["//", "/*", "*", "#", "@"].iter().any(|mark| words.starts_with(mark))
+            && !words.starts_with("#include");
         if !is_leading {
             break;
         }
@@ -221,7 +263,8 @@ struct Line<'a> {
 fn headings(text: &str, is_markdown: bool) -> Outline {
     let mut found: Vec<(usize, usize, String)> = Vec::new();
     // Underlines, in the order in which they come, are levels.
-    let mut styles: Vec<(char, bool)> = if is_markdown { vec![('=', false), ('-', false)] } else { Vec::new() };
+    let mut styles: Vec<(char, bool)> =
+        if is_markdown { vec![('=', false), ('-', false)] } else { Vec::new() };
     let (mut before, mut last): (Option<Line<'_>>, Option<Line<'_>>) = (None, None);
     let (mut at, mut is_fenced) = (0, false);
     let mut is_front_matter = is_markdown && text.starts_with("---\n");
@@ -247,18 +290,26 @@ fn headings(text: &str, is_markdown: bool) -> Outline {
         }
         if let (Some(mark), Some(title)) = (underline(line), last) {
             let words = title.text.trim_end();
-            let over = before.map(|before| before.text).and_then(underline).filter(|over| *over == mark);
-            let is_alone = before.is_none_or(|before| before.text.trim().is_empty()) || over.is_some();
+            let over =
+                before.map(|before| before.text).and_then(underline).filter(|over| *over == mark);
+            let is_alone =
+                before.is_none_or(|before| before.text.trim().is_empty()) || over.is_some();
             let is_title = over.is_some() || !words.starts_with([' ', '\t']);
             let length = words.chars().count();
-            let fits = (1..=HEADING_CHARS).contains(&length) && line.trim_end().len() + 2 >= length && underline(words).is_none();
+            let fits = (1..=HEADING_CHARS).contains(&length)
+                && line.trim_end().len() + 2 >= length
+                && underline(words).is_none();
             if is_title && is_alone && fits && words.chars().any(char::is_alphanumeric) {
                 let style = (mark, over.is_some());
                 let place = styles.iter().position(|known| *known == style).unwrap_or_else(|| {
                     styles.push(style);
                     styles.len() - 1
                 });
-                let start = if over.is_some() { before.map_or(title.start, |before| before.start) } else { title.start };
+                let start = if over.is_some() {
+                    before.map_or(title.start, |before| before.start)
+                } else {
+                    title.start
+                };
                 found.push((start, place + 1, label(words.trim())));
                 (before, last) = (None, None);
                 continue;
@@ -304,23 +355,51 @@ mod tests {
     #[test]
     fn headings_nest_as_their_levels_do() {
         let markdown = "---\ntitle: x\n---\n# One #\n\ntext\n\n## Two\n\n```\n# no heading\n```\n\nThree\n-----\n\n# Four\n";
-        assert_eq!(labels("a.md", markdown), own(&[("One", None), ("Two", Some(0)), ("Three", Some(0)), ("Four", None)]));
+        assert_eq!(
+            labels("a.md", markdown),
+            own(&[("One", None), ("Two", Some(0)), ("Three", Some(0)), ("Four", None)])
+        );
         let rst = "=====\nTitle\n=====\n\nSome text.\n\nFirst part\n==========\n\nA table:\n\n---- ----\n  a    b\n---- ----\n\n\
                    Second\n======\n\nDeep\n----\n\nText\n";
-        assert_eq!(labels("howto/a.rst", rst), own(&[("Title", None), ("First part", Some(0)), ("Second", Some(0)), ("Deep", Some(2))]));
+        assert_eq!(
+            labels("howto/a.rst", rst),
+            own(&[
+                ("Title", None),
+                ("First part", Some(0)),
+                ("Second", Some(0)),
+                ("Deep", Some(2))
+            ])
+        );
         assert!(labels("a.txt", "No heading\nof any kind\n- a\n- b\n").is_empty());
         let one = outline("a.md", "# A\nx\n# B\ny\n");
-        assert_eq!(one.items.iter().map(|item| item.start..item.end).collect::<Vec<_>>(), [0..6, 6..12]);
+        assert_eq!(
+            one.items.iter().map(|item| item.start..item.end).collect::<Vec<_>>(),
+            [0..6, 6..12]
+        );
     }
 
     #[test]
     fn items_have_their_signatures_and_their_comments() {
         let rust = "use a;\n\n/// Doc.\n#[test]\nfn first(a: u8)\n    -> u8 {\n    a\n}\n\nimpl Thing {\n    fn second(&self) {}\n}\n";
         let all = outline("a.rs", rust);
-        assert_eq!(labels("a.rs", rust), own(&[("fn first(a: u8) -> u8", None), ("impl Thing", None), ("fn second(&self)", Some(1))]));
+        assert_eq!(
+            labels("a.rs", rust),
+            own(&[
+                ("fn first(a: u8) -> u8", None),
+                ("impl Thing", None),
+                ("fn second(&self)", Some(1))
+            ])
+        );
         assert!(rust[all.items[0].start..].starts_with("/// Doc."));
-        assert!(all.is_code && all.bounds.iter().any(|(at, level)| *at == all.items[1].start && *level == SECTION));
-        let python = "import os\n\nclass A(B):\n    @property\n    def x(self):\n        return 1\n";
+        assert!(
+            all.is_code
+                && all
+                    .bounds
+                    .iter()
+                    .any(|(at, level)| *at == all.items[1].start && *level == SECTION)
+        );
+        let python =
+            "import os\n\nclass A(B):\n    @property\n    def x(self):\n        return 1\n";
         assert_eq!(labels("a.py", python), own(&[("class A(B)", None), ("def x(self)", Some(0))]));
         let go = "package a\n\nfunc (t *T) Run(n int) error {\n\treturn nil\n}\n";
         assert_eq!(labels("a.go", go), own(&[("func (t *T) Run(n int) error", None)]));

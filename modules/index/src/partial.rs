@@ -1,7 +1,9 @@
-//! What answers of an index whose first refresh is under way: by words what was read, by meaning what is embedded so far.
+//! What answers of an index whose first refresh is under way: by words what was read, by meaning
+//! what is embedded so far.
 //!
-//! Each is a generation like any other, that is in memory alone and has no number. Invariants: nothing of it is ever written, or taken for
-//! what was committed; it grows in steps that double, so that all of them together cost no more than a copy of the last.
+//! Each is a generation like any other, that is in memory alone and has no number. Invariants:
+//! nothing of it is ever written, or taken for what was committed; it grows in steps that double,
+//! so that all of them together cost no more than a copy of the last.
 
 use std::io;
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use crate::generation::{Delta, Generation, Manifest};
 use crate::rows::RowStore;
 use crate::segment;
 
-/// Vectors and texts of the largest part that is shown: beyond that the copy would be felt, and the first results are there long since.
+/// Vectors and texts of the largest part that is shown: beyond that the copy would be felt, and the
+/// first results are there long since.
 const PART_BYTES_MAX: u64 = 512 << 20;
 /// What is embedded after so long is shown, even if it is little.
 const GROWS_AFTER: Duration = Duration::from_secs(10);
@@ -41,7 +44,9 @@ impl PartialIndex {
     pub fn progress(&self) -> String {
         match self.of {
             0 => "its first refresh is under way, and reads its dataset".to_owned(),
-            of => format!("its first refresh is under way, {} of {of} chunks are embedded", self.done),
+            of => {
+                format!("its first refresh is under way, {} of {of} chunks are embedded", self.done)
+            }
         }
     }
 }
@@ -50,14 +55,20 @@ impl PartialIndex {
 ///
 /// # Errors
 /// If there is not enough memory.
-pub fn by_words(manifest: Manifest, rows: &RowStore, columns: Option<&RecordBatch>) -> io::Result<Option<Generation>> {
+pub fn by_words(
+    manifest: Manifest,
+    rows: &RowStore,
+    columns: Option<&RecordBatch>,
+) -> io::Result<Option<Generation>> {
     let Some(rows) = rows.shared() else { return Ok(None) };
-    let columns = columns.map_or_else(|| segment::no_columns(rows.len()), |columns| Ok(columns.clone()))?;
+    let columns =
+        columns.map_or_else(|| segment::no_columns(rows.len()), |columns| Ok(columns.clone()))?;
     let store = Store::new(&[], 1, &[])?;
     Generation::new(manifest, String::new(), None, Delta { store, rows, columns }, &[]).map(Some)
 }
 
-/// What is embedded so far, to be found by meaning and words: the rows of these numbers, in their order, and their vectors.
+/// What is embedded so far, to be found by meaning and words: the rows of these numbers, in their
+/// order, and their vectors.
 ///
 /// # Errors
 /// If a row is damaged, or there is not enough memory.
@@ -76,7 +87,8 @@ pub fn by_meaning(
     let store = Store::new(vectors, manifest.model.dim, &order)?;
     let columns = match columns {
         Some(columns) if columns.num_columns() > 0 => {
-            arrow_select::take::take_record_batch(columns, &UInt32Array::from(numbers)).map_err(bad)?
+            arrow_select::take::take_record_batch(columns, &UInt32Array::from(numbers))
+                .map_err(bad)?
         }
         _ => segment::no_columns(part.len())?,
     };
@@ -102,7 +114,8 @@ impl Growth {
     #[must_use]
     pub fn is_due(&self, rows: usize, bytes: u64) -> bool {
         let waited = self.at.elapsed();
-        let is_more = rows >= self.shown.saturating_mul(2).max(1) || (rows > self.shown && waited >= GROWS_AFTER);
+        let is_more = rows >= self.shown.saturating_mul(2).max(1)
+            || (rows > self.shown && waited >= GROWS_AFTER);
         is_more && bytes <= PART_BYTES_MAX && waited >= self.cost * SHARE
     }
 
@@ -130,7 +143,15 @@ mod tests {
     fn rows() -> RowStore {
         let mut rows = RowStore::default();
         for (id, text) in [("a", "ships sail"), ("b", "trains run"), ("c", "ships sink")] {
-            rows.push(&Row { doc_id: id, content_hash: &[0; 32], chunk: 0, start: 0, line: 1, context: "", text });
+            rows.push(&Row {
+                doc_id: id,
+                content_hash: &[0; 32],
+                chunk: 0,
+                start: 0,
+                line: 1,
+                context: "",
+                text,
+            });
         }
         rows
     }
@@ -143,7 +164,8 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!(words.row(found[0].row).expect("a row").text.split(' ').next(), Some("ships"));
         // The second and the third are embedded.
-        let near = by_meaning(manifest(), &rows, None, vec![1, 2], &[1.0, 0.0, 0.0, 1.0]).expect("made");
+        let near =
+            by_meaning(manifest(), &rows, None, vec![1, 2], &[1.0, 0.0, 0.0, 1.0]).expect("made");
         let how = SearchOptions { k: 1, ..SearchOptions::default() };
         let found = near.search(&[0.0, 1.0], &how, &near.allowed(None));
         assert_eq!(near.row(found[0].row).expect("a row").doc_id, "c");
@@ -153,7 +175,9 @@ mod tests {
     #[test]
     fn it_grows_by_doubling_and_not_beyond_its_bound() {
         let mut growth = Growth::default();
-        assert!(!growth.is_due(0, 0) && growth.is_due(1, 0) && !growth.is_due(1, PART_BYTES_MAX + 1));
+        assert!(
+            !growth.is_due(0, 0) && growth.is_due(1, 0) && !growth.is_due(1, PART_BYTES_MAX + 1)
+        );
         growth.showed(100, Duration::ZERO);
         assert!(!growth.is_due(199, 0) && growth.is_due(200, 0));
         growth.showed(200, Duration::from_secs(60));

@@ -1,6 +1,8 @@
-//! What of a chunk a person reads first: the sentence with most of the query's words, and where they stand in it.
+//! What of a chunk a person reads first: the sentence with most of the query's words, and where
+//! they stand in it.
 //!
-//! Invariant: the words are those that a search by words finds, stems and all; a chunk with none of them is shown from its first sentence.
+//! Invariant: the words are those that a search by words finds, stems and all; a chunk with none of
+//! them is shown from its first sentence.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -35,7 +37,11 @@ impl Marker {
     #[must_use]
     pub fn of(query: &str, analyser: &Analyser) -> Self {
         let analyser = analyser.renewed();
-        let mut marker = Self { reducer: analyser.reducer(), linking: analyser.linking_words(), stems: HashSet::new() };
+        let mut marker = Self {
+            reducer: analyser.reducer(),
+            linking: analyser.linking_words(),
+            stems: HashSet::new(),
+        };
         let found = marker.words(query);
         marker.stems = found.into_iter().map(|(_, stem)| stem).collect();
         marker
@@ -51,7 +57,9 @@ impl Marker {
                 Kind::Last => {}
                 Kind::Pair | Kind::Single => out.push((range, piece.text.to_owned())),
                 Kind::Word if is_linking => {}
-                Kind::Word | Kind::Whole | Kind::Part => out.push((range, self.reducer.stem(piece.text))),
+                Kind::Word | Kind::Whole | Kind::Part => {
+                    out.push((range, self.reducer.stem(piece.text)))
+                }
             }
         });
         out
@@ -59,7 +67,8 @@ impl Marker {
 
     /// The sentence of a text that has most of the words, and what follows it if it is short.
     pub fn passage<'a>(&mut self, text: &'a str) -> Passage<'a> {
-        let found: Vec<(Range<usize>, String)> = self.words(text).into_iter().filter(|(_, stem)| self.stems.contains(stem)).collect();
+        let found: Vec<(Range<usize>, String)> =
+            self.words(text).into_iter().filter(|(_, stem)| self.stems.contains(stem)).collect();
         let sentences = sentences_of(text, SENTENCE_CHARS_MAX);
         let (mut best, mut most, mut next) = (0, 0, 0);
         for (number, sentence) in sentences.iter().enumerate() {
@@ -67,7 +76,8 @@ impl Marker {
             while found.get(next).is_some_and(|(range, _)| range.start < sentence.end) {
                 next += 1;
             }
-            let distinct: HashSet<&str> = found[from..next].iter().map(|(_, stem)| stem.as_str()).collect();
+            let distinct: HashSet<&str> =
+                found[from..next].iter().map(|(_, stem)| stem.as_str()).collect();
             if distinct.len() > most {
                 (best, most) = (number, distinct.len());
             }
@@ -76,7 +86,9 @@ impl Marker {
         let start = sentences.get(best).map_or(0, |sentence| sentence.start);
         let mut end = sentences.get(best).map_or(text.len(), |sentence| sentence.end);
         for sentence in sentences.iter().skip(best + 1) {
-            if text[start..end].chars().count() >= CHARS_WANTED || text[start..sentence.end].chars().count() > 2 * CHARS_WANTED {
+            if text[start..end].chars().count() >= CHARS_WANTED
+                || text[start..sentence.end].chars().count() > 2 * CHARS_WANTED
+            {
                 break;
             }
             end = sentence.end;
@@ -85,7 +97,10 @@ impl Marker {
         let start = end - shown.len();
         let shown = shown.trim_end();
         let mut marks: Vec<Range<usize>> = Vec::new();
-        for (range, _) in found.iter().filter(|(range, _)| range.start >= start && range.end <= start + shown.len()) {
+        for (range, _) in found
+            .iter()
+            .filter(|(range, _)| range.start >= start && range.end <= start + shown.len())
+        {
             let (from, to) = (range.start - start, range.end - start);
             match marks.last_mut() {
                 // Parts of what is marked already, and pairs that overlap.
@@ -118,10 +133,18 @@ mod tests {
     #[test]
     fn the_sentence_that_answers_is_shown_with_its_words_marked() {
         let filler = "Nothing of the kind is said here, and it goes on for a while so that it is enough to be a passage by itself. ";
-        let text = format!("{filler}We keep nightly backups for ninety days, whatever happens to the disks. {filler}");
+        let text = format!(
+            "{filler}We keep nightly backups for ninety days, whatever happens to the disks. {filler}"
+        );
         let answer = shown("for how many days is a backup kept", &text);
-        assert!(answer.starts_with("We keep nightly [backups] for ninety [days], whatever"), "{answer}");
-        assert!(shown("zebra", &text).starts_with("Nothing of the kind"), "without a word of the query it is the beginning");
+        assert!(
+            answer.starts_with("We keep nightly [backups] for ninety [days], whatever"),
+            "{answer}"
+        );
+        assert!(
+            shown("zebra", &text).starts_with("Nothing of the kind"),
+            "without a word of the query it is the beginning"
+        );
         assert!(shown("審批", "訂單審批流程。").contains("訂單[審批]流程"));
         assert_eq!(shown("parse header", "fn parse_header() {}"), "fn [parse]_[header]() {}");
         assert_eq!(shown("x", ""), "");

@@ -1,7 +1,9 @@
-//! Vectors of a refresh that is not committed yet, so that one which was killed embeds nothing twice.
+//! Vectors of a refresh that is not committed yet, so that one which was killed embeds nothing
+//! twice.
 //!
-//! `pending.log`: the model's fingerprint, then records of a text's sha256, its vector and a checksum; each batch is
-//! fdatasynced. A torn or damaged record ends it: what follows is embedded again.
+//! `pending.log`: the model's fingerprint, then records of a text's sha256, its vector and a
+//! checksum; each batch is fdatasynced. A torn or damaged record ends it: what follows is embedded
+//! again.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -47,17 +49,26 @@ impl Pending {
         if start.starts_with(&head) {
             whole = head.len() as u64;
             file.seek(SeekFrom::Start(whole))?;
-            let (mut reader, mut part) = (BufReader::with_capacity(READ_AT_ONCE, &file), vec![0; record]);
+            let (mut reader, mut part) =
+                (BufReader::with_capacity(READ_AT_ONCE, &file), vec![0; record]);
             while length - whole >= record as u64 {
                 reader.read_exact(&mut part)?;
-                let Some(hash) = intact(&part).and_then(|(hash, _)| hash.try_into().ok()) else { break };
+                let Some(hash) = intact(&part).and_then(|(hash, _)| hash.try_into().ok()) else {
+                    break;
+                };
                 known.insert(hash, whole);
                 whole += record as u64;
             }
         }
-        // What is shorter than a record was being written when the module ended, and had not been acknowledged.
-        let of_another = start.starts_with(HEAD) && !start.starts_with(&head) && start.contains(&b'\n');
-        let lost = if of_another { 0 } else { length.saturating_sub(whole.max(head.len() as u64)) / record as u64 };
+        // What is shorter than a record was being written when the module ended, and had not been
+        // acknowledged.
+        let of_another =
+            start.starts_with(HEAD) && !start.starts_with(&head) && start.contains(&b'\n');
+        let lost = if of_another {
+            0
+        } else {
+            length.saturating_sub(whole.max(head.len() as u64)) / record as u64
+        };
         if lost > 0 {
             tracing::warn!("{}: {lost} vectors are damaged and are made again", path.display());
         }
@@ -77,7 +88,9 @@ impl Pending {
         let Some(at) = self.known.get(hash) else { return Ok(None) };
         let mut part = vec![0; record_bytes(self.dim)];
         self.file.read_exact_at(&mut part, *at)?;
-        let (_, vector) = intact(&part).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a record changed while it was read"))?;
+        let (_, vector) = intact(&part).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "a record changed while it was read")
+        })?;
         Ok(Some(vector.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
@@ -85,7 +98,10 @@ impl Pending {
     ///
     /// # Errors
     /// As the file system gives them.
-    pub fn add<'a>(&mut self, records: impl Iterator<Item = (&'a [u8; 32], &'a [f32])>) -> io::Result<()> {
+    pub fn add<'a>(
+        &mut self,
+        records: impl Iterator<Item = (&'a [u8; 32], &'a [f32])>,
+    ) -> io::Result<()> {
         let mut bytes = Vec::new();
         for (hash, vector) in records {
             let from = bytes.len();
@@ -125,11 +141,17 @@ mod tests {
     fn what_was_added_is_known_after_a_cut_and_another_model_knows_nothing() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("pending.log");
-        let vectors: Vec<([u8; 32], [f32; 2])> = (0..5).map(|i| ([i; 32], [f32::from(i), 1.0])).collect();
+        let vectors: Vec<([u8; 32], [f32; 2])> =
+            (0..5).map(|i| ([i; 32], [f32::from(i), 1.0])).collect();
         let mut pending = Pending::open(&path, "f", 2).expect("opens");
         pending.add(vectors.iter().map(|(h, v)| (h, &v[..]))).expect("added");
         let length = fs::metadata(&path).expect("there").len();
-        OpenOptions::new().write(true).open(&path).expect("there").set_len(length - 3).expect("cut");
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .expect("there")
+            .set_len(length - 3)
+            .expect("cut");
         let mut again = Pending::open(&path, "f", 2).expect("opens");
         assert_eq!((again.known.len(), again.lost), (4, 0), "a torn end is no damage");
         assert_eq!(again.vector(&[3; 32]).expect("read"), Some(vec![3.0, 1.0]));

@@ -1,9 +1,10 @@
 //! Which configuration of a grid is tried next, purely: few builds find the best of many.
 //!
-//! All widths of a search are measured on one graph, so only the ways to build it are chosen among. A graph that is built with more
-//! candidates is no worse to walk, so every number of neighbours is tried with the most candidates first; then, from the best one found,
-//! towards fewer candidates and neighbours that were passed over. Invariants: nothing is proposed twice; the same trials give the same
-//! proposal; sooner or later the whole grid is.
+//! All widths of a search are measured on one graph, so only the ways to build it are chosen among.
+//! A graph that is built with more candidates is no worse to walk, so every number of neighbours is
+//! tried with the most candidates first; then, from the best one found, towards fewer candidates
+//! and neighbours that were passed over. Invariants: nothing is proposed twice; the same trials
+//! give the same proposal; sooner or later the whole grid is.
 
 use crate::better::{Figures, Goal};
 
@@ -37,7 +38,8 @@ fn ascending(mut values: Vec<u64>) -> Vec<u64> {
 /// Up to `most` places that lie evenly below `count`, both ends among them, the middle first.
 fn evenly(count: usize, most: usize) -> Vec<usize> {
     let taken = count.min(most);
-    let mut places: Vec<usize> = (0..taken).map(|i| if taken < 2 { 0 } else { i * (count - 1) / (taken - 1) }).collect();
+    let mut places: Vec<usize> =
+        (0..taken).map(|i| if taken < 2 { 0 } else { i * (count - 1) / (taken - 1) }).collect();
     let middle = count / 2;
     places.sort_by_key(|place| (place.abs_diff(middle), *place));
     places
@@ -55,7 +57,10 @@ impl Grid {
     pub fn between(ms: [u64; 2], ef_constructions: [u64; 2], steps: u32) -> Self {
         let axis = |[least, most]: [u64; 2]| {
             let (least_f, most_f) = (least.max(1) as f64, most.max(1) as f64);
-            let at = |step: u32| (least_f * (most_f / least_f).powf(f64::from(step) / f64::from(steps.max(2) - 1))).round() as u64;
+            let at = |step: u32| {
+                (least_f * (most_f / least_f).powf(f64::from(step) / f64::from(steps.max(2) - 1)))
+                    .round() as u64
+            };
             (0..steps.max(2)).map(|step| at(step).clamp(least, most)).collect()
         };
         Self::new(axis(ms), axis(ef_constructions))
@@ -100,7 +105,9 @@ impl Grid {
             let beside = beside.into_iter().flatten().map(|m| (m, ef));
             fewer_candidates.into_iter().chain(beside).find(|(m, ef)| is_new(*m, *ef))
         });
-        near.map(at).or_else(|| self.all().find(|(m, ef)| !tried.iter().any(|t| (t.m, t.ef_construction) == (*m, *ef))))
+        near.map(at).or_else(|| {
+            self.all().find(|(m, ef)| !tried.iter().any(|t| (t.m, t.ef_construction) == (*m, *ef)))
+        })
     }
 }
 
@@ -140,7 +147,8 @@ mod tests {
             }
         }
 
-        /// The best of all widths on one graph, its latency a little off as on a machine that does other things too.
+        /// The best of all widths on one graph, its latency a little off as on a machine that does
+        /// other things too.
         fn figures(&self, m: u64, ef_construction: u64) -> Figures {
             let filled = 1.0 - (-(ef_construction as f64) / (self.fill * m as f64)).exp();
             let quality = filled * (m as f64).powf(self.power);
@@ -148,9 +156,13 @@ mod tests {
                 .iter()
                 .zip(0_u64..)
                 .map(|(ef, n)| {
-                    let off = (mix(self.seed ^ mix(m << 32 | ef_construction << 8 | n)) % 2001) as f64 / 100_000.0 - 0.01;
+                    let off = (mix(self.seed ^ mix(m << 32 | ef_construction << 8 | n)) % 2001)
+                        as f64
+                        / 100_000.0
+                        - 0.01;
                     let recall = 1.0 - (-ef.powf(0.8) * quality / self.hard).exp();
-                    let p95_us = (2.0 + ef * (self.each + self.neighbour * m as f64 * filled)) * (1.0 + off);
+                    let p95_us =
+                        (2.0 + ef * (self.each + self.neighbour * m as f64 * filled)) * (1.0 + off);
                     Figures { recall, low: recall, high: recall, p95_us }
                 })
                 .collect();
@@ -160,7 +172,8 @@ mod tests {
 
     #[test]
     fn the_best_of_a_grid_of_six_by_six_by_six_is_found_within_twelve_trials_on_average() {
-        let (goal, grid) = (Goal::Target(TARGET), Grid::new(MS.to_vec(), EF_CONSTRUCTIONS.to_vec()));
+        let (goal, grid) =
+            (Goal::Target(TARGET), Grid::new(MS.to_vec(), EF_CONSTRUCTIONS.to_vec()));
         let (mut indexes, mut trials) = (0, 0);
         for made in (0..40).map(Made::new) {
             let all: Vec<Figures> = grid.all().map(|(m, ef)| made.figures(m, ef)).collect();
@@ -170,9 +183,17 @@ mod tests {
                 continue;
             }
             let mut tried: Vec<GridPoint> = Vec::new();
-            while !tried.iter().any(|t| goal.is_met_by(&t.figures) && t.figures.p95_us <= best.p95_us * 1.02) {
-                let (m, ef_construction) = grid.next(goal, &tried).expect("the best is not among those tried");
-                tried.push(GridPoint { m, ef_construction, figures: made.figures(m, ef_construction) });
+            while !tried
+                .iter()
+                .any(|t| goal.is_met_by(&t.figures) && t.figures.p95_us <= best.p95_us * 1.02)
+            {
+                let (m, ef_construction) =
+                    grid.next(goal, &tried).expect("the best is not among those tried");
+                tried.push(GridPoint {
+                    m,
+                    ef_construction,
+                    figures: made.figures(m, ef_construction),
+                });
             }
             (indexes, trials) = (indexes + 1, trials + tried.len());
         }
@@ -200,6 +221,9 @@ mod tests {
         assert!(grid.all().any(|one| one == (4, 16)) && grid.all().any(|one| one == (8, 16)));
         assert!(grid.all().all(|(m, ef)| (4..=8).contains(&m) && ef == 16));
         assert_eq!(Grid::between([6, 48], [32, 400], 6).len(), 36);
-        assert!(Grid::new(Vec::new(), vec![1]).next(Goal::Pareto, &[]).is_none() && Grid::new(Vec::new(), vec![1]).is_empty());
+        assert!(
+            Grid::new(Vec::new(), vec![1]).next(Goal::Pareto, &[]).is_none()
+                && Grid::new(Vec::new(), vec![1]).is_empty()
+        );
     }
 }

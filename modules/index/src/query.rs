@@ -1,6 +1,8 @@
-//! What a query's text asks for: words to rank by, `"phrases"` that must stand there, and `-words` that must not.
+//! What a query's text asks for: words to rank by, `"phrases"` that must stand there, and `-words`
+//! that must not.
 //!
-//! Invariant: what is taken for a phrase or an exclusion is said in the reply, and a caller may have the text taken as it is.
+//! Invariant: what is taken for a phrase or an exclusion is said in the reply, and a caller may
+//! have the text taken as it is.
 
 /// Phrases and exclusions that one query may have; what comes after them is text.
 const PARTS_MAX: usize = 16;
@@ -8,7 +10,8 @@ const PARTS_MAX: usize = 16;
 /// A query, read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParsedQuery {
-    /// What rows are ranked by, by words and by meaning: the text without exclusions and quotation marks.
+    /// What rows are ranked by, by words and by meaning: the text without exclusions and quotation
+    /// marks.
     pub text: String,
     /// What must stand in a row, word by word.
     pub phrases: Vec<String>,
@@ -18,7 +21,9 @@ pub struct ParsedQuery {
 
 /// That a query only says what is not wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it only says what is not wanted: expected at least one word without a minus, or `literal`")]
+#[error(
+    "it only says what is not wanted: expected at least one word without a minus, or `literal`"
+)]
 pub struct OnlyExclusions;
 
 fn is_quote(c: char) -> bool {
@@ -32,7 +37,8 @@ impl ParsedQuery {
         Self { text: text.to_owned(), ..Self::default() }
     }
 
-    /// Reads a text. A quotation mark without another, and a minus before anything but a letter or a quotation mark, are text.
+    /// Reads a text. A quotation mark without another, and a minus before anything but a letter or
+    /// a quotation mark, are text.
     ///
     /// # Errors
     /// [`OnlyExclusions`].
@@ -110,10 +116,27 @@ mod tests {
         };
         let none: Vec<String> = Vec::new();
         let own = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        assert_eq!(parts("connection pool"), ("connection pool".into(), none.clone(), none.clone()));
-        assert_eq!(parts(r#""connection pool" size"#), ("connection pool size".into(), own(&["connection pool"]), none.clone()));
-        assert_eq!(parts("pool -house -“swimming pool” x"), ("pool   x".into(), none.clone(), own(&["house", "swimming pool"])));
-        for text in ["a 5\" disk", "well-known state-of-the-art", "a - b", "x -5", "-- x", "\"\" x", "it said \"yes"] {
+        assert_eq!(
+            parts("connection pool"),
+            ("connection pool".into(), none.clone(), none.clone())
+        );
+        assert_eq!(
+            parts(r#""connection pool" size"#),
+            ("connection pool size".into(), own(&["connection pool"]), none.clone())
+        );
+        assert_eq!(
+            parts("pool -house -“swimming pool” x"),
+            ("pool   x".into(), none.clone(), own(&["house", "swimming pool"]))
+        );
+        for text in [
+            "a 5\" disk",
+            "well-known state-of-the-art",
+            "a - b",
+            "x -5",
+            "-- x",
+            "\"\" x",
+            "it said \"yes",
+        ] {
             assert_eq!(parts(text), (text.to_owned(), none.clone(), none.clone()), "{text}");
         }
         assert_eq!(ParsedQuery::read("-house"), Err(OnlyExclusions));

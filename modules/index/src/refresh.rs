@@ -1,8 +1,8 @@
-//! What a refresh is to do, purely from the dataset and the old generation: which rows are new, which are gone, and for
-//! which chunks a vector is at hand already.
+//! What a refresh is to do, purely from the dataset and the old generation: which rows are new,
+//! which are gone, and for which chunks a vector is at hand already.
 //!
-//! A document counts as changed if the hash of its text, its vector and its filter columns changed. Of a changed document
-//! the chunks whose text the index holds already keep their vectors.
+//! A document counts as changed if the hash of its text, its vector and its filter columns changed.
+//! Of a changed document the chunks whose text the index holds already keep their vectors.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -56,7 +56,8 @@ pub enum Origin {
 /// How texts become chunks.
 #[derive(Debug)]
 pub enum Cutting {
-    /// By characters, with nothing before them: of indexes from before chunks were counted in tokens.
+    /// By characters, with nothing before them: of indexes from before chunks were counted in
+    /// tokens.
     Characters(Chunker),
     /// By the tokens of a model.
     Tokens(Cutter, Box<dyn Measure + Send>),
@@ -73,7 +74,10 @@ impl Cutting {
                     line: chunk.line,
                     context: String::new(),
                 };
-                Ok(sources.iter().map(|source| chunker.cut(source.id, source.text).into_iter().map(of).collect()).collect())
+                Ok(sources
+                    .iter()
+                    .map(|source| chunker.cut(source.id, source.text).into_iter().map(of).collect())
+                    .collect())
             }
             Self::Tokens(cutter, measure) => cutter.cut(sources, measure.as_ref()),
         }
@@ -153,14 +157,23 @@ fn known(old: Option<&Generation>) -> io::Result<KnownDocuments> {
 /// Columns that an index reads from its dataset: the id, the texts, the vector, the filters.
 #[must_use]
 pub fn text_columns(parameters: &CreateIn) -> Vec<String> {
-    parameters.text_columns.clone().or_else(|| parameters.text_column.clone().map(|c| vec![c])).unwrap_or_default()
+    parameters
+        .text_columns
+        .clone()
+        .or_else(|| parameters.text_column.clone().map(|c| vec![c]))
+        .unwrap_or_default()
 }
 
 /// Reads the dataset and compares it with the old generation. Blocks.
 ///
 /// # Errors
 /// If a column is missing or of a type that cannot be used, or an object cannot be read.
-pub fn plan(dataset: &Dataset, parameters: &CreateIn, cutting: &Cutting, old: Option<&Generation>) -> Result<Plan, Fault> {
+pub fn plan(
+    dataset: &Dataset,
+    parameters: &CreateIn,
+    cutting: &Cutting,
+    old: Option<&Generation>,
+) -> Result<Plan, Fault> {
     let known = known(old).map_err(|e| io_fault("reading the index", &e))?;
     let mut plan = Plan { pre_existing_docs: known.len() as u64, ..Plan::default() };
     let mut seen: HashSet<String> = HashSet::new();
@@ -183,29 +196,44 @@ pub fn plan(dataset: &Dataset, parameters: &CreateIn, cutting: &Cutting, old: Op
             Some(types) => types.iter().zip(&own).map(|(a, b)| filter::common_type(a, b)).collect(),
             None => own,
         });
-        let roots: Vec<usize> = wanted.iter().filter_map(|c| builder.schema().index_of(c).ok()).collect();
+        let roots: Vec<usize> =
+            wanted.iter().filter_map(|c| builder.schema().index_of(c).ok()).collect();
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
-        for batch in builder.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(|e| unreadable(&e))? {
+        for batch in builder
+            .with_projection(mask)
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(|e| unreadable(&e))?
+        {
             let batch = plain(&batch.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
-            let taken = plan.batch(&batch, parameters, &texts, &filters, cutting, &known, old, &mut seen)?;
+            let taken =
+                plan.batch(&batch, parameters, &texts, &filters, cutting, &known, old, &mut seen)?;
             if !filters.is_empty() {
-                let indices: Vec<usize> = filters.iter().filter_map(|f| batch.schema().index_of(f).ok()).collect();
-                let own = batch.project(&indices).and_then(|b| arrow_select::take::take_record_batch(&b, &UInt32Array::from(taken)));
+                let indices: Vec<usize> =
+                    filters.iter().filter_map(|f| batch.schema().index_of(f).ok()).collect();
+                let own = batch.project(&indices).and_then(|b| {
+                    arrow_select::take::take_record_batch(&b, &UInt32Array::from(taken))
+                });
                 columns.push(own.map_err(|e| Fault::internal(chain(&e)))?);
             }
         }
     }
     plan.dataset_docs = seen.len() as u64;
-    (plan.by_tokens, plan.is_guessed) = (matches!(cutting, Cutting::Tokens(_, _)), cutting.is_guessed());
+    (plan.by_tokens, plan.is_guessed) =
+        (matches!(cutting, Cutting::Tokens(_, _)), cutting.is_guessed());
     for (_, (_, rows)) in known.iter().filter(|(id, _)| !seen.contains(id.as_str())) {
         plan.removed_docs += 1;
         plan.dead.extend(rows);
     }
     plan.dead.sort_unstable();
     let kinds = filters.iter().zip(types.unwrap_or_default());
-    let fields: Vec<Field> = kinds.map(|(name, kind)| Field::new(name, settled(&kind, name, old), true)).collect();
+    let fields: Vec<Field> =
+        kinds.map(|(name, kind)| Field::new(name, settled(&kind, name, old), true)).collect();
     let schema = Arc::new(Schema::new(fields));
-    plan.columns = Some(segment::join(&schema, &columns, plan.fresh.len()).map_err(|e| Fault::internal(chain(&e)))?);
+    plan.columns = Some(
+        segment::join(&schema, &columns, plan.fresh.len())
+            .map_err(|e| Fault::internal(chain(&e)))?,
+    );
     Ok(plan)
 }
 
@@ -215,7 +243,8 @@ fn settled(kind: &DataType, name: &str, old: Option<&Generation>) -> DataType {
     if settled == *kind {
         return settled;
     }
-    let of = |schema: &Schema| schema.field_with_name(name).ok().map(|field| field.data_type().clone());
+    let of =
+        |schema: &Schema| schema.field_with_name(name).ok().map(|field| field.data_type().clone());
     let before = old.and_then(|old| {
         let appended = of(&old.delta.columns.schema());
         appended.or_else(|| of(old.base.as_ref()?.column_types().ok()?.as_ref()))
@@ -225,7 +254,9 @@ fn settled(kind: &DataType, name: &str, old: Option<&Generation>) -> DataType {
 }
 
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, ParquetError> {
-    ParquetRecordBatchReaderBuilder::try_new(File::open(path).map_err(|e| ParquetError::External(Box::new(e)))?)
+    ParquetRecordBatchReaderBuilder::try_new(
+        File::open(path).map_err(|e| ParquetError::External(Box::new(e)))?,
+    )
 }
 
 /// The columns of one of a dataset's objects.
@@ -248,7 +279,11 @@ fn wanted_columns(parameters: &CreateIn) -> Vec<String> {
 fn plain(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let columns = batch.columns().iter().map(filter::plain).collect::<Result<Vec<_>, _>>()?;
     let schema = batch.schema();
-    let fields = schema.fields().iter().zip(&columns).map(|(f, column)| Field::new(f.name(), column.data_type().clone(), f.is_nullable()));
+    let fields = schema
+        .fields()
+        .iter()
+        .zip(&columns)
+        .map(|(f, column)| Field::new(f.name(), column.data_type().clone(), f.is_nullable()));
     RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns)
 }
 
@@ -262,7 +297,10 @@ pub fn check_columns(schema: &Schema, dataset: &str, parameters: &CreateIn) -> R
         schema.field_with_name(name).map_err(|_| no_column(dataset, name, &there()))
     };
     let wrong = |parameter: &str, name: &str, kind: &DataType, expected: &str| {
-        Err(Fault::invalid_parameter(parameter, format!("column `{name}` is {kind}, expected {expected}")))
+        Err(Fault::invalid_parameter(
+            parameter,
+            format!("column `{name}` is {kind}, expected {expected}"),
+        ))
     };
     let id = field(&parameters.id_column)?.data_type();
     if !filter::is_scalar(id) {
@@ -283,7 +321,12 @@ pub fn check_columns(schema: &Schema, dataset: &str, parameters: &CreateIn) -> R
     for name in parameters.filter_columns.iter().flatten() {
         let kind = field(name)?.data_type();
         if !filter::is_filterable(kind) {
-            return wrong("filter_columns", name, kind, "text, a number, a boolean, a date or a timestamp, or a list of these");
+            return wrong(
+                "filter_columns",
+                name,
+                kind,
+                "text, a number, a boolean, a date or a timestamp, or a list of these",
+            );
         }
     }
     Ok(())
@@ -302,8 +345,10 @@ fn is_vector(kind: &DataType) -> bool {
 #[must_use]
 pub fn no_column(dataset: &str, column: &str, there: &[&str]) -> Fault {
     // What is searched unless it is said.
-    let hint = if column == "text" { ": `--text-column NAME` says which is to be searched" } else { "" };
-    let message = format!("dataset `{dataset}` has no column `{column}`; it has {}{hint}", there.join(", "));
+    let hint =
+        if column == "text" { ": `--text-column NAME` says which is to be searched" } else { "" };
+    let message =
+        format!("dataset `{dataset}` has no column `{column}`; it has {}{hint}", there.join(", "));
     Fault::invalid_parameter("id_column, text_column, vector_column, filter_columns", message)
 }
 
@@ -320,16 +365,29 @@ impl Plan {
         old: Option<&Generation>,
         seen: &mut HashSet<String>,
     ) -> Result<Vec<u32>, Fault> {
-        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| Fault::internal(format!("column `{name}` was lost")));
+        let column = |name: &str| {
+            batch
+                .column_by_name(name)
+                .ok_or_else(|| Fault::internal(format!("column `{name}` was lost")))
+        };
         let ids = column(&parameters.id_column)?;
-        let text_arrays: Vec<&ArrayRef> = texts.iter().map(|c| column(c)).collect::<Result<_, _>>()?;
-        let filter_arrays: Vec<&ArrayRef> = filters.iter().map(|c| column(c)).collect::<Result<_, _>>()?;
-        let vectors = parameters.vector_column.as_deref().map(|name| column(name).and_then(|array| given(name, array))).transpose()?;
+        let text_arrays: Vec<&ArrayRef> =
+            texts.iter().map(|c| column(c)).collect::<Result<_, _>>()?;
+        let filter_arrays: Vec<&ArrayRef> =
+            filters.iter().map(|c| column(c)).collect::<Result<_, _>>()?;
+        let vectors = parameters
+            .vector_column
+            .as_deref()
+            .map(|name| column(name).and_then(|array| given(name, array)))
+            .transpose()?;
         let mut changed: Vec<Document<'_>> = Vec::new();
         for row in 0..batch.num_rows() {
             let id = id_of(ids, &parameters.id_column, row)?;
             if !seen.insert(id.clone()) {
-                let message = format!("`{id}` occurs twice in column `{}`, which so does not identify documents", parameters.id_column);
+                let message = format!(
+                    "`{id}` occurs twice in column `{}`, which so does not identify documents",
+                    parameters.id_column
+                );
                 return Err(Fault::invalid_parameter("id_column", message));
             }
             let text = text_of(&text_arrays, texts, parameters.template.as_deref(), row)?;
@@ -345,12 +403,17 @@ impl Plan {
             }
         }
         let to_cut = changed.iter().filter(|document| document.vector.is_none());
-        let sources: Vec<Source<'_>> = to_cut.map(|document| Source { id: &document.id, text: &document.text }).collect();
+        let sources: Vec<Source<'_>> =
+            to_cut.map(|document| Source { id: &document.id, text: &document.text }).collect();
         let mut cuts = cutting.cut(&sources)?.into_iter();
         let mut taken = Vec::new();
         for document in &changed {
             let before = self.fresh.len();
-            let cuts = if document.vector.is_none() { cuts.next().unwrap_or_default() } else { Vec::new() };
+            let cuts = if document.vector.is_none() {
+                cuts.next().unwrap_or_default()
+            } else {
+                Vec::new()
+            };
             self.document(document, &cuts, known.get(&document.id), old)?;
             taken.extend(std::iter::repeat_n(document.row, self.fresh.len() - before));
         }
@@ -401,13 +464,23 @@ impl Plan {
                     self.given_dim = dim;
                     self.origins.push(Origin::Given(self.given.len() / dim));
                     self.given.extend(vector.iter().map(|x| x / norm));
-                    self.fresh.push(&Row { doc_id: id, content_hash: hash, chunk: 0, start: 0, line: 1, context: "", text });
+                    self.fresh.push(&Row {
+                        doc_id: id,
+                        content_hash: hash,
+                        chunk: 0,
+                        start: 0,
+                        line: 1,
+                        context: "",
+                        text,
+                    });
                 }
             }
         } else {
             for (cut, number) in cuts.iter().zip(0..) {
                 let (context, chunk) = (cut.context.as_str(), &text[cut.start..cut.end]);
-                self.origins.push(at_hand.get(&(context, chunk)).map_or(Origin::Embed, |row| Origin::Old(*row)));
+                self.origins.push(
+                    at_hand.get(&(context, chunk)).map_or(Origin::Embed, |row| Origin::Old(*row)),
+                );
                 self.fresh.push(&Row {
                     doc_id: id,
                     content_hash: hash,
@@ -439,14 +512,19 @@ impl Plan {
 
 fn id_of(ids: &ArrayRef, name: &str, row: usize) -> Result<String, Fault> {
     if ids.is_null(row) {
-        return Err(Fault::invalid_parameter("id_column", format!("column `{name}` has a NULL, so it does not identify every document")));
+        return Err(Fault::invalid_parameter(
+            "id_column",
+            format!("column `{name}` has a NULL, so it does not identify every document"),
+        ));
     }
     match filter::value(ids, row) {
         Value::Text(id) => Ok(id),
         Value::Bool(id) => Ok(id.to_string()),
         Value::Decimal(id) => Ok(id),
         // Whole numbers as they are, dates and times by ISO 8601.
-        Value::Int(_) | Value::Float(_) => array_value_to_string(ids, row).map_err(|e| Fault::internal(chain(&e))),
+        Value::Int(_) | Value::Float(_) => {
+            array_value_to_string(ids, row).map_err(|e| Fault::internal(chain(&e)))
+        }
         Value::Null | Value::List(_) => {
             let message = format!("column `{name}` is {}, expected {SCALAR}", ids.data_type());
             Err(Fault::invalid_parameter("id_column", message))
@@ -454,12 +532,21 @@ fn id_of(ids: &ArrayRef, name: &str, row: usize) -> Result<String, Fault> {
     }
 }
 
-/// One text out of several columns; `{column}` in a template stands for its value. NULL is the empty text.
-fn text_of(arrays: &[&ArrayRef], names: &[String], template: Option<&str>, row: usize) -> Result<String, Fault> {
+/// One text out of several columns; `{column}` in a template stands for its value. NULL is the
+/// empty text.
+fn text_of(
+    arrays: &[&ArrayRef],
+    names: &[String],
+    template: Option<&str>,
+    row: usize,
+) -> Result<String, Fault> {
     let values = arrays.iter().zip(names).map(|(array, name)| {
-        let texts = array
-            .as_string_opt::<i32>()
-            .ok_or_else(|| Fault::invalid_parameter("text_column", format!("column `{name}` is {}, expected Utf8", array.data_type())))?;
+        let texts = array.as_string_opt::<i32>().ok_or_else(|| {
+            Fault::invalid_parameter(
+                "text_column",
+                format!("column `{name}` is {}, expected Utf8", array.data_type()),
+            )
+        })?;
         Ok(if texts.is_null(row) { "" } else { texts.value(row) })
     });
     let values: Vec<&str> = values.collect::<Result<_, Fault>>()?;
@@ -468,7 +555,9 @@ fn text_of(arrays: &[&ArrayRef], names: &[String], template: Option<&str>, row: 
     let (mut out, mut rest) = (String::new(), template);
     while let Some((before, after)) = rest.split_once('{') {
         out.push_str(before);
-        let named = names.iter().zip(&values).find_map(|(n, v)| after.strip_prefix(n.as_str())?.strip_prefix('}').map(|left| (v, left)));
+        let named = names.iter().zip(&values).find_map(|(n, v)| {
+            after.strip_prefix(n.as_str())?.strip_prefix('}').map(|left| (v, left))
+        });
         match named {
             Some((value, left)) => {
                 out.push_str(value);
@@ -507,7 +596,10 @@ fn given(name: &str, array: &ArrayRef) -> Result<Vec<Vec<f32>>, Fault> {
     let wrong = || {
         Fault::invalid_parameter(
             "vector_column",
-            format!("column `{name}` is {}, expected a list of Float32 or Float64", array.data_type()),
+            format!(
+                "column `{name}` is {}, expected a list of Float32 or Float64",
+                array.data_type()
+            ),
         )
     };
     (0..array.len()).map(|i| row(i).ok_or_else(wrong)).collect()
@@ -519,14 +611,17 @@ pub fn io_fault(doing: &str, error: &io::Error) -> Fault {
     Fault::internal(format!("{doing}: {}", chain(error)))
 }
 
-/// The same where a file of an index may turn out to be missing or damaged: then it is `Damaged`, and says what to do.
+/// The same where a file of an index may turn out to be missing or damaged: then it is `Damaged`,
+/// and says what to do.
 #[must_use]
 pub fn folder_fault(index: &str, doing: &str, error: &io::Error) -> Fault {
     if Damage::of(error).is_none() {
         return io_fault(doing, error);
     }
     let why = chain(error);
-    let message = format!("index `{index}`: {doing}: {why}; nothing was changed. `brahman index doctor {index} --repair` repairs it");
+    let message = format!(
+        "index `{index}`: {doing}: {why}; nothing was changed. `brahman index doctor {index} --repair` repairs it"
+    );
     Fault::of(&error::Damaged { name: index.to_owned() }, false, message)
 }
 
@@ -539,7 +634,10 @@ mod tests {
     /// What `Create` took and `Refresh` refused: both ask this.
     #[test]
     fn columns_that_cannot_be_used_are_refused_by_name_and_the_others_are_taken() {
-        use DataType::{Binary, Decimal128, Dictionary, Float32, Float64, Int8, Int32, LargeUtf8, List, UInt32, Utf8, Utf8View};
+        use DataType::{
+            Binary, Decimal128, Dictionary, Float32, Float64, Int8, Int32, LargeUtf8, List, UInt32,
+            Utf8, Utf8View,
+        };
         let list = |kind: DataType| List(Arc::new(Field::new("item", kind, true)));
         let words = Dictionary(Box::new(Int32), Box::new(Utf8));
         let fields = [
@@ -565,13 +663,19 @@ mod tests {
             };
             check_columns(&schema, "d", &parameters).map_err(|fault| fault.message().to_owned())
         };
-        for (id, text, filter) in
-            [("small", "large", "money"), ("wide", "view", "texts"), ("words", "words", "words"), ("ratio", "large", "ratio")]
-        {
+        for (id, text, filter) in [
+            ("small", "large", "money"),
+            ("wide", "view", "texts"),
+            ("words", "words", "words"),
+            ("ratio", "large", "ratio"),
+        ] {
             assert_eq!(check(id, text, Some("vector"), filter), Ok(()), "{id} {text} {filter}");
         }
         for (refused, words) in [
-            (check("bytes", "large", None, "small"), "column `bytes` is Binary, expected text, a number"),
+            (
+                check("bytes", "large", None, "small"),
+                "column `bytes` is Binary, expected text, a number",
+            ),
             (check("texts", "large", None, "small"), "column `texts`"),
             (check("small", "bytes", None, "small"), "column `bytes` is Binary, expected text"),
             (check("small", "large", Some("texts"), "small"), "column `texts`"),

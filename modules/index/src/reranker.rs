@@ -1,7 +1,9 @@
-//! Hits in a reranker's order: the mesh is asked to read the query beside each hit, and its scores take the place of the search's.
+//! Hits in a reranker's order: the mesh is asked to read the query beside each hit, and its scores
+//! take the place of the search's.
 //!
-//! Invariants: a hit that comes back is one that was found, and comes back once; a hit without a score is named; where nobody reranks, that
-//! is the answer, unless the caller said that the search's own order will do, and then the reply says why it is that.
+//! Invariants: a hit that comes back is one that was found, and comes back once; a hit without a
+//! score is named; where nobody reranks, that is the answer, unless the caller said that the
+//! search's own order will do, and then the reply says why it is that.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +14,8 @@ use brahman_card::interface::index::{Hit, RerankReport, RerankStep, UnrankedHit}
 use brahman_card::interface::rerank::{RerankIn, RerankOut, method};
 use brahman_sidecar::{CallOptions, Client, Deadline};
 
-/// Hits that are found and reranked unless the call says how many: what a person looks at some screens of, and seconds of a small model.
+/// Hits that are found and reranked unless the call says how many: what a person looks at some
+/// screens of, and seconds of a small model.
 const CANDIDATES_DEFAULT: u64 = 50;
 /// Most hits that are reranked: minutes of a small model on a CPU.
 const CANDIDATES_MAX: u64 = 1000;
@@ -47,17 +50,28 @@ pub struct RerankedHits {
 }
 
 impl RerankPlan {
-    /// From a call's parameters: `query` is its text, if it has one, and `wanted` the number of hits.
+    /// From a call's parameters: `query` is its text, if it has one, and `wanted` the number of
+    /// hits.
     ///
     /// # Errors
     /// `InvalidParameter`, which names the one that makes no sense.
-    pub fn of(step: RerankStep, query: Option<&str>, wanted: u64, context: Option<String>, deadline: Deadline) -> Result<Self, Fault> {
+    pub fn of(
+        step: RerankStep,
+        query: Option<&str>,
+        wanted: u64,
+        context: Option<String>,
+        deadline: Deadline,
+    ) -> Result<Self, Fault> {
         let RerankStep { model, candidates, optional } = step;
         let Some(query) = query else {
-            return Err(Fault::invalid_parameter("rerank", "a reranker reads the query in words: pass `text`, and no vector"));
+            return Err(Fault::invalid_parameter(
+                "rerank",
+                "a reranker reads the query in words: pass `text`, and no vector",
+            ));
         };
         if wanted > CANDIDATES_MAX {
-            let why = format!("{wanted}, expected at most {CANDIDATES_MAX} where hits are reranked");
+            let why =
+                format!("{wanted}, expected at most {CANDIDATES_MAX} where hits are reranked");
             return Err(Fault::invalid_parameter("k", why));
         }
         let candidates = candidates.unwrap_or(CANDIDATES_DEFAULT.max(wanted));
@@ -65,7 +79,15 @@ impl RerankPlan {
             let why = format!("{candidates}, expected {wanted} (`k`) to {CANDIDATES_MAX}");
             return Err(Fault::invalid_parameter("rerank.candidates", why));
         }
-        Ok(Self { query: query.to_owned(), candidates, wanted, model, optional: optional.unwrap_or(false), context, deadline })
+        Ok(Self {
+            query: query.to_owned(),
+            candidates,
+            wanted,
+            model,
+            optional: optional.unwrap_or(false),
+            context,
+            deadline,
+        })
     }
 
     /// Has hits reranked.
@@ -75,7 +97,10 @@ impl RerankPlan {
     pub async fn run(self, client: &Client, hits: Vec<Hit>) -> Result<RerankedHits, Fault> {
         let candidates = hits.len() as u64;
         if hits.is_empty() {
-            return Ok(RerankedHits { hits, report: RerankReport { done: true, ..RerankReport::default() } });
+            return Ok(RerankedHits {
+                hits,
+                report: RerankReport { done: true, ..RerankReport::default() },
+            });
         }
         let ask = RerankIn {
             query: self.query,
@@ -84,9 +109,13 @@ impl RerankPlan {
             truncate: Some(true),
             partial: Some(true),
         };
-        let require = self.model.map(|model| BTreeMap::from([("model".to_owned(), model)])).unwrap_or_default();
+        let require = self
+            .model
+            .map(|model| BTreeMap::from([("model".to_owned(), model)]))
+            .unwrap_or_default();
         let deadline = Some(self.deadline.left().map_or(PATIENCE, |left| left.min(PATIENCE)));
-        let options = CallOptions { deadline, context: self.context, require, ..CallOptions::default() };
+        let options =
+            CallOptions { deadline, context: self.context, require, ..CallOptions::default() };
         let wanted = usize::try_from(self.wanted).unwrap_or(usize::MAX);
         match client.call_method::<method::Rerank>(&ask, &options).await {
             Ok(answer) => reranked(hits, answer.value, answer.provider, wanted),
@@ -94,7 +123,13 @@ impl RerankPlan {
                 let fault = Fault::from(error);
                 tracing::warn!("a search is not reranked: {fault}");
                 let (name, message) = (fault.name.to_string(), fault.message().to_owned());
-                let report = RerankReport { done: false, candidates, error: Some(name), message: Some(message), ..RerankReport::default() };
+                let report = RerankReport {
+                    done: false,
+                    candidates,
+                    error: Some(name),
+                    message: Some(message),
+                    ..RerankReport::default()
+                };
                 let mut hits = hits;
                 hits.truncate(wanted);
                 Ok(RerankedHits { hits, report })
@@ -105,15 +140,24 @@ impl RerankPlan {
 }
 
 /// The hits in the order of a reply.
-fn reranked(hits: Vec<Hit>, out: RerankOut, provider: Option<String>, wanted: usize) -> Result<RerankedHits, Fault> {
+fn reranked(
+    hits: Vec<Hit>,
+    out: RerankOut,
+    provider: Option<String>,
+    wanted: usize,
+) -> Result<RerankedHits, Fault> {
     let candidates = hits.len();
     let unexpected = || {
         let label = provider.clone().unwrap_or_default();
-        let message = format!("the reranker ({}) did not answer for each of {candidates} texts once: unexpected reply", out.model);
+        let message = format!(
+            "the reranker ({}) did not answer for each of {candidates} texts once: unexpected reply",
+            out.model
+        );
         Fault::of(&ProviderFailed { label }, false, message)
     };
     let mut found: Vec<Option<Hit>> = hits.into_iter().map(Some).collect();
-    let mut take = |index: u64| usize::try_from(index).ok().and_then(|at| found.get_mut(at)?.take());
+    let mut take =
+        |index: u64| usize::try_from(index).ok().and_then(|at| found.get_mut(at)?.take());
     let mut ranked = Vec::with_capacity(out.results.len());
     for one in &out.results {
         let hit = take(one.index).ok_or_else(unexpected)?;
@@ -122,7 +166,12 @@ fn reranked(hits: Vec<Hit>, out: RerankOut, provider: Option<String>, wanted: us
     let mut failed = Vec::new();
     for one in out.failed.iter().flatten() {
         let hit = take(one.index).ok_or_else(unexpected)?;
-        failed.push(UnrankedHit { doc_id: hit.doc_id, chunk: hit.chunk, error: one.error.clone(), message: one.message.clone() });
+        failed.push(UnrankedHit {
+            doc_id: hit.doc_id,
+            chunk: hit.chunk,
+            error: one.error.clone(),
+            message: one.message.clone(),
+        });
     }
     if ranked.len() + failed.len() != candidates {
         return Err(unexpected());
@@ -156,24 +205,40 @@ mod tests {
     }
 
     fn out(order: &[u64]) -> RerankOut {
-        let results = order.iter().enumerate().map(|(at, index)| RankedText { index: *index, score: 1.0 - at as f32 }).collect();
+        let results = order
+            .iter()
+            .enumerate()
+            .map(|(at, index)| RankedText { index: *index, score: 1.0 - at as f32 })
+            .collect();
         RerankOut { results, model: "m".to_owned(), ..RerankOut::default() }
     }
 
     #[test]
     fn hits_come_in_the_rerankers_order_with_both_scores() {
-        let done = reranked(hits(3), out(&[2, 0, 1]), Some("rerank-real".to_owned()), 2).expect("reranked");
+        let done = reranked(hits(3), out(&[2, 0, 1]), Some("rerank-real".to_owned()), 2)
+            .expect("reranked");
         let ids: Vec<&str> = done.hits.iter().map(|hit| hit.doc_id.as_str()).collect();
-        assert_eq!((ids, done.hits[1].score, done.hits[1].search_score), (vec!["d2", "d0"], 0.0, Some(0.5)));
-        assert!(done.report.done && done.report.candidates == 3 && done.report.provider.as_deref() == Some("rerank-real"));
+        assert_eq!(
+            (ids, done.hits[1].score, done.hits[1].search_score),
+            (vec!["d2", "d0"], 0.0, Some(0.5))
+        );
+        assert!(
+            done.report.done
+                && done.report.candidates == 3
+                && done.report.provider.as_deref() == Some("rerank-real")
+        );
     }
 
     #[test]
     fn a_hit_without_a_score_is_named_and_a_reply_that_loses_one_is_refused() {
-        let failed = Some(vec![FailedText { index: 1, error: "e".to_owned(), message: "why".to_owned() }]);
+        let failed =
+            Some(vec![FailedText { index: 1, error: "e".to_owned(), message: "why".to_owned() }]);
         let done = reranked(hits(2), RerankOut { failed, ..out(&[0]) }, None, 9).expect("reranked");
         let named = done.report.failed.expect("one");
-        assert_eq!((done.hits.len(), named[0].doc_id.as_str(), named[0].message.as_str()), (1, "d1", "why"));
+        assert_eq!(
+            (done.hits.len(), named[0].doc_id.as_str(), named[0].message.as_str()),
+            (1, "d1", "why")
+        );
         for wrong in [&[0][..], &[0, 0], &[0, 2], &[0, 1, 1]] {
             assert!(reranked(hits(2), out(wrong), None, 9).is_err(), "{wrong:?}");
         }
@@ -185,7 +250,10 @@ mod tests {
             let step = RerankStep { candidates, ..RerankStep::default() };
             RerankPlan::of(step, query, wanted, None, Deadline::NEVER).map(|plan| plan.candidates)
         };
-        assert_eq!((plan(None, Some("q"), 10), plan(None, Some("q"), 80), plan(Some(20), Some("q"), 20)), (Ok(50), Ok(80), Ok(20)));
+        assert_eq!(
+            (plan(None, Some("q"), 10), plan(None, Some("q"), 80), plan(Some(20), Some("q"), 20)),
+            (Ok(50), Ok(80), Ok(20))
+        );
         for (got, word) in [
             (plan(None, None, 10), "`rerank`"),
             (plan(Some(9), Some("q"), 10), "`rerank.candidates`"),

@@ -1,8 +1,9 @@
 //! Copies of an index's files in the bucket `rescue`, and files that come back from there.
 //!
-//! Only what a manifest names is copied and taken back, and only if its hash is the recorded one. Copies are made behind the
-//! answers, after a generation counts; where copies go is remembered on disk, in a folder that no index can be called by, so that a
-//! damaged index can be opened before the mesh is up. Invariant: among the copies nothing is removed but what is called as copies are.
+//! Only what a manifest names is copied and taken back, and only if its hash is the recorded one.
+//! Copies are made behind the answers, after a generation counts; where copies go is remembered on
+//! disk, in a folder that no index can be called by, so that a damaged index can be opened before
+//! the mesh is up. Invariant: among the copies nothing is removed but what is called as copies are.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -31,7 +32,8 @@ const MARKER: &str = ".brahman-bucket.json";
 const SEGMENTS: &str = "segments";
 const GENERATION: &str = "gen-";
 
-/// Takes what an earlier version kept among the indexes into the registry. A crash leaves it in one of the two places.
+/// Takes what an earlier version kept among the indexes into the registry. A crash leaves it in one
+/// of the two places.
 ///
 /// # Errors
 /// As the file system gives them; it is then read where it is.
@@ -56,22 +58,34 @@ pub fn known(indexes: &Path) -> Option<PathBuf> {
         read => read,
     };
     let read = match read {
-        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::IsADirectory].contains(&error.kind()) => return None,
-        read => read.and_then(|bytes| serde_json::from_slice::<Option<PathBuf>>(&bytes).map_err(io::Error::from)),
+        Err(error)
+            if [io::ErrorKind::NotFound, io::ErrorKind::IsADirectory].contains(&error.kind()) =>
+        {
+            return None;
+        }
+        read => read.and_then(|bytes| {
+            serde_json::from_slice::<Option<PathBuf>>(&bytes).map_err(io::Error::from)
+        }),
     };
     let read = read.and_then(|folder| match folder {
-        Some(folder) if !is_for_copies(&folder) => {
-            Err(bad(format!("it names {}, expected an absolute folder that is called indexes", folder.display())))
-        }
+        Some(folder) if !is_for_copies(&folder) => Err(bad(format!(
+            "it names {}, expected an absolute folder that is called indexes",
+            folder.display()
+        ))),
         folder => Ok(folder),
     });
     // The mesh tells again where copies go; until then damage finds none.
-    let read =
-        read.inspect_err(|error| tracing::error!("{KEPT}: {}; replicas are not used until the mesh says where they are", chain(error)));
+    let read = read.inspect_err(|error| {
+        tracing::error!(
+            "{KEPT}: {}; replicas are not used until the mesh says where they are",
+            chain(error)
+        )
+    });
     read.ok().flatten()
 }
 
-/// Whether a bucket is at a folder, and not only the folder: a disk that is not mounted leaves one without a marker.
+/// Whether a bucket is at a folder, and not only the folder: a disk that is not mounted leaves one
+/// without a marker.
 #[must_use]
 pub fn is_bucket(folder: &Path) -> bool {
     folder.join(MARKER).is_file()
@@ -79,7 +93,8 @@ pub fn is_bucket(folder: &Path) -> bool {
 
 /// Whether a folder can be that of copies: files are removed below it.
 fn is_for_copies(folder: &Path) -> bool {
-    let plain = folder.components().all(|part| !matches!(part, Component::ParentDir | Component::CurDir));
+    let plain =
+        folder.components().all(|part| !matches!(part, Component::ParentDir | Component::CurDir));
     folder.is_absolute() && plain && folder.file_name().is_some_and(|name| name == "indexes")
 }
 
@@ -99,7 +114,8 @@ pub fn remember(indexes: &Path, folder: Option<&Path>) -> io::Result<()> {
     atomic::write(&registry.join(KEPT), &serde_json::to_vec(&folder)?)
 }
 
-/// Makes the folder `part` below `root`, and never `root` itself: what was unmounted, moved away or deleted does not come to be again.
+/// Makes the folder `part` below `root`, and never `root` itself: what was unmounted, moved away or
+/// deleted does not come to be again.
 fn make_below(root: &Path, part: &Path) -> io::Result<PathBuf> {
     let mut folder = root.to_owned();
     for name in part.components() {
@@ -112,7 +128,8 @@ fn make_below(root: &Path, part: &Path) -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// Copies a file to its place below `root`, if it is what it should be: a file is there whole or not at all.
+/// Copies a file to its place below `root`, if it is what it should be: a file is there whole or
+/// not at all.
 fn put(from: &Path, root: &Path, part: &Path, file: &FileRef) -> io::Result<()> {
     let to = root.join(part);
     let folder = make_below(root, part.parent().ok_or(io::ErrorKind::InvalidInput)?)?;
@@ -121,23 +138,33 @@ fn put(from: &Path, root: &Path, part: &Path, file: &FileRef) -> io::Result<()> 
     fs::copy(from, copy.path())?;
     let (sha256, _) = digest::sha256_file(copy.path())?;
     if sha256 != file.sha256 {
-        return Err(named(from.display().to_string(), bad("its checksum does not match the manifest")));
+        return Err(named(
+            from.display().to_string(),
+            bad("its checksum does not match the manifest"),
+        ));
     }
     File::open(copy.path())?.sync_all()?;
     copy.persist(to).map_err(|e| e.error)?;
     atomic::sync_dir(folder)
 }
 
-/// Copies what the index's generations are made of and has no copy yet; copies of what is gone go, unless something of the index
-/// cannot be read: then it may need them. Where another mesh has put its copies of an index of this name, nothing is copied.
+/// Copies what the index's generations are made of and has no copy yet; copies of what is gone go,
+/// unless something of the index cannot be read: then it may need them. Where another mesh has put
+/// its copies of an index of this name, nothing is copied.
 ///
-/// `copies` is the folder for those of all indexes; whether its bucket is there, and whether the index is still wanted, is asked before
-/// each file.
+/// `copies` is the folder for those of all indexes; whether its bucket is there, and whether the
+/// index is still wanted, is asked before each file.
 ///
 /// # Errors
-/// As the file systems give them; the rest is copied the next time. `AlreadyExists` where they are another's, `NotFound` if the bucket is
-/// not there, `Interrupted` once the index is not wanted.
-pub fn copy(folder: &Folder, copies: &Path, name: &str, node: Option<&str>, is_wanted: &dyn Fn() -> bool) -> io::Result<()> {
+/// As the file systems give them; the rest is copied the next time. `AlreadyExists` where they are
+/// another's, `NotFound` if the bucket is not there, `Interrupted` once the index is not wanted.
+pub fn copy(
+    folder: &Folder,
+    copies: &Path,
+    name: &str,
+    node: Option<&str>,
+    is_wanted: &dyn Fn() -> bool,
+) -> io::Result<()> {
     let root = copies.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let may_write = || match (is_wanted(), is_bucket(root)) {
         (false, _) => Err(io::Error::new(io::ErrorKind::Interrupted, "the index was deleted")),
@@ -171,7 +198,9 @@ pub fn copy(folder: &Folder, copies: &Path, name: &str, node: Option<&str>, is_w
     let unreadable = seen.unreadable();
     if !unreadable.is_empty() || wanted.is_empty() || !is_ours {
         if to.exists() && !unreadable.is_empty() {
-            tracing::warn!("old replicas in rescue are kept, because this could not be read: {unreadable}");
+            tracing::warn!(
+                "old replicas in rescue are kept, because this could not be read: {unreadable}"
+            );
         }
         return Ok(());
     }
@@ -194,7 +223,9 @@ pub fn lag(folder: &Folder, copies: &Path, name: &str) -> (u64, u64) {
     let (mut looked, mut files, mut bytes) = (HashSet::new(), 0, 0);
     for file in seen.generations().into_iter().flat_map(|(_, manifest)| manifest.files()) {
         let copy = to.join(&file.path);
-        if looked.insert(file.path.as_str()) && !copy.metadata().is_ok_and(|meta| meta.len() == file.bytes) {
+        if looked.insert(file.path.as_str())
+            && !copy.metadata().is_ok_and(|meta| meta.len() == file.bytes)
+        {
             files += 1;
             bytes += file.bytes;
         }
@@ -209,7 +240,10 @@ fn claim(root: &Path, part: &Path, node: Option<&str>) -> io::Result<bool> {
     match fs::read_to_string(to.join(OWNER)) {
         Ok(owner) if owner == node => Ok(true),
         Ok(owner) => {
-            let why = format!("{} has replicas of another mesh's index with this name ({owner})", to.display());
+            let why = format!(
+                "{} has replicas of another mesh's index with this name ({owner})",
+                to.display()
+            );
             Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -244,7 +278,10 @@ pub fn remove(copies: &Path, name: &str, node: Option<&str>) -> io::Result<()> {
 
 /// That the bucket is not there, or is only a folder.
 fn away(root: &Path) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("bucket rescue is unavailable: {} is missing or has no marker", root.display()))
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("bucket rescue is unavailable: {} is missing or has no marker", root.display()),
+    )
 }
 
 /// Removes files that are not wanted, and folders in which nothing is left.
@@ -264,7 +301,8 @@ fn sweep(folder: &Path, wanted: &HashSet<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts back the manifest of the generation that `CURRENT` names, if it is missing or damaged and its copy is whole.
+/// Puts back the manifest of the generation that `CURRENT` names, if it is missing or damaged and
+/// its copy is whole.
 #[must_use]
 pub fn restore_manifest(folder: &Folder, from: &Path) -> Option<Manifest> {
     let name = folder.pointer().ok()??.generation;
@@ -272,8 +310,12 @@ pub fn restore_manifest(folder: &Folder, from: &Path) -> Option<Manifest> {
         return None;
     }
     let bytes = fs::read(from.join(&name).join(MANIFEST)).ok()?;
-    let manifest = sealed::from_slice::<Manifest>(&bytes).ok().filter(|manifest| manifest.files().all(FileRef::is_inside))?;
-    match make_below(folder.path(), Path::new(&name)).and_then(|path| atomic::write(&path.join(MANIFEST), &bytes)) {
+    let manifest = sealed::from_slice::<Manifest>(&bytes)
+        .ok()
+        .filter(|manifest| manifest.files().all(FileRef::is_inside))?;
+    match make_below(folder.path(), Path::new(&name))
+        .and_then(|path| atomic::write(&path.join(MANIFEST), &bytes))
+    {
         Ok(()) => Some(manifest),
         Err(error) => {
             tracing::error!("{name}/{MANIFEST} cannot be restored from rescue: {error}");
@@ -282,15 +324,18 @@ pub fn restore_manifest(folder: &Folder, from: &Path) -> Option<Manifest> {
     }
 }
 
-/// Puts back the files of a generation that are missing or damaged and have a copy that is right; which.
+/// Puts back the files of a generation that are missing or damaged and have a copy that is right;
+/// which.
 #[must_use]
 pub fn restore(folder: &Folder, manifest: &Manifest, from: &Path) -> Vec<String> {
     let wrong = manifest.files().filter(|file| folder.files().wrong(file).is_some());
-    let back = wrong.filter(|file| match put(&from.join(&file.path), folder.path(), Path::new(&file.path), file) {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::error!("{} cannot be restored from rescue: {}", file.path, chain(&error));
-            false
+    let back = wrong.filter(|file| {
+        match put(&from.join(&file.path), folder.path(), Path::new(&file.path), file) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::error!("{} cannot be restored from rescue: {}", file.path, chain(&error));
+                false
+            }
         }
     });
     back.map(|file| file.path.clone()).collect()
@@ -307,7 +352,8 @@ mod tests {
         let place = tempfile::tempdir().expect("a temporary directory");
         let copies = PathBuf::from("/disk/indexes");
         assert_eq!(known(place.path()), None);
-        fs::write(place.path().join(KEPT), serde_json::to_vec(&copies).expect("JSON")).expect("written");
+        fs::write(place.path().join(KEPT), serde_json::to_vec(&copies).expect("JSON"))
+            .expect("written");
         // As after a crash before it was moved, or where nothing can be written.
         fs::create_dir(place.path().join(REGISTRY)).expect("made");
         assert_eq!(known(place.path()), Some(copies.clone()));
@@ -336,13 +382,20 @@ mod tests {
         fs::write(bucket.join(MARKER), "{}").expect("written");
         fs::write(copies.join("gen-1/graph.flat"), "a copy").expect("written");
         let folder = Folder::new(&home, Steps::default());
-        copy(&folder, &all, "x", Some("n"), &|| true).expect("nothing to copy from a disk that is not there");
+        copy(&folder, &all, "x", Some("n"), &|| true)
+            .expect("nothing to copy from a disk that is not there");
         fs::create_dir_all(home.join("gen-1")).expect("made");
         fs::write(home.join("gen-1/manifest.json"), "{").expect("written");
-        copy(&folder, &all, "x", Some("n"), &|| true).expect("nothing to copy from what is damaged");
+        copy(&folder, &all, "x", Some("n"), &|| true)
+            .expect("nothing to copy from what is damaged");
         assert!(copies.join("gen-1/graph.flat").exists());
-        let theirs = copy(&folder, &all, "x", Some("another"), &|| true).expect_err("they are another mesh's");
-        assert!(theirs.kind() == io::ErrorKind::AlreadyExists && theirs.to_string().contains("another mesh"), "{theirs}");
+        let theirs = copy(&folder, &all, "x", Some("another"), &|| true)
+            .expect_err("they are another mesh's");
+        assert!(
+            theirs.kind() == io::ErrorKind::AlreadyExists
+                && theirs.to_string().contains("another mesh"),
+            "{theirs}"
+        );
         remove(&all, "x", Some("another")).expect("left alone");
         assert!(copies.join("gen-1/graph.flat").exists(), "another mesh's deletion is not ours");
         remove(&all, "x", Some("n")).expect("removed");
@@ -357,7 +410,10 @@ mod tests {
         let all = bucket.join("indexes");
         for _ in 0..2 {
             let gone = copy(&folder, &all, "x", Some("n"), &|| true).expect_err("no bucket");
-            assert!(gone.kind() == io::ErrorKind::NotFound && gone.to_string().contains("unavailable"), "{gone}");
+            assert!(
+                gone.kind() == io::ErrorKind::NotFound && gone.to_string().contains("unavailable"),
+                "{gone}"
+            );
             assert!(!all.exists());
             // The second time the folder is there, and no bucket in it.
             fs::create_dir_all(&bucket).expect("made");
@@ -365,6 +421,9 @@ mod tests {
         fs::write(bucket.join(MARKER), "{}").expect("written");
         let deleted = copy(&folder, &all, "x", Some("n"), &|| false).expect_err("deleted");
         assert!(deleted.kind() == io::ErrorKind::Interrupted && !all.exists(), "{deleted}");
-        assert!(make_below(&home, Path::new("gen-1")).is_err() && !home.exists(), "a home is not made again");
+        assert!(
+            make_below(&home, Path::new("gen-1")).is_err() && !home.exists(),
+            "a home is not made again"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A sum over rows with their vectors: the same in whatever order and files they lie, changed by what is added and taken away alone.
+//! A sum over rows with their vectors: the same in whatever order and files they lie, changed by
+//! what is added and taken away alone.
 //!
 //! Pure. The length of an id comes before it, so that no id and chunk are those of another.
 
@@ -36,7 +37,9 @@ impl TryFrom<String> for RowSum {
 
     fn try_from(text: String) -> Result<Self, RowSumError> {
         let parts = text.split_once('-').filter(|(sum, _)| sum.len() == NAME_CHARS);
-        let read = parts.and_then(|(sum, rows)| Some(Self { sum: u128::from_str_radix(sum, 16).ok()?, rows: rows.parse().ok()? }));
+        let read = parts.and_then(|(sum, rows)| {
+            Some(Self { sum: u128::from_str_radix(sum, 16).ok()?, rows: rows.parse().ok()? })
+        });
         read.ok_or(RowSumError(text))
     }
 }
@@ -59,7 +62,9 @@ impl RowSum {
     ///
     /// # Errors
     /// If a row cannot be read.
-    pub fn of<'a>(rows: impl Iterator<Item = io::Result<(Row<'a>, &'a [f32])>>) -> io::Result<Self> {
+    pub fn of<'a>(
+        rows: impl Iterator<Item = io::Result<(Row<'a>, &'a [f32])>>,
+    ) -> io::Result<Self> {
         Self::default().with(rows)
     }
 
@@ -67,7 +72,10 @@ impl RowSum {
     ///
     /// # Errors
     /// If a row cannot be read.
-    pub fn with<'a>(mut self, rows: impl Iterator<Item = io::Result<(Row<'a>, &'a [f32])>>) -> io::Result<Self> {
+    pub fn with<'a>(
+        mut self,
+        rows: impl Iterator<Item = io::Result<(Row<'a>, &'a [f32])>>,
+    ) -> io::Result<Self> {
         let mut buffer = Vec::new();
         for one in rows {
             let (row, vector) = one?;
@@ -81,7 +89,10 @@ impl RowSum {
     ///
     /// # Errors
     /// If a row cannot be read.
-    pub fn without<'a>(self, rows: impl Iterator<Item = io::Result<(Row<'a>, &'a [f32])>>) -> io::Result<Self> {
+    pub fn without<'a>(
+        self,
+        rows: impl Iterator<Item = io::Result<(Row<'a>, &'a [f32])>>,
+    ) -> io::Result<Self> {
         let gone = Self::of(rows)?;
         Ok(Self { sum: self.sum.wrapping_sub(gone.sum), rows: self.rows.wrapping_sub(gone.rows) })
     }
@@ -89,7 +100,8 @@ impl RowSum {
     /// The name of data of these rows, whose vectors a model made.
     #[must_use]
     pub fn name(self, model: &str) -> String {
-        hex(&sha256(format!("{model} {:032x} {}", self.sum, self.rows).as_bytes()))[..NAME_CHARS].to_owned()
+        hex(&sha256(format!("{model} {:032x} {}", self.sum, self.rows).as_bytes()))[..NAME_CHARS]
+            .to_owned()
     }
 }
 
@@ -106,11 +118,25 @@ mod tests {
     }
 
     fn of((id, chunk, vector): &MadeRow) -> (Row<'_>, &[f32]) {
-        (Row { doc_id: id, content_hash: &[0; 32], chunk: *chunk, start: 0, line: 1, context: "", text: "" }, vector)
+        (
+            Row {
+                doc_id: id,
+                content_hash: &[0; 32],
+                chunk: *chunk,
+                start: 0,
+                line: 1,
+                context: "",
+                text: "",
+            },
+            vector,
+        )
     }
 
     fn rows() -> impl Strategy<Value = Vec<MadeRow>> {
-        prop::collection::vec(("[a-c]{0,3}", 0_u32..3, prop::collection::vec(-1.0_f32..1.0, 2)), 0..12)
+        prop::collection::vec(
+            ("[a-c]{0,3}", 0_u32..3, prop::collection::vec(-1.0_f32..1.0, 2)),
+            0..12,
+        )
     }
 
     proptest! {

@@ -1,8 +1,9 @@
 //! The rows of an index beside their vectors: which document, which part of it, what text.
 //!
-//! One format in memory and on disk (`rows.bin`, see `docs/FORMAT.md`): offsets, then records. A file is mapped, so that
-//! opening an index reads no text. Files of the first format, whose records have no context, are read as ever. Invariant: records are
-//! read with every length checked; a damaged one is an error that says so, never a panic.
+//! One format in memory and on disk (`rows.bin`, see `docs/FORMAT.md`): offsets, then records. A
+//! file is mapped, so that opening an index reads no text. Files of the first format, whose records
+//! have no context, are read as ever. Invariant: records are read with every length checked; a
+//! damaged one is an error that says so, never a panic.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -125,9 +126,13 @@ impl RowStore {
         from.zip(end(row)).map_or(0..0, |(from, to)| from..to)
     }
 
-    /// Reads rows that lie anywhere: all are asked for, from the disk and from memory, before the first is waited for. Those
-    /// that are not there are passed over.
-    pub fn scattered<T>(&self, rows: impl ExactSizeIterator<Item = usize> + Clone, read: impl FnOnce() -> T) -> T {
+    /// Reads rows that lie anywhere: all are asked for, from the disk and from memory, before the
+    /// first is waited for. Those that are not there are passed over.
+    pub fn scattered<T>(
+        &self,
+        rows: impl ExactSizeIterator<Item = usize> + Clone,
+        read: impl FnOnce() -> T,
+    ) -> T {
         let places = rows.map(|row| self.place(row));
         let read = || {
             for record in places.clone().filter_map(|place| self.data().get(place)) {
@@ -146,25 +151,50 @@ impl RowStore {
     /// # Errors
     /// If it is not there or damaged.
     pub fn row(&self, row: usize) -> io::Result<Row<'_>> {
-        let from = if row == 0 { 0 } else { self.ends.get(row - 1).copied().ok_or_else(|| bad("no such row"))? };
+        let from = if row == 0 {
+            0
+        } else {
+            self.ends.get(row - 1).copied().ok_or_else(|| bad("no such row"))?
+        };
         let to = *self.ends.get(row).ok_or_else(|| bad("no such row"))?;
-        let range = usize::try_from(from).unwrap_or(usize::MAX)..usize::try_from(to).unwrap_or(usize::MAX);
+        let range =
+            usize::try_from(from).unwrap_or(usize::MAX)..usize::try_from(to).unwrap_or(usize::MAX);
         let record = self.data().get(range).ok_or_else(|| bad("a row is outside rows.bin"))?;
-        let (fixed, texts) = record.split_first_chunk::<FIXED>().ok_or_else(|| bad("a row is shorter than its fields"))?;
-        let number = |at: usize| fixed[at..at + 8].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
-        let word = |at: usize| fixed[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
-        let hash = fixed[20..].first_chunk::<32>().ok_or_else(|| bad("a row is shorter than its fields"))?;
+        let (fixed, texts) = record
+            .split_first_chunk::<FIXED>()
+            .ok_or_else(|| bad("a row is shorter than its fields"))?;
+        let number =
+            |at: usize| fixed[at..at + 8].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
+        let word =
+            |at: usize| fixed[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
+        let hash = fixed[20..]
+            .first_chunk::<32>()
+            .ok_or_else(|| bad("a row is shorter than its fields"))?;
         let (context, texts) = if self.has_contexts {
-            let (length, texts) = texts.split_first_chunk::<CONTEXT_LENGTH>().ok_or_else(|| bad("a row is shorter than its fields"))?;
+            let (length, texts) = texts
+                .split_first_chunk::<CONTEXT_LENGTH>()
+                .ok_or_else(|| bad("a row is shorter than its fields"))?;
             (u32::from_le_bytes(*length) as usize, texts)
         } else {
             (0, texts)
         };
-        let (id, texts) = texts.split_at_checked(word(52) as usize).ok_or_else(|| bad("a row's id is longer than the row"))?;
-        let (context, text) = texts.split_at_checked(context).ok_or_else(|| bad("a row's context is longer than the row"))?;
+        let (id, texts) = texts
+            .split_at_checked(word(52) as usize)
+            .ok_or_else(|| bad("a row's id is longer than the row"))?;
+        let (context, text) = texts
+            .split_at_checked(context)
+            .ok_or_else(|| bad("a row's context is longer than the row"))?;
         let utf8 = |bytes| std::str::from_utf8(bytes).map_err(|_| bad("a row is not UTF-8"));
         let (doc_id, context, text) = (utf8(id)?, utf8(context)?, utf8(text)?);
-        Ok(Row { doc_id, content_hash: hash, chunk: word(0), start: number(4), line: number(12), context, text })
+        Ok(Row {
+            doc_id,
+            content_hash: hash,
+            chunk: word(0),
+            start: number(4),
+            line: number(12),
+            context,
+            text,
+        })
     }
 
     /// All rows in order.
@@ -192,7 +222,8 @@ impl RowStore {
         file.get_ref().sync_all()
     }
 
-    /// Opens a file: reads the offsets, maps the records. With `whole`, also compares the checksum of the records.
+    /// Opens a file: reads the offsets, maps the records. With `whole`, also compares the checksum
+    /// of the records.
     ///
     /// # Errors
     /// `InvalidData` with what is wrong; the caller names the file.
@@ -204,12 +235,18 @@ impl RowStore {
         if !has_contexts && &head[..8] != MAGIC_FIRST {
             return Err(bad("it is not a rows.bin file of this version"));
         }
-        let number = |at: usize| head[at..at + 8].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
-        let word = |at: usize| head[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
+        let number =
+            |at: usize| head[at..at + 8].iter().rev().fold(0_u64, |n, b| n << 8 | u64::from(*b));
+        let word =
+            |at: usize| head[at..at + 4].iter().rev().fold(0_u32, |n, b| n << 8 | u32::from(*b));
         let (rows, bytes) = (number(8), number(16));
         let length = file.metadata()?.len();
-        let fits = rows.checked_mul(8).and_then(|ends| ends.checked_add(32)?.checked_next_multiple_of(PAGE as u64));
-        let at = fits.filter(|at| at.checked_add(bytes) == Some(length)).ok_or_else(|| bad("its length is not what its header says"))?;
+        let fits = rows
+            .checked_mul(8)
+            .and_then(|ends| ends.checked_add(32)?.checked_next_multiple_of(PAGE as u64));
+        let at = fits
+            .filter(|at| at.checked_add(bytes) == Some(length))
+            .ok_or_else(|| bad("its length is not what its header says"))?;
         let mut ends = vec![0_u64; usize::try_from(rows).map_err(|_| bad("too many rows"))?];
         file.read_exact(bytemuck::cast_slice_mut(&mut ends))?;
         if crc32fast::hash(bytemuck::cast_slice(&ends)) != word(24) {
@@ -275,6 +312,17 @@ mod tests {
         std::fs::write(&path, file).expect("written");
         let store = RowStore::open(&path, true).expect("opens");
         let row = store.row(0).expect("whole");
-        assert_eq!(row, Row { doc_id: "a.md", content_hash: &[7; 32], chunk: 3, start: 40, line: 5, context: "", text: "words" });
+        assert_eq!(
+            row,
+            Row {
+                doc_id: "a.md",
+                content_hash: &[7; 32],
+                chunk: 3,
+                start: 40,
+                line: 5,
+                context: "",
+                text: "words"
+            }
+        );
     }
 }

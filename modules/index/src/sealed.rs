@@ -1,8 +1,9 @@
-//! JSON files that carry their own checksum: the last field, `crc32`, is the CRC-32 of everything before it.
+//! JSON files that carry their own checksum: the last field, `crc32`, is the CRC-32 of everything
+//! before it.
 //!
-//! A field `format` says of what format the rest is; without it that is the first. Any reader of JSON opens such a file. One that was
-//! written before there were checksums is read as it is; one whose checksum was
-//! damaged itself is told from it by what is left of that field.
+//! A field `format` says of what format the rest is; without it that is the first. Any reader of
+//! JSON opens such a file. One that was written before there were checksums is read as it is; one
+//! whose checksum was damaged itself is told from it by what is left of that field.
 
 use std::io;
 
@@ -38,7 +39,9 @@ fn digits(body: &[u8]) -> Vec<u8> {
 /// If it is not an object of at least one field.
 pub fn to_vec(value: &impl Serialize) -> io::Result<Vec<u8>> {
     let text = serde_json::to_vec_pretty(value)?;
-    let body = text.strip_suffix(END).ok_or_else(|| bad("only an object with fields can carry its checksum"))?;
+    let body = text
+        .strip_suffix(END)
+        .ok_or_else(|| bad("only an object with fields can carry its checksum"))?;
     Ok([body, BEFORE, &digits(body), BEHIND].concat())
 }
 
@@ -63,9 +66,9 @@ pub fn from_slice<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
 
 fn parsed<T: DeserializeOwned>(bytes: &[u8]) -> io::Result<T> {
     match serde_json::from_slice::<FileFormat>(bytes).ok().and_then(|file| file.format) {
-        Some(format) if format > FORMAT => {
-            Err(bad(format!("it is of format {format}, expected at most {FORMAT}: a newer brahman has written it")))
-        }
+        Some(format) if format > FORMAT => Err(bad(format!(
+            "it is of format {format}, expected at most {FORMAT}: a newer brahman has written it"
+        ))),
         _ => serde_json::from_slice(bytes).map_err(bad),
     }
 }
@@ -97,7 +100,10 @@ mod tests {
 
     #[test]
     fn what_a_newer_version_has_written_is_refused_as_that() {
-        for text in [&b"{\"format\": 2, \"a\": 1}"[..], &to_vec(&serde_json::json!({"format": 7, "who": "knows"})).expect("sealed")[..]] {
+        for text in [
+            &b"{\"format\": 2, \"a\": 1}"[..],
+            &to_vec(&serde_json::json!({"format": 7, "who": "knows"})).expect("sealed")[..],
+        ] {
             let refused = from_slice::<Fields>(text).expect_err("it is newer").to_string();
             assert!(refused.contains("newer brahman"), "{refused}");
         }

@@ -1,7 +1,9 @@
-//! Segments: rows and vectors in Parquet, for any reader; the one thing that everything else can be made from again.
+//! Segments: rows and vectors in Parquet, for any reader; the one thing that everything else can be
+//! made from again.
 //!
-//! Columns: source, doc_id, content_hash, chunk_idx, start, line, chunk_text, vector (fixed-size list of f32), chunk_context where chunks
-//! have one (the file's metadata say so), then the columns of the dataset that searches filter by.
+//! Columns: source, doc_id, content_hash, chunk_idx, start, line, chunk_text, vector (fixed-size
+//! list of f32), chunk_context where chunks have one (the file's metadata say so), then the columns
+//! of the dataset that searches filter by.
 
 use std::fs::File;
 use std::io;
@@ -11,7 +13,8 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt32Type, UInt64Type};
 use arrow_array::{
-    ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, RecordBatchOptions, StringArray, UInt32Array, UInt64Array, new_null_array,
+    ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, RecordBatchOptions, StringArray,
+    UInt32Array, UInt64Array, new_null_array,
 };
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
@@ -30,9 +33,19 @@ use crate::rows::{Row, RowStore};
 const BATCH_ROWS: usize = 4096;
 /// Columns that every segment has.
 const OWN: usize = OWN_NAMES.len() - 1;
-/// Their names, and of the one that some have: no column of a dataset can be filtered by under one of them.
-pub const OWN_NAMES: [&str; 9] =
-    ["source", "doc_id", "content_hash", "chunk_idx", "start", "line", "chunk_text", "vector", "chunk_context"];
+/// Their names, and of the one that some have: no column of a dataset can be filtered by under one
+/// of them.
+pub const OWN_NAMES: [&str; 9] = [
+    "source",
+    "doc_id",
+    "content_hash",
+    "chunk_idx",
+    "start",
+    "line",
+    "chunk_text",
+    "vector",
+    "chunk_context",
+];
 /// What a file's metadata have if its chunks have contexts.
 const HAS_CONTEXTS: &str = "contexts";
 /// Longest row group in rows: with vectors of 768 some 200 MB.
@@ -46,8 +59,10 @@ fn own(schema: &Schema) -> usize {
 fn schema(model: &Model, columns: &Schema, has_contexts: bool) -> io::Result<SchemaRef> {
     let text = |name: &str| Field::new(name, DataType::Utf8, false);
     let dim = i32::try_from(model.dim).map_err(bad)?;
-    let vector = DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), dim);
-    let [source, doc_id, content_hash, chunk_idx, start, line, chunk_text, vectors, chunk_context] = OWN_NAMES;
+    let vector =
+        DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), dim);
+    let [source, doc_id, content_hash, chunk_idx, start, line, chunk_text, vectors, chunk_context] =
+        OWN_NAMES;
     let mut fields = vec![
         text(source),
         text(doc_id),
@@ -60,7 +75,10 @@ fn schema(model: &Model, columns: &Schema, has_contexts: bool) -> io::Result<Sch
     ];
     fields.extend(has_contexts.then(|| text(chunk_context)));
     fields.extend(columns.fields().iter().map(|f| f.as_ref().clone()));
-    let pairs = [("model".to_owned(), model.name.clone()), ("fingerprint".to_owned(), model.fingerprint.clone())];
+    let pairs = [
+        ("model".to_owned(), model.name.clone()),
+        ("fingerprint".to_owned(), model.fingerprint.clone()),
+    ];
     let mut metadata: std::collections::HashMap<String, String> = pairs.into();
     metadata.extend(has_contexts.then(|| (HAS_CONTEXTS.to_owned(), "1".to_owned())));
     Ok(Arc::new(Schema::new(fields).with_metadata(metadata)))
@@ -71,14 +89,26 @@ fn schema(model: &Model, columns: &Schema, has_contexts: bool) -> io::Result<Sch
 /// # Errors
 /// Never, but arrow's types say so.
 pub fn no_columns(rows: usize) -> io::Result<RecordBatch> {
-    RecordBatch::try_new_with_options(Arc::new(Schema::empty()), vec![], &RecordBatchOptions::new().with_row_count(Some(rows))).map_err(bad)
+    RecordBatch::try_new_with_options(
+        Arc::new(Schema::empty()),
+        vec![],
+        &RecordBatchOptions::new().with_row_count(Some(rows)),
+    )
+    .map_err(bad)
 }
 
 /// Writes and fsyncs a new segment. `columns` has as many rows as `rows`.
 ///
 /// # Errors
 /// As the file system gives them.
-pub fn write(path: &Path, source: &str, model: &Model, rows: &RowStore, vectors: &[f32], columns: &RecordBatch) -> io::Result<()> {
+pub fn write(
+    path: &Path,
+    source: &str,
+    model: &Model,
+    rows: &RowStore,
+    vectors: &[f32],
+    columns: &RecordBatch,
+) -> io::Result<()> {
     let has_contexts = rows.iter().any(|row| row.is_ok_and(|row| !row.context.is_empty()));
     let schema = schema(model, &columns.schema(), has_contexts)?;
     // Random mantissas do not compress: the vectors are stored as they are.
@@ -90,11 +120,16 @@ pub fn write(path: &Path, source: &str, model: &Model, rows: &RowStore, vectors:
         .set_column_statistics_enabled(plain, parquet::file::properties::EnabledStatistics::None)
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .build();
-    let mut writer = ArrowWriter::try_new(File::create_new(path)?, Arc::clone(&schema), Some(properties)).map_err(bad)?;
-    let DataType::FixedSizeList(item, dim) = schema.field(OWN - 1).data_type() else { return Err(bad("schema")) };
+    let mut writer =
+        ArrowWriter::try_new(File::create_new(path)?, Arc::clone(&schema), Some(properties))
+            .map_err(bad)?;
+    let DataType::FixedSizeList(item, dim) = schema.field(OWN - 1).data_type() else {
+        return Err(bad("schema"));
+    };
     for first in (0..rows.len()).step_by(BATCH_ROWS) {
         let count = BATCH_ROWS.min(rows.len() - first);
-        let batch: Vec<Row<'_>> = (first..first + count).map(|row| rows.row(row)).collect::<io::Result<_>>()?;
+        let batch: Vec<Row<'_>> =
+            (first..first + count).map(|row| rows.row(row)).collect::<io::Result<_>>()?;
         let hashes: Vec<String> = batch.iter().map(|r| hex(r.content_hash)).collect();
         let part = &vectors[first * model.dim..(first + count) * model.dim];
         let mut arrays: Vec<ArrayRef> = vec![
@@ -105,13 +140,23 @@ pub fn write(path: &Path, source: &str, model: &Model, rows: &RowStore, vectors:
             Arc::new(batch.iter().map(|r| r.start).collect::<UInt64Array>()),
             Arc::new(batch.iter().map(|r| r.line).collect::<UInt64Array>()),
             Arc::new(StringArray::from_iter_values(batch.iter().map(|r| r.text))),
-            Arc::new(FixedSizeListArray::try_new(Arc::clone(item), *dim, Arc::new(Float32Array::from(part.to_vec())), None).map_err(bad)?),
+            Arc::new(
+                FixedSizeListArray::try_new(
+                    Arc::clone(item),
+                    *dim,
+                    Arc::new(Float32Array::from(part.to_vec())),
+                    None,
+                )
+                .map_err(bad)?,
+            ),
         ];
         if has_contexts {
             arrays.push(Arc::new(StringArray::from_iter_values(batch.iter().map(|r| r.context))));
         }
         arrays.extend(columns.slice(first, count).columns().iter().cloned());
-        writer.write(&RecordBatch::try_new(Arc::clone(&schema), arrays).map_err(bad)?).map_err(bad)?;
+        writer
+            .write(&RecordBatch::try_new(Arc::clone(&schema), arrays).map_err(bad)?)
+            .map_err(bad)?;
     }
     writer.finish().map_err(bad)?;
     writer.inner().sync_all()
@@ -146,21 +191,30 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 pub fn read(path: &Path, dim: usize) -> io::Result<Contents> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(bad)?;
     let (all, own) = (reader.schema().fields().len(), own(reader.schema()));
-    let columns_schema = Arc::new(Schema::new(reader.schema().fields().iter().skip(own).cloned().collect::<Vec<_>>()));
+    let columns_schema = Arc::new(Schema::new(
+        reader.schema().fields().iter().skip(own).cloned().collect::<Vec<_>>(),
+    ));
     let (mut rows, mut vectors, mut columns) = (RowStore::default(), Vec::new(), Vec::new());
     for batch in reader.with_batch_size(BATCH_ROWS).build().map_err(bad)? {
         let batch = batch.map_err(bad)?;
         if batch.num_columns() < own {
             return Err(bad("it has too few columns to be a segment"));
         }
-        let text = |i: usize| batch.column(i).as_string_opt::<i32>().ok_or_else(|| bad("expected text"));
-        let number = |i: usize| batch.column(i).as_primitive_opt::<UInt64Type>().ok_or_else(|| bad("expected numbers"));
+        let text =
+            |i: usize| batch.column(i).as_string_opt::<i32>().ok_or_else(|| bad("expected text"));
+        let number = |i: usize| {
+            batch.column(i).as_primitive_opt::<UInt64Type>().ok_or_else(|| bad("expected numbers"))
+        };
         let (ids, hashes, texts) = (text(1)?, text(2)?, text(6)?);
         let contexts = if own > OWN { Some(text(OWN)?) } else { None };
-        let chunks = batch.column(3).as_primitive_opt::<UInt32Type>().ok_or_else(|| bad("expected numbers"))?;
+        let chunks = batch
+            .column(3)
+            .as_primitive_opt::<UInt32Type>()
+            .ok_or_else(|| bad("expected numbers"))?;
         let (starts, lines) = (number(4)?, number(5)?);
         for i in 0..batch.num_rows() {
-            let hash = unhex(hashes.value(i)).ok_or_else(|| bad("a content hash is not a SHA-256"))?;
+            let hash =
+                unhex(hashes.value(i)).ok_or_else(|| bad("a content hash is not a SHA-256"))?;
             rows.push(&Row {
                 doc_id: ids.value(i),
                 content_hash: &hash,
@@ -171,8 +225,12 @@ pub fn read(path: &Path, dim: usize) -> io::Result<Contents> {
                 text: texts.value(i),
             });
         }
-        let lists = batch.column(OWN - 1).as_fixed_size_list_opt().ok_or_else(|| bad("expected vectors"))?;
-        let values = lists.values().as_primitive_opt::<Float32Type>().ok_or_else(|| bad("expected f32"))?;
+        let lists = batch
+            .column(OWN - 1)
+            .as_fixed_size_list_opt()
+            .ok_or_else(|| bad("expected vectors"))?;
+        let values =
+            lists.values().as_primitive_opt::<Float32Type>().ok_or_else(|| bad("expected f32"))?;
         vectors.extend_from_slice(values.values());
         if all > own {
             columns.push(batch.project(&(own..all).collect::<Vec<_>>()).map_err(bad)?);
@@ -191,22 +249,32 @@ pub fn read(path: &Path, dim: usize) -> io::Result<Contents> {
 /// As [`read`].
 pub fn columns_schema(path: &Path) -> io::Result<SchemaRef> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(bad)?;
-    Ok(Arc::new(Schema::new(reader.schema().fields().iter().skip(own(reader.schema())).cloned().collect::<Vec<_>>())))
+    Ok(Arc::new(Schema::new(
+        reader.schema().fields().iter().skip(own(reader.schema())).cloned().collect::<Vec<_>>(),
+    )))
 }
 
 /// Whether columns have the same names and types, whatever they say of NULLs.
 #[must_use]
 pub fn same_types(a: &Schema, b: &Schema) -> bool {
-    let alike = |(a, b): (&FieldRef, &FieldRef)| a.name() == b.name() && a.data_type() == b.data_type();
+    let alike =
+        |(a, b): (&FieldRef, &FieldRef)| a.name() == b.name() && a.data_type() == b.data_type();
     a.fields().len() == b.fields().len() && a.fields().iter().zip(b.fields()).all(alike)
 }
 
 /// The columns of a schema, each of which may have NULLs, and nothing else of it.
 fn plain(schema: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(schema.fields().iter().map(|f| Field::new(f.name(), f.data_type().clone(), true)).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        schema
+            .fields()
+            .iter()
+            .map(|f| Field::new(f.name(), f.data_type().clone(), true))
+            .collect::<Vec<_>>(),
+    ))
 }
 
-/// A batch by the types of a schema. A value that a type cannot hold becomes NULL, and so does a column that is not there.
+/// A batch by the types of a schema. A value that a type cannot hold becomes NULL, and so does a
+/// column that is not there.
 ///
 /// # Errors
 /// Never, but arrow's types say so.
@@ -232,7 +300,8 @@ pub fn join(schema: &SchemaRef, batches: &[RecordBatch], rows: usize) -> io::Res
     if schema.fields().is_empty() {
         return no_columns(rows);
     }
-    let parts = batches.iter().map(|batch| conform(schema, batch)).collect::<io::Result<Vec<_>>>()?;
+    let parts =
+        batches.iter().map(|batch| conform(schema, batch)).collect::<io::Result<Vec<_>>>()?;
     arrow_select::concat::concat_batches(&plain(schema), &parts).map_err(bad)
 }
 
@@ -255,14 +324,21 @@ pub fn joined(batches: &[RecordBatch], rows: usize) -> io::Result<RecordBatch> {
 pub fn read_columns(path: &Path) -> io::Result<RecordBatch> {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(bad)?;
     let (all, own) = (reader.schema().fields().len(), own(reader.schema()));
-    let schema = Arc::new(Schema::new(reader.schema().fields().iter().skip(own).cloned().collect::<Vec<_>>()));
+    let schema = Arc::new(Schema::new(
+        reader.schema().fields().iter().skip(own).cloned().collect::<Vec<_>>(),
+    ));
     let rows = usize::try_from(reader.metadata().file_metadata().num_rows()).map_err(bad)?;
     if all <= own {
         return no_columns(rows);
     }
     let mask = ProjectionMask::roots(reader.parquet_schema(), own..all);
-    let batches: Vec<RecordBatch> =
-        reader.with_projection(mask).with_batch_size(BATCH_ROWS).build().map_err(bad)?.collect::<Result<_, _>>().map_err(bad)?;
+    let batches: Vec<RecordBatch> = reader
+        .with_projection(mask)
+        .with_batch_size(BATCH_ROWS)
+        .build()
+        .map_err(bad)?
+        .collect::<Result<_, _>>()
+        .map_err(bad)?;
     join(&schema, &batches, rows)
 }
 
@@ -276,7 +352,8 @@ mod tests {
         RecordBatch::try_from_iter([("tag", column)]).expect("a batch")
     }
 
-    /// What made compactions fail for ever: a column that changed its type, or that got its first NULL.
+    /// What made compactions fail for ever: a column that changed its type, or that got its first
+    /// NULL.
     #[test]
     fn batches_of_other_types_become_one_by_the_newest() {
         let whole: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
@@ -288,7 +365,10 @@ mod tests {
         let values: Vec<Option<f64>> = tag.iter().collect();
         assert_eq!(values, [Some(1.0), Some(2.0), None, None, Some(2.5), Some(0.5)]);
         let back = joined(&all[..2], 5).expect("joined");
-        assert_eq!(back["tag"].as_string::<i32>().iter().collect::<Vec<_>>(), [Some("1"), Some("2"), Some("one"), None, Some("2.5")]);
+        assert_eq!(
+            back["tag"].as_string::<i32>().iter().collect::<Vec<_>>(),
+            [Some("1"), Some("2"), Some("one"), None, Some("2.5")]
+        );
         // No way leads from there to a date: absent, not wrong.
         let dates = batch(new_null_array(&DataType::Date32, 1));
         let flag = batch(Arc::new(arrow_array::BooleanArray::from(vec![true])));
@@ -301,7 +381,15 @@ mod tests {
     fn columns_outlive_a_segment_and_may_get_nulls() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let mut rows = RowStore::default();
-        rows.push(&Row { doc_id: "a", content_hash: &[7; 32], chunk: 0, start: 0, line: 1, context: "", text: "t" });
+        rows.push(&Row {
+            doc_id: "a",
+            content_hash: &[7; 32],
+            chunk: 0,
+            start: 0,
+            line: 1,
+            context: "",
+            text: "t",
+        });
         let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 2, mock: false };
         let path = folder.path().join("one.parquet");
         let columns = batch(Arc::new(Int64Array::from(vec![7])));
@@ -311,13 +399,28 @@ mod tests {
         assert_eq!(joined(&[read, later], 3).expect("joined")["tag"].null_count(), 1);
         assert_eq!(super::read(&path, 2).expect("read").rows.len(), 1);
         // Chunks with a context have a column more.
-        rows.push(&Row { doc_id: "b", content_hash: &[8; 32], chunk: 0, start: 0, line: 1, context: "B > C", text: "u" });
+        rows.push(&Row {
+            doc_id: "b",
+            content_hash: &[8; 32],
+            chunk: 0,
+            start: 0,
+            line: 1,
+            context: "B > C",
+            text: "u",
+        });
         let path = folder.path().join("two.parquet");
         let columns = batch(Arc::new(Int64Array::from(vec![7, 9])));
         write(&path, "d", &model, &rows, &[1.0, 0.0, 0.0, 1.0], &columns).expect("written");
         let whole = super::read(&path, 2).expect("read");
-        let contexts: Vec<&str> = whole.rows.iter().map(|row| row.expect("whole").context).collect();
+        let contexts: Vec<&str> =
+            whole.rows.iter().map(|row| row.expect("whole").context).collect();
         assert_eq!((contexts, whole.columns.num_columns()), (vec!["", "B > C"], 1));
-        assert_eq!((read_columns(&path).expect("read").num_columns(), columns_schema(&path).expect("read").fields().len()), (1, 1));
+        assert_eq!(
+            (
+                read_columns(&path).expect("read").num_columns(),
+                columns_schema(&path).expect("read").fields().len()
+            ),
+            (1, 1)
+        );
     }
 }

@@ -1,10 +1,13 @@
 //! `org.brahman.Index`.
 //!
-//! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`] writes generations; [`doctor`] finds
-//! and mends what is damaged; [`evals`] makes sets of queries, [`trials`] measures with them, [`agent`] does so unasked; [`promotion`] lets
-//! the better answer, [`shadow`] checks what was promoted; [`places`] takes an index to another bucket; [`datasets`] knows what is stale,
-//! [`marks`] has the catalog know it, too, [`snapshot`] copies all for a backup; [`create`] makes and deletes indexes, within what [`parameters`] allow, and [`history`] goes back to
-//! what they were. This file opens the indexes, follows the catalog, and describes them.
+//! [`shelf`] holds one index and who may change it; [`search`] and [`bulk`] answer; [`refresh`]
+//! writes generations; [`doctor`] finds and mends what is damaged; [`evals`] makes sets of queries,
+//! [`trials`] measures with them, [`agent`] does so unasked; [`promotion`] lets the better answer,
+//! [`shadow`] checks what was promoted; [`places`] takes an index to another bucket; [`datasets`]
+//! knows what is stale, [`marks`] has the catalog know it, too, [`snapshot`] copies all for a
+//! backup; [`create`] makes and deletes indexes, within what [`parameters`] allow, and [`history`]
+//! goes back to what they were. This file opens the indexes, follows the catalog, and describes
+//! them.
 
 mod agent;
 mod bulk;
@@ -33,7 +36,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use brahman_card::interface::catalog;
-use brahman_card::interface::index::{self, CreateIn, Description, ListOut, NameIn, StatsOut, WordsInfo, error};
+use brahman_card::interface::index::{
+    self, CreateIn, Description, ListOut, NameIn, StatsOut, WordsInfo, error,
+};
 use brahman_card::names::{IndexName, NameError};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::client::encode_method;
@@ -74,7 +79,8 @@ const WRITING: [&str; 14] = [
     "Autotune",
     "AgentEnqueue",
 ];
-/// Methods that are answered at once, or, as searches, are told to the agent otherwise: it need not stop for them.
+/// Methods that are answered at once, or, as searches, are told to the agent otherwise: it need not
+/// stop for them.
 const BRIEF: [&str; 12] = [
     "Search",
     "SearchBulk",
@@ -92,7 +98,8 @@ const BRIEF: [&str; 12] = [
 /// Indexes named in one attribute: a person reads it.
 const NAMED_MAX: usize = 3;
 
-/// How long a start waits for the catalog's first word: it answers in milliseconds, or is on its way itself.
+/// How long a start waits for the catalog's first word: it answers in milliseconds, or is on its
+/// way itself.
 const CATALOG_WAIT: Duration = Duration::from_secs(2);
 
 /// Answers the interface, over all indexes of a folder.
@@ -130,8 +137,9 @@ impl IndexService {
     /// Opens every index below a folder; `settings` is the agent's file, if there is one.
     ///
     /// # Errors
-    /// If the folder cannot be made or listed. A damaged index is kept apart and said when asked for; settings that make no sense
-    /// turn the agent off; where nothing can be written indexes are searched and not changed.
+    /// If the folder cannot be made or listed. A damaged index is kept apart and said when asked
+    /// for; settings that make no sense turn the agent off; where nothing can be written indexes
+    /// are searched and not changed.
     pub fn open(folder: &Path, settings: &Path, client: Client) -> io::Result<Self> {
         let agent = Arc::new(agent::Agent::open(settings));
         let there = writable::make_folder(folder)?;
@@ -139,7 +147,10 @@ impl IndexService {
             Ok(()) => {
                 finish_deletions(folder);
                 if let Err(error) = rescue::settle(folder) {
-                    tracing::warn!("where replicas go is still recorded where an earlier version kept it: {}", chain(&error));
+                    tracing::warn!(
+                        "where replicas go is still recorded where an earlier version kept it: {}",
+                        chain(&error)
+                    );
                 }
             }
             Err(error) => tracing::error!("{}", chain(&error)),
@@ -153,7 +164,12 @@ impl IndexService {
                 continue;
             }
             let read = match fs::read(path.join(PARAMETERS)) {
-                Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => continue,
+                Err(error)
+                    if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory]
+                        .contains(&error.kind()) =>
+                {
+                    continue;
+                }
                 read => read.and_then(|text| sealed::from_slice::<CreateIn>(&text)),
             };
             // Its files are found by its name, and removed by it.
@@ -163,17 +179,37 @@ impl IndexService {
             }
             let index = match read {
                 Ok(parameters) if parameters.name == name => Index::open(&path, parameters),
-                Ok(parameters) => Index::unusable(&path, &name, ParametersError::OfAnother { name: parameters.name }),
+                Ok(parameters) => Index::unusable(
+                    &path,
+                    &name,
+                    ParametersError::OfAnother { name: parameters.name },
+                ),
                 Err(error) => Index::unusable(&path, &name, error.into()),
             };
             indexes.insert(name, Arc::new(index));
         }
-        agent.resume(indexes.values().flat_map(|index| lock(&index.journal).agent_ms().collect::<Vec<_>>()));
-        let (indexes, datasets, trying) = (Mutex::new(indexes), Datasets::default(), tokio::sync::Mutex::default());
-        let (folder, engine, copying, mock) = (folder.to_owned(), ENGINE_DEFAULT, Arc::default(), false);
+        agent.resume(
+            indexes.values().flat_map(|index| lock(&index.journal).agent_ms().collect::<Vec<_>>()),
+        );
+        let (indexes, datasets, trying) =
+            (Mutex::new(indexes), Datasets::default(), tokio::sync::Mutex::default());
+        let (folder, engine, copying, mock) =
+            (folder.to_owned(), ENGINE_DEFAULT, Arc::default(), false);
         let memory = memory::limit(settings);
         let scope = Scope::open();
-        Ok(Self { folder, client, indexes, datasets, trying, engine, copying, agent, memory, mock, scope })
+        Ok(Self {
+            folder,
+            client,
+            indexes,
+            datasets,
+            trying,
+            engine,
+            copying,
+            agent,
+            memory,
+            mock,
+            scope,
+        })
     }
 
     /// The same as a mock: it reads what mocks have made, and marks nothing real.
@@ -198,12 +234,16 @@ impl IndexService {
     pub fn verify_behind(&self) {
         let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
         let copies = rescue::known(&self.folder);
-        let verify =
-            move || all.iter().for_each(|index| index.verify(copies.as_deref().map(|c| c.join(&index.parameters.name)).as_deref()));
+        let verify = move || {
+            all.iter().for_each(|index| {
+                index.verify(copies.as_deref().map(|c| c.join(&index.parameters.name)).as_deref())
+            })
+        };
         drop(on_own_thread("comparing files", true, verify));
     }
 
-    /// What is to be said of the module as a whole: that nothing can be written, and what is damaged.
+    /// What is to be said of the module as a whole: that nothing can be written, and what is
+    /// damaged.
     #[must_use]
     pub fn attributes(&self) -> BTreeMap<String, String> {
         let mut attributes = BTreeMap::new();
@@ -222,7 +262,10 @@ impl IndexService {
         if !damaged.is_empty() {
             let more = damaged.len().saturating_sub(NAMED_MAX);
             let named = damaged[..damaged.len() - more].join("; ");
-            attributes.insert("damaged".to_owned(), if more > 0 { format!("{named}; and {more} more") } else { named });
+            attributes.insert(
+                "damaged".to_owned(),
+                if more > 0 { format!("{named}; and {more} more") } else { named },
+            );
         }
         attributes
     }
@@ -236,10 +279,18 @@ impl IndexService {
     pub async fn follow_catalog(self: Arc<Self>) {
         loop {
             let following = async {
-                let mut connection = self.client.open(catalog::INTERFACE.name, &CallOptions::default()).await?;
+                let mut connection =
+                    self.client.open(catalog::INTERFACE.name, &CallOptions::default()).await?;
                 self.hear_of_rescue().await;
                 let ask = catalog::RealmIn { mock: Some(self.mock) };
-                connection.send(&encode_method::<catalog::method::Watch>(&ask, &CallOptions::default(), true, false)?).await?;
+                connection
+                    .send(&encode_method::<catalog::method::Watch>(
+                        &ask,
+                        &CallOptions::default(),
+                        true,
+                        false,
+                    )?)
+                    .await?;
                 let mut first = true;
                 loop {
                     let word: catalog::WatchOut = connection.receive().await?.typed()?.value;
@@ -257,22 +308,32 @@ impl IndexService {
         }
     }
 
-    /// Asks the catalog for the runs behind the numbers of its word; without an answer the numbers alone are compared.
+    /// Asks the catalog for the runs behind the numbers of its word; without an answer the numbers
+    /// alone are compared.
     async fn hear_of_datasets(&self, word: catalog::WatchOut, first: bool) {
         let ask = catalog::RealmIn { mock: Some(self.mock) };
-        let listed = self.client.call_method::<catalog::method::List>(&ask, &CallOptions::default()).await;
+        let listed =
+            self.client.call_method::<catalog::method::List>(&ask, &CallOptions::default()).await;
         let mut marked = Vec::new();
         let all = match listed {
             Ok(answer) => {
                 let datasets = answer.value.datasets;
-                let all = datasets.iter().map(|dataset| (dataset.name.clone(), Version::of(dataset))).collect();
+                let all = datasets
+                    .iter()
+                    .map(|dataset| (dataset.name.clone(), Version::of(dataset)))
+                    .collect();
                 marked.extend(datasets.into_iter().filter(|dataset| !dataset.stale.is_empty()));
                 all
             }
             Err(error) => {
-                tracing::warn!("the runs of datasets are not known, their numbers are compared: {}", chain(&error));
+                tracing::warn!(
+                    "the runs of datasets are not known, their numbers are compared: {}",
+                    chain(&error)
+                );
                 let numbers = word.generations.into_iter();
-                numbers.map(|(name, generation)| (name, Version { generation, ..Version::default() })).collect()
+                numbers
+                    .map(|(name, generation)| (name, Version { generation, ..Version::default() }))
+                    .collect()
             }
         };
         self.datasets.replace(all, first);
@@ -291,13 +352,15 @@ impl IndexService {
         Ok(self.folder.join(name))
     }
 
-    /// That the active profile binds every index and dataset that a call names: through whichever door it came, all come by here.
+    /// That the active profile binds every index and dataset that a call names: through whichever
+    /// door it came, all come by here.
     async fn in_scope(&self, call: &Call) -> Result<(), Fault> {
         self.scope.known(call.deadline).await?;
         if self.scope.is_open() {
             return Ok(());
         }
-        // Parameters in which names cannot be found are refused, and not taken for parameters without names.
+        // Parameters in which names cannot be found are refused, and not taken for parameters
+        // without names.
         let CallNames { name, index, dataset } = call.parameters()?;
         name.iter().chain(&index).try_for_each(|name| self.scope.index(name))?;
         dataset.iter().try_for_each(|name| self.scope.dataset(name))
@@ -305,7 +368,11 @@ impl IndexService {
 
     /// That what a method writes can be written.
     fn may_write(&self, method: &str) -> Result<(), Fault> {
-        if WRITING.contains(&method) { writable::check(&self.folder).map_err(|error| read_only(&error)) } else { Ok(()) }
+        if WRITING.contains(&method) {
+            writable::check(&self.folder).map_err(|error| read_only(&error))
+        } else {
+            Ok(())
+        }
     }
 
     fn describe(&self, index: &Index) -> Description {
@@ -314,7 +381,8 @@ impl IndexService {
         let manifest = generation.as_ref().map(|g| &g.manifest);
         let dataset_generation = manifest.map_or(0, |m| m.dataset_generation);
         let graph = manifest.map_or_else(|| graph_parameters(p), |m| m.parameters);
-        let by_tokens = p.vector_column.is_none() && manifest.is_none_or(|m| m.chunks == 0 || m.chunking.is_some());
+        let by_tokens = p.vector_column.is_none()
+            && manifest.is_none_or(|m| m.chunks == 0 || m.chunking.is_some());
         Description {
             name: p.name.clone(),
             dataset: p.dataset.clone(),
@@ -335,14 +403,22 @@ impl IndexService {
             chunks: manifest.map_or(0, |m| m.chunks),
             docs: manifest.map_or(0, |m| m.docs),
             appended: generation.as_ref().map_or(0, |g| g.delta.rows.len() as u64),
-            dead: generation.as_ref().map_or(0, |g| (g.len() as u64).saturating_sub(g.manifest.chunks)),
+            dead: generation
+                .as_ref()
+                .map_or(0, |g| (g.len() as u64).saturating_sub(g.manifest.chunks)),
             bytes: manifest.map_or(0, generation::Manifest::bytes),
             memory_bytes: generation.as_ref().map_or(0, |g| g.memory_bytes()),
             m: graph.m as u64,
             ef_construction: graph.ef_construction as u64,
             ef_search: manifest.map_or_else(|| ef_search(p), |m| m.ef_search) as u64,
-            stale: manifest.map_or_else(|| self.datasets.has(&p.dataset), |m| self.datasets.is_stale(&p.dataset, m)),
-            degraded: index.degraded().or_else(|| generation.as_ref()?.words_trouble()).map(|why| index.with_remedy(&why)),
+            stale: manifest.map_or_else(
+                || self.datasets.has(&p.dataset),
+                |m| self.datasets.is_stale(&p.dataset, m),
+            ),
+            degraded: index
+                .degraded()
+                .or_else(|| generation.as_ref()?.words_trouble())
+                .map(|why| index.with_remedy(&why)),
             busy: index.busy().map(str::to_owned),
             shadow: index.shadow_info(),
             // Where CURRENT cannot be read nobody knows, and `degraded` names it.

@@ -1,9 +1,11 @@
-//! The shadow check: after a promotion some live queries are searched exactly too, in the background, and where the recall that was
-//! promised is not kept, the generation before is asked the same queries. It answers again if it finds more, by the one definition of
-//! better ([`crate::better`]); else what was promoted stays.
+//! The shadow check: after a promotion some live queries are searched exactly too, in the
+//! background, and where the recall that was promised is not kept, the generation before is asked
+//! the same queries. It answers again if it finds more, by the one definition of better
+//! ([`crate::better`]); else what was promoted stays.
 //!
-//! A promotion is judged on the queries of a set; people ask others. Pure: the service samples, compares and rolls back. Invariants: a
-//! verdict falls once; nothing is gone back to that was not measured on the same queries and found to be better.
+//! A promotion is judged on the queries of a set; people ask others. Pure: the service samples,
+//! compares and rolls back. Invariants: a verdict falls once; nothing is gone back to that was not
+//! measured on the same queries and found to be better.
 
 use crate::better::{Figures, Goal, Standing, interval, mean};
 use crate::filter::Filter;
@@ -27,7 +29,8 @@ pub enum Verdict {
     Broken,
 }
 
-/// A live query that was checked, and what is right: enough to ask another generation of the same data.
+/// A live query that was checked, and what is right: enough to ask another generation of the same
+/// data.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// Its direction, with a length of 1.
@@ -46,7 +49,8 @@ impl Sample {
     /// The share of what is right among these scores.
     #[must_use]
     pub fn recall(&self, scores: impl Iterator<Item = f32>) -> f64 {
-        scores.filter(|score| *score >= self.floor).count().min(self.truth) as f64 / self.truth.max(1) as f64
+        scores.filter(|score| *score >= self.floor).count().min(self.truth) as f64
+            / self.truth.max(1) as f64
     }
 }
 
@@ -110,13 +114,15 @@ impl Shadow {
         (self.verdict != Verdict::Open).then_some(self.verdict)
     }
 
-    /// The queries that were checked, once the promise is broken; they are not kept here any longer.
+    /// The queries that were checked, once the promise is broken; they are not kept here any
+    /// longer.
     pub fn take_samples(&mut self) -> Vec<Sample> {
         std::mem::take(&mut self.samples)
     }
 }
 
-/// Whether the generation before finds more: recalls of what answers and of the one before, query by query, on the same queries.
+/// Whether the generation before finds more: recalls of what answers and of the one before, query
+/// by query, on the same queries.
 #[must_use]
 pub fn goes_back(target: f64, now: &[f64], before: &[f64]) -> bool {
     // Latencies were not measured on them, and a promise of recall is what is at stake.
@@ -124,7 +130,8 @@ pub fn goes_back(target: f64, now: &[f64], before: &[f64]) -> bool {
         let (low, high) = interval(recalls);
         Figures { recall: mean(recalls), low, high, p95_us: 0.0 }
     };
-    !before.is_empty() && Goal::Target(target).compare(&figures(before), &figures(now)) == Standing::Better
+    !before.is_empty()
+        && Goal::Target(target).compare(&figures(before), &figures(now)) == Standing::Better
 }
 
 /// The number of hits that was wanted most often; of equals the smaller.
@@ -149,14 +156,22 @@ mod tests {
     fn a_broken_promise_is_found_and_a_kept_one_is_trusted() {
         let run = |recall: &dyn Fn(usize) -> f64| {
             let mut shadow = Shadow::new("g", 0.95);
-            let verdict = (0..).find_map(|n| shadow.add(recall(n), sample(10)).map(|verdict| (verdict, n + 1)));
+            let verdict = (0..)
+                .find_map(|n| shadow.add(recall(n), sample(10)).map(|verdict| (verdict, n + 1)));
             (verdict, shadow.take_samples().len())
         };
         assert_eq!(run(&|_| 0.4), (Some((Verdict::Broken, CHECKED_MIN)), CHECKED_MIN));
         let (verdict, samples) = run(&|_| 1.0);
         let (verdict, checked) = verdict.expect("a verdict");
-        assert!(verdict == Verdict::Kept && checked > CHECKED_MIN && samples == 0, "twenty perfect queries prove little");
-        assert_eq!(run(&|n| if n.is_multiple_of(2) { 0.9 } else { 1.0 }).0, Some((Verdict::Kept, CHECKED_MAX)), "neither is proven");
+        assert!(
+            verdict == Verdict::Kept && checked > CHECKED_MIN && samples == 0,
+            "twenty perfect queries prove little"
+        );
+        assert_eq!(
+            run(&|n| if n.is_multiple_of(2) { 0.9 } else { 1.0 }).0,
+            Some((Verdict::Kept, CHECKED_MAX)),
+            "neither is proven"
+        );
     }
 
     #[test]
@@ -180,7 +195,11 @@ mod tests {
     #[test]
     fn a_sample_counts_what_is_right_and_ties_count_once() {
         let one = sample(10);
-        assert_eq!([vec![0.9, 0.1], vec![0.9, 0.8, 0.7], vec![]].map(|scores| one.recall(scores.into_iter())), [0.5, 1.0, 0.0]);
+        assert_eq!(
+            [vec![0.9, 0.1], vec![0.9, 0.8, 0.7], vec![]]
+                .map(|scores| one.recall(scores.into_iter())),
+            [0.5, 1.0, 0.0]
+        );
         assert_eq!(usual_k(&[sample(3), sample(10), sample(10), sample(5)]), Some(10));
         assert_eq!((usual_k(&[sample(7), sample(3)]), usual_k(&[])), (Some(3), None));
     }
@@ -197,8 +216,8 @@ mod tests {
         }
     }
 
-    /// A generation, as live queries see it: how much it finds of what people ask at first, and how much that changes as they ask for
-    /// other things.
+    /// A generation, as live queries see it: how much it finds of what people ask at first, and how
+    /// much that changes as they ask for other things.
     #[derive(Clone, Copy)]
     struct Made {
         near: f64,
@@ -209,17 +228,24 @@ mod tests {
         /// What a query finds: the same of two generations depends on the query alike.
         fn recall(self, away: f64, query: u64) -> f64 {
             let mean = self.near * (1.0 - away) + self.away * away;
-            let found = (0..10).filter(|n| ((mix(query ^ mix(*n)) >> 11) as f64 / (1_u64 << 53) as f64) < mean).count();
+            let found = (0..10)
+                .filter(|n| ((mix(query ^ mix(*n)) >> 11) as f64 / (1_u64 << 53) as f64) < mean)
+                .count();
             found as f64 / 10.0
         }
 
         fn live(self, away: f64, seed: u64) -> f64 {
-            mean(&(0..2000).map(|n| self.recall(away, mix(seed ^ mix(n + 1_000_000)))).collect::<Vec<_>>())
+            mean(
+                &(0..2000)
+                    .map(|n| self.recall(away, mix(seed ^ mix(n + 1_000_000))))
+                    .collect::<Vec<_>>(),
+            )
         }
     }
 
-    /// 200 histories of promotions that were judged on queries near the rows, rollbacks by hand, refreshes, and people who ask for what is
-    /// ever farther away: what happens by itself never makes answers worse.
+    /// 200 histories of promotions that were judged on queries near the rows, rollbacks by hand,
+    /// refreshes, and people who ask for what is ever farther away: what happens by itself never
+    /// makes answers worse.
     #[test]
     fn live_recall_never_falls_by_what_happens_by_itself() {
         let (mut back, mut stayed) = (0, 0);
@@ -240,25 +266,38 @@ mod tests {
                     // A refresh: other data, and nothing to go back to.
                     _ => generations = generations.split_off(generations.len() - 1),
                 }
-                let Some((now, before)) = generations.split_last().and_then(|(now, older)| Some((*now, *older.last()?))) else { continue };
+                let Some((now, before)) =
+                    generations.split_last().and_then(|(now, older)| Some((*now, *older.last()?)))
+                else {
+                    continue;
+                };
                 let mut shadow = Shadow::new("g", 0.95);
                 let query = |n: usize| mix(history << 32 | step << 16 | n as u64);
-                let verdict = (0..CHECKED_MAX).find_map(|n| shadow.add(now.recall(away, query(n)), sample(10)));
+                let verdict = (0..CHECKED_MAX)
+                    .find_map(|n| shadow.add(now.recall(away, query(n)), sample(10)));
                 if verdict != Some(Verdict::Broken) {
                     continue;
                 }
-                let asked: Vec<f64> = (0..shadow.take_samples().len()).map(|n| before.recall(away, query(n))).collect();
+                let asked: Vec<f64> = (0..shadow.take_samples().len())
+                    .map(|n| before.recall(away, query(n)))
+                    .collect();
                 if !goes_back(0.95, &shadow.measure.recalls, &asked) {
                     stayed += 1;
                     continue;
                 }
                 let (low, high) = shadow.measure.interval();
                 let (was, is) = (now.live(away, history), before.live(away, history));
-                assert!(is >= was - (high - low), "history {history}, step {step}: {was:.3} before, {is:.3} after");
+                assert!(
+                    is >= was - (high - low),
+                    "history {history}, step {step}: {was:.3} before, {is:.3} after"
+                );
                 generations.pop();
                 back += 1;
             }
         }
-        assert!(back >= 50 && stayed >= 50, "{back} times it went back, {stayed} times it stayed: both are to be seen");
+        assert!(
+            back >= 50 && stayed >= 50,
+            "{back} times it went back, {stayed} times it stayed: both are to be seen"
+        );
     }
 }

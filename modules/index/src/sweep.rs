@@ -1,7 +1,9 @@
-//! What may be removed from an index's folder. Pure: what was read of the folder goes in, names of what nobody needs come out.
+//! What may be removed from an index's folder. Pure: what was read of the folder goes in, names of
+//! what nobody needs come out.
 //!
-//! Invariant: nothing is removed on the strength of something that could not be read. Where one manifest, `CURRENT`, or one entry of a
-//! folder is unreadable, or a generation has lost its manifest, nothing at all is removed, and the reasons are given instead.
+//! Invariant: nothing is removed on the strength of something that could not be read. Where one
+//! manifest, `CURRENT`, or one entry of a folder is unreadable, or a generation has lost its
+//! manifest, nothing at all is removed, and the reasons are given instead.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,7 +16,8 @@ use crate::generation::Manifest;
 /// Generations kept beside the current one, so that a rollback has somewhere to go.
 pub const KEPT: usize = 3;
 
-/// Something of an index's folder that could not be read, or is not there though something says that it is.
+/// Something of an index's folder that could not be read, or is not there though something says
+/// that it is.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Obstacle {
     /// It could not be read; the error names it.
@@ -90,7 +93,8 @@ pub struct Entry {
 /// An index's folder as it was read.
 #[derive(Clone, Debug, Default)]
 pub struct Survey {
-    /// The generation that `CURRENT` names; none if there is no such file, or what is wrong with it.
+    /// The generation that `CURRENT` names; none if there is no such file, or what is wrong with
+    /// it.
     pub pointer: Option<Result<String, Obstacle>>,
     /// The generation that answered before a promotion, of which it may turn out to find more.
     pub before: Option<String>,
@@ -98,7 +102,8 @@ pub struct Survey {
     pub entries: Vec<Entry>,
     /// Paths of segments, as they lie there.
     pub segments: Vec<String>,
-    /// Names of what is known to be of no use: temporary files, and folders whose removal had begun.
+    /// Names of what is known to be of no use: temporary files, and folders whose removal had
+    /// begun.
     pub leftovers: Vec<String>,
     /// Generations that a repair has put aside.
     pub aside: Vec<String>,
@@ -123,7 +128,10 @@ impl Removal {
     /// Its name in the index's folder.
     #[must_use]
     pub fn name(&self) -> &str {
-        let (Self::Leftover(name) | Self::Generation(name) | Self::Manifest(name) | Self::Segment(name)) = self;
+        let (Self::Leftover(name)
+        | Self::Generation(name)
+        | Self::Manifest(name)
+        | Self::Segment(name)) = self;
         name
     }
 }
@@ -133,21 +141,27 @@ impl Survey {
         matches!(&self.pointer, Some(Ok(current)) if current == name)
     }
 
-    /// Whether a generation never counted. One that others build on did, whatever it says of itself.
+    /// Whether a generation never counted. One that others build on did, whatever it says of
+    /// itself.
     fn never_counted(&self, entry: &Entry) -> bool {
         let own = format!("{}/", entry.name);
         entry.unfinished
             && !self.points_to(&entry.name)
-            && !self.readable().any(|(other, m)| other.name != entry.name && m.files().any(|file| file.path.starts_with(&own)))
+            && !self.readable().any(|(other, m)| {
+                other.name != entry.name && m.files().any(|file| file.path.starts_with(&own))
+            })
     }
 
-    /// Whether a generation counts no more. The one that `CURRENT` names does, whatever it says of itself.
+    /// Whether a generation counts no more. The one that `CURRENT` names does, whatever it says of
+    /// itself.
     fn is_retired(&self, entry: &Entry) -> bool {
         entry.retired && !self.points_to(&entry.name)
     }
 
     fn readable(&self) -> impl Iterator<Item = (&Entry, &Manifest)> {
-        self.entries.iter().filter_map(|entry| Some((entry, entry.manifest.as_ref().ok()?.as_ref()?)))
+        self.entries
+            .iter()
+            .filter_map(|entry| Some((entry, entry.manifest.as_ref().ok()?.as_ref()?)))
     }
 
     /// The generations that count or counted and can be read, the newest first.
@@ -166,24 +180,40 @@ impl Survey {
     #[must_use]
     pub fn unreadable(&self) -> Obstacles {
         let mut why = self.trouble.clone();
-        let named: HashSet<&str> = self.readable().flat_map(|(_, m)| m.files().map(|file| file.path.as_str())).collect();
+        let named: HashSet<&str> =
+            self.readable().flat_map(|(_, m)| m.files().map(|file| file.path.as_str())).collect();
         match &self.pointer {
             Some(Err(error)) => why.push(error.clone()),
             // One that is damaged is named below.
-            Some(Ok(name)) if !self.entries.iter().any(|entry| entry.name == *name && !matches!(entry.manifest, Ok(None))) => {
+            Some(Ok(name))
+                if !self
+                    .entries
+                    .iter()
+                    .any(|entry| entry.name == *name && !matches!(entry.manifest, Ok(None))) =>
+            {
                 why.push(Obstacle::NamedIsGone { generation: name.clone() });
             }
             Some(Ok(_)) => {}
             None if !self.generations().is_empty() => why.push(Obstacle::NoPointer),
             None => {}
         }
-        for entry in self.entries.iter().filter(|entry| !self.never_counted(entry) && !self.is_retired(entry)) {
+        for entry in self
+            .entries
+            .iter()
+            .filter(|entry| !self.never_counted(entry) && !self.is_retired(entry))
+        {
             let own = format!("{}/", entry.name);
             // Of a base that others use nothing else was ever needed.
-            let of_no_use = || entry.is_empty || named.iter().any(|path| path.starts_with(&own)) || self.points_to(&entry.name);
+            let of_no_use = || {
+                entry.is_empty
+                    || named.iter().any(|path| path.starts_with(&own))
+                    || self.points_to(&entry.name)
+            };
             match &entry.manifest {
                 Err(error) => why.push(error.clone()),
-                Ok(None) if !of_no_use() => why.push(Obstacle::NoManifest { generation: entry.name.clone() }),
+                Ok(None) if !of_no_use() => {
+                    why.push(Obstacle::NoManifest { generation: entry.name.clone() })
+                }
                 Ok(_) => {}
             }
         }
@@ -213,7 +243,8 @@ pub fn plan(seen: &Survey, held: &HashSet<String>) -> Result<Vec<Removal>, Obsta
     }
     keep.extend(seen.before.as_deref());
     let kept = seen.readable().filter(|(entry, _)| keep.contains(entry.name.as_str()));
-    let files: HashSet<&str> = kept.flat_map(|(_, m)| m.files().map(|file| file.path.as_str())).collect();
+    let files: HashSet<&str> =
+        kept.flat_map(|(_, m)| m.files().map(|file| file.path.as_str())).collect();
     let mut out: Vec<Removal> = seen.leftovers.iter().cloned().map(Removal::Leftover).collect();
     for entry in seen.entries.iter().filter(|entry| !keep.contains(entry.name.as_str())) {
         let own = format!("{}/", entry.name);
@@ -223,7 +254,13 @@ pub fn plan(seen: &Survey, held: &HashSet<String>) -> Result<Vec<Removal>, Obsta
             out.push(Removal::Manifest(entry.name.clone()));
         }
     }
-    out.extend(seen.segments.iter().filter(|path| !files.contains(path.as_str())).cloned().map(Removal::Segment));
+    out.extend(
+        seen.segments
+            .iter()
+            .filter(|path| !files.contains(path.as_str()))
+            .cloned()
+            .map(Removal::Segment),
+    );
     Ok(out)
 }
 
@@ -248,13 +285,23 @@ mod tests {
     /// The `n`-th generation: it begins a base of its own, or appends to the one before.
     fn manifest(n: usize, begins: bool, before: Option<&Manifest>) -> Manifest {
         let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1, mock: false };
-        let first = Manifest::first(model, "exact".into(), Parameters { m: 8, ef_construction: 32, seed: 0 }, 64);
-        let mut out = Manifest { number: n as u64 + 1, parent: n.checked_sub(1).map(|p| format!("gen-{p}")), ..first };
+        let first = Manifest::first(
+            model,
+            "exact".into(),
+            Parameters { m: 8, ef_construction: 32, seed: 0 },
+            64,
+        );
+        let mut out = Manifest {
+            number: n as u64 + 1,
+            parent: n.checked_sub(1).map(|p| format!("gen-{p}")),
+            ..first
+        };
         match before {
             Some(before) if !begins => {
                 out.base.clone_from(&before.base);
                 out.segments.clone_from(&before.segments);
-                out.segments.push(SegmentRef { rows: 1, file: file(format!("segments/{n}.parquet")) });
+                out.segments
+                    .push(SegmentRef { rows: 1, file: file(format!("segments/{n}.parquet")) });
                 out.dead = Some(file(format!("gen-{n}/dead.u32")));
             }
             _ => {
@@ -287,17 +334,20 @@ mod tests {
             let next = manifest(n, *begins, manifests.last());
             manifests.push(next);
         }
-        let entries = manifests.iter().zip(kinds).enumerate().map(|(n, (manifest, (_, fate)))| Entry {
-            name: format!("gen-{n}"),
-            manifest: match fate {
-                Fate::Unreadable | Fate::HalfWritten => Err(damaged(&format!("gen-{n}/manifest.json"))),
-                Fate::Lost => Ok(None),
-                _ => Ok(Some(manifest.clone())),
-            },
-            unfinished: matches!(fate, Fate::Unfinished | Fate::HalfWritten),
-            retired: false,
-            is_empty: false,
-        });
+        let entries =
+            manifests.iter().zip(kinds).enumerate().map(|(n, (manifest, (_, fate)))| Entry {
+                name: format!("gen-{n}"),
+                manifest: match fate {
+                    Fate::Unreadable | Fate::HalfWritten => {
+                        Err(damaged(&format!("gen-{n}/manifest.json")))
+                    }
+                    Fate::Lost => Ok(None),
+                    _ => Ok(Some(manifest.clone())),
+                },
+                unfinished: matches!(fate, Fate::Unfinished | Fate::HalfWritten),
+                retired: false,
+                is_empty: false,
+            });
         let segments = (0..kinds.len() + 1).map(|n| format!("segments/{n}.parquet")).collect();
         let seen = Survey { entries: entries.collect(), segments, ..Survey::default() };
         (manifests, seen)
@@ -308,7 +358,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is damaged: no file goes that a generation which counts, or one that nobody can read, may need.
+        /// Whatever is damaged: no file goes that a generation which counts, or one that nobody can
+        /// read, may need.
         #[test]
         fn nothing_goes_that_any_generation_may_need(kinds in prop::collection::vec((any::<bool>(), fates()), 1..9), current in any::<prop::sample::Index>(), held in any::<prop::sample::Index>(), trouble in any::<bool>(), points in 0_u8..4) {
             let (manifests, mut seen) = history(&kinds);
@@ -364,22 +415,39 @@ mod tests {
     /// Found by fuzzing.
     #[test]
     fn what_current_names_counts_whatever_it_says_of_itself() {
-        let (_, mut seen) = history(&[(true, Fate::Unreadable), (true, Fate::Whole), (true, Fate::Whole)]);
+        let (_, mut seen) =
+            history(&[(true, Fate::Unreadable), (true, Fate::Whole), (true, Fate::Whole)]);
         seen.entries[0].retired = true;
         seen.pointer = Some(Ok("gen-0".into()));
-        assert!(plan(&seen, &HashSet::new()).expect_err("nothing goes").words()[0].contains("gen-0/manifest.json"));
-        // Once it is not named it goes: it counts no more, nobody builds on it, and it is nobody's parent that is kept.
+        assert!(
+            plan(&seen, &HashSet::new()).expect_err("nothing goes").words()[0]
+                .contains("gen-0/manifest.json")
+        );
+        // Once it is not named it goes: it counts no more, nobody builds on it, and it is nobody's
+        // parent that is kept.
         seen.pointer = Some(Ok("gen-2".into()));
-        assert!(plan(&seen, &HashSet::new()).expect("all that counts was read").contains(&Removal::Generation("gen-0".into())));
+        assert!(
+            plan(&seen, &HashSet::new())
+                .expect("all that counts was read")
+                .contains(&Removal::Generation("gen-0".into()))
+        );
     }
 
     #[test]
     fn what_answered_before_a_promotion_stays_however_old_it_is() {
         let (_, mut seen) = history(&[(true, Fate::Whole); 6]);
         seen.pointer = Some(Ok("gen-1".into()));
-        assert!(plan(&seen, &HashSet::new()).expect("all was read").contains(&Removal::Generation("gen-2".into())));
+        assert!(
+            plan(&seen, &HashSet::new())
+                .expect("all was read")
+                .contains(&Removal::Generation("gen-2".into()))
+        );
         seen.before = Some("gen-2".into());
-        assert!(!plan(&seen, &HashSet::new()).expect("all was read").contains(&Removal::Generation("gen-2".into())));
+        assert!(
+            !plan(&seen, &HashSet::new())
+                .expect("all was read")
+                .contains(&Removal::Generation("gen-2".into()))
+        );
     }
 
     #[test]
@@ -397,11 +465,22 @@ mod tests {
         seen.leftovers.push(".tmp-1".into());
         let removed = plan(&seen, &HashSet::new()).expect("all was read");
         let gone = |removal: Removal| removed.contains(&removal);
-        assert!(gone(Removal::Leftover(".tmp-1".into())) && gone(Removal::Generation("gen-2".into())));
-        assert!(gone(Removal::Generation("gen-0".into())) && gone(Removal::Generation("gen-1".into())));
-        assert!(gone(Removal::Segment("segments/2.parquet".into())) && gone(Removal::Segment("segments/6.parquet".into())));
+        assert!(
+            gone(Removal::Leftover(".tmp-1".into())) && gone(Removal::Generation("gen-2".into()))
+        );
+        assert!(
+            gone(Removal::Generation("gen-0".into())) && gone(Removal::Generation("gen-1".into()))
+        );
+        assert!(
+            gone(Removal::Segment("segments/2.parquet".into()))
+                && gone(Removal::Segment("segments/6.parquet".into()))
+        );
         assert!(!gone(Removal::Segment("segments/3.parquet".into())));
         // Only a base is left of a generation that others build on.
-        assert!(plan(&seen, &HashSet::from(["gen-1".into()])).expect("read").contains(&Removal::Manifest("gen-0".into())));
+        assert!(
+            plan(&seen, &HashSet::from(["gen-1".into()]))
+                .expect("read")
+                .contains(&Removal::Manifest("gen-0".into()))
+        );
     }
 }

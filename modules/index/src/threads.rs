@@ -1,5 +1,6 @@
-//! Threads and tasks of this module, and what becomes of a panic in one: the call that waits is answered with a fault, or, where
-//! nobody waits, the process ends and init starts another. Never is a part of the module missing in silence.
+//! Threads and tasks of this module, and what becomes of a panic in one: the call that waits is
+//! answered with a fault, or, where nobody waits, the process ends and init starts another. Never
+//! is a part of the module missing in silence.
 
 use std::any::Any;
 use std::future::Future;
@@ -22,13 +23,16 @@ pub struct Panic {
 
 impl From<Panic> for Fault {
     fn from(panicked: Panic) -> Self {
-        Self::internal(format!("{panicked}; it is a fault of ours, the log of `index` has the place"))
+        Self::internal(format!(
+            "{panicked}; it is a fault of ours, the log of `index` has the place"
+        ))
     }
 }
 
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "without a message".to_owned())
 }
 
 /// Does something that may panic on bytes that a disk has changed.
@@ -53,13 +57,20 @@ impl<T> Future for OwnThread<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0).poll(context).map(|outcome| match outcome {
             Ok(done) => done.map_err(Fault::from),
-            Err(_) => Err(Fault::internal("no thread could be started for it: the limit of the module's processes is reached")),
+            Err(_) => Err(Fault::internal(
+                "no thread could be started for it: the limit of the module's processes is reached",
+            )),
         })
     }
 }
 
-/// Runs long work on a thread of its own, at the lowest priority if nobody waits for it: a pool's thread would stay so.
-pub fn on_own_thread<T: Send + 'static>(doing: &'static str, polite: bool, work: impl FnOnce() -> T + Send + 'static) -> OwnThread<T> {
+/// Runs long work on a thread of its own, at the lowest priority if nobody waits for it: a pool's
+/// thread would stay so.
+pub fn on_own_thread<T: Send + 'static>(
+    doing: &'static str,
+    polite: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> OwnThread<T> {
     let (sender, receiver) = oneshot::channel();
     let run = move || {
         if polite {
@@ -76,7 +87,8 @@ pub fn on_own_thread<T: Send + 'static>(doing: &'static str, polite: bool, work:
     OwnThread(receiver)
 }
 
-/// Follows what must go on for as long as the process lives: a panic in it ends the process, and init starts another.
+/// Follows what must go on for as long as the process lives: a panic in it ends the process, and
+/// init starts another.
 pub async fn endless(doing: &'static str, work: impl Future<Output = ()> + Send + 'static) {
     let mut work = std::pin::pin!(work);
     let poll = |context: &mut Context<'_>| {
@@ -96,7 +108,13 @@ mod tests {
     async fn a_panic_is_a_fault_to_whoever_waits() {
         let done = on_own_thread("counting", false, || 7).await;
         assert_eq!(done.expect("counted"), 7);
-        let fault = on_own_thread::<u8>("counting", true, || panic!("at {}", 3)).await.expect_err("it panicked");
-        assert!(fault.name == "org.brahman.Fault.Internal" && fault.message().contains("counting panicked: at 3"), "{fault}");
+        let fault = on_own_thread::<u8>("counting", true, || panic!("at {}", 3))
+            .await
+            .expect_err("it panicked");
+        assert!(
+            fault.name == "org.brahman.Fault.Internal"
+                && fault.message().contains("counting panicked: at 3"),
+            "{fault}"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Trials: what a graph measures on a set's queries, the journal, and which trial is best.
 //!
-//! A row as near as the k-th true one counts, so ties are no misses. Invariants: only trials on the same data and the same set of queries
-//! are compared; which of them is better [`crate::better`] says. Latencies are those of the search in this process: a caller waits for
-//! the socket, too.
+//! A row as near as the k-th true one counts, so ties are no misses. Invariants: only trials on the
+//! same data and the same set of queries are compared; which of them is better [`crate::better`]
+//! says. Latencies are those of the search in this process: a caller waits for the socket, too.
 
 use std::fs;
 use std::io;
@@ -115,8 +115,8 @@ pub type Way<'a> = dyn Fn(&[f32], usize) -> Vec<Neighbour> + 'a;
 /// The same with the candidates to keep on the way.
 pub type WayWithEf<'a> = dyn Fn(&[f32], usize, usize) -> Vec<Neighbour> + 'a;
 
-/// Asks every query of several ways of searching in turn, so that whatever disturbs the machine disturbs all alike.
-/// Between two queries `aside` is called, whose time does not count.
+/// Asks every query of several ways of searching in turn, so that whatever disturbs the machine
+/// disturbs all alike. Between two queries `aside` is called, whose time does not count.
 pub fn measure(queries: &[Query], k: usize, ways: &[&Way<'_>], aside: &dyn Fn()) -> Vec<Measure> {
     let mut measures = vec![Measure::default(); ways.len()];
     for query in queries {
@@ -141,9 +141,15 @@ pub fn joined(measures: Vec<Measure>) -> Measure {
     all.finish()
 }
 
-/// The narrowest search that reaches a recall on these queries, and will on others ([`better::suffices`]), by bisection; no graph is built
-/// for it.
-pub fn find_ef(queries: &[Query], k: usize, target: f64, search: &WayWithEf<'_>, aside: &dyn Fn()) -> usize {
+/// The narrowest search that reaches a recall on these queries, and will on others
+/// ([`better::suffices`]), by bisection; no graph is built for it.
+pub fn find_ef(
+    queries: &[Query],
+    k: usize,
+    target: f64,
+    search: &WayWithEf<'_>,
+    aside: &dyn Fn(),
+) -> usize {
     let reaches = |ef: usize| suffices(queries, k, target, ef, search, aside);
     let (mut low, mut high) = (k, EF_MAX.max(k));
     while low < high {
@@ -158,12 +164,26 @@ pub fn find_ef(queries: &[Query], k: usize, target: f64, search: &WayWithEf<'_>,
 }
 
 /// The first of these widths that is enough, in ascending order; the last if none is.
-pub fn narrowest(widths: &[usize], queries: &[Query], k: usize, target: f64, search: &WayWithEf<'_>, aside: &dyn Fn()) -> Option<usize> {
+pub fn narrowest(
+    widths: &[usize],
+    queries: &[Query],
+    k: usize,
+    target: f64,
+    search: &WayWithEf<'_>,
+    aside: &dyn Fn(),
+) -> Option<usize> {
     let enough = widths.iter().copied().find(|ef| suffices(queries, k, target, *ef, search, aside));
     enough.or_else(|| widths.last().copied())
 }
 
-fn suffices(queries: &[Query], k: usize, target: f64, ef: usize, search: &WayWithEf<'_>, aside: &dyn Fn()) -> bool {
+fn suffices(
+    queries: &[Query],
+    k: usize,
+    target: f64,
+    ef: usize,
+    search: &WayWithEf<'_>,
+    aside: &dyn Fn(),
+) -> bool {
     better::suffices(&measure(queries, k, &[&|v, k| search(v, k, ef)], aside)[0].recalls, target)
 }
 
@@ -209,7 +229,9 @@ impl Choice {
     fn best(self, all: &[Figures]) -> Option<usize> {
         match self {
             Self::Better(goal) => goal.best(all),
-            Self::Recall => (0..all.len()).min_by(|a, b| Goal::Target(f64::INFINITY).rank(&all[*a], &all[*b])),
+            Self::Recall => {
+                (0..all.len()).min_by(|a, b| Goal::Target(f64::INFINITY).rank(&all[*a], &all[*b]))
+            }
             Self::Latency => (0..all.len()).min_by(|a, b| Goal::Pareto.rank(&all[*a], &all[*b])),
         }
     }
@@ -229,7 +251,8 @@ fn by_width(trial: &TrialRecord) -> Vec<TrialRecord> {
         one.config.ef_search = Some(width.ef_search);
         let m = &mut one.metrics;
         (m.p50_us, m.p95_us, m.p99_us) = (width.p50_us, width.p95_us, width.p99_us);
-        (m.recall_at_k, m.recall_low, m.recall_high) = (width.recall_at_k, width.recall_low, width.recall_high);
+        (m.recall_at_k, m.recall_low, m.recall_high) =
+            (width.recall_at_k, width.recall_low, width.recall_high);
         one
     };
     match trial.widths.as_deref() {
@@ -252,10 +275,15 @@ pub fn alike<'a>(trials: &'a [TrialRecord], data: &DataNames, eval: &str) -> Vec
     trials.iter().filter(|trial| data.has(&trial.fingerprint) && trial.eval == eval).collect()
 }
 
-/// The best trial of this data and this set of queries, with the best of its widths; of equals the older. One that leaves rows that no search
-/// finds is never the best.
+/// The best trial of this data and this set of queries, with the best of its widths; of equals the
+/// older. One that leaves rows that no search finds is never the best.
 #[must_use]
-pub fn best(trials: &[TrialRecord], data: &DataNames, eval: &str, choice: Choice) -> Option<TrialRecord> {
+pub fn best(
+    trials: &[TrialRecord],
+    data: &DataNames,
+    eval: &str,
+    choice: Choice,
+) -> Option<TrialRecord> {
     let whole = alike(trials, data, eval).into_iter().filter(|trial| trial.metrics.orphans == 0);
     let mut all: Vec<TrialRecord> = whole.flat_map(by_width).collect();
     let best = choice.best(&all.iter().map(figures).collect::<Vec<_>>())?;
@@ -340,13 +368,19 @@ impl Journal {
         self.trials.iter().filter(|trial| trial.by == "agent").map(|trial| trial.at_ms)
     }
 
-    /// Why nobody knows which trials there were: whatever is chosen by them stops, the index answers.
+    /// Why nobody knows which trials there were: whatever is chosen by them stops, the index
+    /// answers.
     #[must_use]
     pub fn trouble(&self) -> Option<&JournalError> {
-        self.log.as_ref().err().map(|error| &**error).filter(|error| matches!(error, JournalError::Unreadable { .. }))
+        self.log
+            .as_ref()
+            .err()
+            .map(|error| &**error)
+            .filter(|error| matches!(error, JournalError::Unreadable { .. }))
     }
 
-    /// Why it may hold fewer trials than were made, until somebody has looked at what was set aside.
+    /// Why it may hold fewer trials than were made, until somebody has looked at what was set
+    /// aside.
     #[must_use]
     pub fn shortfall(&self) -> Option<String> {
         self.log.as_ref().ok()?.shortfall()
@@ -368,7 +402,14 @@ impl Journal {
     /// As the file system gives them; nothing is then dropped.
     pub fn compact(&mut self, keep: usize) -> io::Result<usize> {
         let mut seen = std::collections::HashSet::new();
-        let mut kept: Vec<TrialRecord> = self.trials.iter().rev().filter(|t| seen.insert(t.id.clone())).take(keep).cloned().collect();
+        let mut kept: Vec<TrialRecord> = self
+            .trials
+            .iter()
+            .rev()
+            .filter(|t| seen.insert(t.id.clone()))
+            .take(keep)
+            .cloned()
+            .collect();
         kept.reverse();
         self.log()?.compact(&kept)?;
         let dropped = self.trials.len() - kept.len();

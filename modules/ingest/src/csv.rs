@@ -1,11 +1,12 @@
 //! CSV: types that hold for every row, at the speed of several cores.
 //!
-//! `dialect` tells how a file is written, `parse` puts records into columns, and [`crate::passes`] reads what is there once or twice.
-//! Columns of several files meet by name.
+//! `dialect` tells how a file is written, `parse` puts records into columns, and [`crate::passes`]
+//! reads what is there once or twice. Columns of several files meet by name.
 //!
-//! Invariants: memory is bounded by the pieces in flight; a bad record costs itself and is named, one whose quote never closes costs its
-//! first line; a field is what stands there, or NULL if nothing does; what was guessed is said. Whoever opens a file guesses by the same
-//! bytes of it, and so the same.
+//! Invariants: memory is bounded by the pieces in flight; a bad record costs itself and is named,
+//! one whose quote never closes costs its first line; a field is what stands there, or NULL if
+//! nothing does; what was guessed is said. Whoever opens a file guesses by the same bytes of it,
+//! and so the same.
 
 mod dialect;
 mod parse;
@@ -39,8 +40,8 @@ pub struct TextOptions {
     pub kept: Option<SchemaRef>,
     /// What is said of how CSV is written.
     pub csv: CsvOptions,
-    /// Whether columns of several files meet by name, and are NULL where a file has none of them; unless said they do if the files have
-    /// a column in common.
+    /// Whether columns of several files meet by name, and are NULL where a file has none of them;
+    /// unless said they do if the files have a column in common.
     pub union: Option<bool>,
     /// Whether the reason of every column's type is told.
     pub explain: bool,
@@ -74,13 +75,17 @@ enum FileError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum ApartError {
     /// They are to be the same.
-    #[error("its columns are not those of the files before it ({words}): without --union-by-name=false what a file has none of is NULL")]
+    #[error(
+        "its columns are not those of the files before it ({words}): without --union-by-name=false what a file has none of is NULL"
+    )]
     Others {
         /// Which it has more, and which fewer.
         words: String,
     },
     /// It is a table of something else.
-    #[error("has no column in common with the files before it: give it a dataset of its own, or say --union-by-name")]
+    #[error(
+        "has no column in common with the files before it: give it a dataset of its own, or say --union-by-name"
+    )]
     Nothing,
 }
 
@@ -88,17 +93,34 @@ impl ApartError {
     /// Whether columns go with those of the files before, as somebody said or as is usual.
     pub(crate) fn check(before: &[&str], own: &[&str], union: Option<bool>) -> Result<(), Self> {
         let lacking = |these: &[&str], those: &[&str]| -> Vec<String> {
-            these.iter().filter(|name| !those.contains(name)).take(COLUMNS_NAMED).map(|name| format!("`{name}`")).collect()
+            these
+                .iter()
+                .filter(|name| !those.contains(name))
+                .take(COLUMNS_NAMED)
+                .map(|name| format!("`{name}`"))
+                .collect()
         };
         match union {
             Some(true) => Ok(()),
-            None if own.is_empty() || before.is_empty() || own.iter().any(|name| before.contains(name)) => Ok(()),
+            None if own.is_empty()
+                || before.is_empty()
+                || own.iter().any(|name| before.contains(name)) =>
+            {
+                Ok(())
+            }
             None => Err(Self::Nothing),
             Some(false) => {
                 let (more, fewer) = (lacking(own, before), lacking(before, own));
-                let words = [(more, "more"), (fewer, "missing")].into_iter().filter(|(names, _)| !names.is_empty());
-                let words: Vec<String> = words.map(|(names, what)| format!("{what}: {}", names.join(", "))).collect();
-                if words.is_empty() { Ok(()) } else { Err(Self::Others { words: words.join("; ") }) }
+                let words = [(more, "more"), (fewer, "missing")]
+                    .into_iter()
+                    .filter(|(names, _)| !names.is_empty());
+                let words: Vec<String> =
+                    words.map(|(names, what)| format!("{what}: {}", names.join(", "))).collect();
+                if words.is_empty() {
+                    Ok(())
+                } else {
+                    Err(Self::Others { words: words.join("; ") })
+                }
             }
         }
     }
@@ -119,7 +141,8 @@ struct Layout {
     places: Vec<usize>,
 }
 
-/// The beginning of a file: pieces that go on with its first record, how it is written, its columns.
+/// The beginning of a file: pieces that go on with its first record, how it is written, its
+/// columns.
 struct Beginning {
     pieces: Pieces,
     sniff: Sniff,
@@ -144,12 +167,20 @@ impl Beginning {
             return Err(invalid(FileError::NoHeader { path: path.to_owned() }));
         };
         let mut guesses = sniff.guesses.clone();
-        if let Some(other) = encoding.filter(|encoding| said.encoding.is_none() && *encoding != Encoding::Utf8) {
+        if let Some(other) =
+            encoding.filter(|encoding| said.encoding.is_none() && *encoding != Encoding::Utf8)
+        {
             guesses.push(format!("it is {} (--encoding)", other.name()));
         }
         let names = names(sniff.header.clone(), sniff.columns, &mut guesses);
         pieces.skip(sniff.begins);
-        Ok(Some(Self { pieces, sniff, names, guesses, encoding: encoding.unwrap_or(Encoding::Utf8) }))
+        Ok(Some(Self {
+            pieces,
+            sniff,
+            names,
+            guesses,
+            encoding: encoding.unwrap_or(Encoding::Utf8),
+        }))
     }
 }
 
@@ -165,7 +196,11 @@ struct CsvTable<'a> {
 
 impl<'a> CsvTable<'a> {
     fn new(said: &'a CsvOptions, names: &'a [String], kinds: Vec<Kind>) -> Self {
-        let fields: Vec<Field> = names.iter().zip(&kinds).map(|(name, kind)| Field::new(name, kind.arrow(), true)).collect();
+        let fields: Vec<Field> = names
+            .iter()
+            .zip(&kinds)
+            .map(|(name, kind)| Field::new(name, kind.arrow(), true))
+            .collect();
         let said_kinds = names.iter().map(|name| said.kinds.get(name).cloned()).collect();
         Self { said, names, kinds, said_kinds, schema: Arc::new(Schema::new(fields)) }
     }
@@ -177,9 +212,16 @@ impl<'a> CsvTable<'a> {
         if beginning.sniff.header.is_none() && beginning.names.len() == self.names.len() {
             return Ok(Arc::new(Layout { dialect, places: (0..self.names.len()).collect() }));
         }
-        let places: HashMap<&str, usize> = self.names.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
-        let places = beginning.names.iter().map(|name| places.get(name.as_str()).copied()).collect::<Option<Vec<_>>>();
-        places.map(|places| Arc::new(Layout { dialect, places })).ok_or_else(|| invalid(FileError::Changed { path: path.to_owned() }))
+        let places: HashMap<&str, usize> =
+            self.names.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
+        let places = beginning
+            .names
+            .iter()
+            .map(|name| places.get(name.as_str()).copied())
+            .collect::<Option<Vec<_>>>();
+        places
+            .map(|places| Arc::new(Layout { dialect, places }))
+            .ok_or_else(|| invalid(FileError::Changed { path: path.to_owned() }))
     }
 }
 
@@ -187,7 +229,12 @@ impl Table for CsvTable<'_> {
     type Facts = Vec<Facts>;
     type Dialect = Arc<Layout>;
 
-    fn cut(&self, path: &Path, stop: &CancellationToken, each: &mut dyn FnMut(&Arc<Layout>, Piece) -> bool) -> io::Result<bool> {
+    fn cut(
+        &self,
+        path: &Path,
+        stop: &CancellationToken,
+        each: &mut dyn FnMut(&Arc<Layout>, Piece) -> bool,
+    ) -> io::Result<bool> {
         let Some(mut beginning) = Beginning::read(path, self.said, stop)? else { return Ok(true) };
         let layout = self.layout(&beginning, path)?;
         let dialect = layout.dialect;
@@ -200,7 +247,12 @@ impl Table for CsvTable<'_> {
         Ok(true)
     }
 
-    fn parse(&self, layout: &Arc<Layout>, bytes: &[u8], build: bool) -> io::Result<PieceRows<Vec<Facts>>> {
+    fn parse(
+        &self,
+        layout: &Arc<Layout>,
+        bytes: &[u8],
+        build: bool,
+    ) -> io::Result<PieceRows<Vec<Facts>>> {
         parse::parse(bytes, layout, self, build)
     }
 
@@ -213,10 +265,16 @@ impl Table for CsvTable<'_> {
     }
 }
 
-/// Names of the columns of all files, in the order in which they are met, and what is to be said of the files.
-fn columns(paths: &[&Path], how: &TextOptions, stop: &CancellationToken) -> io::Result<(Vec<String>, Vec<String>)> {
+/// Names of the columns of all files, in the order in which they are met, and what is to be said of
+/// the files.
+fn columns(
+    paths: &[&Path],
+    how: &TextOptions,
+    stop: &CancellationToken,
+) -> io::Result<(Vec<String>, Vec<String>)> {
     let said = &how.csv;
-    let (mut names, mut notes, mut told): (Vec<String>, Vec<String>, usize) = (Vec::new(), Vec::new(), 0);
+    let (mut names, mut notes, mut told): (Vec<String>, Vec<String>, usize) =
+        (Vec::new(), Vec::new(), 0);
     let mut other = Vec::new();
     for path in paths {
         let Some(beginning) = Beginning::read(path, said, stop)? else { continue };
@@ -231,15 +289,19 @@ fn columns(paths: &[&Path], how: &TextOptions, stop: &CancellationToken) -> io::
             names = beginning.names;
             continue;
         }
-        if beginning.names == names || (beginning.sniff.header.is_none() && beginning.names.len() == names.len()) {
+        if beginning.names == names
+            || (beginning.sniff.header.is_none() && beginning.names.len() == names.len())
+        {
             continue;
         }
-        let [before, own] = [&names, &beginning.names].map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
+        let [before, own] = [&names, &beginning.names]
+            .map(|names| names.iter().map(String::as_str).collect::<Vec<_>>());
         let apart = |flaw| invalid(FileError::Apart { path: (*path).to_owned(), flaw });
         ApartError::check(&before, &own, how.union).map_err(apart)?;
         other.push(file);
         let there: std::collections::HashSet<&String> = names.iter().collect();
-        let new: Vec<String> = beginning.names.iter().filter(|name| !there.contains(name)).cloned().collect();
+        let new: Vec<String> =
+            beginning.names.iter().filter(|name| !there.contains(name)).cloned().collect();
         names.extend(new);
     }
     if told > FILES_NAMED {
@@ -255,12 +317,21 @@ fn columns(paths: &[&Path], how: &TextOptions, stop: &CancellationToken) -> io::
 ///
 /// # Errors
 /// If a file cannot be read, or has no header, or `stop` is cancelled.
-pub fn dialects(paths: &[&Path], how: &TextOptions, stop: &CancellationToken) -> io::Result<Vec<CsvDialect>> {
+pub fn dialects(
+    paths: &[&Path],
+    how: &TextOptions,
+    stop: &CancellationToken,
+) -> io::Result<Vec<CsvDialect>> {
     let said = &how.csv;
-    let mark = |byte: u8| if byte == b'\t' { "tab".to_owned() } else { char::from(byte).to_string() };
+    let mark =
+        |byte: u8| if byte == b'\t' { "tab".to_owned() } else { char::from(byte).to_string() };
     let mut all = Vec::new();
     for path in paths {
-        let Some(Beginning { sniff, names, guesses, encoding, .. }) = Beginning::read(path, said, stop)? else { continue };
+        let Some(Beginning { sniff, names, guesses, encoding, .. }) =
+            Beginning::read(path, said, stop)?
+        else {
+            continue;
+        };
         all.push(CsvDialect {
             source: path_text(path),
             encoding: encoding.name().to_owned(),
@@ -276,7 +347,8 @@ pub fn dialects(paths: &[&Path], how: &TextOptions, stop: &CancellationToken) ->
     Ok(all)
 }
 
-/// Reads CSV files into batches. Gives the schema first, to `open`, and at the end what a person should know of what was guessed.
+/// Reads CSV files into batches. Gives the schema first, to `open`, and at the end what a person
+/// should know of what was guessed.
 ///
 /// # Errors
 /// If a file cannot be read, or has no header, or `stop` is cancelled.
@@ -295,11 +367,20 @@ pub fn read(
         return Err(invalid(FileError::NoHeader { path: (*first).to_owned() }));
     }
     if let Some(column) = said.kinds.keys().find(|name| !names.contains(name)) {
-        let there: Vec<String> = names.iter().take(COLUMNS_NAMED).map(|name| format!("`{name}`")).collect();
+        let there: Vec<String> =
+            names.iter().take(COLUMNS_NAMED).map(|name| format!("`{name}`")).collect();
         let more = if names.len() > there.len() { ", …" } else { "" };
-        return Err(invalid(FileError::NoColumn { column: column.clone(), there: format!("{}{more}", there.join(", ")) }));
+        return Err(invalid(FileError::NoColumn {
+            column: column.clone(),
+            there: format!("{}{more}", there.join(", ")),
+        }));
     }
-    let kept = |name: &str| how.kept.as_deref().and_then(|schema| schema.field_with_name(name).ok()).map(Field::data_type);
+    let kept = |name: &str| {
+        how.kept
+            .as_deref()
+            .and_then(|schema| schema.field_with_name(name).ok())
+            .map(Field::data_type)
+    };
     let kinds = |facts: &[Facts]| -> Vec<Kind> {
         let kind = |(facts, name): (&Facts, &String)| match said.kinds.get(name) {
             Some(kind) => kind.clone(),
@@ -334,9 +415,17 @@ pub fn read(
     let (facts, _) = passes::read(input, table, schema, &mut types, (open, take, bad))?;
     let Some(facts) = facts else { return Ok(notes) };
     let kinds = kinds(&facts);
-    let columns = || names.iter().zip(&facts).zip(&kinds).map(|((name, facts), kind)| (name.as_str(), facts, kind));
+    let columns = || {
+        names
+            .iter()
+            .zip(&facts)
+            .zip(&kinds)
+            .map(|((name, facts), kind)| (name.as_str(), facts, kind))
+    };
     if how.kept.is_some() && !said.all_text {
-        notes.extend(tally::kept_notes(columns().filter(|(name, ..)| !said.kinds.contains_key(*name))));
+        notes.extend(tally::kept_notes(
+            columns().filter(|(name, ..)| !said.kinds.contains_key(*name)),
+        ));
     }
     if how.explain {
         let why = |(name, facts, kind): (&str, &Facts, &Kind)| {
@@ -348,7 +437,11 @@ pub fn read(
         };
         notes.extend(columns().map(why));
     } else if !said.all_text {
-        notes.extend(tally::notes(columns().filter(|(name, ..)| !said.kinds.contains_key(*name)), paths, false));
+        notes.extend(tally::notes(
+            columns().filter(|(name, ..)| !said.kinds.contains_key(*name)),
+            paths,
+            false,
+        ));
     }
     Ok(notes)
 }

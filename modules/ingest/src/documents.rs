@@ -1,4 +1,5 @@
-//! Documents: a row a file. Text, Markdown and source code are read whole, of HTML the text; what is no text in UTF-8, UTF-16 or Windows-1252 is quarantined.
+//! Documents: a row a file. Text, Markdown and source code are read whole, of HTML the text; what
+//! is no text in UTF-8, UTF-16 or Windows-1252 is quarantined.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -50,7 +51,11 @@ pub fn schema() -> SchemaRef {
         text("text"),
         Field::new("bytes", DataType::UInt64, false),
         text("sha256"),
-        Field::new("modified", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false),
+        Field::new(
+            "modified",
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            false,
+        ),
     ]))
 }
 
@@ -112,9 +117,10 @@ fn kind(name: &str) -> &'static str {
     match name.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase().as_str() {
         "md" | "markdown" | "mdx" => "markdown",
         "html" | "htm" => "html",
-        "rs" | "py" | "c" | "h" | "cc" | "cpp" | "hpp" | "go" | "js" | "ts" | "tsx" | "jsx" | "java" | "kt" | "rb" | "sh" | "sql"
-        | "swift" | "scala" | "lua" | "pl" => "source",
-        "toml" | "yaml" | "yml" | "json" | "ini" | "cfg" | "conf" | "service" | "socket" | "varlink" => "configuration",
+        "rs" | "py" | "c" | "h" | "cc" | "cpp" | "hpp" | "go" | "js" | "ts" | "tsx" | "jsx"
+        | "java" | "kt" | "rb" | "sh" | "sql" | "swift" | "scala" | "lua" | "pl" => "source",
+        "toml" | "yaml" | "yml" | "json" | "ini" | "cfg" | "conf" | "service" | "socket"
+        | "varlink" => "configuration",
         _ => "text",
     }
 }
@@ -136,7 +142,10 @@ impl Batcher {
     pub fn push(&mut self, document: Document) -> Result<Option<RecordBatch>, ArrowError> {
         self.bytes += document.text.len();
         if document.encoding != Encoding::Utf8 {
-            self.foreign.entry(document.encoding.name()).or_insert_with(|| (0, document.id.clone())).0 += 1;
+            self.foreign
+                .entry(document.encoding.name())
+                .or_insert_with(|| (0, document.id.clone()))
+                .0 += 1;
         }
         self.documents.push(document);
         if self.bytes >= BATCH_BYTES { self.finish() } else { Ok(None) }
@@ -162,7 +171,9 @@ impl Batcher {
         if all.is_empty() {
             return Ok(None);
         }
-        let text = |f: fn(&Document) -> &str| Arc::new(all.iter().map(|d| Some(f(d))).collect::<StringArray>()) as ArrayRef;
+        let text = |f: fn(&Document) -> &str| {
+            Arc::new(all.iter().map(|d| Some(f(d))).collect::<StringArray>()) as ArrayRef
+        };
         let columns = vec![
             text(|d| &d.id),
             text(|d| &d.path),
@@ -170,7 +181,12 @@ impl Batcher {
             text(|d| &d.text),
             Arc::new(all.iter().map(|d| d.text.len() as u64).collect::<UInt64Array>()) as ArrayRef,
             text(|d| &d.sha256),
-            Arc::new(all.iter().map(|d| Some(d.modified_us)).collect::<TimestampMicrosecondArray>().with_timezone("UTC")),
+            Arc::new(
+                all.iter()
+                    .map(|d| Some(d.modified_us))
+                    .collect::<TimestampMicrosecondArray>()
+                    .with_timezone("UTC"),
+            ),
         ];
         RecordBatch::try_new(schema(), columns).map(Some)
     }

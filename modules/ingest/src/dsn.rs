@@ -1,7 +1,8 @@
 //! Where a database is: a URL, or the name of a secret that holds one.
 //!
-//! Invariants: neither `Debug` nor any error shows the text, for it may hold a password; what is shown is the server's
-//! address without user and password; messages of servers and drivers pass through [`Dsn::redact`].
+//! Invariants: neither `Debug` nor any error shows the text, for it may hold a password; what is
+//! shown is the server's address without user and password; messages of servers and drivers pass
+//! through [`Dsn::redact`].
 
 use std::path::PathBuf;
 
@@ -31,7 +32,8 @@ pub enum Tls {
     Prefer,
     /// Encrypted; the certificate is not looked at.
     Require,
-    /// Encrypted, and the certificate must be valid and of this host. With a file, by the authorities in it.
+    /// Encrypted, and the certificate must be valid and of this host. With a file, by the
+    /// authorities in it.
     Verify(Option<PathBuf>),
 }
 
@@ -56,7 +58,10 @@ fn unescaped(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while at < bytes.len() {
-        let hex = bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
+        let hex = bytes
+            .get(at + 1..at + 3)
+            .and_then(|h| std::str::from_utf8(h).ok())
+            .and_then(|h| u8::from_str_radix(h, 16).ok());
         match (bytes[at], hex) {
             (b'%', Some(byte)) => {
                 out.push(byte);
@@ -85,10 +90,14 @@ impl Dsn {
             None => (given.to_owned(), None),
         };
         let Some((scheme, rest)) = text.split_once("://") else {
-            return Err(DsnError::Bad("expected a URL such as postgres://user@host/db or mysql://user@host/db, or secret:NAME"));
+            return Err(DsnError::Bad(
+                "expected a URL such as postgres://user@host/db or mysql://user@host/db, or secret:NAME",
+            ));
         };
         if !schemes.contains(&scheme) {
-            return Err(DsnError::Bad("its scheme does not fit the method: postgres:// for Postgres, mysql:// for Mysql"));
+            return Err(DsnError::Bad(
+                "its scheme does not fit the method: postgres:// for Postgres, mysql:// for Mysql",
+            ));
         }
         let mut hidden: Vec<String> = password.clone().into_iter().collect();
         // Between the first colon and the last @ before the path, as drivers and as people read it.
@@ -98,7 +107,8 @@ impl Dsn {
         {
             hidden.extend([password.to_owned(), unescaped(password)]);
         }
-        let (base, query) = text.split_once('?').map_or((text.as_str(), ""), |(base, query)| (base, query));
+        let (base, query) =
+            text.split_once('?').map_or((text.as_str(), ""), |(base, query)| (base, query));
         let (mut kept, mut mode, mut root) = (Vec::new(), None, None);
         for pair in query.split('&').filter(|p| !p.is_empty()) {
             match pair.split_once('=') {
@@ -115,12 +125,22 @@ impl Dsn {
             (Some("disable" | "disabled"), _) => Tls::Disable,
             (None | Some("allow" | "prefer" | "preferred"), None) => Tls::Prefer,
             (Some("require" | "required"), None) => Tls::Require,
-            (Some("verify-ca" | "verify-full" | "verify_ca" | "verify_identity"), root) => Tls::Verify(root),
+            (Some("verify-ca" | "verify-full" | "verify_ca" | "verify_identity"), root) => {
+                Tls::Verify(root)
+            }
             // As libpq does: with authorities at hand they are asked.
-            (None | Some("allow" | "prefer" | "preferred" | "require" | "required"), Some(root)) => Tls::Verify(Some(root)),
-            (Some(_), _) => return Err(DsnError::Bad("its sslmode is none of disable, allow, prefer, require, verify-ca, verify-full")),
+            (
+                None | Some("allow" | "prefer" | "preferred" | "require" | "required"),
+                Some(root),
+            ) => Tls::Verify(Some(root)),
+            (Some(_), _) => {
+                return Err(DsnError::Bad(
+                    "its sslmode is none of disable, allow, prefer, require, verify-ca, verify-full",
+                ));
+            }
         };
-        let url = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
+        let url =
+            if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
         hidden.retain(|h| !h.is_empty());
         hidden.sort_by_key(|h| std::cmp::Reverse(h.len()));
         Ok(Self { url, password, tls, hidden })
@@ -156,15 +176,29 @@ mod tests {
     #[test]
     fn no_error_shows_a_password_however_odd() {
         for password in ["hunter2", "p%40ss", "p@:/%'\" s", "a:b@c"] {
-            for url in [format!("postgres://u:{password}@h/db"), format!("postgres://h/db?password={password}")] {
+            for url in [
+                format!("postgres://u:{password}@h/db"),
+                format!("postgres://h/db?password={password}"),
+            ] {
                 let dsn = Dsn::new(&url, &["postgres"]).expect("a URL");
                 let message = format!("server said: {url} and {} {dsn:?}", unescaped(password));
-                assert!(!dsn.redact(&message).contains(password) && !dsn.redact(&message).contains(&unescaped(password)), "{password}");
+                assert!(
+                    !dsn.redact(&message).contains(password)
+                        && !dsn.redact(&message).contains(&unescaped(password)),
+                    "{password}"
+                );
             }
-            for bad in [password.to_owned(), format!("mysql://u:{password}@h"), format!("postgres://u:{password}@h?sslmode={password}")] {
+            for bad in [
+                password.to_owned(),
+                format!("mysql://u:{password}@h"),
+                format!("postgres://u:{password}@h?sslmode={password}"),
+            ] {
                 let error = Dsn::new(&bad, &["postgres"]).expect_err("it will not do").to_string();
                 assert!(
-                    !error.contains(password) && error.contains("expected") | error.contains("scheme") | error.contains("none of"),
+                    !error.contains(password)
+                        && error.contains("expected")
+                            | error.contains("scheme")
+                            | error.contains("none of"),
                     "{error}"
                 );
             }
@@ -173,9 +207,17 @@ mod tests {
 
     #[test]
     fn tls_is_as_libpq_reads_it() {
-        let of = |query: &str| Dsn::new(&format!("postgres://h/d{query}"), &["postgres"]).expect("a URL");
-        assert_eq!((of("").tls, of("?sslmode=disable").tls, of("?sslmode=require").tls), (Tls::Prefer, Tls::Disable, Tls::Require));
+        let of = |query: &str| {
+            Dsn::new(&format!("postgres://h/d{query}"), &["postgres"]).expect("a URL")
+        };
+        assert_eq!(
+            (of("").tls, of("?sslmode=disable").tls, of("?sslmode=require").tls),
+            (Tls::Prefer, Tls::Disable, Tls::Require)
+        );
         assert_eq!(of("?sslmode=require&sslrootcert=/a%20b").tls, Tls::Verify(Some("/a b".into())));
-        assert_eq!(of("?sslmode=verify-full&connect_timeout=3").url(), "postgres://h/d?connect_timeout=3");
+        assert_eq!(
+            of("?sslmode=verify-full&connect_timeout=3").url(),
+            "postgres://h/d?connect_timeout=3"
+        );
     }
 }

@@ -1,8 +1,9 @@
 //! Text in the encodings that spreadsheets and older programs write, as UTF-8.
 //!
-//! Invariants: UTF-16 is told by its byte-order mark, Windows-1252 only where a table is guessed and nothing in it is UTF-8 beyond ASCII;
-//! what no character stands for is a replacement character, of which the lines that have one can be told; a text that was taken for
-//! Windows-1252 and goes on as UTF-8 is an error, for one of the two would be misread; memory is bounded.
+//! Invariants: UTF-16 is told by its byte-order mark, Windows-1252 only where a table is guessed
+//! and nothing in it is UTF-8 beyond ASCII; what no character stands for is a replacement
+//! character, of which the lines that have one can be told; a text that was taken for Windows-1252
+//! and goes on as UTF-8 is an error, for one of the two would be misread; memory is bounded.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -53,11 +54,13 @@ impl Encoding {
     }
 }
 
-/// Of the bytes 0x80 to 0x9f in Windows-1252; five stand for nothing, which browsers take for control characters, as is done here.
+/// Of the bytes 0x80 to 0x9f in Windows-1252; five stand for nothing, which browsers take for
+/// control characters, as is done here.
 const WINDOWS: [char; 32] = [
-    '\u{20ac}', '\u{81}', '\u{201a}', '\u{192}', '\u{201e}', '\u{2026}', '\u{2020}', '\u{2021}', '\u{2c6}', '\u{2030}', '\u{160}',
-    '\u{2039}', '\u{152}', '\u{8d}', '\u{17d}', '\u{8f}', '\u{90}', '\u{2018}', '\u{2019}', '\u{201c}', '\u{201d}', '\u{2022}', '\u{2013}',
-    '\u{2014}', '\u{2dc}', '\u{2122}', '\u{161}', '\u{203a}', '\u{153}', '\u{9d}', '\u{17e}', '\u{178}',
+    '\u{20ac}', '\u{81}', '\u{201a}', '\u{192}', '\u{201e}', '\u{2026}', '\u{2020}', '\u{2021}',
+    '\u{2c6}', '\u{2030}', '\u{160}', '\u{2039}', '\u{152}', '\u{8d}', '\u{17d}', '\u{8f}',
+    '\u{90}', '\u{2018}', '\u{2019}', '\u{201c}', '\u{201d}', '\u{2022}', '\u{2013}', '\u{2014}',
+    '\u{2dc}', '\u{2122}', '\u{161}', '\u{203a}', '\u{153}', '\u{9d}', '\u{17e}', '\u{178}',
 ];
 
 /// A text of two encodings.
@@ -68,11 +71,16 @@ struct MixedError {
     at: u64,
 }
 
-/// Opens a file as UTF-8, without its byte-order mark; gives how it is encoded, if that is known. `said` is what somebody says of it.
+/// Opens a file as UTF-8, without its byte-order mark; gives how it is encoded, if that is known.
+/// `said` is what somebody says of it.
 ///
 /// # Errors
 /// As the file system gives them.
-pub(crate) fn open(path: &Path, stop: &CancellationToken, said: Option<Encoding>) -> io::Result<(Box<dyn Read + Send>, Option<Encoding>)> {
+pub(crate) fn open(
+    path: &Path,
+    stop: &CancellationToken,
+    said: Option<Encoding>,
+) -> io::Result<(Box<dyn Read + Send>, Option<Encoding>)> {
     let mut reader = open_bytes(path, stop)?;
     let mut beginning = Vec::new();
     reader.by_ref().take(3).read_to_end(&mut beginning)?;
@@ -94,13 +102,19 @@ pub(crate) fn open(path: &Path, stop: &CancellationToken, said: Option<Encoding>
 ///
 /// # Errors
 /// As the file system gives them.
-pub(crate) fn open_windows(path: &Path, stop: &CancellationToken) -> io::Result<Box<dyn Read + Send>> {
+pub(crate) fn open_windows(
+    path: &Path,
+    stop: &CancellationToken,
+) -> io::Result<Box<dyn Read + Send>> {
     let lookout = Some(Utf8Lookout::new(path));
-    Ok(Box::new(Decoder { lookout, ..Decoder::new(open_bytes(path, stop)?, Encoding::Windows1252) }))
+    Ok(Box::new(Decoder {
+        lookout,
+        ..Decoder::new(open_bytes(path, stop)?, Encoding::Windows1252)
+    }))
 }
 
-/// A whole text, and how it was written: by its byte-order mark, in UTF-8, or in Windows-1252 where nothing speaks against it. None of what
-/// holds bytes that no text has.
+/// A whole text, and how it was written: by its byte-order mark, in UTF-8, or in Windows-1252 where
+/// nothing speaks against it. None of what holds bytes that no text has.
 ///
 /// # Errors
 /// Where it is no UTF-8, if that may be anything.
@@ -124,7 +138,9 @@ pub(crate) fn whole_text(bytes: Vec<u8>) -> Result<Option<(String, Encoding)>, u
     match std::str::from_utf8(&bytes) {
         Ok(text) => Ok(Some((text.to_owned(), Encoding::Utf8))),
         // Programs and pictures have such bytes, texts of this encoding have not.
-        Err(_) if is_windows(&bytes) && !bytes.iter().any(is_control) => Ok(decoded(Encoding::Windows1252)),
+        Err(_) if is_windows(&bytes) && !bytes.iter().any(is_control) => {
+            Ok(decoded(Encoding::Windows1252))
+        }
         Err(error) => Err(error.valid_up_to()),
     }
 }
@@ -134,7 +150,8 @@ fn is_control(byte: &u8) -> bool {
     matches!(byte, 0..=8 | 11 | 14..=31 | 127)
 }
 
-/// Whether a text that is not UTF-8 is none at all: no character beyond ASCII in it is written as UTF-8 would.
+/// Whether a text that is not UTF-8 is none at all: no character beyond ASCII in it is written as
+/// UTF-8 would.
 pub(crate) fn is_windows(beginning: &[u8]) -> bool {
     let (mut rest, mut foreign) = (beginning, false);
     loop {
@@ -153,8 +170,9 @@ pub(crate) fn is_windows(beginning: &[u8]) -> bool {
     }
 }
 
-/// Looks whether a text that was taken for Windows-1252 goes on as UTF-8: whether a line has characters beyond ASCII, and all of them as
-/// UTF-8 writes them. A few bytes alone say little: `ß“` in Windows-1252 is a character in UTF-8 as well.
+/// Looks whether a text that was taken for Windows-1252 goes on as UTF-8: whether a line has
+/// characters beyond ASCII, and all of them as UTF-8 writes them. A few bytes alone say little:
+/// `ß“` in Windows-1252 is a character in UTF-8 as well.
 struct Utf8Lookout {
     path: PathBuf,
     /// Bytes before those in `cut`.
@@ -209,7 +227,9 @@ impl Utf8Lookout {
 
     fn end_line(&mut self) -> Result<(), MixedError> {
         let (found, foreign) = (self.found.take(), std::mem::take(&mut self.foreign));
-        found.filter(|_| !foreign).map_or(Ok(()), |at| Err(MixedError { path: self.path.clone(), at }))
+        found
+            .filter(|_| !foreign)
+            .map_or(Ok(()), |at| Err(MixedError { path: self.path.clone(), at }))
     }
 }
 
@@ -230,7 +250,16 @@ struct Decoder {
 
 impl Decoder {
     fn new(reader: Box<dyn Read + Send>, encoding: Encoding) -> Self {
-        Self { reader, encoding, rest: Vec::new(), high: None, out: Vec::new(), given: 0, ended: false, lookout: None }
+        Self {
+            reader,
+            encoding,
+            rest: Vec::new(),
+            high: None,
+            out: Vec::new(),
+            given: 0,
+            ended: false,
+            lookout: None,
+        }
     }
 
     fn push(&mut self, c: char) {
@@ -242,7 +271,11 @@ impl Decoder {
         for decoded in char::decode_utf16(before.into_iter().chain([unit])) {
             match decoded {
                 Ok(c) => self.push(c),
-                Err(error) if error.unpaired_surrogate() == unit && (0xd800..0xdc00).contains(&unit) => self.high = Some(unit),
+                Err(error)
+                    if error.unpaired_surrogate() == unit && (0xd800..0xdc00).contains(&unit) =>
+                {
+                    self.high = Some(unit)
+                }
                 Err(_) => self.push('\u{fffd}'),
             }
         }
@@ -263,9 +296,14 @@ impl Decoder {
         self.rest = pairs.remainder().to_vec();
         for pair in pairs {
             let pair = [pair[0], pair[1]];
-            self.unit(if self.encoding == Encoding::Utf16Be { u16::from_be_bytes(pair) } else { u16::from_le_bytes(pair) });
+            self.unit(if self.encoding == Encoding::Utf16Be {
+                u16::from_be_bytes(pair)
+            } else {
+                u16::from_le_bytes(pair)
+            });
         }
-        if self.ended && (self.high.take().is_some() || !std::mem::take(&mut self.rest).is_empty()) {
+        if self.ended && (self.high.take().is_some() || !std::mem::take(&mut self.rest).is_empty())
+        {
             self.push('\u{fffd}');
         }
     }
@@ -280,7 +318,9 @@ impl Read for Decoder {
             self.reader.by_ref().take(CHUNK as u64).read_to_end(&mut chunk)?;
             self.ended = chunk.is_empty();
             if let Some(lookout) = &mut self.lookout {
-                lookout.look(&chunk).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                lookout
+                    .look(&chunk)
+                    .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             }
             self.decode(&chunk);
         }
@@ -301,7 +341,10 @@ mod tests {
     fn a_whole_text_is_read_as_it_was_written_and_what_is_none_is_not() {
         let text = |bytes: &[u8]| whole_text(bytes.to_vec());
         assert_eq!(text(b"plain \xc3\xa9"), Ok(Some(("plain \u{e9}".into(), Encoding::Utf8))));
-        assert_eq!(text(b"R\xe9union \x85 fin"), Ok(Some(("R\u{e9}union \u{2026} fin".into(), Encoding::Windows1252))));
+        assert_eq!(
+            text(b"R\xe9union \x85 fin"),
+            Ok(Some(("R\u{e9}union \u{2026} fin".into(), Encoding::Windows1252)))
+        );
         assert_eq!(text(b"\xff\xfea\0\xe9\0"), Ok(Some(("a\u{e9}".into(), Encoding::Utf16Le))));
         assert_eq!(text(b"\xfe\xff\0a"), Ok(Some(("a".into(), Encoding::Utf16Be))));
         assert_eq!(text(b"a\0b"), Ok(None));
@@ -313,7 +356,8 @@ mod tests {
     fn of(bytes: &[u8], said: Option<Encoding>) -> (String, Option<Encoding>) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), bytes).expect("written");
-        let (mut reader, encoding) = open(file.path(), &CancellationToken::new(), said).expect("opened");
+        let (mut reader, encoding) =
+            open(file.path(), &CancellationToken::new(), said).expect("opened");
         let mut text = String::new();
         reader.read_to_string(&mut text).expect("UTF-8");
         (text, encoding)
@@ -321,24 +365,43 @@ mod tests {
 
     #[test]
     fn what_windows_writes_is_read() {
-        assert_eq!(of(b"Gr\xf6\xdfe \x80", Some(Encoding::Windows1252)).0, "Gr\u{f6}\u{df}e \u{20ac}");
+        assert_eq!(
+            of(b"Gr\xf6\xdfe \x80", Some(Encoding::Windows1252)).0,
+            "Gr\u{f6}\u{df}e \u{20ac}"
+        );
         assert_eq!(of(b"\xef\xbb\xbfa", None), ("a".to_owned(), Some(Encoding::Utf8)));
         assert_eq!(of(b"", None).0, "");
         assert_eq!(of(b"\xff\xfea\0\xd8", None).0, "a\u{fffd}", "cut in the middle of a character");
-        assert!(is_windows(b"Gr\xf6\xdfe") && !is_windows("Gr\u{f6}\u{df}e".as_bytes()) && !is_windows(b"plain"));
-        assert!(!is_windows("Gr\u{f6}\u{df}e \n".bytes().chain(*b"caf\xe9\n").collect::<Vec<_>>().as_slice()), "one bad line of many");
+        assert!(
+            is_windows(b"Gr\xf6\xdfe")
+                && !is_windows("Gr\u{f6}\u{df}e".as_bytes())
+                && !is_windows(b"plain")
+        );
+        assert!(
+            !is_windows(
+                "Gr\u{f6}\u{df}e \n".bytes().chain(*b"caf\xe9\n").collect::<Vec<_>>().as_slice()
+            ),
+            "one bad line of many"
+        );
     }
 
     #[test]
     fn a_line_that_is_utf_8_is_found_wherever_the_text_is_cut() {
         let of = |text: &[u8], size: usize| {
             let mut lookout = Utf8Lookout::new(Path::new("x.csv"));
-            text.chunks(size).chain([&[][..]]).try_for_each(|chunk| lookout.look(chunk)).map_err(|error| error.at)
+            text.chunks(size)
+                .chain([&[][..]])
+                .try_for_each(|chunk| lookout.look(chunk))
+                .map_err(|error| error.at)
         };
         for size in 1..9 {
             assert_eq!(of(b"caf\xe9\nplain\nZo\xc3\xab\n", size), Err(13), "{size}");
             assert_eq!(of(b"caf\xe9\nZo\xc3\xab", size), Err(7), "the last line, {size}");
-            assert_eq!(of(b"\x84Spa\xdf\x93\ncaf\xe9 Zo\xc3\xab\ncut \xc3", size), Ok(()), "no line is, {size}");
+            assert_eq!(
+                of(b"\x84Spa\xdf\x93\ncaf\xe9 Zo\xc3\xab\ncut \xc3", size),
+                Ok(()),
+                "no line is, {size}"
+            );
         }
     }
 

@@ -47,28 +47,47 @@ const REASONS_MAX: usize = 5;
 fn failed(error: &io::Error) -> Fault {
     match error.kind() {
         io::ErrorKind::Interrupted => crate::run::cancelled(),
-        _ => Fault::of(&BadSource { source: String::new() }, false, format!("{}; nothing was published", chain(error))),
+        _ => Fault::of(
+            &BadSource { source: String::new() },
+            false,
+            format!("{}; nothing was published", chain(error)),
+        ),
     }
 }
 
-/// The ids that documents have in a dataset, by the paths of their files; none of a dataset of anything else.
+/// The ids that documents have in a dataset, by the paths of their files; none of a dataset of
+/// anything else.
 ///
 /// # Errors
 /// If its objects cannot be read.
 pub fn known_ids(before: &Dataset) -> io::Result<HashMap<PathBuf, String>> {
     let mut known = HashMap::new();
-    let is_text = |name: &str| before.columns.iter().any(|column| column.name == name && column.source_type == DOCUMENT_SOURCE);
+    let is_text = |name: &str| {
+        before
+            .columns
+            .iter()
+            .any(|column| column.name == name && column.source_type == DOCUMENT_SOURCE)
+    };
     if !is_text("id") || !is_text("path") {
         return Ok(known);
     }
     for object in &before.objects {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(object.local())?).map_err(io::Error::other)?;
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(object.local())?)
+                .map_err(io::Error::other)?;
         let columns = ProjectionMask::columns(builder.parquet_schema(), ["id", "path"]);
         for batch in builder.with_projection(columns).build().map_err(io::Error::other)? {
             let batch = batch.map_err(io::Error::other)?;
-            let texts = |name: &str| batch.column_by_name(name).and_then(|column| column.as_any().downcast_ref::<StringArray>());
+            let texts = |name: &str| {
+                batch
+                    .column_by_name(name)
+                    .and_then(|column| column.as_any().downcast_ref::<StringArray>())
+            };
             let (Some(ids), Some(paths)) = (texts("id"), texts("path")) else { return Ok(known) };
-            let rows = ids.iter().zip(paths.iter()).filter_map(|(id, path)| Some((PathBuf::from(path?), id?.to_owned())));
+            let rows = ids
+                .iter()
+                .zip(paths.iter())
+                .filter_map(|(id, path)| Some((PathBuf::from(path?), id?.to_owned())));
             known.extend(rows);
         }
     }
@@ -123,7 +142,12 @@ fn wanted(
             let is_named = paths.iter().any(|path| Path::new(path) == file.path);
             let is_kept = is_named || !source::is_of_writer(&file.path);
             if !is_kept {
-                left_out.add(&file.path, None, "has a name that begins with _, as what writers of tables keep for themselves".to_owned());
+                left_out.add(
+                    &file.path,
+                    None,
+                    "has a name that begins with _, as what writers of tables keep for themselves"
+                        .to_owned(),
+                );
             }
             is_kept
         });
@@ -132,8 +156,11 @@ fn wanted(
         files.retain(|file| {
             let its = Format::of_file(&file.path.to_string_lossy());
             if its != format {
-                let other =
-                    format!("is read as {}, and this dataset is made of {}: watch it anew to decide again", its.name(), format.name());
+                let other = format!(
+                    "is read as {}, and this dataset is made of {}: watch it anew to decide again",
+                    its.name(),
+                    format.name()
+                );
                 left_out.add(&file.path, None, other);
             }
             its == format
@@ -146,7 +173,9 @@ fn wanted(
 fn place_of(error: &ignore::Error) -> Option<&Path> {
     match error {
         ignore::Error::WithPath { path, .. } => Some(path),
-        ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => place_of(err),
+        ignore::Error::WithDepth { err, .. } | ignore::Error::WithLineNumber { err, .. } => {
+            place_of(err)
+        }
         ignore::Error::Partial(errors) => errors.iter().find_map(place_of),
         ignore::Error::Loop { child, .. } => Some(child),
         _ => None,
@@ -155,14 +184,26 @@ fn place_of(error: &ignore::Error) -> Option<&Path> {
 
 /// That no row could be read, and why.
 fn nothing(files: &[File], left_out: &LeftOut, hidden: &HiddenEntries) -> Fault {
-    let reasons: Vec<String> = left_out.named.iter().take(REASONS_MAX).map(|of| format!("{}: {}", of.source, of.reason)).collect();
+    let reasons: Vec<String> = left_out
+        .named
+        .iter()
+        .take(REASONS_MAX)
+        .map(|of| format!("{}: {}", of.source, of.reason))
+        .collect();
     let more = if left_out.count > REASONS_MAX as u64 { "; and more" } else { "" };
-    let why = if reasons.is_empty() { String::new() } else { format!(" ({}{more})", reasons.join("; ")) };
+    let why =
+        if reasons.is_empty() { String::new() } else { format!(" ({}{more})", reasons.join("; ")) };
     let rules: u64 = hidden.rules().iter().map(|rule| rule.count).sum();
     let verb = if rules == 1 { "is" } else { "are" };
-    let unseen = if rules > 0 { format!(" ({rules} {verb} hidden by rules: `no_ignore` reads them)") } else { String::new() };
-    let counted = if files.len() == 1 { "the file".to_owned() } else { format!("{} files", files.len()) };
-    let message = format!("no rows could be read from {counted}{unseen}; nothing was published{why}");
+    let unseen = if rules > 0 {
+        format!(" ({rules} {verb} hidden by rules: `no_ignore` reads them)")
+    } else {
+        String::new()
+    };
+    let counted =
+        if files.len() == 1 { "the file".to_owned() } else { format!("{} files", files.len()) };
+    let message =
+        format!("no rows could be read from {counted}{unseen}; nothing was published{why}");
     Fault::of(&NothingToRead {}, false, message)
 }
 
@@ -226,7 +267,8 @@ pub fn explain(
     notes.extend(outcome.map_err(|error| ended(failed(&error)))?);
     let dialects = match format {
         Format::Csv => {
-            let first: Vec<&Path> = files.iter().take(FILES_NAMED).map(|file| file.path.as_path()).collect();
+            let first: Vec<&Path> =
+                files.iter().take(FILES_NAMED).map(|file| file.path.as_path()).collect();
             csv::dialects(&first, how, cancel).map_err(|error| ended(failed(&error)))?
         }
         _ => Vec::new(),
@@ -280,7 +322,11 @@ const SAMPLE_CHARS: usize = 200;
 /// The first rows of a batch as text.
 fn shown(batch: &RecordBatch, rows: usize) -> Result<Vec<Vec<Option<String>>>, ArrowError> {
     let options = FormatOptions::default();
-    let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options)).collect::<Result<Vec<_>, _>>()?;
+    let columns = batch
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column, &options))
+        .collect::<Result<Vec<_>, _>>()?;
     let cell = |column: &ArrayFormatter<'_>, row: usize| {
         let text = column.value(row).try_to_string()?;
         let short: String = text.chars().take(SAMPLE_CHARS).collect();
@@ -288,7 +334,13 @@ fn shown(batch: &RecordBatch, rows: usize) -> Result<Vec<Vec<Option<String>>>, A
     };
     let cells = |row: usize| {
         let of_row = batch.columns().iter().zip(&columns);
-        of_row.map(|(array, column)| if array.is_null(row) { Ok(None) } else { cell(column, row).map(Some) }).collect::<Result<Vec<_>, _>>()
+        of_row
+            .map(
+                |(array, column)| {
+                    if array.is_null(row) { Ok(None) } else { cell(column, row).map(Some) }
+                },
+            )
+            .collect::<Result<Vec<_>, _>>()
     };
     (0..batch.num_rows().min(rows)).map(cells).collect()
 }
@@ -321,7 +373,8 @@ pub fn read(
         Format::Csv | Format::Jsonl | Format::Parquet => {
             let slot = RefCell::new(&mut sink);
             let mut open = |s: SchemaRef| {
-                // Before the next is created: what it still holds would be written into that one's file.
+                // Before the next is created: what it still holds would be written into that one's
+                // file.
                 drop(slot.borrow_mut().take());
                 progress.send_modify(|p| (p.rows, p.bytes) = (0, 0));
                 **slot.borrow_mut() = Some(Sink::create(place, 0, Arc::clone(&s))?);
@@ -350,11 +403,24 @@ pub fn read(
     }
     let object = sink.finish().map_err(|e| ended(failed(&e)))?;
     let inputs = paths.iter().take(NAMED_MAX).map(|p| format!("file://{p}")).collect();
-    let told = |rule: HidingRule| HiddenFiles { rule: rule.rule, count: rule.count, first: rule.first.display().to_string() };
+    let told = |rule: HidingRule| HiddenFiles {
+        rule: rule.rule,
+        count: rule.count,
+        first: rule.first.display().to_string(),
+    };
     let hidden = hidden.rules().into_iter().map(told).collect();
     let columns = columns(&schema, format);
     let LeftOut { count: quarantined, named: quarantine } = left_out;
-    Ok(ReadOutcome { objects: vec![object], columns, inputs, quarantined, quarantine, hidden, notes, ..ReadOutcome::default() })
+    Ok(ReadOutcome {
+        objects: vec![object],
+        columns,
+        inputs,
+        quarantined,
+        quarantine,
+        hidden,
+        notes,
+        ..ReadOutcome::default()
+    })
 }
 
 fn columns(schema: &SchemaRef, format: Format) -> Vec<Column> {
@@ -364,8 +430,12 @@ fn columns(schema: &SchemaRef, format: Format) -> Vec<Column> {
         Format::Jsonl => "json",
         Format::Parquet => "parquet",
     };
-    let column =
-        |name: &str, arrow_type: String| Column { name: name.to_owned(), arrow_type, source_type: source_type.into(), nulls_made: 0 };
+    let column = |name: &str, arrow_type: String| Column {
+        name: name.to_owned(),
+        arrow_type,
+        source_type: source_type.into(),
+        nulls_made: 0,
+    };
     schema.fields().iter().map(|f| column(f.name(), f.data_type().to_string())).collect()
 }
 
@@ -385,7 +455,8 @@ fn read_documents(
         }
         match documents::read(file) {
             Ok(document) => {
-                progress.send_modify(|p| (p.rows, p.bytes) = (p.rows + 1, p.bytes + document.len()));
+                progress
+                    .send_modify(|p| (p.rows, p.bytes) = (p.rows + 1, p.bytes + document.len()));
                 if let Some(batch) = batcher.push(document).map_err(io::Error::other)? {
                     sink.write(&batch)?;
                 }
@@ -416,7 +487,8 @@ pub fn by_all_cores() -> TextOptions {
 /// If that cannot be read.
 pub fn columns_of(dataset: &Dataset) -> io::Result<Option<SchemaRef>> {
     let Some(object) = dataset.objects.first() else { return Ok(None) };
-    let builder = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(object.local())?).map_err(io::Error::other)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(object.local())?)
+        .map_err(io::Error::other)?;
     Ok(Some(Arc::clone(builder.schema())))
 }
 
@@ -428,7 +500,10 @@ pub fn csv_options(said: &CsvFormat) -> Result<CsvOptions, Fault> {
     let byte = |name: &str, said: &str| match said.as_bytes() {
         [byte] if byte.is_ascii() => Ok(*byte),
         b"\\t" | b"tab" => Ok(b'\t'),
-        _ => Err(Fault::invalid_parameter(name, format!("`{said}`, expected one ASCII character, or tab"))),
+        _ => Err(Fault::invalid_parameter(
+            name,
+            format!("`{said}`, expected one ASCII character, or tab"),
+        )),
     };
     let or_none = |name: &str, said: &Option<String>| match said.as_deref() {
         None => Ok(None),
@@ -442,23 +517,39 @@ pub fn csv_options(said: &CsvFormat) -> Result<CsvOptions, Fault> {
     let decimal_comma = match said.decimal.as_deref() {
         None | Some("point" | ".") => false,
         Some("comma" | ",") => true,
-        Some(other) => return Err(Fault::invalid_parameter("decimal", format!("`{other}`, expected point or comma"))),
+        Some(other) => {
+            return Err(Fault::invalid_parameter(
+                "decimal",
+                format!("`{other}`, expected point or comma"),
+            ));
+        }
     };
     let dates = match said.dates.as_deref() {
         None | Some("iso") => DateOrder::Iso,
         Some("day-first") => DateOrder::DayFirst,
         Some("month-first") => DateOrder::MonthFirst,
-        Some(other) => return Err(Fault::invalid_parameter("dates", format!("`{other}`, expected iso, day-first or month-first"))),
+        Some(other) => {
+            return Err(Fault::invalid_parameter(
+                "dates",
+                format!("`{other}`, expected iso, day-first or month-first"),
+            ));
+        }
     };
     let kind = |(name, kind): (&String, &String)| {
         let unknown = || format!("column `{name}`: `{kind}` is no type, expected {TYPE_NAMES}");
-        let kind = Kind::named(kind).ok_or_else(|| Fault::invalid_parameter("column_types", unknown()))?;
+        let kind =
+            Kind::named(kind).ok_or_else(|| Fault::invalid_parameter("column_types", unknown()))?;
         Ok::<_, Fault>((name.clone(), kind))
     };
     let all_text = match said.types.as_deref() {
         None | Some("guess") => false,
         Some("text") => true,
-        Some(other) => return Err(Fault::invalid_parameter("types", format!("`{other}`, expected guess or text"))),
+        Some(other) => {
+            return Err(Fault::invalid_parameter(
+                "types",
+                format!("`{other}`, expected guess or text"),
+            ));
+        }
     };
     Ok(CsvOptions {
         delimiter: said.delimiter.as_deref().map(|said| byte("delimiter", said)).transpose()?,

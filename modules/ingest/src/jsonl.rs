@@ -1,10 +1,12 @@
 //! JSON into columns: an object a line, or a list of objects, or objects one after the other.
 //!
-//! `scan` takes an object apart, `rows` puts its values into the columns of their keys, `layout` makes lines of what is not written
-//! in lines. Types are those of `lattice` and hold for all rows of all files, wherever a type is met first.
+//! `scan` takes an object apart, `rows` puts its values into the columns of their keys, `layout`
+//! makes lines of what is not written in lines. Types are those of `lattice` and hold for all rows
+//! of all files, wherever a type is met first.
 //!
-//! Invariants: numbers and texts are what stands there; a line that is no object costs itself and is named by file and line; of a key that
-//! an object has twice the last value is read, which is counted; memory is bounded by the pieces in flight.
+//! Invariants: numbers and texts are what stands there; a line that is no object costs itself and
+//! is named by file and line; of a key that an object has twice the last value is read, which is
+//! counted; memory is bounded by the pieces in flight.
 
 mod layout;
 mod rows;
@@ -23,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::csv::TextOptions;
 use crate::lattice::{Keys, Kind, tally};
 use crate::passes::pieces::{LastRecord, Pieces};
-use crate::passes::{self, BATCH_ROWS, Input, Open, PIECE_BYTES, Piece, PieceRows, Quarantine, Table, Take};
+use crate::passes::{
+    self, BATCH_ROWS, Input, Open, PIECE_BYTES, Piece, PieceRows, Quarantine, Table, Take,
+};
 use rows::{Column, Notice, Reading};
 use scan::{Scanner, Sort};
 
@@ -70,8 +74,14 @@ impl JsonTable {
         if columns.is_empty() {
             return Ok(());
         }
-        let arrays = columns.iter_mut().map(Column::finish).collect::<Result<_, _>>().map_err(io::Error::other)?;
-        rows.batches.push(RecordBatch::try_new(Arc::clone(&self.schema), arrays).map_err(io::Error::other)?);
+        let arrays = columns
+            .iter_mut()
+            .map(Column::finish)
+            .collect::<Result<_, _>>()
+            .map_err(io::Error::other)?;
+        rows.batches.push(
+            RecordBatch::try_new(Arc::clone(&self.schema), arrays).map_err(io::Error::other)?,
+        );
         Ok(())
     }
 }
@@ -102,7 +112,12 @@ impl Table for JsonTable {
     type Facts = Observation;
     type Dialect = ();
 
-    fn cut(&self, path: &Path, stop: &CancellationToken, each: &mut dyn FnMut(&(), Piece) -> bool) -> io::Result<bool> {
+    fn cut(
+        &self,
+        path: &Path,
+        stop: &CancellationToken,
+        each: &mut dyn FnMut(&(), Piece) -> bool,
+    ) -> io::Result<bool> {
         let mut pieces = Pieces::begin(layout::open(path, stop)?, PIECE_BYTES)?;
         let last = last_line();
         while let Some(piece) = pieces.next(&last)? {
@@ -116,7 +131,11 @@ impl Table for JsonTable {
     fn parse(&self, (): &(), bytes: &[u8], build: bool) -> io::Result<PieceRows<Observation>> {
         let mut out = PieceRows::new(bytes.len());
         let mut keys = Keys::expected(&self.kinds, COLUMNS_MAX);
-        let mut columns: Vec<Column> = if build { self.kinds.iter().map(|(_, kind)| Column::new(kind)).collect() } else { Vec::new() };
+        let mut columns: Vec<Column> = if build {
+            self.kinds.iter().map(|(_, kind)| Column::new(kind)).collect()
+        } else {
+            Vec::new()
+        };
         let (mut scanner, mut notice, mut held) = (Scanner::default(), Notice::default(), 0);
         for line in lines(bytes) {
             out.records += 1;
@@ -175,11 +194,15 @@ impl Table for JsonTable {
 
 /// The types of all keys; those that the dataset has already are kept if they hold what was seen.
 fn kinds(keys: &Keys, kept: Option<&Schema>) -> Vec<(String, Kind)> {
-    let kept = |name: &str| kept.and_then(|schema| schema.field_with_name(name).ok()).map(arrow_schema::Field::data_type);
+    let kept = |name: &str| {
+        kept.and_then(|schema| schema.field_with_name(name).ok())
+            .map(arrow_schema::Field::data_type)
+    };
     keys.iter().map(|(name, facts)| (name.to_owned(), facts.kind_or(kept(name)))).collect()
 }
 
-/// Reads JSON files into batches. Gives the schema first, to `open`, and at the end what a person should know of what was chosen.
+/// Reads JSON files into batches. Gives the schema first, to `open`, and at the end what a person
+/// should know of what was chosen.
 ///
 /// # Errors
 /// If a file cannot be read, or its objects make no table, or `stop` is cancelled.
@@ -210,19 +233,25 @@ pub fn read(
         Ok((table, schema))
     };
     let schema = Arc::clone(&table.schema);
-    let (seen, _) = passes::read(Input { paths, workers, stop }, table, schema, &mut types, (open, take, bad))?;
+    let (seen, _) =
+        passes::read(Input { paths, workers, stop }, table, schema, &mut types, (open, take, bad))?;
     // Nothing could be read: each line was named.
     let Some(seen) = seen else { return Ok(Vec::new()) };
     let kinds = kinds(&seen.keys, kept);
     if seen.keys.len() == 0 && seen.keys.is_seen() {
         return Err(invalid(TableError::NoKeys { path: (*first).to_owned() }));
     }
-    let columns = seen.keys.iter().zip(&kinds).map(|((name, facts), (_, kind))| (name, facts, kind));
+    let columns =
+        seen.keys.iter().zip(&kinds).map(|((name, facts), (_, kind))| (name, facts, kind));
     let mut notes = match how.explain {
-        true => columns.map(|(name, facts, kind)| tally::reason(name, facts, kind, paths)).collect(),
+        true => {
+            columns.map(|(name, facts, kind)| tally::reason(name, facts, kind, paths)).collect()
+        }
         false => tally::notes(columns, paths, true),
     };
-    notes.extend(tally::kept_notes(seen.keys.iter().zip(&kinds).map(|((name, facts), (_, kind))| (name, facts, kind))));
+    notes.extend(tally::kept_notes(
+        seen.keys.iter().zip(&kinds).map(|((name, facts), (_, kind))| (name, facts, kind)),
+    ));
     if let Some((key, file, row)) = seen.twice_first {
         let file = paths.get(file).map(|path| path.display().to_string()).unwrap_or_default();
         notes.push(format!("{} objects have a key twice, such as `{key}` ({file} row {row}): its last value was read", seen.twice));

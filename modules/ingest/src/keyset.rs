@@ -1,7 +1,8 @@
 //! A table read in the order of a key, part by part, so that what dies goes on where it stopped.
 //!
-//! Each part is a snapshot of its own: rows that change meanwhile may be seen as they were or as they are. Only a key whose
-//! values stay makes every row come once; the reply says so. After each part, its objects and its last key are written down.
+//! Each part is a snapshot of its own: rows that change meanwhile may be seen as they were or as
+//! they are. Only a key whose values stay makes every row come once; the reply says so. After each
+//! part, its objects and its last key are written down.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -85,7 +86,9 @@ pub enum CheckpointFlaw {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum KeysetError {
     /// It is of another table.
-    #[error("the unfinished read is of {was}, this one is of {now}: start again with another dataset or mode")]
+    #[error(
+        "the unfinished read is of {was}, this one is of {now}: start again with another dataset or mode"
+    )]
     OtherTable {
         /// What it is of.
         was: String,
@@ -125,7 +128,8 @@ impl Book {
             Ok(None) => return Ok(None),
             Err(error) => return Err(self.aside(error.into())),
         };
-        let found: Checkpoint = serde_json::from_slice(&text).map_err(|error| self.aside(error.into()))?;
+        let found: Checkpoint =
+            serde_json::from_slice(&text).map_err(|error| self.aside(error.into()))?;
         if found.asked != asked {
             return Ok(None);
         }
@@ -157,8 +161,14 @@ impl Book {
 }
 
 /// Reads one part: [`crate::postgres::read`] or [`crate::mysql::read`].
-pub type Reader =
-    fn(&Dsn, &TableSource, &ReadOptions, &Place, &watch::Sender<Progress>, &CancellationToken) -> Result<TableRead, ReadError>;
+pub type Reader = fn(
+    &Dsn,
+    &TableSource,
+    &ReadOptions,
+    &Place,
+    &watch::Sender<Progress>,
+    &CancellationToken,
+) -> Result<TableRead, ReadError>;
 
 /// What to read and in what parts.
 #[derive(Debug)]
@@ -191,15 +201,27 @@ impl Keyset {
         progress: &watch::Sender<Progress>,
         cancel: &CancellationToken,
     ) -> Result<TableRead, ReadError> {
-        let mut notes =
-            vec![format!("read in parts by `{}`, not in one snapshot: rows that changed meanwhile may be old or new", self.key)];
+        let mut notes = vec![format!(
+            "read in parts by `{}`, not in one snapshot: rows that changed meanwhile may be old or new",
+            self.key
+        )];
         if let Some(last) = &at.last {
-            notes.push(format!("went on after `{}` = {last}, with {} objects that were there already", self.key, at.objects.len()));
+            notes.push(format!(
+                "went on after `{}` = {last}, with {} objects that were there already",
+                self.key,
+                at.objects.len()
+            ));
             let rows = at.objects.iter().map(|o| o.rows).sum();
             progress.send_modify(|p| p.rows = rows);
         }
         loop {
-            let window = Window { column: self.key.clone(), since: at.last.clone(), lag: 0, rows: Some(self.rows), ..Window::default() };
+            let window = Window {
+                column: self.key.clone(),
+                since: at.last.clone(),
+                lag: 0,
+                rows: Some(self.rows),
+                ..Window::default()
+            };
             let how = ReadOptions { window: Some(window), parallel: 1, ..self.how.clone() };
             let part = Place { first_part: at.objects.len(), ..place.clone() };
             let done = (self.read)(&self.dsn, &self.what, &how, &part, progress, cancel)?;
@@ -207,21 +229,40 @@ impl Keyset {
                 return Err(KeysetError::OtherTable { was: at.input, now: done.input }.into());
             }
             let first = at.columns.is_empty();
-            let made = |old: &Column| done.columns.iter().find(|c| c.name == old.name).map_or(0, |c| c.nulls_made);
-            if !first && !at.columns.iter().map(|c| (&c.name, &c.arrow_type)).eq(done.columns.iter().map(|c| (&c.name, &c.arrow_type))) {
+            let made = |old: &Column| {
+                done.columns.iter().find(|c| c.name == old.name).map_or(0, |c| c.nulls_made)
+            };
+            if !first
+                && !at
+                    .columns
+                    .iter()
+                    .map(|c| (&c.name, &c.arrow_type))
+                    .eq(done.columns.iter().map(|c| (&c.name, &c.arrow_type)))
+            {
                 self.book.forget();
                 return Err(KeysetError::ColumnsChanged.into());
             }
             at.columns = match first {
                 true => done.columns.clone(),
-                false => at.columns.iter().map(|c| Column { nulls_made: c.nulls_made + made(c), ..c.clone() }).collect(),
+                false => at
+                    .columns
+                    .iter()
+                    .map(|c| Column { nulls_made: c.nulls_made + made(c), ..c.clone() })
+                    .collect(),
             };
             at.input = done.input;
             // A table without rows is one object all the same.
             at.objects.extend(done.objects.into_iter().filter(|o| o.rows > 0 || first));
             let Some(bound) = done.reach.bound else {
                 let reach = Reach::default();
-                return Ok(TableRead { objects: at.objects, columns: at.columns, notes, input: at.input, parallel: 1, reach });
+                return Ok(TableRead {
+                    objects: at.objects,
+                    columns: at.columns,
+                    notes,
+                    input: at.input,
+                    parallel: 1,
+                    reach,
+                });
             };
             at.last = Some(bound);
             self.book.write(&at)?;

@@ -1,8 +1,8 @@
 //! The types of columns: what values were seen, and the narrowest type that holds them all.
 //!
-//! A column is not a type that is widened step by step, but what was seen of its values: [`Facts`]. Facts join in any order and any
-//! grouping to the same, and the type follows from all of them: so it depends neither on where a batch, a piece or a file ends nor on
-//! which came first.
+//! A column is not a type that is widened step by step, but what was seen of its values: [`Facts`].
+//! Facts join in any order and any grouping to the same, and the type follows from all of them: so
+//! it depends neither on where a batch, a piece or a file ends nor on which came first.
 //!
 //! | values | type |
 //! |---|---|
@@ -13,8 +13,9 @@
 //! | objects or lists and something else; objects without keys, with too many, or too deep | JSON as it stands there |
 //! | anything else, or two of those | text as it stands there |
 //!
-//! Invariants: a type holds every value that was seen exactly, or it is text; what made it one that is not expected is counted, with an
-//! example. A UUID is a text. A string of JSON is a text, whatever it looks like: JSON says so.
+//! Invariants: a type holds every value that was seen exactly, or it is text; what made it one that
+//! is not expected is counted, with an example. A UUID is a text. A string of JSON is a text,
+//! whatever it looks like: JSON says so.
 
 pub(crate) mod cells;
 pub(crate) mod keys;
@@ -64,7 +65,11 @@ impl Value {
         let Some(first) = bytes.first() else { return Self::Null };
         match first {
             b'0'..=b'9' | b'-' | b'.' => Self::of_digits(bytes),
-            b't' | b'T' | b'f' | b'F' | b'n' | b'N' | b'i' | b'I' | b'#' | b'\\' if bytes.len() < 9 => Self::of_word(text),
+            b't' | b'T' | b'f' | b'F' | b'n' | b'N' | b'i' | b'I' | b'#' | b'\\'
+                if bytes.len() < 9 =>
+            {
+                Self::of_word(text)
+            }
             _ => Self::Text,
         }
     }
@@ -79,7 +84,9 @@ impl Value {
         let digits = bytes.strip_prefix(b"-").unwrap_or(bytes);
         match digits {
             b"inf" | b"Inf" | b"Infinity" => Self::Special(f64::NEG_INFINITY),
-            [b'0', rest @ ..] if rest.iter().all(|b| b.is_ascii_digit() || *b == b'.') => Self::Coded,
+            [b'0', rest @ ..] if rest.iter().all(|b| b.is_ascii_digit() || *b == b'.') => {
+                Self::Coded
+            }
             _ => Self::Text,
         }
     }
@@ -128,7 +135,9 @@ impl Kind {
             Self::Bool => DataType::Boolean,
             Self::Int => DataType::Int64,
             Self::UInt => DataType::UInt64,
-            Self::Decimal(precision, scale) => DataType::Decimal128(*precision, i8::try_from(*scale).unwrap_or(0)),
+            Self::Decimal(precision, scale) => {
+                DataType::Decimal128(*precision, i8::try_from(*scale).unwrap_or(0))
+            }
             Self::Float => DataType::Float64,
             Self::Date => DataType::Date32,
             Self::Time => DataType::Time64(TimeUnit::Microsecond),
@@ -148,7 +157,9 @@ impl Kind {
             DataType::Boolean => Self::Bool,
             DataType::Int64 => Self::Int,
             DataType::UInt64 => Self::UInt,
-            DataType::Decimal128(precision, scale) => Self::Decimal(*precision, u8::try_from(*scale).ok()?),
+            DataType::Decimal128(precision, scale) => {
+                Self::Decimal(*precision, u8::try_from(*scale).ok()?)
+            }
             DataType::Float64 => Self::Float,
             DataType::Date32 => Self::Date,
             DataType::Time64(TimeUnit::Microsecond) => Self::Time,
@@ -165,9 +176,12 @@ impl Kind {
 
     /// The same of structs and lists, too.
     fn within(arrow: &DataType) -> Option<Self> {
-        let field = |field: &Arc<Field>| Some((field.name().clone(), Self::within(field.data_type())?));
+        let field =
+            |field: &Arc<Field>| Some((field.name().clone(), Self::within(field.data_type())?));
         match arrow {
-            DataType::Struct(fields) => Some(Self::Struct(fields.iter().map(field).collect::<Option<_>>()?)),
+            DataType::Struct(fields) => {
+                Some(Self::Struct(fields.iter().map(field).collect::<Option<_>>()?))
+            }
             DataType::List(item) => Some(Self::List(Box::new(Self::within(item.data_type())?))),
             other => Self::of(other),
         }
@@ -176,9 +190,11 @@ impl Kind {
     /// The type that a person names so.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let name = name.trim().to_ascii_lowercase();
-        if let Some(digits) = name.strip_prefix("decimal(").and_then(|rest| rest.strip_suffix(')')) {
+        if let Some(digits) = name.strip_prefix("decimal(").and_then(|rest| rest.strip_suffix(')'))
+        {
             let (precision, scale) = digits.split_once(',').unwrap_or((digits, "0"));
-            let (precision, scale) = (precision.trim().parse::<u8>().ok()?, scale.trim().parse::<u8>().ok()?);
+            let (precision, scale) =
+                (precision.trim().parse::<u8>().ok()?, scale.trim().parse::<u8>().ok()?);
             let is_one = (1..=DECIMAL_DIGITS).contains(&u32::from(precision)) && scale <= precision;
             return is_one.then_some(Self::Decimal(precision, scale));
         }
@@ -197,13 +213,19 @@ impl Kind {
         })
     }
 
-    /// What a value is where a column is said to be of this type: zeros before a number are no part of it, and 0 and 1 are truths.
+    /// What a value is where a column is said to be of this type: zeros before a number are no part
+    /// of it, and 0 and 1 are truths.
     pub(crate) fn meant(&self, value: Value, text: &str) -> Value {
         match (self, value) {
             (Self::Int | Self::UInt | Self::Float | Self::Decimal(..), Value::Coded) => {
-                let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
+                let (sign, digits) =
+                    text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
                 let digits = digits.trim_start_matches('0');
-                let digits = if digits.starts_with(|c: char| c.is_ascii_digit()) { digits.to_owned() } else { format!("0{digits}") };
+                let digits = if digits.starts_with(|c: char| c.is_ascii_digit()) {
+                    digits.to_owned()
+                } else {
+                    format!("0{digits}")
+                };
                 Number::scan(format!("{sign}{digits}").as_bytes()).map_or(value, Value::Number)
             }
             (Self::Bool, Value::Number(number)) => match number.int() {
@@ -218,14 +240,18 @@ impl Kind {
     /// Whether it holds a value exactly, which is then pushed to its cells.
     pub(crate) fn holds(&self, value: &Value) -> bool {
         match (self, value) {
-            (_, Value::Null | Value::Absent) | (Self::Text, _) | (Self::Bool, Value::Bool(_)) => true,
+            (_, Value::Null | Value::Absent) | (Self::Text, _) | (Self::Bool, Value::Bool(_)) => {
+                true
+            }
             (Self::Int, Value::Number(number)) => number.int().is_some(),
             (Self::UInt, Value::Number(number)) => number.uint().is_some(),
             (Self::Float, Value::Number(number)) => number.is_double(),
             (Self::Float, Value::Special(_)) | (Self::Date, Value::Moment(Moment::Date(_))) => true,
             (Self::Time, Value::Moment(Moment::Time(_))) => true,
             (Self::Decimal(precision, scale), Value::Number(number)) => {
-                let held = number.decimal_digits().is_some_and(|(before, after)| after <= *scale && before + *scale <= *precision);
+                let held = number.decimal_digits().is_some_and(|(before, after)| {
+                    after <= *scale && before + *scale <= *precision
+                });
                 held && number.unscaled(*scale).is_some()
             }
             (Self::Stamp { zoned, fine }, Value::Moment(moment)) => {
@@ -281,7 +307,9 @@ impl Numbers {
         }
         self.inexact |= !number.is_double();
         match number.decimal_digits() {
-            Some((before, after)) => (self.before, self.after) = (self.before.max(before), self.after.max(after)),
+            Some((before, after)) => {
+                (self.before, self.after) = (self.before.max(before), self.after.max(after))
+            }
             None => self.beyond_decimal = true,
         }
     }
@@ -412,7 +440,8 @@ impl Scalars {
 
     fn kind(&self) -> Kind {
         let numbers = self.numbers.any || self.specials;
-        let (moments, sorts) = (self.dates || self.stamps, [self.bools, numbers, self.times, self.instants]);
+        let (moments, sorts) =
+            (self.dates || self.stamps, [self.bools, numbers, self.times, self.instants]);
         let count = sorts.iter().filter(|there| **there).count() + usize::from(moments);
         if self.texts || count > 1 || (count == 0 && self.absent) {
             return Kind::Text;
@@ -433,8 +462,10 @@ impl Scalars {
 
     /// Whether a type holds all of them exactly.
     fn fit(&self, kind: &Kind) -> bool {
-        // Words for no value are NULL in any type but text, and NaN is a double: by themselves they change no type.
-        let others = Self { absent: false, specials: self.specials && *kind != Kind::Float, ..*self };
+        // Words for no value are NULL in any type but text, and NaN is a double: by themselves they
+        // change no type.
+        let others =
+            Self { absent: false, specials: self.specials && *kind != Kind::Float, ..*self };
         if !others.any() {
             return true;
         }
@@ -446,11 +477,16 @@ impl Scalars {
         match (own, kind) {
             (Kind::Int, Kind::UInt) => !numbers.below_zero,
             (Kind::Int | Kind::UInt | Kind::Decimal(..), Kind::Float) => !numbers.inexact,
-            (Kind::Int | Kind::UInt | Kind::Decimal(..) | Kind::Float, Kind::Decimal(precision, scale)) => {
+            (
+                Kind::Int | Kind::UInt | Kind::Decimal(..) | Kind::Float,
+                Kind::Decimal(precision, scale),
+            ) => {
                 let held = numbers.after <= *scale && numbers.before + *scale <= *precision;
                 held && !numbers.beyond_decimal && !self.specials
             }
-            (Kind::Stamp { zoned, fine: false }, Kind::Stamp { zoned: other, fine: true }) => zoned == *other && !self.far,
+            (Kind::Stamp { zoned, fine: false }, Kind::Stamp { zoned: other, fine: true }) => {
+                zoned == *other && !self.far
+            }
             (Kind::Date, Kind::Stamp { zoned: false, fine }) => !*fine || !self.far,
             _ => false,
         }
@@ -472,8 +508,12 @@ impl Facts {
     /// Of a type that is expected, nothing yet.
     fn expected(kind: &Kind) -> Self {
         match kind {
-            Kind::Struct(fields) => Self { keys: Some(Box::new(Keys::expected(fields, KEYS_MAX))), ..Self::default() },
-            Kind::List(item) => Self { item: Some(Box::new(Self::expected(item))), ..Self::default() },
+            Kind::Struct(fields) => {
+                Self { keys: Some(Box::new(Keys::expected(fields, KEYS_MAX))), ..Self::default() }
+            }
+            Kind::List(item) => {
+                Self { item: Some(Box::new(Self::expected(item))), ..Self::default() }
+            }
             _ => Self::default(),
         }
     }
@@ -548,8 +588,14 @@ impl Facts {
     fn kind_at(&self, depth: usize) -> Kind {
         match (self.scalars.any(), self.object(), self.items()) {
             (_, None, None) => self.scalars.kind(),
-            (false, Some(keys), None) if depth < DEPTH_MAX && !keys.is_crowded() && keys.len() > 0 => Kind::Struct(keys.kinds(depth + 1)),
-            (false, None, Some(item)) if depth < DEPTH_MAX => Kind::List(Box::new(item.kind_at(depth + 1))),
+            (false, Some(keys), None)
+                if depth < DEPTH_MAX && !keys.is_crowded() && keys.len() > 0 =>
+            {
+                Kind::Struct(keys.kinds(depth + 1))
+            }
+            (false, None, Some(item)) if depth < DEPTH_MAX => {
+                Kind::List(Box::new(item.kind_at(depth + 1)))
+            }
             _ => Kind::Json,
         }
     }
@@ -563,15 +609,21 @@ impl Facts {
         let own = self.kind_at(depth);
         match (kept, &own, self.object(), self.items()) {
             // What is within keeps its type, each by itself.
-            (Some(DataType::Struct(fields)), Kind::Struct(_), Some(keys), _) => Kind::Struct(keys.kinds_or(fields, depth + 1)),
+            (Some(DataType::Struct(fields)), Kind::Struct(_), Some(keys), _) => {
+                Kind::Struct(keys.kinds_or(fields, depth + 1))
+            }
             (Some(DataType::List(item)), Kind::List(_), _, Some(items)) => {
                 Kind::List(Box::new(items.kind_or_at(Some(item.data_type()), depth + 1)))
             }
             // As text it is what JSON is kept as, whatever else there was before.
             (Some(DataType::Utf8), Kind::Json | Kind::Struct(_) | Kind::List(_), ..) => Kind::Json,
             // Of no values it is what it was.
-            (Some(kept @ (DataType::Struct(_) | DataType::List(_))), Kind::Null, ..) => Kind::within(kept).unwrap_or(own),
-            (_, _, None, None) => kept.and_then(Kind::of).filter(|kept| self.scalars.fit(kept)).unwrap_or(own),
+            (Some(kept @ (DataType::Struct(_) | DataType::List(_))), Kind::Null, ..) => {
+                Kind::within(kept).unwrap_or(own)
+            }
+            (_, _, None, None) => {
+                kept.and_then(Kind::of).filter(|kept| self.scalars.fit(kept)).unwrap_or(own)
+            }
             _ => own,
         }
     }

@@ -1,5 +1,5 @@
-//! New rows put in the place of old ones with the same key: objects that hold none of them stay as they are, the others are
-//! written anew without them.
+//! New rows put in the place of old ones with the same key: objects that hold none of them stay as
+//! they are, the others are written anew without them.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -108,7 +108,9 @@ fn keys(batch: &RecordBatch, names: &[String]) -> Result<Vec<Option<u128>>, Read
     let options = FormatOptions::default();
     let malformed = |e: ArrowError| ReadError::malformed(KeyError(e));
     let column = |name: &String| {
-        let column = batch.column_by_name(name).ok_or_else(|| MergeError::NoColumn { column: name.clone() })?;
+        let column = batch
+            .column_by_name(name)
+            .ok_or_else(|| MergeError::NoColumn { column: name.clone() })?;
         Ok((column, ArrayFormatter::try_new(column.as_ref(), &options).map_err(malformed)?))
     };
     let columns = names.iter().map(column).collect::<Result<Vec<_>, ReadError>>()?;
@@ -116,7 +118,10 @@ fn keys(batch: &RecordBatch, names: &[String]) -> Result<Vec<Option<u128>>, Read
         if columns.iter().any(|(column, _)| column.is_null(row)) {
             return Ok(None);
         }
-        let values = columns.iter().map(|(_, format)| format.value(row).try_to_string()).collect::<Result<Vec<_>, _>>();
+        let values = columns
+            .iter()
+            .map(|(_, format)| format.value(row).try_to_string())
+            .collect::<Result<Vec<_>, _>>();
         Ok(Some(hash(&values.map_err(malformed)?)))
     };
     (0..batch.num_rows()).map(key).collect()
@@ -126,12 +131,20 @@ type Batches = parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 /// Rows of an object, of some columns only if they are named.
 fn batches(path: &Path, only: Option<&[String]>) -> Result<(SchemaRef, Batches), ReadError> {
-    let broken = |source: ParquetError| ReadError::malformed(ObjectError { path: path.to_owned(), source });
-    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?).map_err(broken)?.with_batch_size(BATCH_ROWS);
+    let broken =
+        |source: ParquetError| ReadError::malformed(ObjectError { path: path.to_owned(), source });
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)
+        .map_err(broken)?
+        .with_batch_size(BATCH_ROWS);
     let schema = builder.schema().clone();
     let mask = match only {
         Some(names) => {
-            let roots = schema.fields().iter().enumerate().filter(|(_, f)| names.contains(f.name())).map(|(i, _)| i);
+            let roots = schema
+                .fields()
+                .iter()
+                .enumerate()
+                .filter(|(_, f)| names.contains(f.name()))
+                .map(|(i, _)| i);
             ProjectionMask::roots(builder.parquet_schema(), roots.collect::<Vec<_>>())
         }
         None => ProjectionMask::all(),
@@ -139,13 +152,22 @@ fn batches(path: &Path, only: Option<&[String]>) -> Result<(SchemaRef, Batches),
     Ok((schema, builder.with_projection(mask).build().map_err(broken)?))
 }
 
-/// How columns differ, in words, if they do. What is only said of them (the source's own name of a type) is no difference.
+/// How columns differ, in words, if they do. What is only said of them (the source's own name of a
+/// type) is no difference.
 fn changes(old: &Fields, new: &Fields) -> Option<String> {
-    if old.iter().map(|field| (field.name(), field.data_type())).eq(new.iter().map(|field| (field.name(), field.data_type()))) {
+    if old
+        .iter()
+        .map(|field| (field.name(), field.data_type()))
+        .eq(new.iter().map(|field| (field.name(), field.data_type())))
+    {
         return None;
     }
-    let of = |fields: &Fields, name: &str| fields.find(name).map(|(_, field)| field.data_type().clone());
-    let names = old.iter().chain(new.iter().filter(|field| of(old, field.name()).is_none())).map(|field| field.name().as_str());
+    let of =
+        |fields: &Fields, name: &str| fields.find(name).map(|(_, field)| field.data_type().clone());
+    let names = old
+        .iter()
+        .chain(new.iter().filter(|field| of(old, field.name()).is_none()))
+        .map(|field| field.name().as_str());
     let said = names.filter_map(|name| match (of(old, name), of(new, name)) {
         (Some(was), Some(now)) if was != now => Some(format!("`{name}` was {was} and is {now}")),
         (Some(_), None) => Some(format!("`{name}` is gone")),
@@ -166,8 +188,15 @@ fn going_on(cancel: &CancellationToken) -> Result<(), ReadError> {
 /// Puts new objects' rows in the place of old ones'. Without a key they are added.
 ///
 /// # Errors
-/// If the columns differ, keys are NULL or twice among the new rows, there are too many, or the disk refuses.
-pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, cancel: &CancellationToken) -> Result<Merge, ReadError> {
+/// If the columns differ, keys are NULL or twice among the new rows, there are too many, or the
+/// disk refuses.
+pub fn merge(
+    old: &[Object],
+    new: Vec<Object>,
+    key: &[String],
+    place: &Place,
+    cancel: &CancellationToken,
+) -> Result<Merge, ReadError> {
     let mut replacing: HashSet<u128> = HashSet::new();
     let mut schema: Option<SchemaRef> = None;
     for object in &new {
@@ -209,8 +238,10 @@ pub fn merge(old: &[Object], new: Vec<Object>, key: &[String], place: &Place, ca
         for batch in batches(&object.local(), None)?.1 {
             going_on(cancel)?;
             let batch = batch.map_err(ReadError::malformed)?;
-            let stays: BooleanArray =
-                keys(&batch, key)?.iter().map(|hash| Some(!hash.is_some_and(|hash| replacing.contains(&hash)))).collect();
+            let stays: BooleanArray = keys(&batch, key)?
+                .iter()
+                .map(|hash| Some(!hash.is_some_and(|hash| replacing.contains(&hash))))
+                .collect();
             let kept = filter_record_batch(&batch, &stays).map_err(ReadError::malformed)?;
             merged.replaced += (batch.num_rows() - kept.num_rows()) as u64;
             sink.write(&kept)?;
@@ -236,13 +267,22 @@ mod tests {
 
     #[test]
     fn changed_columns_are_named() {
-        let fields = |of: &[(&str, DataType)]| of.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Fields>();
+        let fields = |of: &[(&str, DataType)]| {
+            of.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Fields>()
+        };
         let old = fields(&[("id", DataType::Int32), ("v", DataType::Utf8)]);
         assert_eq!(changes(&old, &old), None);
-        let said = old.iter().map(|field| field.as_ref().clone().with_metadata([("source_type", "x")]));
+        let said =
+            old.iter().map(|field| field.as_ref().clone().with_metadata([("source_type", "x")]));
         assert_eq!(changes(&old, &said.collect()), None, "a type that only has another name");
-        assert_eq!(changes(&old, &fields(&[("v", DataType::Utf8), ("id", DataType::Int32)])).as_deref(), Some("their order"));
+        assert_eq!(
+            changes(&old, &fields(&[("v", DataType::Utf8), ("id", DataType::Int32)])).as_deref(),
+            Some("their order")
+        );
         let new = fields(&[("id", DataType::Int64), ("w", DataType::Date32)]);
-        assert_eq!(changes(&old, &new).as_deref(), Some("`id` was Int32 and is Int64, `v` is gone, `w` (Date32) is new"));
+        assert_eq!(
+            changes(&old, &new).as_deref(),
+            Some("`id` was Int32 and is Int64, `v` is gone, `w` (Date32) is new")
+        );
     }
 }

@@ -1,16 +1,22 @@
-//! Synthetic tables, for clients that are tested without a database: every kind of type, and columns of made-up personal data
-//! that say so. The same seed and number of rows give the same table on every machine and day.
+//! Synthetic tables, for clients that are tested without a database: every kind of type, and
+//! columns of made-up personal data that say so. The same seed and number of rows give the same
+//! table on every machine and day.
 //!
-//! `rows` (1,000 unless said) and `seed` stand in the DSN's query; without a seed it is the table's or query's own text.
+//! `rows` (1,000 unless said) and `seed` stand in the DSN's query; without a seed it is the table's
+//! or query's own text.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_array::builder::{BinaryBuilder, Decimal128Builder, Decimal256Builder, ListBuilder, StringBuilder, StringDictionaryBuilder};
+use arrow_array::builder::{
+    BinaryBuilder, Decimal128Builder, Decimal256Builder, ListBuilder, StringBuilder,
+    StringDictionaryBuilder,
+};
 use arrow_array::types::Int32Type;
 use arrow_array::{
-    ArrayRef, BooleanArray, Date32Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, RecordBatch,
-    StringArray, StructArray, Time64MicrosecondArray, TimestampMicrosecondArray, UInt32Array,
+    ArrayRef, BooleanArray, Date32Array, Float32Array, Float64Array, Int8Array, Int16Array,
+    Int32Array, Int64Array, RecordBatch, StringArray, StructArray, Time64MicrosecondArray,
+    TimestampMicrosecondArray, UInt32Array,
 };
 use arrow_buffer::i256;
 use arrow_schema::{DataType, Field, Fields, Schema};
@@ -22,7 +28,9 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::Dsn;
 use crate::run::Progress;
 use crate::sink::{Place, Sink};
-use crate::table::{HeldTables, ReadError, ReadOptions, TableName, TableRead, TableSet, TableSource};
+use crate::table::{
+    HeldTables, ReadError, ReadOptions, TableName, TableRead, TableSet, TableSource,
+};
 use crate::window::Reach;
 
 /// Rows unless the DSN says otherwise.
@@ -37,7 +45,8 @@ const US_2020: i64 = DAY_2020 as i64 * 86_400_000_000;
 
 const COLOURS: [&str; 4] = ["red", "green", "blue", "black"];
 const FIRST: [&str; 8] = ["Ada", "Björn", "Chen", "Dilnoza", "Emeka", "Fátima", "Grace", "Hiro"];
-const LAST: [&str; 8] = ["Ahlström", "Botha", "Costa", "Dubois", "Eze", "Fischer", "Gupta", "Haddad"];
+const LAST: [&str; 8] =
+    ["Ahlström", "Botha", "Costa", "Dubois", "Eze", "Fischer", "Gupta", "Haddad"];
 
 /// The n-th number of a cell: splitmix64, whose words are even and need no state.
 struct Cell(u64);
@@ -88,20 +97,27 @@ fn card(cell: &mut Cell) -> String {
 fn iban(cell: &mut Cell) -> String {
     let account = cell.digits(18);
     // D and E are 13 and 14; the check digits stand as 00 while they are reckoned.
-    let rest = format!("{account}131400").bytes().fold(0_u64, |rest, b| (rest * 10 + u64::from(b - b'0')) % 97);
+    let rest = format!("{account}131400")
+        .bytes()
+        .fold(0_u64, |rest, b| (rest * 10 + u64::from(b - b'0')) % 97);
     format!("DE{:02}{account}", 98 - rest)
 }
 
 /// Rows `from..to` of the table of a seed.
 fn batch(seed: u64, from: u64, to: u64) -> Result<RecordBatch, arrow_schema::ArrowError> {
-    let cells = |column: u64| (from..to).map(move |row| Cell(seed ^ (column << 56) ^ row.wrapping_mul(0x2545_f491_4f6c_dd1d)));
+    let cells = |column: u64| {
+        (from..to)
+            .map(move |row| Cell(seed ^ (column << 56) ^ row.wrapping_mul(0x2545_f491_4f6c_dd1d)))
+    };
     let texts = |column: u64, make: &dyn Fn(&mut Cell) -> String| -> ArrayRef {
         Arc::new(cells(column).map(|mut c| Some(make(&mut c))).collect::<StringArray>())
     };
     let mut price = Decimal128Builder::new().with_precision_and_scale(12, 2)?;
     cells(9).for_each(|mut c| price.append_value(i128::from(c.below(1_000_000))));
     let mut wide = Decimal256Builder::new().with_precision_and_scale(50, 5)?;
-    cells(10).for_each(|mut c| wide.append_value(i256::from_i128(i128::from(c.next()) * i128::from(c.next() >> 8))));
+    cells(10).for_each(|mut c| {
+        wide.append_value(i256::from_i128(i128::from(c.next()) * i128::from(c.next() >> 8)))
+    });
     let mut raw = BinaryBuilder::new();
     cells(16).for_each(|mut c| raw.append_value(c.next().to_be_bytes()));
     let mut colour = StringDictionaryBuilder::<Int32Type>::new();
@@ -111,30 +127,86 @@ fn batch(seed: u64, from: u64, to: u64) -> Result<RecordBatch, arrow_schema::Arr
         (0..c.below(3)).for_each(|_| tags.values().append_value(c.pick(&COLOURS)));
         tags.append(true);
     }
-    let point: Fields = ["x", "y"].map(|name| Field::new(name, DataType::Float64, false)).into_iter().collect();
-    let xs = |column| -> ArrayRef { Arc::new(Float64Array::from_iter_values(cells(column).map(|mut c| c.share()))) };
+    let point: Fields =
+        ["x", "y"].map(|name| Field::new(name, DataType::Float64, false)).into_iter().collect();
+    let xs = |column| -> ArrayRef {
+        Arc::new(Float64Array::from_iter_values(cells(column).map(|mut c| c.share())))
+    };
     let place = StructArray::try_new(point, vec![xs(19), xs(20)], None)?;
     let day = |c: &mut Cell, days: u64| DAY_2020 + i32::try_from(c.below(days)).unwrap_or(0);
     let instant = |c: &mut Cell| US_2020 + i64::try_from(c.below(100_000_000_000_000)).unwrap_or(0);
-    let note = |mut c: Cell| (c.below(10) > 0).then(|| format!("{} note {}", c.pick(&COLOURS), c.below(1000)));
+    let note = |mut c: Cell| {
+        (c.below(10) > 0).then(|| format!("{} note {}", c.pick(&COLOURS), c.below(1000)))
+    };
     let columns: Vec<(&str, ArrayRef, Option<&str>)> = vec![
         ("id", Arc::new(Int64Array::from_iter_values((from..to).map(|row| row as i64 + 1))), None),
-        ("flag", Arc::new(cells(1).map(|mut c| Some(c.below(2) == 1)).collect::<BooleanArray>()), None),
+        (
+            "flag",
+            Arc::new(cells(1).map(|mut c| Some(c.below(2) == 1)).collect::<BooleanArray>()),
+            None,
+        ),
         ("tiny", Arc::new(Int8Array::from_iter_values(cells(2).map(|mut c| c.next() as i8))), None),
-        ("small", Arc::new(Int16Array::from_iter_values(cells(3).map(|mut c| c.next() as i16))), None),
-        ("medium", Arc::new(Int32Array::from_iter_values(cells(4).map(|mut c| c.next() as i32))), None),
-        ("large", Arc::new(cells(5).map(|mut c| (c.below(10) > 0).then(|| c.next() as i64)).collect::<Int64Array>()), None),
-        ("count", Arc::new(UInt32Array::from_iter_values(cells(6).map(|mut c| c.next() as u32))), None),
-        ("ratio", Arc::new(Float32Array::from_iter_values(cells(7).map(|mut c| c.share() as f32))), None),
-        ("score", Arc::new(Float64Array::from_iter_values(cells(8).map(|mut c| c.share() * 2.0 - 1.0))), None),
+        (
+            "small",
+            Arc::new(Int16Array::from_iter_values(cells(3).map(|mut c| c.next() as i16))),
+            None,
+        ),
+        (
+            "medium",
+            Arc::new(Int32Array::from_iter_values(cells(4).map(|mut c| c.next() as i32))),
+            None,
+        ),
+        (
+            "large",
+            Arc::new(
+                cells(5)
+                    .map(|mut c| (c.below(10) > 0).then(|| c.next() as i64))
+                    .collect::<Int64Array>(),
+            ),
+            None,
+        ),
+        (
+            "count",
+            Arc::new(UInt32Array::from_iter_values(cells(6).map(|mut c| c.next() as u32))),
+            None,
+        ),
+        (
+            "ratio",
+            Arc::new(Float32Array::from_iter_values(cells(7).map(|mut c| c.share() as f32))),
+            None,
+        ),
+        (
+            "score",
+            Arc::new(Float64Array::from_iter_values(cells(8).map(|mut c| c.share() * 2.0 - 1.0))),
+            None,
+        ),
         ("price", Arc::new(price.finish()), None),
         ("wide", Arc::new(wide.finish()), None),
-        ("day", Arc::new(Date32Array::from_iter_values(cells(11).map(|mut c| day(&mut c, 2000)))), None),
-        ("at", Arc::new(Time64MicrosecondArray::from_iter_values(cells(12).map(|mut c| c.below(86_400_000_000) as i64))), None),
-        ("created", Arc::new(TimestampMicrosecondArray::from_iter_values(cells(13).map(|mut c| instant(&mut c)))), None),
+        (
+            "day",
+            Arc::new(Date32Array::from_iter_values(cells(11).map(|mut c| day(&mut c, 2000)))),
+            None,
+        ),
+        (
+            "at",
+            Arc::new(Time64MicrosecondArray::from_iter_values(
+                cells(12).map(|mut c| c.below(86_400_000_000) as i64),
+            )),
+            None,
+        ),
+        (
+            "created",
+            Arc::new(TimestampMicrosecondArray::from_iter_values(
+                cells(13).map(|mut c| instant(&mut c)),
+            )),
+            None,
+        ),
         (
             "updated",
-            Arc::new(TimestampMicrosecondArray::from_iter_values(cells(14).map(|mut c| instant(&mut c))).with_timezone("UTC")),
+            Arc::new(
+                TimestampMicrosecondArray::from_iter_values(cells(14).map(|mut c| instant(&mut c)))
+                    .with_timezone("UTC"),
+            ),
             None,
         ),
         ("note", Arc::new(cells(15).map(note).collect::<StringArray>()), None),
@@ -142,20 +214,40 @@ fn batch(seed: u64, from: u64, to: u64) -> Result<RecordBatch, arrow_schema::Arr
         ("colour", Arc::new(colour.finish()), None),
         ("tags", Arc::new(tags.finish()), None),
         ("place", Arc::new(place), None),
-        ("full_name", texts(21, &|c| format!("{} {}", c.pick(&FIRST), c.pick(&LAST))), Some("person_name")),
-        ("email", texts(22, &|c| format!("{}{}@example.org", c.pick(&FIRST).to_lowercase(), c.below(1000))), Some("email")),
+        (
+            "full_name",
+            texts(21, &|c| format!("{} {}", c.pick(&FIRST), c.pick(&LAST))),
+            Some("person_name"),
+        ),
+        (
+            "email",
+            texts(22, &|c| {
+                format!("{}{}@example.org", c.pick(&FIRST).to_lowercase(), c.below(1000))
+            }),
+            Some("email"),
+        ),
         ("phone", texts(23, &|c| format!("+49 30 {}", c.digits(8))), Some("phone")),
         ("iban", texts(24, &iban), Some("iban")),
         ("card", texts(25, &card), Some("credit_card")),
         ("ip", texts(26, &|c| format!("192.0.2.{}", c.below(256))), Some("ip_address")),
-        ("born", Arc::new(Date32Array::from_iter_values(cells(27).map(|mut c| day(&mut c, 20_000) - 25_000))), Some("date_of_birth")),
+        (
+            "born",
+            Arc::new(Date32Array::from_iter_values(
+                cells(27).map(|mut c| day(&mut c, 20_000) - 25_000),
+            )),
+            Some("date_of_birth"),
+        ),
     ];
     let fields = columns.iter().map(|(name, column, pii)| {
-        let metadata: HashMap<String, String> = pii.iter().map(|label| ("pii".to_owned(), (*label).to_owned())).collect();
+        let metadata: HashMap<String, String> =
+            pii.iter().map(|label| ("pii".to_owned(), (*label).to_owned())).collect();
         Field::new(*name, column.data_type().clone(), true).with_metadata(metadata)
     });
     let schema = Schema::new(fields.collect::<Vec<_>>());
-    RecordBatch::try_new(Arc::new(schema), columns.into_iter().map(|(_, column, _)| column).collect())
+    RecordBatch::try_new(
+        Arc::new(schema),
+        columns.into_iter().map(|(_, column, _)| column).collect(),
+    )
 }
 
 /// Why no table is made up.
@@ -187,18 +279,27 @@ impl From<MockError> for ReadError {
 fn number(dsn: &Dsn, name: &str) -> Result<Option<u64>, ReadError> {
     let query = dsn.url().split_once('?').map_or("", |(_, query)| query);
     let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-    found.map(|n| n.parse().map_err(|_| MockError::NoNumber { name: name.to_owned() }.into())).transpose()
+    found
+        .map(|n| n.parse().map_err(|_| MockError::NoNumber { name: name.to_owned() }.into()))
+        .transpose()
 }
 
 /// The tables that were named; there are no schemas.
 ///
 /// # Errors
 /// If a schema is asked for.
-pub fn hold(_dsn: &Dsn, _how: &ReadOptions, which: &TableSet, _cancel: &CancellationToken) -> Result<HeldTables, ReadError> {
+pub fn hold(
+    _dsn: &Dsn,
+    _how: &ReadOptions,
+    which: &TableSet,
+    _cancel: &CancellationToken,
+) -> Result<HeldTables, ReadError> {
     match which {
-        TableSet::Tables(tables) => {
-            Ok(HeldTables { tables: tables.iter().map(|table| TableName::of(table)).collect(), snapshot: None, end: None })
-        }
+        TableSet::Tables(tables) => Ok(HeldTables {
+            tables: tables.iter().map(|table| TableName::of(table)).collect(),
+            snapshot: None,
+            end: None,
+        }),
         TableSet::Schema(_) => Err(MockError::NoSchemas.into()),
     }
 }
@@ -237,7 +338,10 @@ pub fn read(
     let columns = schema.fields().iter().map(|field| Column {
         name: field.name().clone(),
         arrow_type: field.data_type().to_string(),
-        source_type: field.metadata().get("pii").map_or_else(|| "synthetic".to_owned(), |label| format!("synthetic {label}")),
+        source_type: field
+            .metadata()
+            .get("pii")
+            .map_or_else(|| "synthetic".to_owned(), |label| format!("synthetic {label}")),
         nulls_made: 0,
     });
     Ok(TableRead {
@@ -262,8 +366,11 @@ mod tests {
         assert_eq!(whole.slice(40, 60), batch(7, 40, 100).expect("made").slice(0, 60));
         assert_ne!(whole, batch(8, 0, 100).expect("made"));
         // The values themselves: another machine, another day.
-        let text = |name: &str| whole.column_by_name(name).expect("there").as_string::<i32>().value(0).to_owned();
-        let numbers = whole.column_by_name("medium").expect("there").as_primitive::<Int32Type>().clone();
+        let text = |name: &str| {
+            whole.column_by_name(name).expect("there").as_string::<i32>().value(0).to_owned()
+        };
+        let numbers =
+            whole.column_by_name("medium").expect("there").as_primitive::<Int32Type>().clone();
         assert_eq!((text("iban").len(), text("card").len(), numbers.len()), (22, 16, 100));
     }
 
@@ -283,7 +390,11 @@ mod tests {
             assert!(sum.is_multiple_of(10) && number.len() == 16, "{number}");
             let iban = iban(&mut Cell(n));
             let moved = format!("{}1314{}", &iban[4..], &iban[2..4]);
-            assert_eq!(moved.bytes().fold(0_u64, |rest, b| (rest * 10 + u64::from(b - b'0')) % 97), 1, "{iban}");
+            assert_eq!(
+                moved.bytes().fold(0_u64, |rest, b| (rest * 10 + u64::from(b - b'0')) % 97),
+                1,
+                "{iban}"
+            );
         }
     }
 }

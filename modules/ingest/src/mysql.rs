@@ -1,6 +1,7 @@
-//! MySQL and MariaDB: one consistent snapshot, streamed by the binary protocol, which carries numbers and dates as they are.
-//! Reading and writing have a thread each. A large table of MariaDB is read by several connections, if they can be given one
-//! snapshot ([`shared`]); everything else by one.
+//! MySQL and MariaDB: one consistent snapshot, streamed by the binary protocol, which carries
+//! numbers and dates as they are. Reading and writing have a thread each. A large table of MariaDB
+//! is read by several connections, if they can be given one snapshot ([`shared`]); everything else
+//! by one.
 
 pub mod decode;
 mod shared;
@@ -28,17 +29,21 @@ use crate::dsn::{Dsn, DsnError, Tls};
 use crate::run::Progress;
 use crate::sink::{Place, Sink};
 use crate::table::{
-    self, AskError, HeldTables, ReadError, ReadOptions, ServerError, TableName, TableRead, TableSet, TableSource, connected, patiently,
+    self, AskError, HeldTables, ReadError, ReadOptions, ServerError, TableName, TableRead,
+    TableSet, TableSource, connected, patiently,
 };
 use crate::window::{Dialect, Reach, Standing, WindowError};
 use decode::{Rows, arrow_type};
 use shared::Division;
 
-/// Batches read and not yet written: enough that neither thread waits for a moment's delay of the other.
+/// Batches read and not yet written: enough that neither thread waits for a moment's delay of the
+/// other.
 const BATCHES_AHEAD: usize = 4;
-/// How long readers that were ended may take to notice: as long as a batch takes to be written to a slow disk.
+/// How long readers that were ended may take to notice: as long as a batch takes to be written to a
+/// slow disk.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long connecting to a server that is to stop may take: whoever waits for that has an error to tell.
+/// How long connecting to a server that is to stop may take: whoever waits for that has an error to
+/// tell.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A way to the server.
@@ -73,10 +78,17 @@ impl Server {
             Error::Server(server) => format!("{} ({})", server.message, server.code),
             other => chain(other),
         };
-        let said = ServerError::Said { address: self.address(), doing, words: self.dsn.redact(&words) };
+        let said =
+            ServerError::Said { address: self.address(), doing, words: self.dsn.redact(&words) };
         match error {
-            // Access denied, no such database, table, column or function, bad syntax, not allowed here.
-            Error::Server(server) if matches!(server.code, 1044..=1046 | 1049 | 1054 | 1064 | 1142 | 1143 | 1146 | 1305 | 1698 | 1792) => {
+            // Access denied, no such database, table, column or function, bad syntax, not allowed
+            // here.
+            Error::Server(server)
+                if matches!(
+                    server.code,
+                    1044..=1046 | 1049 | 1054 | 1064 | 1142 | 1143 | 1146 | 1305 | 1698 | 1792
+                ) =>
+            {
                 ReadError::bad(said)
             }
             _ => said.into(),
@@ -84,8 +96,14 @@ impl Server {
     }
 
     async fn connect(&self) -> Result<Conn, ReadError> {
-        let with = |ssl: Option<SslOpts>| Conn::new(OptsBuilder::from_opts(self.opts.clone()).ssl_opts(ssl));
-        let anyone = || SslOpts::default().with_danger_accept_invalid_certs(true).with_danger_skip_domain_validation(true);
+        let with = |ssl: Option<SslOpts>| {
+            Conn::new(OptsBuilder::from_opts(self.opts.clone()).ssl_opts(ssl))
+        };
+        let anyone = || {
+            SslOpts::default()
+                .with_danger_accept_invalid_certs(true)
+                .with_danger_skip_domain_validation(true)
+        };
         let outcome = match &self.dsn.tls {
             _ if self.opts.socket().is_some() => with(None).await,
             Tls::Disable => with(None).await,
@@ -97,7 +115,10 @@ impl Server {
             Tls::Verify(None) => with(Some(SslOpts::default())).await,
             Tls::Verify(Some(file)) => {
                 let roots = vec![file.clone().into()];
-                with(Some(SslOpts::default().with_root_certs(roots).with_disable_built_in_roots(true))).await
+                with(Some(
+                    SslOpts::default().with_root_certs(roots).with_disable_built_in_roots(true),
+                ))
+                .await
             }
         };
         outcome.map_err(|e| self.said("connecting", &e))
@@ -106,8 +127,15 @@ impl Server {
 
 impl Server {
     /// A connection, after some tries if it must be.
-    async fn connected(&self, how: &ReadOptions, cancel: &CancellationToken) -> Result<Conn, ReadError> {
-        connected(cancel, async || patiently(&self.address(), how.stall, cancel, self.connect()).await?).await
+    async fn connected(
+        &self,
+        how: &ReadOptions,
+        cancel: &CancellationToken,
+    ) -> Result<Conn, ReadError> {
+        connected(cancel, async || {
+            patiently(&self.address(), how.stall, cancel, self.connect()).await?
+        })
+        .await
     }
 }
 
@@ -116,7 +144,8 @@ fn quoted(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-/// Writes batches on a thread of its own. Dropped before its end, it writes no further, and its thread is waited for.
+/// Writes batches on a thread of its own. Dropped before its end, it writes no further, and its
+/// thread is waited for.
 struct Writer {
     batches: Option<SyncSender<(RecordBatch, u64)>>,
     thread: Option<JoinHandle<std::io::Result<Object>>>,
@@ -125,7 +154,12 @@ struct Writer {
 }
 
 impl Writer {
-    fn start(place: &Place, part: usize, schema: SchemaRef, progress: watch::Sender<Progress>) -> std::io::Result<Self> {
+    fn start(
+        place: &Place,
+        part: usize,
+        schema: SchemaRef,
+        progress: watch::Sender<Progress>,
+    ) -> std::io::Result<Self> {
         let (batches, incoming) = sync_channel::<(RecordBatch, u64)>(BATCHES_AHEAD);
         let mut sink = Sink::create(place, part, schema)?;
         let given_up = Arc::new(AtomicBool::new(false));
@@ -156,7 +190,9 @@ impl Writer {
     fn finish(mut self) -> std::io::Result<Object> {
         self.batches = None;
         let ended = self.thread.take().map(JoinHandle::join);
-        ended.and_then(Result::ok).unwrap_or_else(|| Err(std::io::Error::other("the writer stopped without a result; the log has more")))
+        ended.and_then(Result::ok).unwrap_or_else(|| {
+            Err(std::io::Error::other("the writer stopped without a result; the log has more"))
+        })
     }
 }
 
@@ -186,7 +222,10 @@ pub fn read(
     let server = Arc::new(Server::new(dsn)?);
     let several = how.parallel > 1 && how.window.is_none() && matches!(what, TableSource::Table(_));
     let runtime = match several {
-        true => tokio::runtime::Builder::new_multi_thread().worker_threads(how.parallel).enable_all().build()?,
+        true => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(how.parallel)
+            .enable_all()
+            .build()?,
         false => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
     };
     let ids = Arc::new(Mutex::new(Vec::new()));
@@ -199,7 +238,8 @@ pub fn read(
         };
         let ids = ids.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if outcome.is_err() && !ids.is_empty() {
-            // The rest of the results would have to be read before these connections could say anything.
+            // The rest of the results would have to be read before these connections could say
+            // anything.
             let stopping = async {
                 let mut other = server.connect().await?;
                 for id in ids {
@@ -212,7 +252,8 @@ pub fn read(
         }
         outcome
     });
-    // Readers that were left in the middle end with their writers, which write into the run's folder.
+    // Readers that were left in the middle end with their writers, which write into the run's
+    // folder.
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     outcome
 }
@@ -221,10 +262,19 @@ pub fn read(
 ///
 /// # Errors
 /// If the server cannot be reached, or a database has no tables.
-pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &CancellationToken) -> Result<HeldTables, ReadError> {
+pub fn hold(
+    dsn: &Dsn,
+    how: &ReadOptions,
+    which: &TableSet,
+    cancel: &CancellationToken,
+) -> Result<HeldTables, ReadError> {
     let schema = match which {
         TableSet::Tables(tables) => {
-            return Ok(HeldTables { tables: tables.iter().map(|table| TableName::of(table)).collect(), snapshot: None, end: None });
+            return Ok(HeldTables {
+                tables: tables.iter().map(|table| TableName::of(table)).collect(),
+                snapshot: None,
+                end: None,
+            });
         }
         TableSet::Schema(schema) => schema,
     };
@@ -238,9 +288,17 @@ pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &Cancellatio
         Ok::<_, ReadError>(names)
     })?;
     if names.is_empty() {
-        return Err(AskError::NoTables { address: server.address(), kind: "database", name: schema.clone() }.into());
+        return Err(AskError::NoTables {
+            address: server.address(),
+            kind: "database",
+            name: schema.clone(),
+        }
+        .into());
     }
-    let tables = names.into_iter().map(|name| TableName { table: format!("{schema}.{name}"), name }).collect();
+    let tables = names
+        .into_iter()
+        .map(|name| TableName { table: format!("{schema}.{name}"), name })
+        .collect();
     Ok(HeldTables { tables, snapshot: None, end: None })
 }
 
@@ -264,7 +322,8 @@ struct Plan {
 async fn settle(server: &Server, conn: &mut Conn, how: &ReadOptions) -> Result<(), ReadError> {
     for set in [
         "SET time_zone = '+00:00'".to_owned(),
-        // CHAR columns as they are everywhere else; commas that are left between two words mean nothing.
+        // CHAR columns as they are everywhere else; commas that are left between two words mean
+        // nothing.
         "SET SESSION sql_mode = (SELECT REPLACE(@@SESSION.sql_mode, 'PAD_CHAR_TO_FULL_LENGTH', ''))".to_owned(),
         format!("SET net_write_timeout = {}", how.deadline.as_secs()),
         "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ".to_owned(),
@@ -278,10 +337,19 @@ async fn begin(conn: &mut Conn) -> Result<(), Error> {
     conn.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await
 }
 
-async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOptions) -> Result<Plan, ReadError> {
+async fn plan(
+    server: &Server,
+    conn: &mut Conn,
+    what: &TableSource,
+    how: &ReadOptions,
+) -> Result<Plan, ReadError> {
     let address = server.address();
     let said = |doing: &'static str| move |e: Error| server.said(doing, &e);
-    let database: Option<String> = conn.query_first("SELECT database()").await.map_err(said("asking for its database"))?.flatten();
+    let database: Option<String> = conn
+        .query_first("SELECT database()")
+        .await
+        .map_err(said("asking for its database"))?
+        .flatten();
     let table = match what {
         TableSource::Query(query) => {
             return Ok(Plan {
@@ -298,8 +366,12 @@ async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOp
     };
     let found = table_of(server, conn, database.as_deref(), table).await?;
     let types = "SELECT column_name, column_type FROM information_schema.columns WHERE table_schema = ? AND table_name = ?";
-    let types: Vec<(String, String)> = conn.exec(types, (&found.schema, &found.name)).await.map_err(said("reading its columns"))?;
-    let unsafe_engine = found.engine.as_deref().filter(|engine| !engine.eq_ignore_ascii_case("InnoDB"));
+    let types: Vec<(String, String)> = conn
+        .exec(types, (&found.schema, &found.name))
+        .await
+        .map_err(said("reading its columns"))?;
+    let unsafe_engine =
+        found.engine.as_deref().filter(|engine| !engine.eq_ignore_ascii_case("InnoDB"));
     let note = unsafe_engine.map(|engine| {
         format!(
             "{}.{} is stored by {engine}, which has no snapshots: rows written during the read may be among those read",
@@ -318,30 +390,40 @@ async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOp
         window.check(dialect, kind)?;
         let column = quoted(name);
         let mut counts = [0_u64; 3];
-        for (count, query) in counts.iter_mut().zip(window.standing_queries(dialect, &column, kind, &full)) {
+        for (count, query) in
+            counts.iter_mut().zip(window.standing_queries(dialect, &column, kind, &full))
+        {
             if let Some(query) = query {
                 *count = conn.query_first(query).await.map_err(said(doing))?.unwrap_or(0);
             }
         }
         let [strays, far, ties] = counts;
-        let all: Vec<(String, String)> = types.iter().map(|(name, kind)| (quoted(name), kind.clone())).collect();
+        let all: Vec<(String, String)> =
+            types.iter().map(|(name, kind)| (quoted(name), kind.clone())).collect();
         let mut strays_sum: Option<String> = None;
-        if let Some(query) = window.sum_query(dialect, (column.as_str(), kind.as_str()), &full, &all).filter(|_| strays > 0) {
+        if let Some(query) = window
+            .sum_query(dialect, (column.as_str(), kind.as_str()), &full, &all)
+            .filter(|_| strays > 0)
+        {
             let summed: Result<Option<Option<String>>, Error> = conn.query_first(query).await;
-            // What cannot be summed up (a type that is no text to this server) is read again, or refused, as what has changed is.
+            // What cannot be summed up (a type that is no text to this server) is read again, or
+            // refused, as what has changed is.
             strays_sum = summed.ok().flatten().flatten();
         }
         let standing = Standing { strays, far, ties, strays_sum };
         let cut = window.cut(&standing)?;
-        let last: Option<Option<String>> =
-            conn.query_first(window.bound_query(dialect, &column, kind, &full, &cut)).await.map_err(said(doing))?;
+        let last: Option<Option<String>> = conn
+            .query_first(window.bound_query(dialect, &column, kind, &full, &cut))
+            .await
+            .map_err(said(doing))?;
         let bound = last.flatten();
         let ties = match &bound {
             None => window.since.as_ref().map(|_| ties),
             Some(bound) => {
                 let equal = window.equals_query(dialect, &column, kind, &full, bound);
                 let equal: Option<u64> = conn.query_first(equal).await.map_err(said(doing))?;
-                let inexact = || WindowError::Inexact { column: window.column.clone(), bound: bound.clone() };
+                let inexact =
+                    || WindowError::Inexact { column: window.column.clone(), bound: bound.clone() };
                 Some(equal.filter(|equal| *equal > 0).ok_or_else(inexact)?)
             }
         };
@@ -349,7 +431,11 @@ async fn plan(server: &Server, conn: &mut Conn, what: &TableSource, how: &ReadOp
         notes.extend(cut.note);
         reach = Reach { bound, ties, strays: Some(strays), strays_sum: standing.strays_sum };
     }
-    let divisible = match found.engine.is_some() && note.is_none() && how.window.is_none() && how.parallel > 1 {
+    let divisible = match found.engine.is_some()
+        && note.is_none()
+        && how.window.is_none()
+        && how.parallel > 1
+    {
         true => shared::divisible(server, conn, &found, &full).await?,
         false => None,
     };
@@ -383,7 +469,9 @@ async fn coordinate(
         let mut several = shared::SharedSnapshot { server, how, cancel, ids };
         match several.join(&mut readers, &divisible).await? {
             Division::Ranges(ranges) => plan.ranges = ranges,
-            Division::Undivided(why) => plan.notes.push(format!("read by one connection: {}", chain(&why))),
+            Division::Undivided(why) => {
+                plan.notes.push(format!("read by one connection: {}", chain(&why)))
+            }
         }
     }
     progress.send_modify(|p| p.phase = "read");
@@ -428,11 +516,21 @@ fn done(plan: &Plan, mut outcomes: Vec<Outcome>, parallel: usize) -> TableRead {
     for outcome in &mut outcomes {
         match columns.is_empty() {
             true => columns = std::mem::take(&mut outcome.columns),
-            false => columns.iter_mut().zip(&outcome.columns).for_each(|(sum, column)| sum.nulls_made += column.nulls_made),
+            false => columns
+                .iter_mut()
+                .zip(&outcome.columns)
+                .for_each(|(sum, column)| sum.nulls_made += column.nulls_made),
         }
     }
     let objects = outcomes.into_iter().filter_map(|outcome| outcome.object).collect();
-    TableRead { objects, columns, notes: plan.notes.clone(), input: plan.input.clone(), parallel, reach: plan.reach.clone() }
+    TableRead {
+        objects,
+        columns,
+        notes: plan.notes.clone(),
+        input: plan.input.clone(),
+        parallel,
+        reach: plan.reach.clone(),
+    }
 }
 
 /// One connection's part of a read.
@@ -491,17 +589,27 @@ impl Reader {
                 return Err(AskError::TwoColumns { column: name }.into());
             }
             let known = self.plan.source_types.get(&name).cloned();
-            let source = known.unwrap_or_else(|| format!("{:?}", column.column_type()).trim_start_matches("MYSQL_TYPE_").to_lowercase());
+            let source = known.unwrap_or_else(|| {
+                format!("{:?}", column.column_type())
+                    .trim_start_matches("MYSQL_TYPE_")
+                    .to_lowercase()
+            });
             let metadata = HashMap::from([("source_type".to_owned(), source.clone())]);
             fields.push(Field::new(name, arrow_type(column), true).with_metadata(metadata));
             sources.push(source);
         }
         let schema: SchemaRef = Arc::new(Schema::new(fields));
-        let writer = Writer::start(&self.place, self.part, Arc::clone(&schema), self.progress.clone())?;
+        let writer =
+            Writer::start(&self.place, self.part, Arc::clone(&schema), self.progress.clone())?;
         Ok(Target { rows: Rows::new(Arc::clone(&schema)), sources, schema, writer })
     }
 
-    async fn read(&self, conn: &mut Conn, range: &str, target: &mut Option<Target>) -> Result<(), ReadError> {
+    async fn read(
+        &self,
+        conn: &mut Conn,
+        range: &str,
+        target: &mut Option<Target>,
+    ) -> Result<(), ReadError> {
         let address = self.server.address();
         let said = |doing: &'static str| move |e: Error| self.server.said(doing, &e);
         let select = match range {
@@ -510,7 +618,8 @@ impl Reader {
         };
         let beginning = patiently(&address, self.stall, &self.cancel, conn.exec_iter(select, ()));
         let mut result = beginning.await?.map_err(said("beginning to read"))?;
-        let columns = result.columns().ok_or_else(|| AskError::NoRows { address: address.clone() })?;
+        let columns =
+            result.columns().ok_or_else(|| AskError::NoRows { address: address.clone() })?;
         let Target { rows, writer, .. } = match target {
             Some(target) => target,
             None => target.insert(self.target(&columns)?),
@@ -553,15 +662,25 @@ struct TableFacts {
 }
 
 /// Looks a table up by `table` or `database.table`, with or without backticks.
-async fn table_of(server: &Server, conn: &mut Conn, database: Option<&str>, table: &str) -> Result<TableFacts, ReadError> {
+async fn table_of(
+    server: &Server,
+    conn: &mut Conn,
+    database: Option<&str>,
+    table: &str,
+) -> Result<TableFacts, ReadError> {
     let said = |e: Error| server.said("looking for the table", &e);
-    let plain =
-        |part: &str| part.strip_prefix('`').and_then(|p| p.strip_suffix('`')).map_or_else(|| part.to_owned(), |p| p.replace("``", "`"));
-    let mut candidates: Vec<(String, String)> = database.map(|db| (db.to_owned(), plain(table))).into_iter().collect();
+    let plain = |part: &str| {
+        part.strip_prefix('`')
+            .and_then(|p| p.strip_suffix('`'))
+            .map_or_else(|| part.to_owned(), |p| p.replace("``", "`"))
+    };
+    let mut candidates: Vec<(String, String)> =
+        database.map(|db| (db.to_owned(), plain(table))).into_iter().collect();
     candidates.extend(table.split_once('.').map(|(db, name)| (plain(db), plain(name))));
     for (schema, name) in candidates {
         let facts = "SELECT table_schema, table_name, engine FROM information_schema.tables WHERE table_schema = ? AND table_name = ?";
-        let found: Option<(String, String, Option<String>)> = conn.exec_first(facts, (&schema, &name)).await.map_err(said)?;
+        let found: Option<(String, String, Option<String>)> =
+            conn.exec_first(facts, (&schema, &name)).await.map_err(said)?;
         if let Some((schema, name, engine)) = found {
             return Ok(TableFacts { schema, name, engine });
         }

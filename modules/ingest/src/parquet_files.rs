@@ -1,8 +1,9 @@
 //! Parquet files into batches of one schema, columns by name.
 //!
-//! Invariants: a column has its type in every file, or one that holds each value of all of them; NULL is where a file has no such column;
-//! what has no common type is refused by column, file and both types before the first row; every row that a footer tells of is read; no
-//! file makes a reader panic.
+//! Invariants: a column has its type in every file, or one that holds each value of all of them;
+//! NULL is where a file has no such column; what has no common type is refused by column, file and
+//! both types before the first row; every row that a footer tells of is read; no file makes a
+//! reader panic.
 
 mod int96;
 mod partitions;
@@ -17,7 +18,9 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
 use parquet::errors::ParquetError;
 use tokio_util::sync::CancellationToken;
 
@@ -51,9 +54,13 @@ enum Flaw {
     Parquet(#[from] ParquetError),
     #[error(transparent)]
     Arrow(#[from] ArrowError),
-    #[error("two columns are called `{name}`, expected a name for each: rename one where the file is written")]
+    #[error(
+        "two columns are called `{name}`, expected a name for each: rename one where the file is written"
+    )]
     TwoColumns { name: String },
-    #[error("column `{name}` is {here}, and {before} in an earlier file, expected types of which one holds the values of both")]
+    #[error(
+        "column `{name}` is {here}, and {before} in an earlier file, expected types of which one holds the values of both"
+    )]
     Types { name: String, here: DataType, before: DataType },
     #[error("{read} rows could be read of the {rows} that its footer tells of")]
     Rows { read: u64, rows: u64 },
@@ -71,11 +78,12 @@ enum Flaw {
     Panic { words: String },
 }
 
-/// Reads Parquet files into batches. Gives the schema first, to `open`, and at the end what a person should know of how columns met.
+/// Reads Parquet files into batches. Gives the schema first, to `open`, and at the end what a
+/// person should know of how columns met.
 ///
 /// # Errors
-/// If a file cannot be read, or its columns do not go with those of the others, with its path; or if `stop` is cancelled before the first
-/// row: after that whoever takes the rows ends it.
+/// If a file cannot be read, or its columns do not go with those of the others, with its path; or
+/// if `stop` is cancelled before the first row: after that whoever takes the rows ends it.
 pub(crate) fn read(
     files: &[crate::source::File],
     (union, kept): (Option<bool>, Option<&Schema>),
@@ -90,7 +98,12 @@ pub(crate) fn read(
     let own: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let (partitions, words) = Partitions::of(files, &own, kept);
     notes.extend(words);
-    let fields: Vec<Field> = schema.fields().iter().map(|field| field.as_ref().clone()).chain(partitions.fields()).collect();
+    let fields: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(|field| field.as_ref().clone())
+        .chain(partitions.fields())
+        .collect();
     let whole = match partitions.is_empty() {
         true => Arc::clone(&schema),
         false => Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())),
@@ -103,17 +116,35 @@ pub(crate) fn read(
         let bad = |flaw| bad(path, flaw);
         let (builder, length) = opened(path, &far)?;
         // The footer's own sum may be wrong where those of its row groups are right.
-        let of_groups: i64 = builder.metadata().row_groups().iter().map(|group| group.num_rows().max(0)).fold(0, i64::saturating_add);
-        let rows = u64::try_from(builder.metadata().file_metadata().num_rows().max(of_groups)).unwrap_or(0);
+        let of_groups: i64 = builder
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(|group| group.num_rows().max(0))
+            .fold(0, i64::saturating_add);
+        let rows = u64::try_from(builder.metadata().file_metadata().num_rows().max(of_groups))
+            .unwrap_or(0);
         let mut read = 0;
         let places = places(&schema, builder.schema()).map_err(bad)?;
-        let mut batches = caught(|| builder.with_batch_size(BATCH_ROWS).build().map_err(Flaw::Parquet)).map_err(bad)?;
-        while let Some(batch) = caught(|| batches.next().transpose().map_err(Flaw::Arrow)).map_err(bad)? {
+        let mut batches =
+            caught(|| builder.with_batch_size(BATCH_ROWS).build().map_err(Flaw::Parquet))
+                .map_err(bad)?;
+        while let Some(batch) =
+            caught(|| batches.next().transpose().map_err(Flaw::Arrow)).map_err(bad)?
+        {
             read += batch.num_rows() as u64;
             let bytes = length * batch.num_rows() as u64 / rows.max(1);
             let is_placed = batch.schema_ref().fields() == schema.fields();
-            let batch = if is_placed { batch } else { placed(&batch, &schema, &places).map_err(bad)? };
-            take(if partitions.is_empty() { batch } else { beside(&batch, &whole, &partitions, file).map_err(bad)? }, bytes)?;
+            let batch =
+                if is_placed { batch } else { placed(&batch, &schema, &places).map_err(bad)? };
+            take(
+                if partitions.is_empty() {
+                    batch
+                } else {
+                    beside(&batch, &whole, &partitions, file).map_err(bad)?
+                },
+                bytes,
+            )?;
         }
         if read != rows {
             return Err(bad(Flaw::Rows { read, rows }));
@@ -126,13 +157,19 @@ fn bad(path: &Path, flaw: Flaw) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, FileError { path: path.to_owned(), flaw })
 }
 
-/// A file's reader, with microseconds for the timestamps of 96 bits in the columns that are `far`, and its length in bytes.
-fn opened(path: &Path, far: &BTreeSet<String>) -> io::Result<(ParquetRecordBatchReaderBuilder<File>, u64)> {
+/// A file's reader, with microseconds for the timestamps of 96 bits in the columns that are `far`,
+/// and its length in bytes.
+fn opened(
+    path: &Path,
+    far: &BTreeSet<String>,
+) -> io::Result<(ParquetRecordBatchReaderBuilder<File>, u64)> {
     let file = File::open(path)?;
     let (length, again) = (file.metadata()?.len(), file.try_clone()?);
     let builder = caught(|| {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
-        let Some(schema) = int96::coarser(builder.schema(), builder.parquet_schema(), far) else { return Ok(builder) };
+        let Some(schema) = int96::coarser(builder.schema(), builder.parquet_schema(), far) else {
+            return Ok(builder);
+        };
         let options = ArrowReaderOptions::new().with_schema(Arc::new(schema));
         let metadata = ArrowReaderMetadata::try_new(Arc::clone(builder.metadata()), options)?;
         Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(again, metadata))
@@ -145,7 +182,9 @@ fn far(paths: &[&Path], stop: &CancellationToken) -> io::Result<BTreeSet<String>
     let mut all: BTreeMap<String, Reach> = BTreeMap::new();
     for path in paths {
         let file = File::open(path)?;
-        for (column, seen) in caught(|| int96::look(file, stop).map_err(Flaw::Parquet)).map_err(|flaw| bad(path, flaw))? {
+        for (column, seen) in caught(|| int96::look(file, stop).map_err(Flaw::Parquet))
+            .map_err(|flaw| bad(path, flaw))?
+        {
             let reach = all.entry(column.clone()).or_default();
             reach.join(seen);
             if reach.is_lost() {
@@ -156,28 +195,40 @@ fn far(paths: &[&Path], stop: &CancellationToken) -> io::Result<BTreeSet<String>
     Ok(all.into_iter().filter(|(_, reach)| reach.far).map(|(column, _)| column).collect())
 }
 
-/// What the library does with bytes of anybody's making: where it panics, the file is to blame and not the run.
+/// What the library does with bytes of anybody's making: where it panics, the file is to blame and
+/// not the run.
 fn caught<T>(work: impl FnOnce() -> Result<T, Flaw>) -> Result<T, Flaw> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let words = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
+        let words = panic
+            .downcast_ref::<String>()
+            .cloned()
+            .or_else(|| panic.downcast_ref::<&str>().map(|words| (*words).to_owned()));
         Err(Flaw::Panic { words: words.unwrap_or_else(|| "without a word".to_owned()) })
     })
 }
 
 /// The schema of all files together, by their footers.
-fn common(paths: &[&Path], far: &BTreeSet<String>, union: Option<bool>) -> io::Result<(SchemaRef, Vec<String>)> {
+fn common(
+    paths: &[&Path],
+    far: &BTreeSet<String>,
+    union: Option<bool>,
+) -> io::Result<(SchemaRef, Vec<String>)> {
     let mut all: Option<SchemaRef> = None;
-    let (mut fields, mut known): (Vec<Field>, HashMap<String, usize>) = (Vec::new(), HashMap::new());
+    let (mut fields, mut known): (Vec<Field>, HashMap<String, usize>) =
+        (Vec::new(), HashMap::new());
     let (mut other, mut wider): (Vec<&Path>, Vec<String>) = (Vec::new(), Vec::new());
     for path in paths {
         let (builder, _) = opened(path, far)?;
         let own = builder.schema();
         let mut names = HashSet::new();
-        if let Some(twice) = own.fields().iter().find(|field| !names.insert(field.name().as_str())) {
+        if let Some(twice) = own.fields().iter().find(|field| !names.insert(field.name().as_str()))
+        {
             return Err(bad(path, Flaw::TwoColumns { name: twice.name().clone() }));
         }
         let Some(first) = &all else {
-            known.extend(own.fields().iter().enumerate().map(|(at, field)| (field.name().clone(), at)));
+            known.extend(
+                own.fields().iter().enumerate().map(|(at, field)| (field.name().clone(), at)),
+            );
             fields = own.fields().iter().map(|field| field.as_ref().clone()).collect();
             all = Some(Arc::clone(own));
             continue;
@@ -188,7 +239,12 @@ fn common(paths: &[&Path], far: &BTreeSet<String>, union: Option<bool>) -> io::R
         let before: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
         let here: Vec<&str> = own.fields().iter().map(|field| field.name().as_str()).collect();
         ApartError::check(&before, &here, union).map_err(|flaw| bad(path, flaw.into()))?;
-        if !first.fields().iter().map(|field| field.name()).eq(own.fields().iter().map(|field| field.name())) {
+        if !first
+            .fields()
+            .iter()
+            .map(|field| field.name())
+            .eq(own.fields().iter().map(|field| field.name()))
+        {
             other.push(path);
         }
         for field in own.fields() {
@@ -200,12 +256,26 @@ fn common(paths: &[&Path], far: &BTreeSet<String>, union: Option<bool>) -> io::R
             };
             let before = fields[at].data_type().clone();
             let Some(both) = joined(&before, field.data_type()) else {
-                return Err(bad(path, Flaw::Types { name: field.name().clone(), here: field.data_type().clone(), before }));
+                return Err(bad(
+                    path,
+                    Flaw::Types {
+                        name: field.name().clone(),
+                        here: field.data_type().clone(),
+                        before,
+                    },
+                ));
             };
             if both != before && wider.len() < NOTES_MAX {
-                wider.push(format!("column `{}` is {before} and {} in different files: it is {both}", field.name(), field.data_type()));
+                wider.push(format!(
+                    "column `{}` is {before} and {} in different files: it is {both}",
+                    field.name(),
+                    field.data_type()
+                ));
             }
-            fields[at] = fields[at].clone().with_nullable(fields[at].is_nullable() || field.is_nullable()).with_data_type(both);
+            fields[at] = fields[at]
+                .clone()
+                .with_nullable(fields[at].is_nullable() || field.is_nullable())
+                .with_data_type(both);
         }
         for field in fields.iter_mut().filter(|field| !names.contains(field.name().as_str())) {
             field.set_nullable(true);
@@ -221,7 +291,10 @@ fn common(paths: &[&Path], far: &BTreeSet<String>, union: Option<bool>) -> io::R
     let schema = if is_one {
         first
     } else {
-        Arc::new(Schema::new_with_metadata(fields.into_iter().map(plain).collect::<Vec<_>>(), first.metadata().clone()))
+        Arc::new(Schema::new_with_metadata(
+            fields.into_iter().map(plain).collect::<Vec<_>>(),
+            first.metadata().clone(),
+        ))
     };
     let mut notes = wider;
     if let Some(one) = other.first() {
@@ -236,12 +309,18 @@ fn keeping(schema: SchemaRef, kept: Option<&Schema>, notes: &mut Vec<String>) ->
     let mut said = Vec::new();
     let keep = |field: &Arc<Field>| {
         let before = kept.field_with_name(field.name()).ok().map(Field::data_type);
-        let before = before.filter(|before| *before != field.data_type() && joined(before, field.data_type()).as_ref() == Some(*before));
+        let before = before.filter(|before| {
+            *before != field.data_type()
+                && joined(before, field.data_type()).as_ref() == Some(*before)
+        });
         before.map_or_else(
             || field.as_ref().clone(),
             |before| {
                 let name = field.name();
-                said.push(format!("column `{name}` keeps its type {before}; read as a new dataset it is {}", field.data_type()));
+                said.push(format!(
+                    "column `{name}` keeps its type {before}; read as a new dataset it is {}",
+                    field.data_type()
+                ));
                 field.as_ref().clone().with_data_type(before.clone())
             },
         )
@@ -257,8 +336,9 @@ fn keeping(schema: SchemaRef, kept: Option<&Schema>, notes: &mut Vec<String>) ->
 /// The narrowest type that holds every value of both, bit for bit.
 fn joined(left: &DataType, right: &DataType) -> Option<DataType> {
     use DataType::{
-        Binary, BinaryView, Decimal128, Dictionary, Float16, Float32, Float64, Int8, Int16, Int32, Int64, LargeBinary, LargeUtf8, Null,
-        Timestamp, UInt8, UInt16, UInt32, UInt64, Utf8, Utf8View,
+        Binary, BinaryView, Decimal128, Dictionary, Float16, Float32, Float64, Int8, Int16, Int32,
+        Int64, LargeBinary, LargeUtf8, Null, Timestamp, UInt8, UInt16, UInt32, UInt64, Utf8,
+        Utf8View,
     };
     // Bits of a whole number, and whether it has a sign.
     let whole = |of: &DataType| match of {
@@ -284,7 +364,9 @@ fn joined(left: &DataType, right: &DataType) -> Option<DataType> {
     }
     match (left, right) {
         (Null, other) | (other, Null) => return Some(other.clone()),
-        (Dictionary(_, value), other) | (other, Dictionary(_, value)) => return joined(value, other),
+        (Dictionary(_, value), other) | (other, Dictionary(_, value)) => {
+            return joined(value, other);
+        }
         _ => {}
     }
     if let (Some((a, a_signed)), Some((b, b_signed))) = (whole(left), whole(right)) {
@@ -302,7 +384,9 @@ fn joined(left: &DataType, right: &DataType) -> Option<DataType> {
         };
     }
     match (float(left), float(right)) {
-        (Some((a, _)), Some((b, _))) => return Some(if a.max(b) == 64 { Float64 } else { Float32 }),
+        (Some((a, _)), Some((b, _))) => {
+            return Some(if a.max(b) == 64 { Float64 } else { Float32 });
+        }
         (Some(_), None) | (None, Some(_)) => {
             let bits = whole(left).or_else(|| whole(right))?.0;
             let widest = float(left).or_else(|| float(right))?.0;
@@ -317,43 +401,68 @@ fn joined(left: &DataType, right: &DataType) -> Option<DataType> {
         (Decimal128(a_digits, a_scale), Decimal128(b_digits, b_scale)) => {
             let scale = *a_scale.max(b_scale);
             let before = |digits: u8, of: i8| i16::from(digits) - i16::from(of);
-            let digits = before(*a_digits, *a_scale).max(before(*b_digits, *b_scale)) + i16::from(scale);
-            u8::try_from(digits).ok().filter(|digits| *digits <= DECIMAL_DIGITS_MAX).map(|digits| Decimal128(digits, scale))
+            let digits =
+                before(*a_digits, *a_scale).max(before(*b_digits, *b_scale)) + i16::from(scale);
+            u8::try_from(digits)
+                .ok()
+                .filter(|digits| *digits <= DECIMAL_DIGITS_MAX)
+                .map(|digits| Decimal128(digits, scale))
         }
         (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8 | Utf8View) => Some(LargeUtf8),
         (Binary | LargeBinary | BinaryView, Binary | LargeBinary | BinaryView) => Some(LargeBinary),
         // The finer unit; a value that it does not hold is an error where it is met.
-        (Timestamp(a, zone), Timestamp(b, other)) if zone == other => Some(Timestamp(*a.max(b), zone.clone())),
+        (Timestamp(a, zone), Timestamp(b, other)) if zone == other => {
+            Some(Timestamp(*a.max(b), zone.clone()))
+        }
         _ => None,
     }
 }
 
 /// Where each column of all files together is in one.
 fn places(all: &Schema, own: &Schema) -> Result<Vec<Option<usize>>, Flaw> {
-    let known: HashMap<&str, usize> = own.fields().iter().enumerate().map(|(at, field)| (field.name().as_str(), at)).collect();
-    let places: Vec<Option<usize>> = all.fields().iter().map(|field| known.get(field.name().as_str()).copied()).collect();
+    let known: HashMap<&str, usize> =
+        own.fields().iter().enumerate().map(|(at, field)| (field.name().as_str(), at)).collect();
+    let places: Vec<Option<usize>> =
+        all.fields().iter().map(|field| known.get(field.name().as_str()).copied()).collect();
     // The footers were read before: what they do not tell of has come since.
     let is_known = places.iter().flatten().count() == own.fields().len();
     if is_known { Ok(places) } else { Err(Flaw::Changed) }
 }
 
 /// The same rows with the columns of all files together.
-fn placed(batch: &RecordBatch, schema: &SchemaRef, places: &[Option<usize>]) -> Result<RecordBatch, Flaw> {
+fn placed(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    places: &[Option<usize>],
+) -> Result<RecordBatch, Flaw> {
     // A value that the wider type does not hold is an error and never NULL.
     let exactly = CastOptions { safe: false, ..CastOptions::default() };
     let column = |(field, place): (&Arc<Field>, &Option<usize>)| match place {
         None => Ok(new_null_array(field.data_type(), batch.num_rows())),
-        Some(at) if batch.column(*at).data_type() == field.data_type() => Ok(Arc::clone(batch.column(*at))),
+        Some(at) if batch.column(*at).data_type() == field.data_type() => {
+            Ok(Arc::clone(batch.column(*at)))
+        }
         Some(at) => cast_with_options(batch.column(*at), field.data_type(), &exactly),
     };
-    let columns: Vec<ArrayRef> = schema.fields().iter().zip(places).map(column).collect::<Result<_, _>>()?;
+    let columns: Vec<ArrayRef> =
+        schema.fields().iter().zip(places).map(column).collect::<Result<_, _>>()?;
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
 }
 
 /// The same rows with the columns that the file's folders are named after.
-fn beside(batch: &RecordBatch, schema: &SchemaRef, partitions: &Partitions, file: usize) -> Result<RecordBatch, Flaw> {
-    let columns = batch.columns().iter().cloned().chain(partitions.columns(file, batch.num_rows())?).collect();
+fn beside(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    partitions: &Partitions,
+    file: usize,
+) -> Result<RecordBatch, Flaw> {
+    let columns = batch
+        .columns()
+        .iter()
+        .cloned()
+        .chain(partitions.columns(file, batch.num_rows())?)
+        .collect();
     let rows = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &rows)?)
 }
@@ -372,13 +481,27 @@ mod tests {
 
     use super::*;
 
-    fn write(folder: &Path, name: &str, columns: Vec<(&str, ArrayRef)>, codec: Compression) -> PathBuf {
-        let fields: Vec<Field> = columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect();
+    fn write(
+        folder: &Path,
+        name: &str,
+        columns: Vec<(&str, ArrayRef)>,
+        codec: Compression,
+    ) -> PathBuf {
+        let fields: Vec<Field> = columns
+            .iter()
+            .map(|(name, array)| Field::new(*name, array.data_type().clone(), true))
+            .collect();
         let schema = Arc::new(Schema::new(fields));
-        let batch = RecordBatch::try_new(Arc::clone(&schema), columns.into_iter().map(|(_, array)| array).collect()).expect("a batch");
+        let batch = RecordBatch::try_new(
+            Arc::clone(&schema),
+            columns.into_iter().map(|(_, array)| array).collect(),
+        )
+        .expect("a batch");
         let path = folder.join(name);
         let properties = WriterProperties::builder().set_compression(codec).build();
-        let mut writer = ArrowWriter::try_new(File::create(&path).expect("created"), schema, Some(properties)).expect("a writer");
+        let mut writer =
+            ArrowWriter::try_new(File::create(&path).expect("created"), schema, Some(properties))
+                .expect("a writer");
         writer.write(&batch).expect("written");
         writer.close().expect("closed");
         path
@@ -386,7 +509,10 @@ mod tests {
 
     fn rows(paths: &[PathBuf]) -> io::Result<(Vec<RecordBatch>, Vec<String>)> {
         let (mut schemas, mut batches) = (Vec::new(), Vec::new());
-        let file = |path: &PathBuf| crate::source::File { path: path.clone(), id: crate::source::path_text(path) };
+        let file = |path: &PathBuf| crate::source::File {
+            path: path.clone(),
+            id: crate::source::path_text(path),
+        };
         let files: Vec<crate::source::File> = paths.iter().map(file).collect();
         let mut open = |schema| {
             schemas.push(schema);
@@ -397,7 +523,10 @@ mod tests {
             Ok(())
         };
         let notes = read(&files, (None, None), &CancellationToken::new(), &mut open, &mut take)?;
-        assert!(schemas.len() == 1 && batches.iter().all(|batch| batch.schema_ref().fields() == schemas[0].fields()));
+        assert!(
+            schemas.len() == 1
+                && batches.iter().all(|batch| batch.schema_ref().fields() == schemas[0].fields())
+        );
         Ok((batches, notes))
     }
 
@@ -419,7 +548,12 @@ mod tests {
             Compression::LZ4,
         ];
         for codec in codecs {
-            let path = write(folder.path(), "a.parquet", vec![("n", Arc::new(Int64Array::from_iter_values(0..1000)))], codec);
+            let path = write(
+                folder.path(),
+                "a.parquet",
+                vec![("n", Arc::new(Int64Array::from_iter_values(0..1000)))],
+                codec,
+            );
             let (batches, _) = rows(&[path]).expect("read");
             assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1000, "{codec}");
         }
@@ -430,18 +564,33 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let texts = || Arc::new(StringArray::from(vec!["x", "y"])) as ArrayRef;
         let one = vec![("id", Arc::new(Int32Array::from(vec![1, 2])) as ArrayRef), ("t", texts())];
-        let two = vec![("more", texts()), ("t", texts()), ("id", Arc::new(Int64Array::from(vec![1 << 40, 4])) as ArrayRef)];
-        let paths =
-            [write(folder.path(), "1.parquet", one, Compression::SNAPPY), write(folder.path(), "2.parquet", two, Compression::SNAPPY)];
+        let two = vec![
+            ("more", texts()),
+            ("t", texts()),
+            ("id", Arc::new(Int64Array::from(vec![1 << 40, 4])) as ArrayRef),
+        ];
+        let paths = [
+            write(folder.path(), "1.parquet", one, Compression::SNAPPY),
+            write(folder.path(), "2.parquet", two, Compression::SNAPPY),
+        ];
         let (batches, notes) = rows(&paths).expect("read");
-        let names: Vec<String> = batches[0].schema().fields().iter().map(|field| field.name().clone()).collect();
+        let names: Vec<String> =
+            batches[0].schema().fields().iter().map(|field| field.name().clone()).collect();
         assert_eq!(names, ["id", "t", "more"]);
         assert_eq!(batches[0].column(0).as_primitive::<Int64Type>().values(), &[1, 2]);
         assert_eq!(batches[1].column(0).as_primitive::<Int64Type>().values(), &[1 << 40, 4]);
         assert_eq!((batches[0].column(2).null_count(), batches[1].column(2).null_count()), (2, 0));
         let (_, swapped) = rows(&[paths[1].clone(), paths[0].clone()]).expect("read");
-        assert!(swapped[0].contains("1.parquet"), "NULL where a file has none of a column is said: {swapped:?}");
-        assert!(notes.len() == 2 && notes[0].contains("2.parquet") && notes[1].contains("`id` is Int32 and Int64"), "{notes:?}");
+        assert!(
+            swapped[0].contains("1.parquet"),
+            "NULL where a file has none of a column is said: {swapped:?}"
+        );
+        assert!(
+            notes.len() == 2
+                && notes[0].contains("2.parquet")
+                && notes[1].contains("`id` is Int32 and Int64"),
+            "{notes:?}"
+        );
     }
 
     #[test]
@@ -463,7 +612,10 @@ mod tests {
             write(folder.path(), &format!("{name}/a.parquet"), number(), Compression::SNAPPY)
         });
         let (batches, notes) = rows(&paths).expect("read");
-        let years: Vec<i64> = batches.iter().flat_map(|batch| batch.column(1).as_primitive::<Int64Type>().values().to_vec()).collect();
+        let years: Vec<i64> = batches
+            .iter()
+            .flat_map(|batch| batch.column(1).as_primitive::<Int64Type>().values().to_vec())
+            .collect();
         assert_eq!(years, [2023, 2023, 2024, 2024]);
         assert!(notes.iter().any(|note| note.ends_with("names: y")), "{notes:?}");
     }
@@ -478,19 +630,29 @@ mod tests {
             write(folder.path(), "2.parquet", text(), Compression::SNAPPY),
         ];
         let why = refusal(&paths);
-        assert!(["2.parquet", "`id`", "Utf8", "Int32"].iter().all(|part| why.contains(part)), "{why}");
+        assert!(
+            ["2.parquet", "`id`", "Utf8", "Int32"].iter().all(|part| why.contains(part)),
+            "{why}"
+        );
         let twice = || Arc::new(Int32Array::from(vec![1])) as ArrayRef;
-        let path = write(folder.path(), "3.parquet", vec![("a", twice()), ("a", twice())], Compression::UNCOMPRESSED);
+        let path = write(
+            folder.path(),
+            "3.parquet",
+            vec![("a", twice()), ("a", twice())],
+            Compression::UNCOMPRESSED,
+        );
         assert!(refusal(&[path]).contains("two columns are called `a`"));
     }
 
     /// A file with a column of timestamps of 96 bits: Julian days and nanoseconds of them.
     fn write_old(folder: &Path, name: &str, values: &[(u32, u64)]) -> PathBuf {
         let path = folder.join(name);
-        let schema = parquet::schema::parser::parse_message_type("message m { required int96 a; }").expect("a schema");
+        let schema = parquet::schema::parser::parse_message_type("message m { required int96 a; }")
+            .expect("a schema");
         let properties = Arc::new(WriterProperties::builder().build());
         let file = File::create(&path).expect("created");
-        let mut writer = SerializedFileWriter::new(file, Arc::new(schema), properties).expect("a writer");
+        let mut writer =
+            SerializedFileWriter::new(file, Arc::new(schema), properties).expect("a writer");
         let mut group = writer.next_row_group().expect("a row group");
         let mut column = group.next_column().expect("next").expect("a column");
         let value = |(day, nanos): &(u32, u64)| {
@@ -498,7 +660,10 @@ mod tests {
             value.set_data((*nanos & 0xffff_ffff) as u32, (*nanos >> 32) as u32, *day);
             value
         };
-        column.typed::<Int96Type>().write_batch(&values.iter().map(value).collect::<Vec<_>>(), None, None).expect("written");
+        column
+            .typed::<Int96Type>()
+            .write_batch(&values.iter().map(value).collect::<Vec<_>>(), None, None)
+            .expect("written");
         column.close().expect("closed");
         group.close().expect("closed");
         writer.close().expect("closed");
@@ -509,17 +674,27 @@ mod tests {
     fn timestamps_of_96_bits_are_read_wherever_they_are_or_refused_by_name() {
         use arrow_schema::TimeUnit::{Microsecond, Nanosecond};
         let folder = tempfile::tempdir().expect("a folder");
-        // 1970-01-01 with a nanosecond, the same day with a microsecond, and 9999-12-31 at midnight.
+        // 1970-01-01 with a nanosecond, the same day with a microsecond, and 9999-12-31 at
+        // midnight.
         let (fine, near, far) = ((2_440_588, 1), (2_440_588, 1000), (5_373_484, 0));
         let one = write_old(folder.path(), "1.parquet", &[fine, near]);
         let two = write_old(folder.path(), "2.parquet", &[near, far]);
         let three = write_old(folder.path(), "3.parquet", &[near]);
         let (batches, notes) = rows(std::slice::from_ref(&one)).expect("read");
-        assert_eq!((batches[0].column(0).data_type(), notes.len()), (&DataType::Timestamp(Nanosecond, None), 0));
-        assert_eq!(batches[0].column(0).as_primitive::<TimestampNanosecondType>().values(), &[1, 1000]);
+        assert_eq!(
+            (batches[0].column(0).data_type(), notes.len()),
+            (&DataType::Timestamp(Nanosecond, None), 0)
+        );
+        assert_eq!(
+            batches[0].column(0).as_primitive::<TimestampNanosecondType>().values(),
+            &[1, 1000]
+        );
         let (batches, notes) = rows(&[three, two.clone()]).expect("read");
         assert_eq!(batches[0].column(0).data_type(), &DataType::Timestamp(Microsecond, None));
-        assert_eq!(batches[1].column(0).as_primitive::<TimestampMicrosecondType>().values(), &[1, 253_402_214_400_000_000]);
+        assert_eq!(
+            batches[1].column(0).as_primitive::<TimestampMicrosecondType>().values(),
+            &[1, 253_402_214_400_000_000]
+        );
         assert!(notes[0].contains("`a`") && notes[0].contains("microseconds"), "{notes:?}");
         let stop = CancellationToken::new();
         stop.cancel();

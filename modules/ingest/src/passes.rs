@@ -1,11 +1,13 @@
 //! Tables of text: read once as a rule, by several threads, and twice if a type does not hold.
 //!
-//! A reader cuts the input into pieces of whole records, workers parse them, and this thread takes them in order. Types are those of the
-//! first piece; every piece says what was seen in it, and if all of that together has other types, the input is read once more with them.
-//! So the types are those of all rows, and depend on nothing else.
+//! A reader cuts the input into pieces of whole records, workers parse them, and this thread takes
+//! them in order. Types are those of the first piece; every piece says what was seen in it, and if
+//! all of that together has other types, the input is read once more with them. So the types are
+//! those of all rows, and depend on nothing else.
 //!
-//! Invariants: memory is bounded by the pieces in flight; however a pass ends (done, an error of any thread, a panic, `stop`), all its
-//! threads have ended; a second pass finds the types of the first, or somebody writes to the files, which is said.
+//! Invariants: memory is bounded by the pieces in flight; however a pass ends (done, an error of
+//! any thread, a panic, `stop`), all its threads have ended; a second pass finds the types of the
+//! first, or somebody writes to the files, which is said.
 
 pub(crate) mod pieces;
 
@@ -41,7 +43,8 @@ pub type Take<'a> = dyn FnMut(RecordBatch, u64) -> io::Result<()> + 'a;
 /// Where the schema is told, before the first batch. Told again, everything taken so far is void.
 pub type Open<'a> = dyn FnMut(SchemaRef) -> io::Result<()> + 'a;
 
-/// What is said where columns of several files met by name: how many files have others than the first, and one of them.
+/// What is said where columns of several files met by name: how many files have others than the
+/// first, and one of them.
 pub(crate) fn columns_differ(count: usize, such_as: &str) -> String {
     let (files, have) = if count == 1 { ("file", "has") } else { ("files", "have") };
     format!(
@@ -80,7 +83,15 @@ pub(crate) struct PieceRows<F> {
 impl<F> PieceRows<F> {
     /// Nothing yet, of so many bytes.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { batches: Vec::new(), records: 0, bytes: bytes as u64, bad: Vec::new(), more_bad: 0, facts: None, fits: true }
+        Self {
+            batches: Vec::new(),
+            records: 0,
+            bytes: bytes as u64,
+            bad: Vec::new(),
+            more_bad: 0,
+            facts: None,
+            fits: true,
+        }
     }
 
     /// Leaves out the record that was counted last.
@@ -101,12 +112,23 @@ pub(crate) trait Table: Sync {
     type Dialect: Clone + Send + 'static;
 
     /// Cuts a file into pieces until `each` says that nobody waits for more; then it is false.
-    fn cut(&self, path: &Path, stop: &CancellationToken, each: &mut dyn FnMut(&Self::Dialect, Piece) -> bool) -> io::Result<bool>;
+    fn cut(
+        &self,
+        path: &Path,
+        stop: &CancellationToken,
+        each: &mut dyn FnMut(&Self::Dialect, Piece) -> bool,
+    ) -> io::Result<bool>;
 
     /// Parses a piece; without `build` it only looks what is there.
-    fn parse(&self, dialect: &Self::Dialect, bytes: &[u8], build: bool) -> io::Result<PieceRows<Self::Facts>>;
+    fn parse(
+        &self,
+        dialect: &Self::Dialect,
+        bytes: &[u8],
+        build: bool,
+    ) -> io::Result<PieceRows<Self::Facts>>;
 
-    /// Adds what was seen in a piece, which begins in a file after so many records, to what was seen before it.
+    /// Adds what was seen in a piece, which begins in a file after so many records, to what was
+    /// seen before it.
     fn join(&self, all: &mut Option<Self::Facts>, own: Self::Facts, file: usize, before: u64);
 }
 
@@ -178,10 +200,13 @@ fn pass<T: Table>(input: Input<'_>, table: &T, take: &mut Take<'_>) -> io::Resul
     }
     let wider = &wider;
     std::thread::scope(|scope| {
-        // They go with this closure, however it ends: the scope waits for threads that would wait for them.
+        // They go with this closure, however it ends: the scope waits for threads that would wait
+        // for them.
         let (tokens, incoming, waiting) = (tokens, incoming, waiting);
         let failed = results.clone();
-        std::thread::Builder::new().name("ingest-cut".into()).spawn_scoped(scope, move || cut(input, table, &jobs, &allowed, &failed))?;
+        std::thread::Builder::new()
+            .name("ingest-cut".into())
+            .spawn_scoped(scope, move || cut(input, table, &jobs, &allowed, &failed))?;
         for _ in 0..workers {
             let (results, waiting) = (results.clone(), Arc::clone(&waiting));
             let parse = move || work(&waiting, &results, table, wider);
@@ -210,7 +235,8 @@ fn cut<T: Table>(
     for (file, path) in input.paths.iter().enumerate() {
         let mut each = |dialect: &T::Dialect, piece: Piece| {
             // Both ends are gone once the writer has given up.
-            let sent = allowed.recv().is_ok() && jobs.send(Job { number, file, dialect: dialect.clone(), piece }).is_ok();
+            let sent = allowed.recv().is_ok()
+                && jobs.send(Job { number, file, dialect: dialect.clone(), piece }).is_ok();
             number += 1;
             sent
         };
@@ -226,7 +252,12 @@ fn cut<T: Table>(
 }
 
 /// Parses pieces until there are no more.
-fn work<T: Table>(waiting: &Mutex<Receiver<Job<T::Dialect>>>, results: &Sender<ParsedPiece<T::Facts>>, table: &T, wider: &AtomicBool) {
+fn work<T: Table>(
+    waiting: &Mutex<Receiver<Job<T::Dialect>>>,
+    results: &Sender<ParsedPiece<T::Facts>>,
+    table: &T,
+    wider: &AtomicBool,
+) {
     loop {
         let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { number, file, dialect, piece }) = job else { return };
@@ -272,7 +303,9 @@ fn gather<T: Table>(
                 wider.store(true, Ordering::Relaxed);
             }
             if passed.fits {
-                passed.told.extend(parsed.bad.into_iter().map(|(row, why)| (file, before + row, why)));
+                passed
+                    .told
+                    .extend(parsed.bad.into_iter().map(|(row, why)| (file, before + row, why)));
                 passed.told.extend((0..parsed.more_bad).map(|_| (file, 0, String::new())));
                 let rows: usize = parsed.batches.iter().map(RecordBatch::num_rows).sum();
                 for batch in parsed.batches {

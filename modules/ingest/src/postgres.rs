@@ -1,11 +1,14 @@
-//! PostgreSQL: one exported snapshot, ranges of pages in parallel, binary COPY decoded straight into Arrow.
+//! PostgreSQL: one exported snapshot, ranges of pages in parallel, binary COPY decoded straight
+//! into Arrow.
 //!
-//! [`shape`] maps types, [`decode`] reads COPY, `plan` finds out what is to be read, `copy` reads it, `server` is the way there; this file runs.
+//! [`shape`] maps types, [`decode`] reads COPY, `plan` finds out what is to be read, `copy` reads
+//! it, `server` is the way there; this file runs.
 //!
-//! A coordinator opens a REPEATABLE READ transaction, takes the table's weakest lock (so that it is neither altered nor
-//! dropped meanwhile), exports its snapshot and keeps it; workers import it and copy ranges of ctid, the last one
-//! open-ended, so every row of the snapshot is read once. What has no pages of its own (views, foreign tables, queries,
-//! servers before 14) is read by one plain COPY in the coordinator's own transaction.
+//! A coordinator opens a REPEATABLE READ transaction, takes the table's weakest lock (so that it is
+//! neither altered nor dropped meanwhile), exports its snapshot and keeps it; workers import it and
+//! copy ranges of ctid, the last one open-ended, so every row of the snapshot is read once. What
+//! has no pages of its own (views, foreign tables, queries, servers before 14) is read by one plain
+//! COPY in the coordinator's own transaction.
 
 mod copy;
 pub mod decode;
@@ -26,16 +29,25 @@ use tokio_util::sync::CancellationToken;
 use crate::dsn::Dsn;
 use crate::run::Progress;
 use crate::sink::Place;
-use crate::table::{self, AskError, HeldTables, ReadError, ReadOptions, ServerError, TableName, TableRead, TableSet, TableSource};
+use crate::table::{
+    self, AskError, HeldTables, ReadError, ReadOptions, ServerError, TableName, TableRead,
+    TableSet, TableSource,
+};
 use copy::{CopyOutcome, Crew, Worker};
 use plan::{plan, quoted};
 use server::{STOP_TIMEOUT, Server};
 
-/// Finds tables, and holds a snapshot that reads of all of them can join. Blocks; a thread of its own keeps it.
+/// Finds tables, and holds a snapshot that reads of all of them can join. Blocks; a thread of its
+/// own keeps it.
 ///
 /// # Errors
 /// If the server cannot be reached, or a schema has no tables.
-pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &CancellationToken) -> Result<HeldTables, ReadError> {
+pub fn hold(
+    dsn: &Dsn,
+    how: &ReadOptions,
+    which: &TableSet,
+    cancel: &CancellationToken,
+) -> Result<HeldTables, ReadError> {
     let server = Server::new(dsn)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (ready, found) = std::sync::mpsc::sync_channel(1);
@@ -45,7 +57,14 @@ pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &Cancellatio
         runtime.block_on(async {
             let begin = async {
                 let session = server.connected(how.stall, &cancel).await?;
-                let found = server.patiently(&session.client, how.stall, &cancel, export(&server, &session.client, &how, &which)).await??;
+                let found = server
+                    .patiently(
+                        &session.client,
+                        how.stall,
+                        &cancel,
+                        export(&server, &session.client, &how, &which),
+                    )
+                    .await??;
                 Ok::<_, ReadError>((session, found))
             };
             match begin.await {
@@ -56,36 +75,61 @@ pub fn hold(dsn: &Dsn, how: &ReadOptions, which: &TableSet, cancel: &Cancellatio
                         _ = ended => {}
                         () = tokio::time::sleep(how.deadline) => {}
                     }
-                    let _ = tokio::time::timeout(STOP_TIMEOUT, session.client.batch_execute("COMMIT")).await;
+                    let _ =
+                        tokio::time::timeout(STOP_TIMEOUT, session.client.batch_execute("COMMIT"))
+                            .await;
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
         });
     };
     std::thread::Builder::new().name("ingest-hold".into()).spawn(keep)?;
-    let (tables, snapshot) = found.recv().map_err(|_| std::io::Error::other("the snapshot's connection stopped without a result"))??;
+    let (tables, snapshot) = found.recv().map_err(|_| {
+        std::io::Error::other("the snapshot's connection stopped without a result")
+    })??;
     Ok(HeldTables { tables, snapshot: Some(snapshot), end: Some(end) })
 }
 
-async fn export(server: &Server, client: &Client, how: &ReadOptions, which: &TableSet) -> Result<(Vec<TableName>, String), ReadError> {
+async fn export(
+    server: &Server,
+    client: &Client,
+    how: &ReadOptions,
+    which: &TableSet,
+) -> Result<(Vec<TableName>, String), ReadError> {
     let said = |doing: &'static str| move |e: tokio_postgres::Error| server.said(doing, &e);
     let ms = how.deadline.as_millis();
-    let begin = format!("SET idle_in_transaction_session_timeout = {ms}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    let begin = format!(
+        "SET idle_in_transaction_session_timeout = {ms}; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+    );
     client.batch_execute(&begin).await.map_err(said("beginning a snapshot"))?;
     let tables = match which {
         TableSet::Tables(tables) => tables.iter().map(|table| TableName::of(table)).collect(),
         TableSet::Schema(schema) => {
             let list = "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
                  WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'm', 'f') AND NOT c.relispartition ORDER BY 1";
-            let rows = client.query(list, &[schema]).await.map_err(said("listing the schema's tables"))?;
+            let rows =
+                client.query(list, &[schema]).await.map_err(said("listing the schema's tables"))?;
             let names = rows.iter().map(|row| row.get::<_, String>(0));
-            names.map(|name| TableName { table: format!("{}.{}", quoted(schema), quoted(&name)), name }).collect::<Vec<_>>()
+            names
+                .map(|name| TableName {
+                    table: format!("{}.{}", quoted(schema), quoted(&name)),
+                    name,
+                })
+                .collect::<Vec<_>>()
         }
     };
     if let (TableSet::Schema(schema), true) = (which, tables.is_empty()) {
-        return Err(AskError::NoTables { address: server.address(), kind: "schema", name: schema.clone() }.into());
+        return Err(AskError::NoTables {
+            address: server.address(),
+            kind: "schema",
+            name: schema.clone(),
+        }
+        .into());
     }
-    let row = client.query_one("SELECT pg_export_snapshot()", &[]).await.map_err(said("exporting the snapshot"))?;
+    let row = client
+        .query_one("SELECT pg_export_snapshot()", &[])
+        .await
+        .map_err(said("exporting the snapshot"))?;
     Ok((tables, row.get(0)))
 }
 
@@ -149,13 +193,16 @@ async fn coordinate(
         add(job(0).copy(&session.client).await?);
     } else {
         let (sender, mut finished) = tokio::sync::mpsc::channel(workers);
-        // Whatever ends this function ends the workers, and waits for them: they write into the run's folder.
+        // Whatever ends this function ends the workers, and waits for them: they write into the
+        // run's folder.
         let mut crew = Crew { stop: cancel.child_token(), threads: Vec::new() };
         for part in 0..workers {
             let (worker, sender, stop) = (job(part), sender.clone(), crew.stop.clone());
             let run = move || {
                 let work = AssertUnwindSafe(|| worker.on_own_connection(&stop, deadline));
-                let panicked = |_| Err(ReadError::Io(std::io::Error::other("a worker panicked; the log has more")));
+                let panicked = |_| {
+                    Err(ReadError::Io(std::io::Error::other("a worker panicked; the log has more")))
+                };
                 let _ = sender.blocking_send(catch_unwind(work).unwrap_or_else(panicked));
             };
             crew.threads.push(std::thread::Builder::new().name("ingest-copy".into()).spawn(run)?);
@@ -164,11 +211,20 @@ async fn coordinate(
         for _ in 0..workers {
             match finished.recv().await {
                 Some(outcome) => add(outcome?),
-                None => return Err(ReadError::Io(std::io::Error::other("a worker stopped without a result"))),
+                None => {
+                    return Err(ReadError::Io(std::io::Error::other(
+                        "a worker stopped without a result",
+                    )));
+                }
             }
         }
     }
-    let ending = server.patiently(&session.client, how.stall, cancel, session.client.batch_execute("COMMIT"));
+    let ending = server.patiently(
+        &session.client,
+        how.stall,
+        cancel,
+        session.client.batch_execute("COMMIT"),
+    );
     ending.await?.map_err(|e| server.said("ending the snapshot", &e))?;
     objects.sort_by(|a: &Object, b| a.key.cmp(&b.key));
     Ok(TableRead {

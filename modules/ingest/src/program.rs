@@ -1,7 +1,7 @@
 //! What this crate's programs run.
 //!
-//! Here and not in their `main.rs`: the code of a service's futures is generated where they are polled, so once, with the
-//! library, and not again in each program.
+//! Here and not in their `main.rs`: the code of a service's futures is generated where they are
+//! polled, so once, with the library, and not again in each program.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -27,13 +27,15 @@ pub fn ingest() -> ExitCode {
     })
 }
 
-/// The mock of ingest: context `test`. Files are read as ever; tables are synthetic, so that clients need no database. Datasets of both
-/// kinds are the mocks': real ones are neither changed nor hidden from who is no mock.
+/// The mock of ingest: context `test`. Files are read as ever; tables are synthetic, so that
+/// clients need no database. Datasets of both kinds are the mocks': real ones are neither changed
+/// nor hidden from who is no mock.
 pub fn mock() -> ExitCode {
     run("ingest-mock", async |module: Module| {
         let client = Client::new(&module.mesh);
         let scope = Scope::unknown();
-        let service = Arc::new(IngestService::synthetic(client, module.label()).scoped(scope.clone()));
+        let service =
+            Arc::new(IngestService::synthetic(client, module.label()).scoped(scope.clone()));
         let scoping = tokio::spawn(scope.follow(module.mesh.clone()));
         service.bury().await;
         let outcome = module.serve(service).await;

@@ -1,4 +1,5 @@
-//! A run: its progress, its place in a bucket, what it read, and the commit at its end. What is read is the reader's affair.
+//! A run: its progress, its place in a bucket, what it read, and the commit at its end. What is
+//! read is the reader's affair.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -9,10 +10,13 @@ use brahman_card::Fault;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::WireError;
 use brahman_card::interface::catalog::{
-    self, AbandonIn, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object, PiiReport, Watermark,
+    self, AbandonIn, Column, CommitIn, CommitOut, Dataset, LocationIn, LocationOut, Object,
+    PiiReport, Watermark,
 };
 use brahman_card::interface::ingest::error::Cancelled;
-use brahman_card::interface::ingest::{Drift, HiddenFiles, IngestOut, IngestProgress, IngestSummary, Quarantine, Run};
+use brahman_card::interface::ingest::{
+    Drift, HiddenFiles, IngestOut, IngestProgress, IngestSummary, Quarantine, Run,
+};
 use brahman_sidecar::{Backoff, Call, CallOptions, Client, ClientError, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -49,7 +53,8 @@ pub struct Job {
     pub bucket: Option<String>,
     /// Whether personal data is looked for.
     pub pii: bool,
-    /// The run that this goes on with, whose objects are there already, also for the next try if this one fails.
+    /// The run that this goes on with, whose objects are there already, also for the next try if
+    /// this one fails.
     pub resumes: Option<String>,
     /// The dataset that this builds on: its objects that are kept may be among those read.
     pub onto: Option<Predecessor>,
@@ -125,10 +130,17 @@ impl Runs {
         Self { mock: true, ..self }
     }
 
-    /// Ends, in the lineage, what this module had begun when it last died. What cannot be told now is told before the next run.
+    /// Ends, in the lineage, what this module had begun when it last died. What cannot be told now
+    /// is told before the next run.
     pub async fn bury(&self) {
-        let reason = format!("{} stopped in the middle of the run; nothing was published", self.label);
-        let mut ends = vec![AbandonIn { producer: Some(self.label.clone()), reason, mock: Some(self.mock), ..AbandonIn::default() }];
+        let reason =
+            format!("{} stopped in the middle of the run; nothing was published", self.label);
+        let mut ends = vec![AbandonIn {
+            producer: Some(self.label.clone()),
+            reason,
+            mock: Some(self.mock),
+            ..AbandonIn::default()
+        }];
         if self.mock {
             // Earlier versions began their runs among the real ones.
             ends.push(AbandonIn { mock: Some(false), ..ends[0].clone() });
@@ -155,8 +167,8 @@ impl Runs {
         found.inspect(|(_, token)| token.cancel()).is_some()
     }
 
-    /// Reads on a thread of its own while telling a caller, if there is one, how far it is; then commits. A hang-up or a cancel
-    /// ends it; then, and after an error, nothing is published.
+    /// Reads on a thread of its own while telling a caller, if there is one, how far it is; then
+    /// commits. A hang-up or a cancel ends it; then, and after an error, nothing is published.
     ///
     /// # Errors
     /// The reader's fault, or the catalog's.
@@ -164,7 +176,13 @@ impl Runs {
         &self,
         call: Option<&Call>,
         job: Job,
-        read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<ReadOutcome, Fault> + Send + 'static,
+        read: impl FnOnce(
+            &Place,
+            &watch::Sender<Progress>,
+            &CancellationToken,
+        ) -> Result<ReadOutcome, Fault>
+        + Send
+        + 'static,
     ) -> Result<IngestSummary, Fault> {
         let run_id = job.resumes.clone().unwrap_or_else(|| ulid::Ulid::generate().to_string());
         let cancel = CancellationToken::new();
@@ -186,21 +204,33 @@ impl Runs {
             all.truncate(RUNS_MAX);
         }
         let started = Instant::now();
-        let (progress, watching) = watch::channel(Progress { phase: "scan", ..Progress::default() });
+        let (progress, watching) =
+            watch::channel(Progress { phase: "scan", ..Progress::default() });
         let ended = RunEnd { runs: self, run_id: &run_id, watching: watching.clone(), started };
-        let outcome = self.read_and_commit(call, job, &run_id, read, &cancel, progress, watching, started).await;
+        let outcome = self
+            .read_and_commit(call, job, &run_id, read, &cancel, progress, watching, started)
+            .await;
         ended.with(match &outcome {
             Ok(_) => ("done", None),
             Err(_) if cancel.is_cancelled() => ("cancelled", None),
             Err(fault) => ("failed", Some(fault.message().to_owned())),
         });
-        // What may be published yet is not given up: its objects stay until it is known, or this module has ended.
+        // What may be published yet is not given up: its objects stay until it is known, or this
+        // module has ended.
         if let Err(fault) = &outcome
             && fault.name != UNKNOWN
         {
             let (cancelled, mock) = (Some(cancel.is_cancelled()), Some(self.mock));
             let reason = fault.message().to_owned();
-            self.ends.tell(AbandonIn { run_id: Some(run_id.clone()), reason, cancelled, mock, producer: None }).await;
+            self.ends
+                .tell(AbandonIn {
+                    run_id: Some(run_id.clone()),
+                    reason,
+                    cancelled,
+                    mock,
+                    producer: None,
+                })
+                .await;
         }
         outcome
     }
@@ -211,7 +241,13 @@ impl Runs {
         call: Option<&Call>,
         job: Job,
         run_id: &str,
-        read: impl FnOnce(&Place, &watch::Sender<Progress>, &CancellationToken) -> Result<ReadOutcome, Fault> + Send + 'static,
+        read: impl FnOnce(
+            &Place,
+            &watch::Sender<Progress>,
+            &CancellationToken,
+        ) -> Result<ReadOutcome, Fault>
+        + Send
+        + 'static,
         cancel: &CancellationToken,
         progress: watch::Sender<Progress>,
         watching: watch::Receiver<Progress>,
@@ -222,7 +258,8 @@ impl Runs {
         let place = self.place_for(&job, run_id).await?;
         let (token, target, resumed) = (cancel.clone(), place.clone(), job.resumes.is_some());
         let mut reading = tokio::task::spawn_blocking(move || {
-            // Nothing of a failed run was published, nor of one whose caller has gone; the catalog clears what a crash leaves.
+            // Nothing of a failed run was published, nor of one whose caller has gone; the catalog
+            // clears what a crash leaves.
             let written = RunFolder { folder: Some(target.folder.clone()).filter(|_| !resumed) };
             let read = read(&target, &progress, &token)?;
             let pii = target.samples.as_ref().map(|samples| pii::report(&samples.take()));
@@ -255,10 +292,16 @@ impl Runs {
         let mut notes = read.notes;
         if let Some(copies) = committed.copies.filter(|copies| copies.failed > 0) {
             let why = copies.why.unwrap_or_default();
-            notes.push(format!("{} objects have no replica in bucket rescue yet, {} failed: {why}", copies.pending, copies.failed));
+            notes.push(format!(
+                "{} objects have no replica in bucket rescue yet, {} failed: {why}",
+                copies.pending, copies.failed
+            ));
         }
         if self.mock {
-            notes.push(format!("made by the mock {}: only mocks read it, and no real dataset was touched", self.label));
+            notes.push(format!(
+                "made by the mock {}: only mocks read it, and no real dataset was touched",
+                self.label
+            ));
         }
         let (Progress { rows, bytes, .. }, elapsed) = (*watching.borrow(), started.elapsed());
         Ok(IngestSummary {
@@ -272,7 +315,8 @@ impl Runs {
             columns: Some(read.columns),
             quarantined: Some(read.quarantined),
             quarantine: Some(read.quarantine),
-            hidden: Some(read.hidden.iter().map(|rule| rule.count).sum()).filter(|count: &u64| *count > 0),
+            hidden: Some(read.hidden.iter().map(|rule| rule.count).sum())
+                .filter(|count: &u64| *count > 0),
             hidden_by: Some(read.hidden).filter(|hidden| !hidden.is_empty()),
             pii,
             datasets: None,
@@ -287,15 +331,38 @@ impl Runs {
     /// Where the catalog has a run's objects written.
     async fn place_for(&self, job: &Job, run_id: &str) -> Result<Place, Fault> {
         let (name, run_id, bucket) = (job.dataset.clone(), run_id.to_owned(), job.bucket.clone());
-        let ask = LocationIn { name, run_id, producer: Some(self.label.clone()), bucket, mock: Some(self.mock) };
-        let found = self.client.call_method::<catalog::method::Location>(&ask, &CallOptions::default()).await?.value;
+        let ask = LocationIn {
+            name,
+            run_id,
+            producer: Some(self.label.clone()),
+            bucket,
+            mock: Some(self.mock),
+        };
+        let found = self
+            .client
+            .call_method::<catalog::method::Location>(&ask, &CallOptions::default())
+            .await?
+            .value;
         let LocationOut { bucket, key_prefix: prefix, url_prefix, path } = found;
         let samples = job.pii.then(Arc::<Samples>::default);
-        Ok(Place { folder: PathBuf::from(&path), bucket, prefix, url_prefix, samples, first_part: 0 })
+        Ok(Place {
+            folder: PathBuf::from(&path),
+            bucket,
+            prefix,
+            url_prefix,
+            samples,
+            first_part: 0,
+        })
     }
 
     /// What the catalog is told of a run that has read all.
-    fn commit_of(&self, job: &Job, run_id: &str, read: &mut ReadOutcome, pii: Option<PiiReport>) -> CommitIn {
+    fn commit_of(
+        &self,
+        job: &Job,
+        run_id: &str,
+        read: &mut ReadOutcome,
+        pii: Option<PiiReport>,
+    ) -> CommitIn {
         CommitIn {
             name: job.dataset.clone(),
             run_id: run_id.to_owned(),
@@ -312,9 +379,14 @@ impl Runs {
         }
     }
 
-    /// Has a run published. From here on it may be, whatever becomes of the answer: only a refusal says that it was not, and takes what
-    /// was written with it. What may be either is the catalog's to clear away.
-    async fn publish(&self, commit: &CommitIn, mut written: RunFolder) -> Result<CommitOut, ClientError> {
+    /// Has a run published. From here on it may be, whatever becomes of the answer: only a refusal
+    /// says that it was not, and takes what was written with it. What may be either is the
+    /// catalog's to clear away.
+    async fn publish(
+        &self,
+        commit: &CommitIn,
+        mut written: RunFolder,
+    ) -> Result<CommitOut, ClientError> {
         let folder = written.keep();
         let committed = self.commit(commit).await;
         if let Err(ClientError::Fault(fault)) = &committed
@@ -329,15 +401,27 @@ impl Runs {
     async fn commit(&self, commit: &CommitIn) -> Result<CommitOut, ClientError> {
         let mut pauses = PAUSES;
         for _ in 1..COMMITS_MAX {
-            match self.client.call_method::<catalog::method::Commit>(commit, &CallOptions::default()).await {
+            match self
+                .client
+                .call_method::<catalog::method::Commit>(commit, &CallOptions::default())
+                .await
+            {
                 Err(ClientError::Fault(fault)) if fault.name == UNKNOWN => {
-                    tracing::warn!(dataset = commit.name, run_id = commit.run_id, "{}", fault.message());
+                    tracing::warn!(
+                        dataset = commit.name,
+                        run_id = commit.run_id,
+                        "{}",
+                        fault.message()
+                    );
                     pauses.wait().await;
                 }
                 other => return other.map(|answer| answer.value),
             }
         }
-        let last = self.client.call_method::<catalog::method::Commit>(commit, &CallOptions::default()).await;
+        let last = self
+            .client
+            .call_method::<catalog::method::Commit>(commit, &CallOptions::default())
+            .await;
         last.map(|answer| answer.value)
     }
 
@@ -349,8 +433,11 @@ impl Runs {
         let ask = catalog::NameIn { name: name.to_owned(), mock: Some(self.mock) };
         match self.client.call_method::<catalog::method::Get>(&ask, &CallOptions::default()).await {
             // A mock may read a real dataset, but never builds on it.
-            Ok(found) => Ok(Some(found.value.dataset).filter(|dataset| (dataset.mock == Some(true)) == self.mock)),
-            Err(ClientError::Fault(fault)) if fault.name == catalog::error::NoSuchDataset::NAME => Ok(None),
+            Ok(found) => Ok(Some(found.value.dataset)
+                .filter(|dataset| (dataset.mock == Some(true)) == self.mock)),
+            Err(ClientError::Fault(fault)) if fault.name == catalog::error::NoSuchDataset::NAME => {
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -364,16 +451,17 @@ impl Runs {
 
 /// What a commit answers of which it is not known whether it was published.
 const UNKNOWN: &str = catalog::error::Unknown::NAME;
-/// How often such a commit is said, and how long after the first time it is said again; doubled each time. The catalog tries for a while
-/// by itself.
+/// How often such a commit is said, and how long after the first time it is said again; doubled
+/// each time. The catalog tries for a while by itself.
 const COMMITS_MAX: u32 = 4;
 const PAUSES: Backoff = Backoff::doubling(Duration::from_secs(1), Duration::from_secs(4));
 
-/// Whether a fault of a commit says that this run was never published: a call whose answer was lost is said again, and one that is
-/// unknown by then, or whose dataset cannot be read, may have been.
+/// Whether a fault of a commit says that this run was never published: a call whose answer was lost
+/// is said again, and one that is unknown by then, or whose dataset cannot be read, may have been.
 fn was_refused(fault: &str) -> bool {
     let may_be_published = [catalog::error::GivenUp::NAME, catalog::error::Damaged::NAME, UNKNOWN];
-    let of_catalog = fault.rsplit_once('.').is_some_and(|(interface, _)| interface == catalog::INTERFACE.name);
+    let of_catalog =
+        fault.rsplit_once('.').is_some_and(|(interface, _)| interface == catalog::INTERFACE.name);
     of_catalog && !may_be_published.contains(&fault)
 }
 
@@ -403,7 +491,9 @@ impl Drop for RunFolder {
 /// A reader that panicked.
 fn broken(dataset: &str, error: &tokio::task::JoinError) -> Fault {
     tracing::error!(dataset, "reading failed: {error}");
-    Fault::internal(format!("dataset `{dataset}`: reading failed in the middle; nothing was published; the log has more"))
+    Fault::internal(format!(
+        "dataset `{dataset}`: reading failed in the middle; nothing was published; the log has more"
+    ))
 }
 
 /// Ends of runs that the lineage has yet to be told of.
@@ -418,15 +508,21 @@ impl Ends {
     async fn tell(&self, end: AbandonIn) {
         self.untold.lock().await.push(end);
         if let Err(error) = self.tell_all().await {
-            tracing::warn!("the end of a run will be recorded in the lineage later: {}", chain(&error));
+            tracing::warn!(
+                "the end of a run will be recorded in the lineage later: {}",
+                chain(&error)
+            );
         }
     }
 
-    /// Tells of all ends that could not be told before. A run begins only after that: one end means all runs that there were.
+    /// Tells of all ends that could not be told before. A run begins only after that: one end means
+    /// all runs that there were.
     async fn tell_all(&self) -> Result<(), ClientError> {
         let mut untold = self.untold.lock().await;
         while let Some(end) = untold.first() {
-            self.client.call_method::<catalog::method::Abandon>(end, &CallOptions::default()).await?;
+            self.client
+                .call_method::<catalog::method::Abandon>(end, &CallOptions::default())
+                .await?;
             untold.remove(0);
         }
         Ok(())
@@ -435,9 +531,13 @@ impl Ends {
 
 /// Columns that came, went, or changed their type.
 fn drift(before: &[Column], now: &[Column]) -> Vec<Drift> {
-    let of = |columns: &[Column], name: &str| columns.iter().find(|c| c.name == name).map(|c| c.arrow_type.clone());
-    let names = before.iter().chain(now.iter().filter(|c| of(before, &c.name).is_none())).map(|c| &c.name);
-    let all = names.map(|name| Drift { column: name.clone(), was: of(before, name), now: of(now, name) });
+    let of = |columns: &[Column], name: &str| {
+        columns.iter().find(|c| c.name == name).map(|c| c.arrow_type.clone())
+    };
+    let names =
+        before.iter().chain(now.iter().filter(|c| of(before, &c.name).is_none())).map(|c| &c.name);
+    let all =
+        names.map(|name| Drift { column: name.clone(), was: of(before, name), now: of(now, name) });
     all.filter(|d| d.was != d.now).collect()
 }
 
@@ -454,9 +554,11 @@ impl RunEnd<'_> {
     fn with(&self, (state, error): (&str, Option<String>)) -> bool {
         let last = *self.watching.borrow();
         let mut all = self.runs.lock();
-        let found = all.iter_mut().find(|(run, _)| run.run_id == self.run_id && run.state == "running");
+        let found =
+            all.iter_mut().find(|(run, _)| run.run_id == self.run_id && run.state == "running");
         let Some((run, _)) = found else { return false };
-        (run.rows, run.bytes, run.seconds) = (last.rows, last.bytes, self.started.elapsed().as_secs_f64());
+        (run.rows, run.bytes, run.seconds) =
+            (last.rows, last.bytes, self.started.elapsed().as_secs_f64());
         (run.state, run.error) = (state.to_owned(), error);
         true
     }
@@ -468,8 +570,15 @@ impl Drop for RunEnd<'_> {
         if self.with(("cancelled", None))
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (ends, run_id, mock) = (Arc::clone(&self.runs.ends), Some(self.run_id.to_owned()), Some(self.runs.mock));
-            let end = AbandonIn { run_id, reason: "the caller hung up".to_owned(), cancelled: Some(true), mock, producer: None };
+            let (ends, run_id, mock) =
+                (Arc::clone(&self.runs.ends), Some(self.run_id.to_owned()), Some(self.runs.mock));
+            let end = AbandonIn {
+                run_id,
+                reason: "the caller hung up".to_owned(),
+                cancelled: Some(true),
+                mock,
+                producer: None,
+            };
             runtime.spawn(async move { ends.tell(end).await });
         }
     }
@@ -477,7 +586,12 @@ impl Drop for RunEnd<'_> {
 
 fn report(now: Progress, elapsed: Duration) -> IngestOut {
     let Progress { phase, rows, bytes } = now;
-    IngestOut::Progress(IngestProgress { phase: phase.to_owned(), rows, bytes, rows_per_s: rate(rows, elapsed) })
+    IngestOut::Progress(IngestProgress {
+        phase: phase.to_owned(),
+        rows,
+        bytes,
+        rows_per_s: rate(rows, elapsed),
+    })
 }
 
 /// Rows a second.
@@ -502,13 +616,21 @@ mod tests {
             let _written = of("panicked");
             panic!("as this test wants");
         }));
-        assert!(panicked.is_err() && std::fs::read_dir(folder.path()).expect("there").next().is_none());
+        assert!(
+            panicked.is_err() && std::fs::read_dir(folder.path()).expect("there").next().is_none()
+        );
         assert!(of("kept").keep().is_some_and(|kept| kept.is_dir()));
     }
 
     #[test]
     fn what_may_have_been_published_is_no_refusal() {
-        for maybe in ["Catalog.GivenUp", "Catalog.Damaged", "Catalog.Unknown", "Broker.ProviderFailed", "Fault.Internal"] {
+        for maybe in [
+            "Catalog.GivenUp",
+            "Catalog.Damaged",
+            "Catalog.Unknown",
+            "Broker.ProviderFailed",
+            "Fault.Internal",
+        ] {
             assert!(!was_refused(&format!("org.brahman.{maybe}")), "{maybe}");
         }
         for never in ["Moved", "BadObject", "BucketFailed", "MadeByMock"] {
@@ -518,13 +640,22 @@ mod tests {
 
     #[test]
     fn columns_that_came_went_or_changed_are_told() {
-        let column =
-            |name: &str, kind: &str| Column { name: name.into(), arrow_type: kind.into(), source_type: kind.into(), nulls_made: 0 };
+        let column = |name: &str, kind: &str| Column {
+            name: name.into(),
+            arrow_type: kind.into(),
+            source_type: kind.into(),
+            nulls_made: 0,
+        };
         let before = [column("a", "Int32"), column("b", "Utf8"), column("c", "Utf8")];
         let now = [column("a", "Int64"), column("b", "Utf8"), column("d", "Date32")];
-        let told: Vec<_> =
-            drift(&before, &now).into_iter().map(|d| (d.column, d.was.unwrap_or_default(), d.now.unwrap_or_default())).collect();
+        let told: Vec<_> = drift(&before, &now)
+            .into_iter()
+            .map(|d| (d.column, d.was.unwrap_or_default(), d.now.unwrap_or_default()))
+            .collect();
         let words = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
-        assert_eq!(told, [words("a", "Int32", "Int64"), words("c", "Utf8", ""), words("d", "", "Date32")]);
+        assert_eq!(
+            told,
+            [words("a", "Int32", "Int64"), words("c", "Utf8", ""), words("d", "", "Date32")]
+        );
     }
 }

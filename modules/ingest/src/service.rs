@@ -9,8 +9,8 @@ use std::time::Duration;
 use brahman_card::interface::WireError as _;
 use brahman_card::interface::catalog::Watermark;
 use brahman_card::interface::ingest::{
-    self, CancelIn, CancelOut, FilesIn, IngestOut, IngestSummary, IngestedDataset, Quarantine, RunsOut, TableIn, UnwatchIn, UnwatchOut,
-    WatchIn, WatchOut, WatchesOut,
+    self, CancelIn, CancelOut, FilesIn, IngestOut, IngestSummary, IngestedDataset, Quarantine,
+    RunsOut, TableIn, UnwatchIn, UnwatchOut, WatchIn, WatchOut, WatchesOut,
 };
 use brahman_card::names::Kind;
 use brahman_card::{Fault, Interface};
@@ -26,16 +26,20 @@ use crate::rules::{self, walk_rules};
 use crate::run::{Job, Predecessor, Progress, ReadOutcome, Runs, cancelled, rate};
 use crate::sink::Place;
 use crate::source::{Format, WalkRules};
-use crate::table::{AskError, HeldTables, ReadError, ReadOptions, TableRead, TableSet, TableSource};
+use crate::table::{
+    AskError, HeldTables, ReadError, ReadOptions, TableRead, TableSet, TableSource,
+};
 use crate::watches::Watches;
 use crate::window::{Reach, Window};
 use crate::{merge, mock, mysql, postgres};
 
 /// Most workers of one read.
 const PARALLEL_MAX: u64 = 64;
-/// How long a snapshot is held unless the caller says otherwise: it keeps the server from cleaning up behind it.
+/// How long a snapshot is held unless the caller says otherwise: it keeps the server from cleaning
+/// up behind it.
 const DEADLINE_S: u64 = 3600;
-/// How long the server may send nothing unless the caller says otherwise: a query may sort for minutes before its first row.
+/// How long the server may send nothing unless the caller says otherwise: a query may sort for
+/// minutes before its first row.
 const STALL_S: u64 = 300;
 /// Longest time for a change to come to rest.
 const DEBOUNCE_MS_MAX: u64 = 3_600_000;
@@ -66,12 +70,14 @@ pub struct IngestService {
     watches: Option<Arc<Watches>>,
     /// Where unfinished reads are noted; the mock has none.
     state: Option<PathBuf>,
-    /// What the active profile lets be named. Datasets themselves are the catalog's to refuse; here are what reads them and what did.
+    /// What the active profile lets be named. Datasets themselves are the catalog's to refuse; here
+    /// are what reads them and what did.
     scope: Scope,
 }
 
 impl IngestService {
-    /// A service that commits through this client, under this label, and keeps its watches in this state directory.
+    /// A service that commits through this client, under this label, and keeps its watches in this
+    /// state directory.
     ///
     /// # Errors
     /// If the watches cannot be read.
@@ -114,7 +120,12 @@ impl IngestService {
     }
 
     fn watches(&self) -> Result<&Arc<Watches>, Fault> {
-        let none = || Fault::invalid_parameter("context", "the mock watches nothing: expected a context in which ingest is real");
+        let none = || {
+            Fault::invalid_parameter(
+                "context",
+                "the mock watches nothing: expected a context in which ingest is real",
+            )
+        };
         self.watches.as_ref().ok_or_else(none)
     }
 
@@ -128,7 +139,8 @@ impl IngestService {
         bounded("debounce_ms", ask.debounce_ms, DEBOUNCE_MS_MAX, 1)?;
         bounded("reconcile_s", ask.reconcile_s, SECONDS_MAX, 1)?;
         files::csv_options(&ask.csv.clone().unwrap_or_default())?;
-        // What could never be committed is not followed. A dataset from before its name was reserved keeps that.
+        // What could never be committed is not followed. A dataset from before its name was
+        // reserved keeps that.
         if let Err(error) = Kind::Dataset.check_new(&ask.dataset) {
             let may_be = Kind::Dataset.check(&ask.dataset).is_ok();
             if !may_be || self.runs.dataset(&ask.dataset).await?.is_none() {
@@ -137,7 +149,9 @@ impl IngestService {
         }
         let watches = self.watches()?;
         watches.check(&ask)?;
-        let format = rules::format_of(ask.format.clone(), ask.paths.clone(), ask.no_ignore == Some(true)).await?;
+        let format =
+            rules::format_of(ask.format.clone(), ask.paths.clone(), ask.no_ignore == Some(true))
+                .await?;
         Reply::of(&WatchOut { watching: watches.watch(ask, format)? })
     }
 
@@ -162,7 +176,10 @@ impl IngestService {
         let how = TextOptions { explain: true, ..how };
         let cancel = CancellationToken::new();
         let _cancel_on_drop = cancel.clone().drop_guard();
-        let explained = tokio::task::spawn_blocking(move || files::explain(&ask.paths, &rules, format, &how, &cancel)).await;
+        let explained = tokio::task::spawn_blocking(move || {
+            files::explain(&ask.paths, &rules, format, &how, &cancel)
+        })
+        .await;
         Reply::of(&explained.map_err(|error| Fault::internal(chain(&error)))??)
     }
 
@@ -171,30 +188,60 @@ impl IngestService {
         let (dsn, how) = connection(call, &ask, schemes)?;
         let mode = Mode::of(&ask)?;
         if ask.tables.is_some() || ask.schema.is_some() {
-            return Reply::of(&IngestOut::Done(self.several(call, ask, mode, server, dsn, how).await?));
+            return Reply::of(&IngestOut::Done(
+                self.several(call, ask, mode, server, dsn, how).await?,
+            ));
         }
         let read = server.read;
         let what = match (ask.table, ask.query) {
             (Some(table), None) => TableSource::Table(table),
             (None, Some(query)) if matches!(mode, Mode::Full) => TableSource::Query(query),
-            (None, Some(_)) => return Err(Fault::invalid_parameter("query", "a query is read with mode full; expected a table")),
-            _ => return Err(Fault::invalid_parameter("table, query", "expected exactly one of them")),
+            (None, Some(_)) => {
+                return Err(Fault::invalid_parameter(
+                    "query",
+                    "a query is read with mode full; expected a table",
+                ));
+            }
+            _ => {
+                return Err(Fault::invalid_parameter(
+                    "table, query",
+                    "expected exactly one of them",
+                ));
+            }
         };
-        let job = Job { dataset: ask.dataset, bucket: ask.bucket, pii: ask.pii.unwrap_or(true), ..Job::default() };
+        let job = Job {
+            dataset: ask.dataset,
+            bucket: ask.bucket,
+            pii: ask.pii.unwrap_or(true),
+            ..Job::default()
+        };
         let done = match mode {
             Mode::Full => {
                 let read = move |place: &Place, progress: &_, cancel: &_| {
-                    Ok(as_read(read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?, "full"))
+                    Ok(as_read(
+                        read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?,
+                        "full",
+                    ))
                 };
                 self.runs.carry_out(Some(call), job, read).await?
             }
-            Mode::Incremental { cursor, key, lag } => self.incremental(call, job, read, (dsn, what, how), (cursor, key, lag)).await?,
-            Mode::Keyset { key, rows } => self.keyset(call, job, Keyset { read, dsn, what, how, key, rows, book: Book::default() }).await?,
+            Mode::Incremental { cursor, key, lag } => {
+                self.incremental(call, job, read, (dsn, what, how), (cursor, key, lag)).await?
+            }
+            Mode::Keyset { key, rows } => {
+                self.keyset(
+                    call,
+                    job,
+                    Keyset { read, dsn, what, how, key, rows, book: Book::default() },
+                )
+                .await?
+            }
         };
         Reply::of(&IngestOut::Done(done))
     }
 
-    /// Several tables, one after the other, each a dataset, of one snapshot where the server can hold it.
+    /// Several tables, one after the other, each a dataset, of one snapshot where the server can
+    /// hold it.
     async fn several(
         &self,
         call: &Call,
@@ -204,11 +251,16 @@ impl IngestService {
         dsn: Dsn,
         how: ReadOptions,
     ) -> Result<IngestSummary, Fault> {
-        let one = |what: &'static str, why: &str| Err(Fault::invalid_parameter(what, why.to_owned()));
+        let one =
+            |what: &'static str, why: &str| Err(Fault::invalid_parameter(what, why.to_owned()));
         let is_schema = ask.schema.is_some();
         let which = match (ask.tables, ask.schema) {
-            (Some(tables), None) if (1..=TABLES_MAX).contains(&tables.len()) => TableSet::Tables(tables),
-            (Some(_), None) => return one("tables", &format!("expected 1 to {TABLES_MAX} of them")),
+            (Some(tables), None) if (1..=TABLES_MAX).contains(&tables.len()) => {
+                TableSet::Tables(tables)
+            }
+            (Some(_), None) => {
+                return one("tables", &format!("expected 1 to {TABLES_MAX} of them"));
+            }
             (None, Some(schema)) => TableSet::Schema(schema),
             _ => return one("tables, schema", "expected one of them"),
         };
@@ -221,29 +273,45 @@ impl IngestService {
         let cancel = CancellationToken::new();
         let _cancel_on_drop = cancel.clone().drop_guard();
         let (to, with) = (dsn.clone(), how.clone());
-        let held = tokio::task::spawn_blocking(move || (server.hold)(&to, &with, &which, &cancel)).await;
+        let held =
+            tokio::task::spawn_blocking(move || (server.hold)(&to, &with, &which, &cancel)).await;
         let held = held.map_err(|e| Fault::internal(chain(&e)))?.map_err(failed)?;
         let mut names = std::collections::BTreeMap::new();
         for table in &held.tables {
             if let Some(other) = names.insert(table.dataset(&ask.dataset), table) {
-                let both = format!("`{}` and `{}` would both be dataset {}", other.table, table.table, table.dataset(&ask.dataset));
+                let both = format!(
+                    "`{}` and `{}` would both be dataset {}",
+                    other.table,
+                    table.table,
+                    table.dataset(&ask.dataset)
+                );
                 return one("tables", &format!("{both}: read one of them by itself"));
             }
         }
         let how = ReadOptions { snapshot: held.snapshot.clone(), ..how };
-        let (mut made, mut left_out): (Vec<IngestedDataset>, Vec<Quarantine>) = (Vec::new(), Vec::new());
-        let mut sum = IngestSummary { dataset: ask.dataset.clone(), mode: Some("full".into()), ..IngestSummary::default() };
+        let (mut made, mut left_out): (Vec<IngestedDataset>, Vec<Quarantine>) =
+            (Vec::new(), Vec::new());
+        let mut sum = IngestSummary {
+            dataset: ask.dataset.clone(),
+            mode: Some("full".into()),
+            ..IngestSummary::default()
+        };
         let started = std::time::Instant::now();
         for table in &held.tables {
-            let (dsn, how, what) = (dsn.clone(), how.clone(), TableSource::Table(table.table.clone()));
+            let (dsn, how, what) =
+                (dsn.clone(), how.clone(), TableSource::Table(table.table.clone()));
             let read = move |place: &Place, progress: &_, cancel: &_| {
-                Ok(as_read((server.read)(&dsn, &what, &how, place, progress, cancel).map_err(failed)?, "full"))
+                Ok(as_read(
+                    (server.read)(&dsn, &what, &how, place, progress, cancel).map_err(failed)?,
+                    "full",
+                ))
             };
             let (dataset, bucket) = (table.dataset(&ask.dataset), ask.bucket.clone());
             let job = Job { dataset, bucket, pii: ask.pii.unwrap_or(true), ..Job::default() };
             let done = match self.runs.carry_out(Some(call), job, read).await {
                 Ok(done) => done,
-                // Of a schema, a table that may not be read, or cannot be, says nothing of the others.
+                // Of a schema, a table that may not be read, or cannot be, says nothing of the
+                // others.
                 Err(fault) if is_schema && fault.name == ingest::error::BadSource::NAME => {
                     tracing::warn!(table = table.table, "left out: {}", fault.message());
                     let reason = fault.message().to_owned();
@@ -251,10 +319,16 @@ impl IngestService {
                     continue;
                 }
                 Err(fault) => {
-                    let before = made.iter().map(|m| m.dataset.as_str()).collect::<Vec<_>>().join(", ");
+                    let before =
+                        made.iter().map(|m| m.dataset.as_str()).collect::<Vec<_>>().join(", ");
                     let before = if before.is_empty() { "no table".to_owned() } else { before };
-                    let words = format!("table {}: {}; committed before it: {before}", table.table, fault.message());
-                    return Err(Fault::new(fault.name.clone(), fault.retryable(), words).with("source", table.table.clone()));
+                    let words = format!(
+                        "table {}: {}; committed before it: {before}",
+                        table.table,
+                        fault.message()
+                    );
+                    return Err(Fault::new(fault.name.clone(), fault.retryable(), words)
+                        .with("source", table.table.clone()));
                 }
             };
             (sum.rows, sum.bytes) = (sum.rows + done.rows, sum.bytes + done.bytes);
@@ -264,17 +338,31 @@ impl IngestService {
         if made.is_empty()
             && let Some(first) = left_out.first()
         {
-            let words = format!("none of {} tables could be read; first {}: {}", left_out.len(), first.source, first.reason);
-            return Err(Fault::of(&ingest::error::BadSource { source: first.source.clone() }, false, words));
+            let words = format!(
+                "none of {} tables could be read; first {}: {}",
+                left_out.len(),
+                first.source,
+                first.reason
+            );
+            return Err(Fault::of(
+                &ingest::error::BadSource { source: first.source.clone() },
+                false,
+                words,
+            ));
         }
         let elapsed = started.elapsed();
-        let tables = if made.len() == 1 { "1 table".to_owned() } else { format!("{} tables", made.len()) };
+        let tables =
+            if made.len() == 1 { "1 table".to_owned() } else { format!("{} tables", made.len()) };
         let note = match held.snapshot {
             Some(_) => format!("{tables} in one snapshot"),
-            None => format!("{tables}, each in a snapshot of its own: this server cannot hold one for several connections"),
+            None => format!(
+                "{tables}, each in a snapshot of its own: this server cannot hold one for several connections"
+            ),
         };
         let mut notes = vec![note];
-        notes.extend(left_out.iter().map(|of| format!("table {} was left out: {}", of.source, of.reason)));
+        notes.extend(
+            left_out.iter().map(|of| format!("table {} was left out: {}", of.source, of.reason)),
+        );
         let quarantined = Some(left_out.len() as u64).filter(|count| *count > 0);
         Ok(IngestSummary {
             rows_per_s: rate(sum.rows, elapsed),
@@ -304,11 +392,15 @@ impl IngestService {
             pii: before.as_ref().and_then(|d| d.pii.clone()),
         };
         let job = Job { onto: Some(onto), ..job };
-        let read = move |place: &Place, progress: &watch::Sender<Progress>, cancel: &CancellationToken| {
+        let read = move |place: &Place,
+                         progress: &watch::Sender<Progress>,
+                         cancel: &CancellationToken| {
             let mark = before.as_ref().and_then(|d| d.watermark.as_ref());
             if let Some(mark) = mark.filter(|mark| mark.column != cursor) {
-                let why =
-                    format!("`{cursor}`; the dataset was read by `{}`: go on with that, or read it whole with mode full", mark.column);
+                let why = format!(
+                    "`{cursor}`; the dataset was read by `{}`: go on with that, or read it whole with mode full",
+                    mark.column
+                );
                 return Err(Fault::invalid_parameter("cursor", why));
             }
             let window = Window {
@@ -324,13 +416,22 @@ impl IngestService {
             let how = ReadOptions { window: Some(window), ..how };
             let mut done = read(&dsn, &what, &how, place, progress, cancel).map_err(failed)?;
             if let Some(mark) = mark.filter(|mark| mark.source != done.input) {
-                return Err(failed(AskError::OtherTable { was: mark.source.clone(), now: done.input }.into()));
+                return Err(failed(
+                    AskError::OtherTable { was: mark.source.clone(), now: done.input }.into(),
+                ));
             }
             let rows: u64 = done.objects.iter().map(|o| o.rows).sum();
             match (&before, mark) {
                 (Some(before), Some(mark)) => {
                     progress.send_modify(|p| p.phase = "merge");
-                    let merged = merge::merge(&before.objects, std::mem::take(&mut done.objects), &key, place, cancel).map_err(failed)?;
+                    let merged = merge::merge(
+                        &before.objects,
+                        std::mem::take(&mut done.objects),
+                        &key,
+                        place,
+                        cancel,
+                    )
+                    .map_err(failed)?;
                     done.objects = merged.objects;
                     for (was, column) in before.columns.iter().zip(&mut done.columns) {
                         column.nulls_made += was.nulls_made;
@@ -347,7 +448,8 @@ impl IngestService {
             let Reach { bound, ties, strays, strays_sum } = std::mem::take(&mut done.reach);
             let bound = bound.or_else(|| mark.map(|m| m.bound.clone()));
             let (column, source) = (cursor.clone(), done.input.clone());
-            let watermark = bound.map(|bound| Watermark { column, bound, source, ties, strays, strays_sum });
+            let watermark =
+                bound.map(|bound| Watermark { column, bound, source, ties, strays, strays_sum });
             Ok(ReadOutcome { watermark, ..as_read(done, "incremental") })
         };
         self.runs.carry_out(Some(call), job, read).await
@@ -365,14 +467,16 @@ impl IngestService {
             Err(error) => (None, Some(chain(&error))),
         };
         note.iter().for_each(|note| tracing::warn!(dataset = job.dataset, "{note}"));
-        let at = unfinished.unwrap_or_else(|| Checkpoint::begin(ulid::Ulid::generate().to_string(), asked));
+        let at = unfinished
+            .unwrap_or_else(|| Checkpoint::begin(ulid::Ulid::generate().to_string(), asked));
         let job = Job { resumes: Some(at.run_id.clone()), ..job };
         let keyset = Keyset { book: book.clone(), ..keyset };
-        let read = move |place: &Place, progress: &watch::Sender<Progress>, cancel: &CancellationToken| {
-            let mut done = keyset.run(at, place, progress, cancel).map_err(failed)?;
-            done.notes.extend(note);
-            Ok(as_read(done, "keyset"))
-        };
+        let read =
+            move |place: &Place, progress: &watch::Sender<Progress>, cancel: &CancellationToken| {
+                let mut done = keyset.run(at, place, progress, cancel).map_err(failed)?;
+                done.notes.extend(note);
+                Ok(as_read(done, "keyset"))
+            };
         let done = self.runs.carry_out(Some(call), job, read).await?;
         book.forget();
         Ok(done)
@@ -387,7 +491,9 @@ async fn source_of(call: &Call, ask: &FilesIn) -> Result<(Format, TextOptions), 
     }
     let csv = files::csv_options(&ask.csv.clone().unwrap_or_default())?;
     let how = TextOptions { csv, union: ask.union_by_name, ..files::by_all_cores() };
-    let format = rules::format_of(ask.format.clone(), ask.paths.clone(), ask.no_ignore == Some(true)).await?;
+    let format =
+        rules::format_of(ask.format.clone(), ask.paths.clone(), ask.no_ignore == Some(true))
+            .await?;
     Ok((format.unwrap_or(Format::Documents), how))
 }
 
@@ -428,7 +534,10 @@ impl Mode {
             "incremental" => {
                 only("chunk_rows", ask.chunk_rows.is_some(), mode)?;
                 let Some(cursor) = ask.cursor.clone() else {
-                    return Err(Fault::invalid_parameter("cursor", "expected a column whose values only grow, such as updated_at"));
+                    return Err(Fault::invalid_parameter(
+                        "cursor",
+                        "expected a column whose values only grow, such as updated_at",
+                    ));
                 };
                 let lag = ask.lag.unwrap_or(0);
                 if lag > 0 && key.is_empty() {
@@ -442,13 +551,20 @@ impl Mode {
             "keyset" => {
                 only("cursor", ask.cursor.is_some(), mode)?;
                 only("lag", ask.lag.is_some(), mode)?;
-                let rows = bounded("chunk_rows", ask.chunk_rows, CHUNK_ROWS_MAX, keyset::CHUNK_ROWS)?;
+                let rows =
+                    bounded("chunk_rows", ask.chunk_rows, CHUNK_ROWS_MAX, keyset::CHUNK_ROWS)?;
                 match <[String; 1]>::try_from(key) {
                     Ok([key]) => Ok(Self::Keyset { key, rows }),
-                    Err(_) => Err(Fault::invalid_parameter("key", "expected one column, unique and never NULL, such as the primary key")),
+                    Err(_) => Err(Fault::invalid_parameter(
+                        "key",
+                        "expected one column, unique and never NULL, such as the primary key",
+                    )),
                 }
             }
-            other => Err(Fault::invalid_parameter("mode", format!("`{other}`, expected full, incremental or keyset"))),
+            other => Err(Fault::invalid_parameter(
+                "mode",
+                format!("`{other}`, expected full, incremental or keyset"),
+            )),
         }
     }
 }
@@ -464,11 +580,19 @@ fn bounded(what: &str, value: Option<u64>, most: u64, default: u64) -> Result<u6
 fn connection(call: &Call, ask: &TableIn, schemes: &[&str]) -> Result<(Dsn, ReadOptions), Fault> {
     // Our own user's secrets and its standing with local servers are not another user's.
     call.allow_paths()?;
-    let dsn = Dsn::new(&ask.dsn, schemes).map_err(|e| Fault::invalid_parameter("dsn", chain(&e)))?;
+    let dsn =
+        Dsn::new(&ask.dsn, schemes).map_err(|e| Fault::invalid_parameter("dsn", chain(&e)))?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
-    let seconds = |what, value, default| bounded(what, value, SECONDS_MAX, default).map(Duration::from_secs);
+    let seconds =
+        |what, value, default| bounded(what, value, SECONDS_MAX, default).map(Duration::from_secs);
     let how = ReadOptions {
-        parallel: usize::try_from(bounded("parallel", ask.parallel, PARALLEL_MAX, cores.min(PARALLEL_MAX))?).unwrap_or(1),
+        parallel: usize::try_from(bounded(
+            "parallel",
+            ask.parallel,
+            PARALLEL_MAX,
+            cores.min(PARALLEL_MAX),
+        )?)
+        .unwrap_or(1),
         deadline: seconds("deadline_s", ask.deadline_s, DEADLINE_S)?,
         stall: seconds("stall_s", ask.stall_s, STALL_S)?,
         snapshot: None,
@@ -482,7 +606,9 @@ fn failed(error: ReadError) -> Fault {
     let source = String::new();
     match &error {
         ReadError::Cancelled => cancelled(),
-        ReadError::Bad(_) | ReadError::Malformed(_) => Fault::of(&ingest::error::BadSource { source }, false, words),
+        ReadError::Bad(_) | ReadError::Malformed(_) => {
+            Fault::of(&ingest::error::BadSource { source }, false, words)
+        }
         ReadError::Server(_) => Fault::of(&ingest::error::SourceFailed { source }, true, words),
         ReadError::Io(_) => Fault::of(&ingest::error::SourceFailed { source }, false, words),
     }
@@ -508,7 +634,8 @@ impl Service for IngestService {
                 Reply::of(&UnwatchOut { stopped: self.watches()?.unwatch(&dataset)? })
             }
             "Watches" => {
-                let mut watches = self.watches.as_ref().map_or_else(|| Ok(Vec::new()), |w| w.list())?;
+                let mut watches =
+                    self.watches.as_ref().map_or_else(|| Ok(Vec::new()), |w| w.list())?;
                 watches.retain(|watch| self.scope.binds_dataset(&watch.dataset));
                 Reply::of(&WatchesOut { watches })
             }

@@ -18,9 +18,11 @@ use parquet::schema::types::ColumnPath;
 
 use crate::pii::sample::{Sampler, Samples};
 
-/// A row group is closed once it holds about this much: small enough to hold in memory, large enough to compress.
+/// A row group is closed once it holds about this much: small enough to hold in memory, large
+/// enough to compress.
 const ROW_GROUP_BYTES: usize = 8 << 20;
-/// A column whose first rows hold more distinct values than this share gets no dictionary: it would be built and thrown away.
+/// A column whose first rows hold more distinct values than this share gets no dictionary: it would
+/// be built and thrown away.
 const DISTINCT_SHARE: f64 = 0.5;
 /// Rows looked at for that.
 const SAMPLED_ROWS: usize = 4096;
@@ -79,9 +81,23 @@ impl Sink {
     pub fn create(place: &Place, part: usize, schema: SchemaRef) -> io::Result<Self> {
         let part = place.first_part + part;
         let path = place.folder.join(format!("part-{part}.parquet"));
-        let (key, url) = (format!("{}/part-{part}.parquet", place.prefix), format!("{}/part-{part}.parquet", place.url_prefix));
-        let sampler = place.samples.as_ref().map(|samples| (Sampler::default(), Arc::clone(samples)));
-        Ok(Self { writer: None, file: File::create(&path)?, schema, path, bucket: place.bucket.clone(), key, url, rows: 0, sampler })
+        let (key, url) = (
+            format!("{}/part-{part}.parquet", place.prefix),
+            format!("{}/part-{part}.parquet", place.url_prefix),
+        );
+        let sampler =
+            place.samples.as_ref().map(|samples| (Sampler::default(), Arc::clone(samples)));
+        Ok(Self {
+            writer: None,
+            file: File::create(&path)?,
+            schema,
+            path,
+            bucket: place.bucket.clone(),
+            key,
+            url,
+            rows: 0,
+            sampler,
+        })
     }
 
     fn writer(&mut self, first: Option<&RecordBatch>) -> io::Result<&mut ArrowWriter<File>> {
@@ -89,15 +105,22 @@ impl Sink {
             Some(writer) => writer,
             None => {
                 let level = ZstdLevel::try_new(1).map_err(other)?;
-                let mut properties = WriterProperties::builder().set_compression(Compression::ZSTD(level));
+                let mut properties =
+                    WriterProperties::builder().set_compression(Compression::ZSTD(level));
                 for (column, kind) in first.iter().flat_map(|batch| distinct_columns(batch)) {
                     let path = ColumnPath::from(column);
                     properties = properties.set_column_dictionary_enabled(path.clone(), false);
                     if kind.is_integer() || matches!(kind, DataType::Timestamp(..)) {
-                        properties = properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+                        properties =
+                            properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
                     }
                 }
-                ArrowWriter::try_new(self.file.try_clone()?, Arc::clone(&self.schema), Some(properties.build())).map_err(other)?
+                ArrowWriter::try_new(
+                    self.file.try_clone()?,
+                    Arc::clone(&self.schema),
+                    Some(properties.build()),
+                )
+                .map_err(other)?
             }
         };
         Ok(self.writer.insert(writer))
@@ -163,5 +186,8 @@ fn distinct_columns(batch: &RecordBatch) -> Vec<(Vec<String>, DataType)> {
         distinct as f64 > DISTINCT_SHARE * rows as f64
     };
     let fields = batch.schema_ref().fields().iter().zip(batch.columns());
-    fields.filter(|(_, column)| mostly(column)).map(|(f, _)| (vec![f.name().clone()], f.data_type().clone())).collect()
+    fields
+        .filter(|(_, column)| mostly(column))
+        .map(|(f, _)| (vec![f.name().clone()], f.data_type().clone()))
+        .collect()
 }

@@ -48,7 +48,9 @@ pub enum Flaw {
     #[error("is not a format: expected documents, csv, jsonl or parquet")]
     UnknownFormat,
     /// One dataset has one kind of source.
-    #[error("is of another kind than the first path: ingest each kind into its own dataset, or use --format")]
+    #[error(
+        "is of another kind than the first path: ingest each kind into its own dataset, or use --format"
+    )]
     OtherKind,
     /// Nobody knows below which folder it lies.
     #[error("is relative, expected an absolute path")]
@@ -69,7 +71,9 @@ pub enum Flaw {
     #[error("is neither a file nor a folder")]
     Special,
     /// A link below a folder: what it leads to may be anywhere, or be read twice.
-    #[error("is a symbolic link, which is not followed: name what it leads to, if it is to be read")]
+    #[error(
+        "is a symbolic link, which is not followed: name what it leads to, if it is to be read"
+    )]
     Link,
     /// What is to be watched is not there: it would never begin.
     #[error("does not exist: create the folder first, then watch it")]
@@ -102,7 +106,8 @@ pub(crate) fn path_text(path: &Path) -> String {
     text
 }
 
-/// What reads until it is told to stop: however long a file is, and however much it unpacks to, an end is heard of at once.
+/// What reads until it is told to stop: however long a file is, and however much it unpacks to, an
+/// end is heard of at once.
 struct Stoppable<R> {
     inner: R,
     stop: CancellationToken,
@@ -118,8 +123,8 @@ impl<R: Read> Read for Stoppable<R> {
     }
 }
 
-/// Opens a file for reading from its beginning; gzip and zstd are undone, told by their first bytes. Once `stop` is cancelled
-/// reading fails.
+/// Opens a file for reading from its beginning; gzip and zstd are undone, told by their first
+/// bytes. Once `stop` is cancelled reading fails.
 ///
 /// # Errors
 /// As the file system gives them.
@@ -154,11 +159,14 @@ pub struct Walk {
 /// How folders are walked, and what files are called.
 #[derive(Clone, Debug, Default)]
 pub struct WalkRules {
-    /// Files that a .gitignore names, and hidden ones, are found as well; what version control keeps for itself is not.
+    /// Files that a .gitignore names, and hidden ones, are found as well; what version control
+    /// keeps for itself is not.
     pub no_ignore: bool,
-    /// The ids that files have already, by their paths: they keep them, whatever else is read with them.
+    /// The ids that files have already, by their paths: they keep them, whatever else is read with
+    /// them.
     pub known: HashMap<PathBuf, String>,
-    /// Of what is read as tables, files of another kind are left out and named: the kind was found, not said, and they came later.
+    /// Of what is read as tables, files of another kind are left out and named: the kind was found,
+    /// not said, and they came later.
     pub of_kind: bool,
 }
 
@@ -170,13 +178,17 @@ pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceE
     walk(paths, &WalkRules::default(), stop)
 }
 
-/// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth). Hidden files, what a .gitignore names,
-/// and what editors and downloads have not finished are passed over, and told. Links are not followed: they and what is no file are given
-/// apart.
+/// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth).
+/// Hidden files, what a .gitignore names, and what editors and downloads have not finished are
+/// passed over, and told. Links are not followed: they and what is no file are given apart.
 ///
 /// # Errors
 /// If a path is relative, absent, or there are too many files, or `stop` is cancelled meanwhile.
-pub fn walk(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Walk, SourceError> {
+pub fn walk(
+    paths: &[String],
+    rules: &WalkRules,
+    stop: &CancellationToken,
+) -> Result<Walk, SourceError> {
     let mut walk = Walk::default();
     // Where files are, whatever their folder was called when it was given.
     let (mut seen, mut begins) = (HashSet::new(), 0);
@@ -187,7 +199,9 @@ pub fn walk(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Re
         if !root.is_absolute() {
             return Err(bad(Flaw::Relative));
         }
-        if let Some((base, pattern)) = glob(given).map_err(|e| bad(e.into()))?.filter(|_| !root.exists()) {
+        if let Some((base, pattern)) =
+            glob(given).map_err(|e| bad(e.into()))?.filter(|_| !root.exists())
+        {
             let before = walk.files.len();
             below(&base, rules, Some(&pattern), stop, &mut walk).map_err(bad)?;
             if walk.files.len() == before && walk.unread.is_empty() {
@@ -217,7 +231,9 @@ fn only_new(walk: &mut Walk, begins: &mut usize, seen: &mut HashSet<PathBuf>) {
     for file in walk.files.split_off(*begins) {
         let folder = file.path.parent().unwrap_or(Path::new("/"));
         // Links below a folder are not followed, so one answer is that of all files in it.
-        let real = folders.entry(folder.to_owned()).or_insert_with(|| folder.canonicalize().unwrap_or_else(|_| folder.to_owned()));
+        let real = folders
+            .entry(folder.to_owned())
+            .or_insert_with(|| folder.canonicalize().unwrap_or_else(|_| folder.to_owned()));
         if seen.insert(real.join(file.path.file_name().unwrap_or_default())) {
             walk.files.push(file);
         } else {
@@ -242,8 +258,15 @@ fn is_left_out(path: &Path, rules: &WalkRules) -> bool {
     if rules.no_ignore { is_unfinished(path) } else { is_passed_over(path) }
 }
 
-/// Adds the files below a folder that are wanted, what could not be read, what is not read, and what is hidden.
-fn below(root: &Path, rules: &WalkRules, pattern: Option<&GlobMatcher>, stop: &CancellationToken, found: &mut Walk) -> Result<(), Flaw> {
+/// Adds the files below a folder that are wanted, what could not be read, what is not read, and
+/// what is hidden.
+fn below(
+    root: &Path,
+    rules: &WalkRules,
+    pattern: Option<&GlobMatcher>,
+    stop: &CancellationToken,
+    found: &mut Walk,
+) -> Result<(), Flaw> {
     let wanted = |path: &Path| pattern.is_none_or(|pattern| pattern.is_match(path));
     let (files, skipped) = (found.files.len(), found.skipped.len());
     let mut folders = Vec::new();
@@ -268,14 +291,21 @@ fn below(root: &Path, rules: &WalkRules, pattern: Option<&GlobMatcher>, stop: &C
             let id = path_text(entry.path().strip_prefix(root).unwrap_or(entry.path()));
             found.files.push(File { path: entry.into_path(), id });
         } else if let Some(kind) = kind.filter(|kind| !kind.is_dir() && entry.depth() > 0) {
-            found.skipped.push((entry.into_path(), if kind.is_symlink() { Flaw::Link } else { Flaw::Special }));
+            found.skipped.push((
+                entry.into_path(),
+                if kind.is_symlink() { Flaw::Link } else { Flaw::Special },
+            ));
         }
         if found.files.len() + found.skipped.len() > FILES_MAX {
             return Err(Flaw::TooMany);
         }
     }
-    let there = found.files[files..].iter().map(|file| file.path.as_path()).chain(folders.iter().map(PathBuf::as_path));
-    let given: HashSet<&Path> = there.chain(found.skipped[skipped..].iter().map(|(path, _)| path.as_path())).collect();
+    let there = found.files[files..]
+        .iter()
+        .map(|file| file.path.as_path())
+        .chain(folders.iter().map(PathBuf::as_path));
+    let given: HashSet<&Path> =
+        there.chain(found.skipped[skipped..].iter().map(|(path, _)| path.as_path())).collect();
     // Of a folder it is not known whether anything in it was meant.
     let is_wanted = |path: &Path, is_folder: bool| {
         let is_kept_out = rules.no_ignore && is_version_control(path);
@@ -287,7 +317,8 @@ fn below(root: &Path, rules: &WalkRules, pattern: Option<&GlobMatcher>, stop: &C
 
 /// Whether a folder is what version control keeps for itself: no rule needs to hide it.
 fn is_version_control(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| [".git", ".hg", ".svn", ".jj"].iter().any(|own| name == *own))
+    path.file_name()
+        .is_some_and(|name| [".git", ".hg", ".svn", ".jj"].iter().any(|own| name == *own))
 }
 
 /// Whether a name is one that editors and downloads use for what is not finished, or a hidden one.
@@ -301,10 +332,14 @@ pub fn is_passed_over(path: &Path) -> bool {
 fn is_unfinished(path: &Path) -> bool {
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     // 4913 is the name that vim tries a folder with.
-    name == "4913" || [".swp", ".swx", "~", ".part", ".crdownload", ".tmp"].iter().any(|end| name.ends_with(end))
+    name == "4913"
+        || [".swp", ".swx", "~", ".part", ".crdownload", ".tmp"]
+            .iter()
+            .any(|end| name.ends_with(end))
 }
 
-/// The folder above the first wildcard of a path, and the whole as a pattern; none if there is no wildcard.
+/// The folder above the first wildcard of a path, and the whole as a pattern; none if there is no
+/// wildcard.
 fn glob(path: &str) -> Result<Option<(PathBuf, GlobMatcher)>, globset::Error> {
     if !path.contains(['*', '?', '[', '{']) {
         return Ok(None);
@@ -314,8 +349,9 @@ fn glob(path: &str) -> Result<Option<(PathBuf, GlobMatcher)>, globset::Error> {
     Ok(Some((base, GlobBuilder::new(path).literal_separator(true).build()?.compile_matcher())))
 }
 
-/// Gives each file an id of its own. One that has had an id keeps it; of the others, where two folders have files of one name, the first
-/// is called by that, and the absolute path tells the next one from it.
+/// Gives each file an id of its own. One that has had an id keeps it; of the others, where two
+/// folders have files of one name, the first is called by that, and the absolute path tells the
+/// next one from it.
 fn assign_ids(files: &mut [File], known: &HashMap<PathBuf, String>) {
     let (mut taken, mut others) = (HashSet::new(), Vec::new());
     for (at, file) in files.iter_mut().enumerate() {

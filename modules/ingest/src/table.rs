@@ -139,7 +139,8 @@ impl From<WindowError> for ReadError {
     }
 }
 
-/// What a server did not do. The driver's own error is not kept, only its words without passwords: it may show what was sent.
+/// What a server did not do. The driver's own error is not kept, only its words without passwords:
+/// it may show what was sent.
 #[derive(Debug, Error)]
 pub enum ServerError {
     /// It, or the driver, said why.
@@ -161,7 +162,9 @@ pub enum ServerError {
         seconds: u64,
     },
     /// The time of a snapshot is up.
-    #[error("{address}: the snapshot's deadline of {seconds} s has passed; give it longer, or read less at once")]
+    #[error(
+        "{address}: the snapshot's deadline of {seconds} s has passed; give it longer, or read less at once"
+    )]
     Deadline {
         /// The server.
         address: String,
@@ -234,7 +237,8 @@ impl TableName {
     /// Its dataset's name: what a name must not have becomes `_`.
     #[must_use]
     pub fn dataset(&self, of: &str) -> String {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
+        let plain =
+            |c: char| if c.is_ascii_alphanumeric() || matches!(c, '_' | '-') { c } else { '_' };
         format!("{of}.{}", self.name.chars().map(plain).collect::<String>())
     }
 }
@@ -259,13 +263,14 @@ pub enum TableSet {
     Schema(String),
 }
 
-/// For how long a connection is tried, and the pauses between tries; each is twice as long as the one before. A server that is
-/// starting, or has no place just now, is there by then or is an outage; one that did not answer in that time is not asked again.
+/// For how long a connection is tried, and the pauses between tries; each is twice as long as the
+/// one before. A server that is starting, or has no place just now, is there by then or is an
+/// outage; one that did not answer in that time is not asked again.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(3500);
 const CONNECT_PAUSES: Backoff = Backoff::doubling(Duration::from_millis(100), CONNECT_PATIENCE);
 
-/// Connects, and tries again if the server or the way to it failed: nothing has been read yet. What a second try would not mend
-/// (a wrong password, no such database) is told at once.
+/// Connects, and tries again if the server or the way to it failed: nothing has been read yet. What
+/// a second try would not mend (a wrong password, no such database) is told at once.
 ///
 /// # Errors
 /// As the last try gives them.

@@ -12,7 +12,8 @@ use rustls_platform_verifier::BuilderVerifierExt;
 
 use crate::dsn::Tls;
 
-/// Takes any certificate: `require` asks for encryption, not for proof of who is there. That is libpq's meaning too.
+/// Takes any certificate: `require` asks for encryption, not for proof of who is there. That is
+/// libpq's meaning too.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 
@@ -34,7 +35,12 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -43,7 +49,12 @@ impl ServerCertVerifier for AnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -94,16 +105,19 @@ fn authorities(file: &Path) -> Result<RootCertStore, AuthorityError> {
 /// [`TlsError`].
 pub fn client(mode: &Tls) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
     let config = match mode {
         Tls::Verify(Some(file)) => {
-            let roots = authorities(file).map_err(|flaw| TlsError::Authorities { file: file.clone(), flaw })?;
+            let roots = authorities(file)
+                .map_err(|flaw| TlsError::Authorities { file: file.clone(), flaw })?;
             builder.with_root_certificates(roots).with_no_client_auth()
         }
         Tls::Verify(None) => builder.with_platform_verifier()?.with_no_client_auth(),
-        Tls::Disable | Tls::Prefer | Tls::Require => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider))).with_no_client_auth()
-        }
+        Tls::Disable | Tls::Prefer | Tls::Require => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_no_client_auth(),
     };
     Ok(config)
 }

@@ -1,8 +1,9 @@
 //! Folders that are ingested again whenever they change, and are still watched after a restart.
 //!
-//! What the kernel tells is only ever a reason to look: the truth is a listing of paths, sizes and times ([`listing`]).
-//! [`settle`] decides when a change has come to rest. So a lost event, an overflowing queue, an editor that saves by renaming and
-//! ten thousand files at once are one case; and every few minutes there is a look without a reason.
+//! What the kernel tells is only ever a reason to look: the truth is a listing of paths, sizes and
+//! times ([`listing`]). [`settle`] decides when a change has come to rest. So a lost event, an
+//! overflowing queue, an editor that saves by renaming and ten thousand files at once are one case;
+//! and every few minutes there is a look without a reason.
 
 pub mod listing;
 mod record;
@@ -41,9 +42,11 @@ use settle::{Settle, Verdict};
 
 /// Most watches.
 const WATCHES_MAX: usize = 256;
-/// A change has come to rest when nothing has moved for this long: longer than an editor's pauses between its steps.
+/// A change has come to rest when nothing has moved for this long: longer than an editor's pauses
+/// between its steps.
 const DEBOUNCE_MS: u64 = 2000;
-/// What never comes to rest, a log that is written to all day, is read as it is after this many of those.
+/// What never comes to rest, a log that is written to all day, is read as it is after this many of
+/// those.
 const PATIENCE: u32 = 30;
 /// Between looks without a reason.
 const RECONCILE_S: u64 = 300;
@@ -133,34 +136,49 @@ impl Watches {
             match std::fs::metadata(path) {
                 Ok(found) if found.is_dir() => {}
                 Ok(_) => return Err(bad(Flaw::NoFolder)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(bad(Flaw::Absent)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(bad(Flaw::Absent));
+                }
                 Err(error) => return Err(bad(error.into())),
             }
         }
         if let Some((one, other)) = overlap(&ask.paths) {
             let apart = || format!("{one} is below {other}, or is the same folder");
             let words = if one == other { format!("{one} is named twice") } else { apart() };
-            return Err(Fault::invalid_parameter("paths", format!("{words}: its files would be read twice, expected folders apart")));
+            return Err(Fault::invalid_parameter(
+                "paths",
+                format!("{words}: its files would be read twice, expected folders apart"),
+            ));
         }
         Ok(())
     }
 
-    /// Watches from now on what was checked; what is there is ingested first, as this format or as the one that is found once there is
-    /// something. A watch of the same dataset is replaced.
+    /// Watches from now on what was checked; what is there is ingested first, as this format or as
+    /// the one that is found once there is something. A watch of the same dataset is replaced.
     ///
     /// # Errors
     /// If there are too many watches, or they cannot be kept.
-    pub fn watch(self: &Arc<Self>, ask: WatchIn, format: Option<Format>) -> Result<WatchStatus, Fault> {
+    pub fn watch(
+        self: &Arc<Self>,
+        ask: WatchIn,
+        format: Option<Format>,
+    ) -> Result<WatchStatus, Fault> {
         let dataset = ask.dataset.clone();
         {
             let mut all = self.lock();
             if all.len() >= WATCHES_MAX && !all.contains_key(&dataset) {
                 return Err(Fault::invalid_parameter(
                     "dataset",
-                    format!("there are {WATCHES_MAX} watches already, the maximum: end one with `brahman ingest unwatch`"),
+                    format!(
+                        "there are {WATCHES_MAX} watches already, the maximum: end one with `brahman ingest unwatch`"
+                    ),
                 ));
             }
-            let kept = WatchRecord { ask, ingested: None, format: format.map(|format| format.name().to_owned()) };
+            let kept = WatchRecord {
+                ask,
+                ingested: None,
+                format: format.map(|format| format.name().to_owned()),
+            };
             let told = told(&kept);
             let before = all.insert(dataset.clone(), Watch { kept, told, task: None });
             if let Err(error) = self.save(&all) {
@@ -168,12 +186,18 @@ impl Watches {
                     Some(before) => drop(all.insert(dataset, before)),
                     None => drop(all.remove(&dataset)),
                 }
-                return Err(Fault::internal(format!("{}: {error}; the watch was not added", self.file.display())));
+                return Err(Fault::internal(format!(
+                    "{}: {error}; the watch was not added",
+                    self.file.display()
+                )));
             }
         }
         let kept = self.lock().get(&dataset).map(|w| w.kept.clone());
         kept.into_iter().for_each(|kept| self.begin(kept));
-        self.lock().get(&dataset).map(|w| w.told.clone()).ok_or_else(|| Fault::internal("the watch was ended in the meantime"))
+        self.lock()
+            .get(&dataset)
+            .map(|w| w.told.clone())
+            .ok_or_else(|| Fault::internal("the watch was ended in the meantime"))
     }
 
     /// Watches no longer; false if that was so already.
@@ -186,7 +210,10 @@ impl Watches {
         let Some(gone) = all.remove(dataset) else { return Ok(false) };
         if let Err(error) = self.save(&all) {
             all.insert(dataset.to_owned(), gone);
-            return Err(Fault::internal(format!("{}: {error}; it is still watched", self.file.display())));
+            return Err(Fault::internal(format!(
+                "{}: {error}; it is still watched",
+                self.file.display()
+            )));
         }
         Ok(true)
     }
@@ -208,7 +235,9 @@ impl Watches {
 
     fn usable(&self) -> Result<(), Fault> {
         let Some(damage) = self.damage() else { return Ok(()) };
-        Err(Fault::internal(format!("{damage}: repair the file, or move it away, then `brahman restart ingest`; it was not changed")))
+        Err(Fault::internal(format!(
+            "{damage}: repair the file, or move it away, then `brahman restart ingest`; it was not changed"
+        )))
     }
 
     fn begin(self: &Arc<Self>, kept: WatchRecord) {
@@ -230,7 +259,10 @@ impl Watches {
         if let Some(name) = decided {
             return Format::of(Some(&name), &[]).map_err(files::bad_source);
         }
-        let Some(format) = rules::format_of(ask.format.clone(), ask.paths.clone(), ask.no_ignore == Some(true)).await? else {
+        let Some(format) =
+            rules::format_of(ask.format.clone(), ask.paths.clone(), ask.no_ignore == Some(true))
+                .await?
+        else {
             return Ok(Format::Documents);
         };
         let mut all = self.lock();
@@ -253,7 +285,8 @@ impl Watches {
         self.lock().get(dataset).is_some_and(|watch| watch.kept.ingested.is_some())
     }
 
-    /// The dataset of a watch was deleted: what somebody has deleted does not come back by a change of a file, nor by a restart.
+    /// The dataset of a watch was deleted: what somebody has deleted does not come back by a change
+    /// of a file, nor by a restart.
     fn rest(&self, dataset: &str) {
         let mut all = self.lock();
         if let Some(watch) = all.get_mut(dataset) {
@@ -278,21 +311,40 @@ impl Watches {
             watch.kept.ingested = Some(digest.to_owned());
         }
         if let Err(error) = self.save(&all) {
-            tracing::warn!(dataset, "{}: {error}: after a restart the folder is ingested again", self.file.display());
+            tracing::warn!(
+                dataset,
+                "{}: {error}: after a restart the folder is ingested again",
+                self.file.display()
+            );
         }
     }
 }
 
 fn told(kept: &WatchRecord) -> WatchStatus {
     let WatchIn { dataset, paths, .. } = kept.ask.clone();
-    WatchStatus { dataset, paths, state: "starting".into(), format: kept.format.clone(), ..WatchStatus::default() }
+    WatchStatus {
+        dataset,
+        paths,
+        state: "starting".into(),
+        format: kept.format.clone(),
+        ..WatchStatus::default()
+    }
 }
 
 /// Two of the folders of which the first is the other one or below it, by whatever links.
 fn overlap(paths: &[String]) -> Option<(&str, &str)> {
-    let real: Vec<PathBuf> = paths.iter().map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.into())).collect();
-    let below = |one: usize| (0..paths.len()).find(|other| *other != one && real[one].starts_with(&real[*other])).map(|other| (one, other));
-    (0..paths.len()).find_map(below).map(|(one, other)| (paths[one].as_str(), paths[other].as_str()))
+    let real: Vec<PathBuf> = paths
+        .iter()
+        .map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.into()))
+        .collect();
+    let below = |one: usize| {
+        (0..paths.len())
+            .find(|other| *other != one && real[one].starts_with(&real[*other]))
+            .map(|other| (one, other))
+    };
+    (0..paths.len())
+        .find_map(below)
+        .map(|(one, other)| (paths[one].as_str(), paths[other].as_str()))
 }
 
 /// Whether an event can mean that a listing is another. Our own reading makes events too.
@@ -318,7 +370,9 @@ fn tellers(paths: &[String], changed: &Arc<Notify>) -> notify::Result<notify::Re
         }
     })?;
     for path in paths {
-        watcher.watch(Path::new(path), RecursiveMode::Recursive).map_err(|error| error.add_path(path.into()))?;
+        watcher
+            .watch(Path::new(path), RecursiveMode::Recursive)
+            .map_err(|error| error.add_path(path.into()))?;
     }
     Ok(watcher)
 }
@@ -333,8 +387,14 @@ fn untold(error: &notify::Error, every: Duration) -> (String, String) {
     if !is_absent {
         return ("polling".into(), why_polling(error, every));
     }
-    let path = error.paths.first().map_or_else(|| "a folder".to_owned(), |path| path.display().to_string());
-    ("waiting".into(), format!("{path} is not there: it is looked for every {} s", ABSENT.as_secs()))
+    let path = error
+        .paths
+        .first()
+        .map_or_else(|| "a folder".to_owned(), |path| path.display().to_string());
+    (
+        "waiting".into(),
+        format!("{path} is not there: it is looked for every {} s", ABSENT.as_secs()),
+    )
 }
 
 /// Why the kernel will not notify us, and what remedies that.
@@ -343,16 +403,20 @@ fn why_polling(error: &notify::Error, every: Duration) -> String {
     let full = matches!(error.kind, ErrorKind::MaxFilesWatch)
         || matches!(&error.kind, ErrorKind::Io(e) if e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()));
     match full {
-        true => format!("the kernel's limit on watches is reached: polling every {every} s; raise fs.inotify.max_user_watches with sysctl"),
+        true => format!(
+            "the kernel's limit on watches is reached: polling every {every} s; raise fs.inotify.max_user_watches with sysctl"
+        ),
         false => format!("{}: polling every {every} s", chain(error)),
     }
 }
 
-/// Follows one watch for as long as it lasts, and begins anew should that break off: what is said to be watched is.
+/// Follows one watch for as long as it lasts, and begins anew should that break off: what is said
+/// to be watched is.
 async fn follow_on(watches: Arc<Watches>, kept: WatchRecord) {
     let dataset = kept.ask.dataset.clone();
     loop {
-        let following = AssertUnwindSafe(follow(Arc::clone(&watches), kept.clone())).catch_unwind().await;
+        let following =
+            AssertUnwindSafe(follow(Arc::clone(&watches), kept.clone())).catch_unwind().await;
         let why = match following {
             Ok(why) => why,
             Err(_) => "the watch panicked; the log has more".to_owned(),
@@ -413,10 +477,13 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
         let listing = match looked {
             Ok(Ok(listing)) => listing,
             Ok(Err(error)) => {
-                // Unmounted, or renamed: what was committed stands until there is something to put in its place.
+                // Unmounted, or renamed: what was committed stands until there is something to put
+                // in its place.
                 teller = None;
                 settle.failed(Instant::now() + ABSENT);
-                watches.tell(&dataset, |w| (w.state, w.reason) = ("waiting".into(), Some(chain(&error))));
+                watches.tell(&dataset, |w| {
+                    (w.state, w.reason) = ("waiting".into(), Some(chain(&error)))
+                });
                 continue;
             }
             Err(error) => return format!("listing the folders: {error}"),
@@ -432,7 +499,11 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
 
 /// The columns that a dataset has now, or why they are not known.
 fn columns_now(dataset: Result<Option<Dataset>, Fault>) -> (Option<SchemaRef>, Option<String>) {
-    let missed = |why: &str| Some(format!("which columns it had could not be read, so their types may have changed: {why}"));
+    let missed = |why: &str| {
+        Some(format!(
+            "which columns it had could not be read, so their types may have changed: {why}"
+        ))
+    };
     match dataset {
         Ok(None) => (None, None),
         Ok(Some(dataset)) => match files::columns_of(&dataset) {
@@ -454,27 +525,38 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     }
     let before = watches.lock().get(dataset).map(|w| w.told.state.clone()).unwrap_or_default();
     watches.tell(dataset, |w| w.state = "ingesting".into());
-    let (paths, said, union) = (ask.paths.clone(), ask.csv.clone().unwrap_or_default(), ask.union_by_name);
+    let (paths, said, union) =
+        (ask.paths.clone(), ask.csv.clone().unwrap_or_default(), ask.union_by_name);
     let format = watches.format(ask).await;
     // That there is none is the run's failure, and told with that.
     let walked = *format.as_ref().unwrap_or(&Format::Documents);
-    let (rules, note) = walk_rules(&watches.runs, dataset, walked, ask.no_ignore == Some(true)).await;
+    let (rules, note) =
+        walk_rules(&watches.runs, dataset, walked, ask.no_ignore == Some(true)).await;
     let rules = WalkRules { of_kind: ask.format.is_none(), ..rules };
     let read = move |place: &Place, progress: &_, cancel: &_| {
         let (kept, missed) = columns_now(now);
-        let how = TextOptions { csv: files::csv_options(&said)?, kept, union, ..files::by_all_cores() };
+        let how =
+            TextOptions { csv: files::csv_options(&said)?, kept, union, ..files::by_all_cores() };
         let mut done = files::read(&paths, &rules, format?, &how, place, progress, cancel)?;
         done.notes.extend(note.into_iter().chain(missed.filter(|_| walked != Format::Documents)));
         Ok(done)
     };
     let (bucket, pii) = (ask.bucket.clone(), ask.pii.unwrap_or(true));
-    let done = watches.runs.carry_out(None, Job { dataset: dataset.to_owned(), bucket, pii, ..Job::default() }, read).await;
+    let done = watches
+        .runs
+        .carry_out(None, Job { dataset: dataset.to_owned(), bucket, pii, ..Job::default() }, read)
+        .await;
     let was_deleted = done.as_ref().is_err_and(|fault| fault.name == NoSuchDataset::NAME);
     match &done {
         Ok(out) => {
             settle.ingested(&listing.digest);
             watches.ingested(dataset, &listing.digest);
-            tracing::info!(dataset, rows = out.rows, generation = out.generation, "ingested the changes");
+            tracing::info!(
+                dataset,
+                rows = out.rows,
+                generation = out.generation,
+                "ingested the changes"
+            );
         }
         Err(fault) => {
             settle.failed(Instant::now() + RETRY);
@@ -487,11 +569,20 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
             Ok(out) => {
                 // What was left out is told as long as it is.
                 let left_out = out.quarantined.filter(|n| *n > 0).map(|n| {
-                    let first = out.quarantine.iter().flatten().next().map(|q| format!(", first {}: {}", q.source, q.reason));
+                    let first = out
+                        .quarantine
+                        .iter()
+                        .flatten()
+                        .next()
+                        .map(|q| format!(", first {}: {}", q.source, q.reason));
                     format!("{n} left out{}", first.unwrap_or_default())
                 });
-                (w.run_id, w.generation, w.rows, w.error) = (out.run_id, out.generation, Some(out.rows), left_out);
-                (w.notes, w.drift) = (Some(out.notes).filter(|notes| !notes.is_empty()), out.drift.filter(|drift| !drift.is_empty()));
+                (w.run_id, w.generation, w.rows, w.error) =
+                    (out.run_id, out.generation, Some(out.rows), left_out);
+                (w.notes, w.drift) = (
+                    Some(out.notes).filter(|notes| !notes.is_empty()),
+                    out.drift.filter(|drift| !drift.is_empty()),
+                );
             }
             Err(fault) => w.error = Some(fault.message().to_owned()),
         }
@@ -509,8 +600,11 @@ mod tests {
     fn folders_of_which_one_has_the_other_are_told() {
         let home = tempfile::tempdir().expect("a temporary directory");
         let at = |name: &str| home.path().join(name).display().to_string();
-        std::fs::create_dir_all(home.path().join("a/b")).and_then(|()| std::fs::create_dir(home.path().join("ab"))).expect("made");
-        std::os::unix::fs::symlink(home.path().join("a"), home.path().join("link")).expect("linked");
+        std::fs::create_dir_all(home.path().join("a/b"))
+            .and_then(|()| std::fs::create_dir(home.path().join("ab")))
+            .expect("made");
+        std::os::unix::fs::symlink(home.path().join("a"), home.path().join("link"))
+            .expect("linked");
         assert_eq!(overlap(&[at("a"), at("ab")]), None);
         for (one, other) in [("a", "a"), ("a/b", "a"), ("a", "link")] {
             assert!(overlap(&[at(one), at(other)]).is_some(), "{one} {other}");
@@ -520,7 +614,10 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_is_waited_for() {
         let absent = notify::Error::path_not_found().add_path(PathBuf::from("/n"));
-        assert_eq!(untold(&absent, POLL), ("waiting".to_owned(), "/n is not there: it is looked for every 2 s".to_owned()));
+        assert_eq!(
+            untold(&absent, POLL),
+            ("waiting".to_owned(), "/n is not there: it is looked for every 2 s".to_owned())
+        );
         assert_eq!(untold(&notify::Error::new(ErrorKind::MaxFilesWatch), POLL).0, "polling");
     }
 
@@ -528,8 +625,16 @@ mod tests {
     fn our_own_reading_is_no_change_and_a_lost_event_is() {
         let event = |kind, path: &str| notify::Event::new(kind).add_path(PathBuf::from(path));
         assert!(!matters(&event(EventKind::Access(AccessKind::Open(AccessMode::Read)), "/n/a.md")));
-        assert!(matters(&event(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/n/a.md")));
-        assert!(!matters(&event(EventKind::Modify(notify::event::ModifyKind::Any), "/n/.a.md.swp")));
-        assert!(matters(&notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)));
+        assert!(matters(&event(
+            EventKind::Access(AccessKind::Close(AccessMode::Write)),
+            "/n/a.md"
+        )));
+        assert!(!matters(&event(
+            EventKind::Modify(notify::event::ModifyKind::Any),
+            "/n/.a.md.swp"
+        )));
+        assert!(matters(
+            &notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)
+        ));
     }
 }

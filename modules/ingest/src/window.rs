@@ -1,8 +1,10 @@
-//! A part of a table by the values of one column: after the last one that was read, up to one that is taken inside the snapshot.
+//! A part of a table by the values of one column: after the last one that was read, up to one that
+//! is taken inside the snapshot.
 //!
-//! Invariants: a bound is compared as the column's own type, and is refused if it does not find the row that it was taken from; a row
-//! whose value no bound can be (NULL, infinite, later than tomorrow) or whose value the last bound had already is read again by its key,
-//! or the read is refused: no row is passed over in silence.
+//! Invariants: a bound is compared as the column's own type, and is refused if it does not find the
+//! row that it was taken from; a row whose value no bound can be (NULL, infinite, later than
+//! tomorrow) or whose value the last bound had already is read again by its key, or the read is
+//! refused: no row is passed over in silence.
 
 /// A column by whose values a table cannot be read in parts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -18,7 +20,9 @@ pub enum WindowError {
         expected: &'static str,
     },
     /// A key that some rows do not have.
-    #[error("{rows} rows have NULL in the key `{column}`: expected a unique key that is never NULL")]
+    #[error(
+        "{rows} rows have NULL in the key `{column}`: expected a unique key that is never NULL"
+    )]
     NullKey {
         /// Name of the column.
         column: String,
@@ -26,7 +30,9 @@ pub enum WindowError {
         rows: u64,
     },
     /// Values that would end the reading for ever.
-    #[error("{rows} rows have a `{column}` that is infinite or later than tomorrow: give a key by which they can be read again (--key)")]
+    #[error(
+        "{rows} rows have a `{column}` that is infinite or later than tomorrow: give a key by which they can be read again (--key)"
+    )]
     Far {
         /// Name of the column.
         column: String,
@@ -63,7 +69,9 @@ pub enum WindowError {
         was: u64,
     },
     /// A value that is another once it was printed and read.
-    #[error("column `{column}`: the server does not find its own value {bound} again: expected a column whose values are printed exactly")]
+    #[error(
+        "column `{column}`: the server does not find its own value {bound} again: expected a column whose values are printed exactly"
+    )]
     Inexact {
         /// Name of the column.
         column: String,
@@ -83,7 +91,8 @@ pub struct Window {
     pub column: String,
     /// The last value that was read, as the server prints it; from the beginning if there is none.
     pub since: Option<String>,
-    /// So much before `since` is read again, for rows whose commit came late: seconds of a time, units of a number.
+    /// So much before `since` is read again, for rows whose commit came late: seconds of a time,
+    /// units of a number.
     pub lag: u64,
     /// At most so many rows; all there are unless said.
     pub rows: Option<u64>,
@@ -119,7 +128,8 @@ pub struct Standing {
     pub far: u64,
     /// Rows that have the value that was read last.
     pub ties: u64,
-    /// Of the rows whose value no bound can be: the same as long as each of them is what it was, in whatever order.
+    /// Of the rows whose value no bound can be: the same as long as each of them is what it was, in
+    /// whatever order.
     pub strays_sum: Option<String>,
 }
 
@@ -160,17 +170,20 @@ fn base(source_type: &str) -> &str {
 
 fn kind(source_type: &str) -> Kind {
     match base(source_type) {
-        "smallint" | "integer" | "bigint" | "numeric" | "oid" | "tinyint" | "mediumint" | "int" | "decimal" | "year" => Kind::Number,
+        "smallint" | "integer" | "bigint" | "numeric" | "oid" | "tinyint" | "mediumint" | "int"
+        | "decimal" | "year" => Kind::Number,
         "timestamp" | "date" | "datetime" => Kind::Time,
         "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Kind::Bytes,
         _ => Kind::Other,
     }
 }
 
-/// Whether a text is digits with at most a sign and a point: as such it is a number to every server, to its last digit.
+/// Whether a text is digits with at most a sign and a point: as such it is a number to every
+/// server, to its last digit.
 fn is_number(value: &str) -> bool {
     let digits = value.strip_prefix('-').unwrap_or(value);
-    digits.starts_with(|c: char| c.is_ascii_digit()) && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+    digits.starts_with(|c: char| c.is_ascii_digit())
+        && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.')
 }
 
 impl Dialect {
@@ -180,10 +193,19 @@ impl Dialect {
             (Self::Postgres, _) => format!("'{}'::{source_type}", value.replace('\'', "''")),
             (Self::Mysql, Kind::Number) if is_number(value) => value.to_owned(),
             // What was read while the column was of text may be anything.
-            (Self::Mysql, Kind::Bytes) if value.bytes().all(|byte| byte.is_ascii_hexdigit()) => format!("X'{value}'"),
-            (Self::Mysql, _) if value.bytes().all(|b| b.is_ascii_alphanumeric() || b" :.+-".contains(&b)) => format!("'{value}'"),
+            (Self::Mysql, Kind::Bytes) if value.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                format!("X'{value}'")
+            }
+            (Self::Mysql, _)
+                if value.bytes().all(|b| b.is_ascii_alphanumeric() || b" :.+-".contains(&b)) =>
+            {
+                format!("'{value}'")
+            }
             // Whatever a backslash means to the server.
-            (Self::Mysql, _) => format!("_utf8mb4 X'{}'", value.bytes().map(|byte| format!("{byte:02X}")).collect::<String>()),
+            (Self::Mysql, _) => format!(
+                "_utf8mb4 X'{}'",
+                value.bytes().map(|byte| format!("{byte:02X}")).collect::<String>()
+            ),
         }
     }
 
@@ -208,8 +230,12 @@ impl Dialect {
     fn infinite(self, column: &str, source_type: &str) -> Option<String> {
         match (self, base(source_type)) {
             (Self::Postgres, "timestamp" | "date") => Some(format!("NOT isfinite({column})")),
-            (Self::Postgres, "real" | "double") => Some(format!("{column} IN ('NaN', 'Infinity', '-Infinity')")),
-            (Self::Postgres, "numeric") => Some(format!("{column}::text IN ('NaN', 'Infinity', '-Infinity')")),
+            (Self::Postgres, "real" | "double") => {
+                Some(format!("{column} IN ('NaN', 'Infinity', '-Infinity')"))
+            }
+            (Self::Postgres, "numeric") => {
+                Some(format!("{column}::text IN ('NaN', 'Infinity', '-Infinity')"))
+            }
             _ => None,
         }
     }
@@ -228,16 +254,27 @@ impl Window {
     /// Whether a column of this type will do.
     ///
     /// # Errors
-    /// If its values cannot be written down exactly, are not compared as they are sorted, or cannot be counted back from.
+    /// If its values cannot be written down exactly, are not compared as they are sorted, or cannot
+    /// be counted back from.
     pub fn check(&self, dialect: Dialect, source_type: &str) -> Result<(), WindowError> {
-        let bad = |expected| Err(WindowError::Kind { column: self.column.clone(), kind: source_type.to_owned(), expected });
+        let bad = |expected| {
+            Err(WindowError::Kind {
+                column: self.column.clone(),
+                kind: source_type.to_owned(),
+                expected,
+            })
+        };
         if dialect == Dialect::Mysql {
             match base(source_type) {
                 "float" | "double" => {
-                    return bad("the server prints its values rounded; expected whole numbers, decimals, times or text");
+                    return bad(
+                        "the server prints its values rounded; expected whole numbers, decimals, times or text",
+                    );
                 }
                 "enum" | "set" | "bit" | "json" | "geometry" | "point" => {
-                    return bad("the server does not compare its values as it sorts them; expected numbers, times or text");
+                    return bad(
+                        "the server does not compare its values as it sorts them; expected numbers, times or text",
+                    );
                 }
                 _ => {}
             }
@@ -259,19 +296,32 @@ impl Window {
         format!("({})", any.join(" OR "))
     }
 
-    /// SQL that counts, in the order of [`Standing`], what stands at the source; none where nothing can be.
+    /// SQL that counts, in the order of [`Standing`], what stands at the source; none where nothing
+    /// can be.
     #[must_use]
-    pub fn standing_queries(&self, dialect: Dialect, column: &str, source_type: &str, table: &str) -> [Option<String>; 3] {
+    pub fn standing_queries(
+        &self,
+        dialect: Dialect,
+        column: &str,
+        source_type: &str,
+        table: &str,
+    ) -> [Option<String>; 3] {
         let count = |condition: String| format!("SELECT count(*) FROM {table} WHERE {condition}");
         let is_first = self.since.is_none();
-        let strays = (self.rows.is_none() || is_first).then(|| count(self.stray(dialect, column, source_type)));
+        let strays = (self.rows.is_none() || is_first)
+            .then(|| count(self.stray(dialect, column, source_type)));
         let far = dialect.far(column, source_type).filter(|_| self.rows.is_none()).map(count);
         let ties = self.since.as_deref().filter(|_| self.rows.is_none() && self.lag == 0);
-        [strays, far, ties.map(|since| self.equals_query(dialect, column, source_type, table, since))]
+        [
+            strays,
+            far,
+            ties.map(|since| self.equals_query(dialect, column, source_type, table, since)),
+        ]
     }
 
-    /// SQL that sums up the rows whose value no bound can be, by 60 bits of a hash of each; none of a key, which has none. Of MySQL
-    /// `columns` are all there are, quoted, with their types; PostgreSQL knows a whole row as text.
+    /// SQL that sums up the rows whose value no bound can be, by 60 bits of a hash of each; none of
+    /// a key, which has none. Of MySQL `columns` are all there are, quoted, with their types;
+    /// PostgreSQL knows a whole row as text.
     #[must_use]
     pub fn sum_query(
         &self,
@@ -282,14 +332,24 @@ impl Window {
     ) -> Option<String> {
         let strays = self.rows.is_none().then(|| self.stray(dialect, column, source_type))?;
         let sum = match dialect {
-            Dialect::Postgres => "sum(('x' || left(md5(brahman_row::text), 15))::bit(60)::bigint)::text".to_owned(),
+            Dialect::Postgres => {
+                "sum(('x' || left(md5(brahman_row::text), 15))::bit(60)::bigint)::text".to_owned()
+            }
             Dialect::Mysql => {
                 // A number of 32 bits is printed rounded, unless it is made one of 64.
-                let exact = |(name, kind): &(String, String)| if base(kind) == "float" { format!("{name} * 1e0") } else { name.clone() };
-                let values: Vec<String> = columns.iter().map(|column| format!("HEX(QUOTE({}))", exact(column))).collect();
-                let hash = format!("CAST(CONV(LEFT(MD5(CONCAT_WS('#', {})), 15), 16, 10) AS UNSIGNED)", values.join(", "));
+                let exact = |(name, kind): &(String, String)| {
+                    if base(kind) == "float" { format!("{name} * 1e0") } else { name.clone() }
+                };
+                let values: Vec<String> =
+                    columns.iter().map(|column| format!("HEX(QUOTE({}))", exact(column))).collect();
+                let hash = format!(
+                    "CAST(CONV(LEFT(MD5(CONCAT_WS('#', {})), 15), 16, 10) AS UNSIGNED)",
+                    values.join(", ")
+                );
                 // A row too long for the server to hash is another each time.
-                format!("CAST(SUM(COALESCE({hash}, CAST(FLOOR(RAND() * 1e15) AS UNSIGNED))) AS CHAR)")
+                format!(
+                    "CAST(SUM(COALESCE({hash}, CAST(FLOOR(RAND() * 1e15) AS UNSIGNED))) AS CHAR)"
+                )
             }
         };
         Some(format!("SELECT {sum} FROM {table} AS brahman_row WHERE {strays}"))
@@ -297,8 +357,18 @@ impl Window {
 
     /// SQL that counts the rows with a value.
     #[must_use]
-    pub fn equals_query(&self, dialect: Dialect, column: &str, source_type: &str, table: &str, value: &str) -> String {
-        format!("SELECT count(*) FROM {table} WHERE {column} = {}", dialect.literal(value, source_type))
+    pub fn equals_query(
+        &self,
+        dialect: Dialect,
+        column: &str,
+        source_type: &str,
+        table: &str,
+        value: &str,
+    ) -> String {
+        format!(
+            "SELECT count(*) FROM {table} WHERE {column} = {}",
+            dialect.literal(value, source_type)
+        )
     }
 
     /// Which rows are to be read besides those above the last value.
@@ -309,19 +379,32 @@ impl Window {
         let column = self.column.clone();
         if self.rows.is_some() {
             let nulls = self.since.is_none() && now.strays > 0;
-            return if nulls { Err(WindowError::NullKey { column, rows: now.strays }) } else { Ok(Cut::default()) };
+            return if nulls {
+                Err(WindowError::NullKey { column, rows: now.strays })
+            } else {
+                Ok(Cut::default())
+            };
         }
         if now.far > 0 && !self.keyed {
             return Err(WindowError::Far { column, rows: now.far });
         }
-        let such = format!("{} rows whose `{column}` is NULL, not finite or later than tomorrow", now.strays);
+        let such = format!(
+            "{} rows whose `{column}` is NULL, not finite or later than tomorrow",
+            now.strays
+        );
         let Some(since) = &self.since else {
             let note = (now.strays > 0).then(|| format!("{such} were read as they are now"));
             return Ok(Cut { inclusive: false, strays: now.strays > 0, note });
         };
         let (strays, note) = match self.strays {
             _ if now.strays == 0 => (false, None),
-            Some(was) if was == now.strays && self.strays_sum.is_some() && self.strays_sum == now.strays_sum => (false, None),
+            Some(was)
+                if was == now.strays
+                    && self.strays_sum.is_some()
+                    && self.strays_sum == now.strays_sum =>
+            {
+                (false, None)
+            }
             _ if self.keyed => (true, Some(format!("{such} were read again"))),
             // As an earlier version has read them, which summed up nothing.
             Some(was) if was == now.strays && self.strays_sum.is_none() => (
@@ -343,42 +426,79 @@ impl Window {
             _ if self.lag > 0 || now.ties == 0 => (false, None),
             Some(was) if was == now.ties => (false, None),
             _ if self.keyed => (true, None),
-            Some(was) if was < now.ties => return Err(WindowError::Ties { column, bound: since.clone(), now: now.ties, was }),
-            Some(_) => (false, None),
-            None => {
-                (false, Some(format!("rows that have `{column}` = {since} and came after the last read are not told from those before")))
+            Some(was) if was < now.ties => {
+                return Err(WindowError::Ties { column, bound: since.clone(), now: now.ties, was });
             }
+            Some(_) => (false, None),
+            None => (
+                false,
+                Some(format!(
+                    "rows that have `{column}` = {since} and came after the last read are not told from those before"
+                )),
+            ),
         };
         Ok(Cut { inclusive, strays, note: note.or(tied) })
     }
 
     /// Rows after `since`: what must hold, if anything.
-    fn after(&self, dialect: Dialect, column: &str, source_type: &str, cut: &Cut) -> Option<String> {
+    fn after(
+        &self,
+        dialect: Dialect,
+        column: &str,
+        source_type: &str,
+        cut: &Cut,
+    ) -> Option<String> {
         let since = self.since.as_deref()?;
         let above = if cut.inclusive { ">=" } else { ">" };
-        Some(format!("{column} {above} {}", dialect.before(&dialect.literal(since, source_type), self.lag, source_type)))
+        Some(format!(
+            "{column} {above} {}",
+            dialect.before(&dialect.literal(since, source_type), self.lag, source_type)
+        ))
     }
 
     /// SQL that gives the last value of this part, as text; no row if there is none.
     #[must_use]
-    pub fn bound_query(&self, dialect: Dialect, column: &str, source_type: &str, table: &str, cut: &Cut) -> String {
-        let after = self.after(dialect, column, source_type, cut).map(|after| format!(" AND {after}")).unwrap_or_default();
+    pub fn bound_query(
+        &self,
+        dialect: Dialect,
+        column: &str,
+        source_type: &str,
+        table: &str,
+        cut: &Cut,
+    ) -> String {
+        let after = self
+            .after(dialect, column, source_type, cut)
+            .map(|after| format!(" AND {after}"))
+            .unwrap_or_default();
         let condition = format!("NOT {}{after}", self.stray(dialect, column, source_type));
         let from = match self.rows {
-            Some(rows) => format!("(SELECT {column} FROM {table} WHERE {condition} ORDER BY {column} LIMIT {rows}) AS brahman_part"),
+            Some(rows) => format!(
+                "(SELECT {column} FROM {table} WHERE {condition} ORDER BY {column} LIMIT {rows}) AS brahman_part"
+            ),
             None => format!("{table} WHERE {condition}"),
         };
         // Not max(), which not every type has.
-        format!("SELECT {} FROM {from} ORDER BY {column} DESC LIMIT 1", dialect.text(column, source_type))
+        format!(
+            "SELECT {} FROM {from} ORDER BY {column} DESC LIMIT 1",
+            dialect.text(column, source_type)
+        )
     }
 
     /// What must hold of a row of this part, whose last value is `bound`.
     #[must_use]
-    pub fn condition(&self, dialect: Dialect, column: &str, source_type: &str, bound: Option<&str>, cut: &Cut) -> String {
+    pub fn condition(
+        &self,
+        dialect: Dialect,
+        column: &str,
+        source_type: &str,
+        bound: Option<&str>,
+        cut: &Cut,
+    ) -> String {
         let strays = cut.strays.then(|| self.stray(dialect, column, source_type));
         let part = bound.map(|bound| {
             let up_to = format!("{column} <= {}", dialect.literal(bound, source_type));
-            self.after(dialect, column, source_type, cut).map_or_else(|| up_to.clone(), |after| format!("{after} AND {up_to}"))
+            self.after(dialect, column, source_type, cut)
+                .map_or_else(|| up_to.clone(), |after| format!("{after} AND {up_to}"))
         });
         match (part, strays) {
             (Some(part), Some(strays)) => format!("(({part}) OR {strays})"),
@@ -393,86 +513,190 @@ mod tests {
     use super::*;
 
     fn window(since: Option<&str>, lag: u64, rows: Option<u64>) -> Window {
-        Window { column: "c".into(), since: since.map(str::to_owned), lag, rows, ..Window::default() }
+        Window {
+            column: "c".into(),
+            since: since.map(str::to_owned),
+            lag,
+            rows,
+            ..Window::default()
+        }
     }
 
     #[test]
     fn parts_follow_one_another_without_a_gap() {
         let (pg, cut) = (Dialect::Postgres, Cut::default());
         let first = window(None, 0, None);
-        assert_eq!(first.bound_query(pg, "c", "bigint", "t", &cut), "SELECT c::text FROM t WHERE NOT (c IS NULL) ORDER BY c DESC LIMIT 1");
+        assert_eq!(
+            first.bound_query(pg, "c", "bigint", "t", &cut),
+            "SELECT c::text FROM t WHERE NOT (c IS NULL) ORDER BY c DESC LIMIT 1"
+        );
         let all = Cut { strays: true, ..Cut::default() };
-        assert_eq!(first.condition(pg, "c", "bigint", Some("9"), &all), "((c <= '9'::bigint) OR (c IS NULL))");
+        assert_eq!(
+            first.condition(pg, "c", "bigint", Some("9"), &all),
+            "((c <= '9'::bigint) OR (c IS NULL))"
+        );
         let next = window(Some("9"), 2, None);
-        assert_eq!(next.condition(pg, "c", "bigint", Some("12"), &cut), "c > ('9'::bigint - 2) AND c <= '12'::bigint");
+        assert_eq!(
+            next.condition(pg, "c", "bigint", Some("12"), &cut),
+            "c > ('9'::bigint - 2) AND c <= '12'::bigint"
+        );
         assert_eq!(next.condition(pg, "c", "bigint", None, &cut), "1 = 0");
         let again = Cut { inclusive: true, ..Cut::default() };
-        assert_eq!(window(Some("9"), 0, None).condition(pg, "c", "uuid", Some("a"), &again), "c >= '9'::uuid AND c <= 'a'::uuid");
+        assert_eq!(
+            window(Some("9"), 0, None).condition(pg, "c", "uuid", Some("a"), &again),
+            "c >= '9'::uuid AND c <= 'a'::uuid"
+        );
         let times = window(Some("2026-01-01 00:00:00"), 60, None);
-        assert!(times.condition(Dialect::Mysql, "c", "datetime(6)", Some("x"), &cut).contains("- INTERVAL 60 SECOND"));
+        assert!(
+            times
+                .condition(Dialect::Mysql, "c", "datetime(6)", Some("x"), &cut)
+                .contains("- INTERVAL 60 SECOND")
+        );
         let chunk = window(None, 0, Some(5));
         assert!(chunk.bound_query(pg, "c", "text", "t", &cut).contains("ORDER BY c LIMIT 5"));
-        assert!(!chunk.bound_query(pg, "c", "date", "t", &cut).contains("isfinite"), "a key may be infinite");
+        assert!(
+            !chunk.bound_query(pg, "c", "date", "t", &cut).contains("isfinite"),
+            "a key may be infinite"
+        );
     }
 
     #[test]
     fn rows_that_no_bound_tells_apart_are_read_again_by_their_key_or_refused() {
-        let at = |since: Option<&str>, ties, strays, keyed| Window { ties, strays, keyed, ..window(since, 0, None) };
+        let at = |since: Option<&str>, ties, strays, keyed| Window {
+            ties,
+            strays,
+            keyed,
+            ..window(since, 0, None)
+        };
         let now = |strays, far, ties| Standing { strays, far, ties, ..Standing::default() };
-        let what = |window: Window, now: Standing| window.cut(&now).map(|cut| (cut.inclusive, cut.strays));
-        assert_eq!(what(at(None, None, None, false), now(2, 0, 0)), Ok((false, true)), "the first run reads them");
-        assert_eq!(what(at(Some("9"), Some(1), Some(2), false), now(2, 0, 1)), Ok((false, false)), "nothing has come");
+        let what =
+            |window: Window, now: Standing| window.cut(&now).map(|cut| (cut.inclusive, cut.strays));
+        assert_eq!(
+            what(at(None, None, None, false), now(2, 0, 0)),
+            Ok((false, true)),
+            "the first run reads them"
+        );
+        assert_eq!(
+            what(at(Some("9"), Some(1), Some(2), false), now(2, 0, 1)),
+            Ok((false, false)),
+            "nothing has come"
+        );
         assert_eq!(what(at(Some("9"), Some(1), Some(2), true), now(3, 1, 2)), Ok((true, true)));
-        assert_eq!(what(at(Some("9"), None, None, true), now(3, 0, 1)), Ok((true, true)), "as an earlier version left it");
-        assert!(matches!(what(at(Some("9"), Some(1), Some(2), false), now(3, 0, 1)), Err(WindowError::Strays { now: 3, .. })));
-        assert!(matches!(what(at(Some("9"), Some(1), Some(0), false), now(0, 0, 2)), Err(WindowError::Ties { was: 1, now: 2, .. })));
-        assert!(matches!(what(at(None, None, None, false), now(1, 1, 0)), Err(WindowError::Far { rows: 1, .. })));
+        assert_eq!(
+            what(at(Some("9"), None, None, true), now(3, 0, 1)),
+            Ok((true, true)),
+            "as an earlier version left it"
+        );
+        assert!(matches!(
+            what(at(Some("9"), Some(1), Some(2), false), now(3, 0, 1)),
+            Err(WindowError::Strays { now: 3, .. })
+        ));
+        assert!(matches!(
+            what(at(Some("9"), Some(1), Some(0), false), now(0, 0, 2)),
+            Err(WindowError::Ties { was: 1, now: 2, .. })
+        ));
+        assert!(matches!(
+            what(at(None, None, None, false), now(1, 1, 0)),
+            Err(WindowError::Far { rows: 1, .. })
+        ));
         assert_eq!(what(at(None, None, None, true), now(1, 1, 0)), Ok((false, true)));
-        assert!(matches!(window(None, 0, Some(5)).cut(&now(1, 0, 0)), Err(WindowError::NullKey { rows: 1, .. })));
-        let words = at(Some("9"), None, None, false).cut(&now(1, 0, 0)).expect_err("refused").to_string();
+        assert!(matches!(
+            window(None, 0, Some(5)).cut(&now(1, 0, 0)),
+            Err(WindowError::NullKey { rows: 1, .. })
+        ));
+        let words =
+            at(Some("9"), None, None, false).cut(&now(1, 0, 0)).expect_err("refused").to_string();
         assert!(words.contains("an unknown number of them") && words.contains("--key"), "{words}");
     }
 
     #[test]
     fn one_stray_row_that_took_the_place_of_another_is_seen_by_the_sum_of_all() {
         let read = |keyed, was: Option<&str>, now: &str| {
-            let window = Window { strays: Some(2), strays_sum: was.map(str::to_owned), keyed, ..window(Some("9"), 0, None) };
-            window.cut(&Standing { strays: 2, strays_sum: Some(now.to_owned()), ..Standing::default() })
+            let window = Window {
+                strays: Some(2),
+                strays_sum: was.map(str::to_owned),
+                keyed,
+                ..window(Some("9"), 0, None)
+            };
+            window.cut(&Standing {
+                strays: 2,
+                strays_sum: Some(now.to_owned()),
+                ..Standing::default()
+            })
         };
         let what = |cut: Result<Cut, WindowError>| cut.map(|cut| (cut.strays, cut.note.is_some()));
         for keyed in [true, false] {
-            assert_eq!(what(read(keyed, Some("7"), "7")), Ok((false, false)), "each is what it was, and there is nothing to say");
+            assert_eq!(
+                what(read(keyed, Some("7"), "7")),
+                Ok((false, false)),
+                "each is what it was, and there is nothing to say"
+            );
         }
         assert_eq!(what(read(true, Some("7"), "8")), Ok((true, true)), "read again by their key");
-        assert!(matches!(read(false, Some("7"), "8"), Err(WindowError::Strays { now: 2, was: Some(2), .. })));
-        assert_eq!(what(read(true, None, "8")), Ok((true, true)), "an earlier version summed up nothing");
+        assert!(matches!(
+            read(false, Some("7"), "8"),
+            Err(WindowError::Strays { now: 2, was: Some(2), .. })
+        ));
+        assert_eq!(
+            what(read(true, None, "8")),
+            Ok((true, true)),
+            "an earlier version summed up nothing"
+        );
         assert_eq!(what(read(false, None, "8")), Ok((false, true)));
         let fewer = Window { strays: Some(3), ..window(Some("9"), 0, None) };
         assert!(
-            fewer.cut(&Standing { strays: 2, ..Standing::default() }).is_ok_and(|cut| cut.note.is_some_and(|note| note.contains("fewer")))
+            fewer
+                .cut(&Standing { strays: 2, ..Standing::default() })
+                .is_ok_and(|cut| cut.note.is_some_and(|note| note.contains("fewer")))
         );
-        let columns = [("`a`".to_owned(), "float".to_owned()), ("`c`".to_owned(), "datetime".to_owned())];
-        let sum = |dialect| window(None, 0, None).sum_query(dialect, ("c", "timestamp"), "t", &columns).expect("a query");
+        let columns =
+            [("`a`".to_owned(), "float".to_owned()), ("`c`".to_owned(), "datetime".to_owned())];
+        let sum = |dialect| {
+            window(None, 0, None)
+                .sum_query(dialect, ("c", "timestamp"), "t", &columns)
+                .expect("a query")
+        };
         assert!(
             sum(Dialect::Postgres).ends_with("FROM t AS brahman_row WHERE (c IS NULL OR NOT isfinite(c) OR c > now() + interval '1 day')")
         );
-        assert!(sum(Dialect::Mysql).contains("HEX(QUOTE(`a` * 1e0)), HEX(QUOTE(`c`))"), "{}", sum(Dialect::Mysql));
-        assert_eq!(window(None, 0, Some(5)).sum_query(Dialect::Postgres, ("c", "date"), "t", &columns), None);
+        assert!(
+            sum(Dialect::Mysql).contains("HEX(QUOTE(`a` * 1e0)), HEX(QUOTE(`c`))"),
+            "{}",
+            sum(Dialect::Mysql)
+        );
+        assert_eq!(
+            window(None, 0, Some(5)).sum_query(Dialect::Postgres, ("c", "date"), "t", &columns),
+            None
+        );
     }
 
     #[test]
     fn values_are_quoted_and_rounded_ones_refused() {
         assert_eq!(Dialect::Postgres.literal("o'b", "text"), "'o''b'::text");
         assert_eq!(Dialect::Mysql.literal(r"a\'", "varchar(9)"), "_utf8mb4 X'615C27'");
-        assert_eq!(Dialect::Mysql.literal("2026-01-01 00:00:00.5", "datetime(6)"), "'2026-01-01 00:00:00.5'");
-        assert_eq!(Dialect::Mysql.literal("-0.12345678901234567890", "decimal(30,20)"), "-0.12345678901234567890");
+        assert_eq!(
+            Dialect::Mysql.literal("2026-01-01 00:00:00.5", "datetime(6)"),
+            "'2026-01-01 00:00:00.5'"
+        );
+        assert_eq!(
+            Dialect::Mysql.literal("-0.12345678901234567890", "decimal(30,20)"),
+            "-0.12345678901234567890"
+        );
         assert_eq!(Dialect::Mysql.literal("00FF", "binary(2)"), "X'00FF'");
-        assert_eq!(Dialect::Mysql.literal("' OR 1=1", "varbinary(9)"), "_utf8mb4 X'27204F5220313D31'", "read before its type changed");
+        assert_eq!(
+            Dialect::Mysql.literal("' OR 1=1", "varbinary(9)"),
+            "_utf8mb4 X'27204F5220313D31'",
+            "read before its type changed"
+        );
         assert_eq!(Dialect::Mysql.text("c", "binary(2)"), "HEX(c)");
         assert!(window(None, 0, None).check(Dialect::Mysql, "double").is_err());
         assert!(window(None, 0, None).check(Dialect::Mysql, "enum('b','a')").is_err());
         assert!(window(None, 3, None).check(Dialect::Postgres, "text").is_err());
         assert!(window(None, 3, None).check(Dialect::Postgres, "timestamp with time zone").is_ok());
-        assert!(window(None, 0, None).stray(Dialect::Postgres, "c", "timestamp(3) with time zone").contains("isfinite"));
+        assert!(
+            window(None, 0, None)
+                .stray(Dialect::Postgres, "c", "timestamp(3) with time zone")
+                .contains("isfinite")
+        );
     }
 }

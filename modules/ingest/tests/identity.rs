@@ -1,4 +1,5 @@
-//! The rules of numbers that identify people beside python-stdnum's, on random numbers: what one takes the other takes, too.
+//! The rules of numbers that identify people beside python-stdnum's, on random numbers: what one
+//! takes the other takes, too.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,14 +12,18 @@ const COUNT: &str = "10000";
 
 #[test]
 fn every_rule_takes_what_python_stdnum_takes_and_nothing_else() {
-    let tools =
-        std::env::var_os("BRAHMAN_TEST_TOOLS").expect("BRAHMAN_TEST_TOOLS is not set: run `make test`, which installs python-stdnum");
+    let tools = std::env::var_os("BRAHMAN_TEST_TOOLS")
+        .expect("BRAHMAN_TEST_TOOLS is not set: run `make test`, which installs python-stdnum");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/identity.py");
-    let out = Command::new(PathBuf::from(tools).join("bin/python3")).args([script, COUNT, "23"]).output().expect("it runs");
+    let out = Command::new(PathBuf::from(tools).join("bin/python3"))
+        .args([script, COUNT, "23"])
+        .output()
+        .expect("it runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let rules: BTreeMap<&str, fn(&str) -> bool> =
         checks::RULES.iter().copied().chain([("issn", checks::issn as fn(&str) -> bool)]).collect();
-    let mut counts: BTreeMap<&str, (usize, usize)> = rules.keys().map(|name| (*name, (0, 0))).collect();
+    let mut counts: BTreeMap<&str, (usize, usize)> =
+        rules.keys().map(|name| (*name, (0, 0))).collect();
     let mut other: Vec<&str> = Vec::new();
     let text = String::from_utf8(out.stdout).expect("text");
     for line in text.lines() {
@@ -31,7 +36,15 @@ fn every_rule_takes_what_python_stdnum_takes_and_nothing_else() {
             other.push(line);
         }
     }
-    assert!(other.is_empty(), "{} numbers are judged otherwise, such as {:?}", other.len(), &other[..other.len().min(20)]);
+    assert!(
+        other.is_empty(),
+        "{} numbers are judged otherwise, such as {:?}",
+        other.len(),
+        &other[..other.len().min(20)]
+    );
     // A test that compares nothing but refusals would compare nothing.
-    assert!(counts.values().all(|(all, right)| *all > 9000 && *right > 1000 && right < all), "{counts:?}");
+    assert!(
+        counts.values().all(|(all, right)| *all > 9000 && *right > 1000 && right < all),
+        "{counts:?}"
+    );
 }

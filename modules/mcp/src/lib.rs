@@ -1,10 +1,13 @@
-//! The mesh as tools and resources of a language model: the Model Context Protocol's messages, whatever carries them.
+//! The mesh as tools and resources of a language model: the Model Context Protocol's messages,
+//! whatever carries them.
 //!
-//! <https://modelcontextprotocol.io/specification>: JSON-RPC 2.0. [`tools`] is what there is to call, [`resources`] what there is to read;
-//! here are the protocol's own messages. `brahman mcp` carries them over standard input and output, the gateway over HTTP.
+//! <https://modelcontextprotocol.io/specification>: JSON-RPC 2.0. [`tools`] is what there is to
+//! call, [`resources`] what there is to read; here are the protocol's own messages. `brahman mcp`
+//! carries them over standard input and output, the gateway over HTTP.
 //!
-//! Invariants: nothing here reads or writes a stream; every call of the mesh is one that the caller may make, by the word of whoever carries
-//! the messages; a request that is dropped ends its work in the mesh.
+//! Invariants: nothing here reads or writes a stream; every call of the mesh is one that the caller
+//! may make, by the word of whoever carries the messages; a request that is dropped ends its work
+//! in the mesh.
 
 mod resources;
 mod tools;
@@ -96,10 +99,12 @@ impl RpcMessage {
     /// The answer that says what is wrong with it.
     pub fn read(text: &[u8]) -> Result<Self, Value> {
         let null = Value::Null;
-        let value: Value =
-            serde_json::from_slice(text).map_err(|error| failure(&null, &RpcError::new(PARSE_ERROR, format!("not JSON: {error}"))))?;
-        let message: RawMessage = serde_json::from_value(value)
-            .map_err(|error| failure(&null, &RpcError::new(INVALID_REQUEST, format!("not a message: {error}"))))?;
+        let value: Value = serde_json::from_slice(text).map_err(|error| {
+            failure(&null, &RpcError::new(PARSE_ERROR, format!("not JSON: {error}")))
+        })?;
+        let message: RawMessage = serde_json::from_value(value).map_err(|error| {
+            failure(&null, &RpcError::new(INVALID_REQUEST, format!("not a message: {error}")))
+        })?;
         let RawMessage { jsonrpc, id, method, params } = message;
         match (method.filter(|_| jsonrpc == "2.0"), id) {
             (Some(method), Some(id)) => Ok(Self::Request(RpcRequest { id, method, params })),
@@ -107,9 +112,11 @@ impl RpcMessage {
                 Ok(Self::Cancellation(params.get("requestId").cloned().unwrap_or(Value::Null)))
             }
             (Some(_), None) => Ok(Self::Notification),
-            // An answer to a request of ours, of which there are none; or nothing that has a meaning.
+            // An answer to a request of ours, of which there are none; or nothing that has a
+            // meaning.
             (None, id) => {
-                let error = RpcError::new(INVALID_REQUEST, "expected `jsonrpc` to be 2.0, and a `method`");
+                let error =
+                    RpcError::new(INVALID_REQUEST, "expected `jsonrpc` to be 2.0, and a `method`");
                 Err(failure(&id.unwrap_or(Value::Null), &error))
             }
         }
@@ -123,13 +130,25 @@ fn failure(id: &Value, error: &RpcError) -> Value {
 /// The answer to a request that is not begun, because so many are being worked on.
 #[must_use]
 pub fn too_many(id: &Value) -> Value {
-    failure(id, &RpcError::new(INTERNAL_ERROR, "too many requests are being worked on: wait for their answers"))
+    failure(
+        id,
+        &RpcError::new(
+            INTERNAL_ERROR,
+            "too many requests are being worked on: wait for their answers",
+        ),
+    )
 }
 
 /// The answer to a request whose id is that of another one that is being worked on.
 #[must_use]
 pub fn in_use(id: &Value) -> Value {
-    failure(id, &RpcError::new(INVALID_REQUEST, "a request of this id is being worked on: expected another id"))
+    failure(
+        id,
+        &RpcError::new(
+            INVALID_REQUEST,
+            "a request of this id is being worked on: expected another id",
+        ),
+    )
 }
 
 /// Says whether an interface may be called.
@@ -148,14 +167,21 @@ pub struct McpContext {
 
 impl fmt::Debug for McpContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("McpContext").field("client", &self.client).field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("McpContext")
+            .field("client", &self.client)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
 impl McpContext {
     /// Of a client whose calls say this, and for whom `permission` answers.
     #[must_use]
-    pub fn new(client: Client, options: CallOptions, permission: impl Fn(&str) -> Result<(), Fault> + Send + Sync + 'static) -> Self {
+    pub fn new(
+        client: Client,
+        options: CallOptions,
+        permission: impl Fn(&str) -> Result<(), Fault> + Send + Sync + 'static,
+    ) -> Self {
         Self { client, options, permission: Arc::new(permission), outgoing: None, progress: None }
     }
 
@@ -182,15 +208,26 @@ impl McpContext {
             "ping" => Ok(json!({})),
             "tools/list" => Ok(json!({ "tools": tools::list() })),
             "tools/call" => {
-                let name = params["name"].as_str().ok_or_else(|| RpcError::new(INVALID_PARAMS, "expected the `name` of a tool"))?;
+                let name = params["name"].as_str().ok_or_else(|| {
+                    RpcError::new(INVALID_PARAMS, "expected the `name` of a tool")
+                })?;
                 let arguments = params.get("arguments").cloned().unwrap_or_else(|| json!({}));
                 let result = tools::call(name, arguments, self).await;
-                result.ok_or_else(|| RpcError::new(INVALID_PARAMS, format!("no tool `{name}`: tools/list tells what there is")))
+                result.ok_or_else(|| {
+                    RpcError::new(
+                        INVALID_PARAMS,
+                        format!("no tool `{name}`: tools/list tells what there is"),
+                    )
+                })
             }
             "resources/list" => resources::list(self).await.map_err(unread),
-            "resources/templates/list" => Ok(json!({ "resourceTemplates": resources::templates() })),
+            "resources/templates/list" => {
+                Ok(json!({ "resourceTemplates": resources::templates() }))
+            }
             "resources/read" => {
-                let uri = params["uri"].as_str().ok_or_else(|| RpcError::new(INVALID_PARAMS, "expected the `uri` of a resource"))?;
+                let uri = params["uri"].as_str().ok_or_else(|| {
+                    RpcError::new(INVALID_PARAMS, "expected the `uri` of a resource")
+                })?;
                 resources::read(uri, self).await.map_err(unread)
             }
             _ => Err(RpcError::new(METHOD_NOT_FOUND, format!("no method `{method}` here"))),
@@ -212,9 +249,14 @@ impl McpContext {
     }
 
     /// The same of a provider with these attributes.
-    async fn ask_of<M: Method>(&self, ask: &M::In, require: &[(&str, &str)]) -> Result<M::Out, Fault> {
+    async fn ask_of<M: Method>(
+        &self,
+        ask: &M::In,
+        require: &[(&str, &str)],
+    ) -> Result<M::Out, Fault> {
         self.allow::<M>()?;
-        let require = require.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let require =
+            require.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let options = CallOptions { require, ..self.options.clone() };
         Ok(self.client.call_method::<M>(ask, &options).await?.value)
     }
@@ -248,11 +290,14 @@ impl McpContext {
             params["total"] = of.into();
         }
         // Once nobody reads any more the work ends, too.
-        let _ = outgoing.send(json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": params })).await;
+        let _ = outgoing
+            .send(json!({ "jsonrpc": "2.0", "method": "notifications/progress", "params": params }))
+            .await;
     }
 }
 
-/// The answer to `initialize`: the client's own version of the protocol if it is known, else the newest.
+/// The answer to `initialize`: the client's own version of the protocol if it is known, else the
+/// newest.
 fn introduce(params: &Value) -> Value {
     let wanted = params["protocolVersion"].as_str().unwrap_or_default();
     let version = VERSIONS.into_iter().find(|version| *version == wanted).unwrap_or(VERSIONS[0]);
@@ -273,7 +318,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_session_begins_with_a_version_that_both_speak() {
-        let client = Client::for_command(Path::new("/nowhere/brahman.sock"), Duration::from_millis(1));
+        let client =
+            Client::for_command(Path::new("/nowhere/brahman.sock"), Duration::from_millis(1));
         let context = McpContext::new(client, CallOptions::default(), |_| Ok(()));
         let request = |text: &str| match RpcMessage::read(text.as_bytes()) {
             Ok(RpcMessage::Request(request)) => request,
@@ -281,21 +327,40 @@ mod tests {
         };
         let hello = r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-03-26"}}"#;
         let hello = context.clone().answer(request(hello)).await;
-        assert_eq!((&hello["id"], &hello["result"]["protocolVersion"]), (&json!(1), &json!("2025-03-26")));
-        let unknown = context.clone().answer(request(r#"{"jsonrpc":"2.0","id":"a","method":"nothing"}"#)).await;
-        assert_eq!((&unknown["id"], &unknown["error"]["code"]), (&json!("a"), &json!(METHOD_NOT_FOUND)));
+        assert_eq!(
+            (&hello["id"], &hello["result"]["protocolVersion"]),
+            (&json!(1), &json!("2025-03-26"))
+        );
+        let unknown = context
+            .clone()
+            .answer(request(r#"{"jsonrpc":"2.0","id":"a","method":"nothing"}"#))
+            .await;
+        assert_eq!(
+            (&unknown["id"], &unknown["error"]["code"]),
+            (&json!("a"), &json!(METHOD_NOT_FOUND))
+        );
     }
 
     #[test]
     fn what_is_no_message_is_answered_with_what_is_wrong() {
-        let code = |text: &str| RpcMessage::read(text.as_bytes()).expect_err("no message")["error"]["code"].clone();
+        let code = |text: &str| {
+            RpcMessage::read(text.as_bytes()).expect_err("no message")["error"]["code"].clone()
+        };
         assert_eq!(
             (code("{"), code("[]"), code(r#"{"jsonrpc":"1.0","id":2,"method":"ping"}"#)),
             (PARSE_ERROR.into(), INVALID_REQUEST.into(), INVALID_REQUEST.into())
         );
-        let cancelled = RpcMessage::read(br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#);
+        let cancelled = RpcMessage::read(
+            br#"{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7}}"#,
+        );
         assert!(matches!(cancelled, Ok(RpcMessage::Cancellation(id)) if id == 7));
-        assert!(matches!(RpcMessage::read(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#), Ok(RpcMessage::Notification)));
-        assert_eq!((&in_use(&json!(3))["id"], &in_use(&json!(3))["error"]["code"]), (&json!(3), &json!(INVALID_REQUEST)));
+        assert!(matches!(
+            RpcMessage::read(br#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#),
+            Ok(RpcMessage::Notification)
+        ));
+        assert_eq!(
+            (&in_use(&json!(3))["id"], &in_use(&json!(3))["error"]["code"]),
+            (&json!(3), &json!(INVALID_REQUEST))
+        );
     }
 }

@@ -20,13 +20,17 @@ pub(super) fn templates() -> Value {
 
 /// `resources/list`.
 pub(super) async fn list(context: &McpContext) -> Result<Value, Fault> {
-    let datasets = context.ask::<catalog::method::List>(&catalog::RealmIn::default()).await?.datasets;
+    let datasets =
+        context.ask::<catalog::method::List>(&catalog::RealmIn::default()).await?.datasets;
     let indexes = context.ask::<index::method::List>(&Empty {}).await?.indexes;
     let dataset = |dataset: &catalog::Dataset| {
-        let description = format!("dataset of {} rows, generation {}", dataset.rows, dataset.generation);
+        let description =
+            format!("dataset of {} rows, generation {}", dataset.rows, dataset.generation);
         entry(DATASETS, &dataset.name, &description)
     };
-    let index = |index: &index::Description| entry(INDEXES, &index.name, &format!("index of the dataset {}", index.dataset));
+    let index = |index: &index::Description| {
+        entry(INDEXES, &index.name, &format!("index of the dataset {}", index.dataset))
+    };
     let all: Vec<Value> = datasets.iter().map(dataset).chain(indexes.iter().map(index)).collect();
     Ok(json!({ "resources": all }))
 }
@@ -49,6 +53,7 @@ pub(super) async fn read(uri: &str, context: &McpContext) -> Result<Value, Fault
 }
 
 fn contents<T: Serialize>(uri: &str, value: &T) -> Result<Value, Fault> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| Fault::internal(format!("the resource is not JSON: {error}")))?;
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Fault::internal(format!("the resource is not JSON: {error}")))?;
     Ok(json!({ "contents": [{ "uri": uri, "mimeType": "application/json", "text": text }] }))
 }

@@ -1,7 +1,9 @@
-//! The tools: search, get, list, ingest, embed, score, explain. What each takes is described here for a model that has no manual.
+//! The tools: search, get, list, ingest, embed, score, explain. What each takes is described here
+//! for a model that has no manual.
 //!
-//! Invariants: an argument that is not known is refused by name; what goes wrong in the mesh is the tool's result, with the error's name, so
-//! that the model can do something about it; every answer says what was cut, stale or made up.
+//! Invariants: an argument that is not known is refused by name; what goes wrong in the mesh is the
+//! tool's result, with the error's name, so that the model can do something about it; every answer
+//! says what was cut, stale or made up.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -30,7 +32,11 @@ const TEXTS_MAX: usize = 64;
 
 /// `tools/list`.
 pub(super) fn list() -> Value {
-    let tool = |name: &str, description: &str, reads: bool, properties: Value, required: &[&str]| {
+    let tool = |name: &str,
+                description: &str,
+                reads: bool,
+                properties: Value,
+                required: &[&str]| {
         json!({
             "name": name,
             "description": description,
@@ -133,11 +139,17 @@ pub(super) async fn call(name: &str, arguments: Value, context: &McpContext) -> 
         Ok(Some(ToolOutput { text, data })) => {
             json!({ "content": [{ "type": "text", "text": text }], "structuredContent": data, "isError": false })
         }
-        Err(fault) => json!({ "content": [{ "type": "text", "text": fault.to_string() }], "isError": true }),
+        Err(fault) => {
+            json!({ "content": [{ "type": "text", "text": fault.to_string() }], "isError": true })
+        }
     })
 }
 
-async fn run(name: &str, arguments: Value, context: &McpContext) -> Result<Option<ToolOutput>, Fault> {
+async fn run(
+    name: &str,
+    arguments: Value,
+    context: &McpContext,
+) -> Result<Option<ToolOutput>, Fault> {
     Ok(Some(match name {
         "search" => search(read(arguments)?, context).await?,
         "get" => document(read(arguments)?, context).await?,
@@ -169,12 +181,21 @@ struct SearchArguments {
 async fn search(ask: SearchArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
     let mut names: Vec<String> = match ask.indexes {
         Some(names) => each_once(within("indexes", names, INDEXES_MAX)?),
-        None => context.ask::<index::method::List>(&Empty {}).await?.indexes.into_iter().map(|index| index.name).collect(),
+        None => context
+            .ask::<index::method::List>(&Empty {})
+            .await?
+            .indexes
+            .into_iter()
+            .map(|index| index.name)
+            .collect(),
     };
     let k = ask.k.unwrap_or(HITS).clamp(1, HITS_MAX);
     let (mut hits, mut notes): (Vec<(String, index::Hit)>, Vec<String>) = (Vec::new(), Vec::new());
     if names.len() > INDEXES_MAX {
-        notes.push(format!("{} more indexes were not searched: name those that matter", names.len() - INDEXES_MAX));
+        notes.push(format!(
+            "{} more indexes were not searched: name those that matter",
+            names.len() - INDEXES_MAX
+        ));
         names.truncate(INDEXES_MAX);
     }
     for name in &names {
@@ -184,7 +205,10 @@ async fn search(ask: SearchArguments, context: &McpContext) -> Result<ToolOutput
             k: Some(k),
             filter: ask.filter.clone(),
             mode: Some(ask.mode.clone().unwrap_or_else(|| "hybrid".to_owned())),
-            rerank: ask.rerank.unwrap_or(false).then(|| index::RerankStep { optional: Some(true), ..index::RerankStep::default() }),
+            rerank: ask.rerank.unwrap_or(false).then(|| index::RerankStep {
+                optional: Some(true),
+                ..index::RerankStep::default()
+            }),
             ..index::SearchIn::default()
         };
         let out = match context.ask::<index::method::Search>(&request).await {
@@ -210,7 +234,14 @@ async fn search(ask: SearchArguments, context: &McpContext) -> Result<ToolOutput
     }
     for (place, (name, hit)) in hits.iter().enumerate() {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{}. [{name}] {}:{} (score {:.3})", place + 1, hit.doc_id, hit.line, hit.score);
+        let _ = writeln!(
+            text,
+            "{}. [{name}] {}:{} (score {:.3})",
+            place + 1,
+            hit.doc_id,
+            hit.line,
+            hit.score
+        );
         if let Some(heading) = &hit.heading {
             let _ = writeln!(text, "   {heading}");
         }
@@ -227,7 +258,10 @@ async fn search(ask: SearchArguments, context: &McpContext) -> Result<ToolOutput
 /// A list that is no longer than it may be.
 fn within<T>(argument: &str, list: Vec<T>, most: usize) -> Result<Vec<T>, Fault> {
     if list.len() > most {
-        return Err(Fault::invalid_parameter(argument, format!("{} of them, expected at most {most}", list.len())));
+        return Err(Fault::invalid_parameter(
+            argument,
+            format!("{} of them, expected at most {most}", list.len()),
+        ));
     }
     Ok(list)
 }
@@ -252,7 +286,9 @@ fn remarks(name: &str, out: &index::SearchOut) -> Vec<String> {
         ));
     }
     if out.mock == Some(true) {
-        notes.push(format!("the vectors of {name} were made up by a mock: what is near means nothing"));
+        notes.push(format!(
+            "the vectors of {name} were made up by a mock: what is near means nothing"
+        ));
     }
     if out.truncated == Some(true) {
         notes.push("the query was longer than the model reads, and was cut".to_owned());
@@ -276,9 +312,17 @@ async fn document(ask: GetArguments, context: &McpContext) -> Result<ToolOutput,
     let whole = joined(&out.chunks);
     let lines: Vec<&str> = whole.lines().collect();
     let from = ask.from_line.unwrap_or(1).max(1);
-    let to = ask.to_line.unwrap_or(usize::MAX).min(from.saturating_add(LINES_MAX - 1)).min(lines.len());
-    let shown: Vec<&str> = lines.iter().skip(from - 1).take((to + 1).saturating_sub(from)).copied().collect();
-    let mut text = format!("{} of {}, lines {from} to {to} of {}\n\n{}\n", ask.doc_id, ask.index, lines.len(), shown.join("\n"));
+    let to =
+        ask.to_line.unwrap_or(usize::MAX).min(from.saturating_add(LINES_MAX - 1)).min(lines.len());
+    let shown: Vec<&str> =
+        lines.iter().skip(from - 1).take((to + 1).saturating_sub(from)).copied().collect();
+    let mut text = format!(
+        "{} of {}, lines {from} to {to} of {}\n\n{}\n",
+        ask.doc_id,
+        ask.index,
+        lines.len(),
+        shown.join("\n")
+    );
     if to < lines.len() && ask.to_line.is_none() {
         let _ = writeln!(text, "\nNote: there are more lines; say from_line {}.", to + 1);
     }
@@ -311,17 +355,27 @@ fn joined(chunks: &[index::Hit]) -> String {
 #[serde(deny_unknown_fields)]
 struct ListArguments {}
 
-async fn overview(ListArguments {}: ListArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
+async fn overview(
+    ListArguments {}: ListArguments,
+    context: &McpContext,
+) -> Result<ToolOutput, Fault> {
     let status = context.ask::<broker::method::Status>(&Empty {}).await?;
-    let mut text = format!("Context: {}\n\nIndexes:\n", status.context.as_deref().unwrap_or("none"));
+    let mut text =
+        format!("Context: {}\n\nIndexes:\n", status.context.as_deref().unwrap_or("none"));
     let indexes = context.ask::<index::method::List>(&Empty {}).await.map(|out| out.indexes);
-    let datasets = context.ask::<catalog::method::List>(&catalog::RealmIn::default()).await.map(|out| out.datasets);
+    let datasets = context
+        .ask::<catalog::method::List>(&catalog::RealmIn::default())
+        .await
+        .map(|out| out.datasets);
     let mut data = json!({ "context": status.context });
     match &indexes {
         Ok(indexes) => {
             for index in indexes {
-                let filters =
-                    if index.filter_columns.is_empty() { String::new() } else { format!(", filters: {}", index.filter_columns.join(", ")) };
+                let filters = if index.filter_columns.is_empty() {
+                    String::new()
+                } else {
+                    format!(", filters: {}", index.filter_columns.join(", "))
+                };
                 let _ = writeln!(text, "- {} (dataset {}{filters})", index.name, index.dataset);
             }
             data["indexes"] = indexes
@@ -337,7 +391,8 @@ async fn overview(ListArguments {}: ListArguments, context: &McpContext) -> Resu
     match &datasets {
         Ok(datasets) => {
             for dataset in datasets {
-                let columns: Vec<&str> = dataset.columns.iter().map(|column| column.name.as_str()).collect();
+                let columns: Vec<&str> =
+                    dataset.columns.iter().map(|column| column.name.as_str()).collect();
                 let _ = writeln!(
                     text,
                     "- {} ({} rows, generation {}; columns {})",
@@ -359,7 +414,13 @@ async fn overview(ListArguments {}: ListArguments, context: &McpContext) -> Resu
     text.push_str("\nModules:\n");
     for module in &status.modules {
         let why = module.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        let _ = writeln!(text, "- {} {}{}{why}", module.label, module.state.as_str(), if module.mock { " (mock)" } else { "" });
+        let _ = writeln!(
+            text,
+            "- {} {}{}{why}",
+            module.label,
+            module.state.as_str(),
+            if module.mock { " (mock)" } else { "" }
+        );
     }
     data["modules"] =
         status.modules.iter().map(|module| json!({ "label": module.label, "state": module.state.as_str(), "mock": module.mock })).collect();
@@ -378,14 +439,19 @@ struct IngestArguments {
 async fn files(ask: IngestArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
     let path = |path: &String| {
         if !Path::new(path).is_absolute() {
-            return Err(Fault::invalid_parameter("paths", format!("`{path}`: expected an absolute path")));
+            return Err(Fault::invalid_parameter(
+                "paths",
+                format!("`{path}`: expected an absolute path"),
+            ));
         }
         Ok(path.clone())
     };
-    let paths: Vec<String> = within("paths", ask.paths, PATHS_MAX)?.iter().map(path).collect::<Result<_, _>>()?;
+    let paths: Vec<String> =
+        within("paths", ask.paths, PATHS_MAX)?.iter().map(path).collect::<Result<_, _>>()?;
     let dataset = ask.dataset;
     if ask.watch.unwrap_or(false) {
-        let request = ingest::WatchIn { dataset: dataset.clone(), paths, ..ingest::WatchIn::default() };
+        let request =
+            ingest::WatchIn { dataset: dataset.clone(), paths, ..ingest::WatchIn::default() };
         let out = context.ask::<ingest::method::Watch>(&request).await?;
         let (state, format) = (out.watching.state, out.watching.format);
         let made = match format.as_deref() {
@@ -400,7 +466,8 @@ async fn files(ask: IngestArguments, context: &McpContext) -> Result<ToolOutput,
     }
     let request = ingest::FilesIn { dataset: dataset.clone(), paths, ..ingest::FilesIn::default() };
     let summary = context.stream::<ingest::method::Files>(&request, "reading").await?;
-    let mut text = format!("{dataset}: {} rows, generation {}", summary["rows"], summary["generation"]);
+    let mut text =
+        format!("{dataset}: {} rows, generation {}", summary["rows"], summary["generation"]);
     if let Some(quarantined) = summary["quarantined"].as_u64().filter(|count| *count > 0) {
         let _ = write!(text, ", {quarantined} files or rows could not be read");
     }
@@ -410,7 +477,11 @@ async fn files(ask: IngestArguments, context: &McpContext) -> Result<ToolOutput,
         let indexed = index_of(&dataset, &data["ingested"], context).await;
         match indexed {
             Ok(refreshed) => {
-                let _ = writeln!(text, "It can be searched: {} passages are new.", refreshed["new_chunks_embedded"]);
+                let _ = writeln!(
+                    text,
+                    "It can be searched: {} passages are new.",
+                    refreshed["new_chunks_embedded"]
+                );
                 data["index"] = refreshed;
             }
             Err(fault) => {
@@ -424,9 +495,16 @@ async fn files(ask: IngestArguments, context: &McpContext) -> Result<ToolOutput,
 
 /// Makes an index of a dataset of documents, if there is none, and brings it up to date.
 async fn index_of(dataset: &str, summary: &Value, context: &McpContext) -> Result<Value, Fault> {
-    let has = |name: &str| summary["columns"].as_array().is_some_and(|columns| columns.iter().any(|column| column["name"] == name));
+    let has = |name: &str| {
+        summary["columns"]
+            .as_array()
+            .is_some_and(|columns| columns.iter().any(|column| column["name"] == name))
+    };
     if !(has("id") && has("text")) {
-        return Err(Fault::invalid_parameter("index", "the dataset has no columns `id` and `text`: `brahman index create` names others"));
+        return Err(Fault::invalid_parameter(
+            "index",
+            "the dataset has no columns `id` and `text`: `brahman index create` names others",
+        ));
     }
     let create = index::CreateIn {
         name: dataset.to_owned(),
@@ -436,7 +514,9 @@ async fn index_of(dataset: &str, summary: &Value, context: &McpContext) -> Resul
         ..index::CreateIn::default()
     };
     context.ask::<index::method::Create>(&create).await?;
-    context.stream::<index::method::Refresh>(&index::NameIn { name: dataset.to_owned() }, "indexing").await
+    context
+        .stream::<index::method::Refresh>(&index::NameIn { name: dataset.to_owned() }, "indexing")
+        .await
 }
 
 #[derive(Debug, Deserialize)]
@@ -448,17 +528,37 @@ struct EmbedArguments {
 
 async fn vectors(ask: EmbedArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
     if ask.texts.is_empty() || ask.texts.len() > TEXTS_MAX {
-        return Err(Fault::invalid_parameter("texts", format!("{} texts, expected 1 to {TEXTS_MAX}", ask.texts.len())));
+        return Err(Fault::invalid_parameter(
+            "texts",
+            format!("{} texts, expected 1 to {TEXTS_MAX}", ask.texts.len()),
+        ));
     }
-    let request = embed::EmbedTextIn { texts: ask.texts, truncate: Some(true), ..embed::EmbedTextIn::default() };
-    let require: Vec<(&str, &str)> = ask.model.iter().map(|model| ("model", model.as_str())).collect();
+    let request = embed::EmbedTextIn {
+        texts: ask.texts,
+        truncate: Some(true),
+        ..embed::EmbedTextIn::default()
+    };
+    let require: Vec<(&str, &str)> =
+        ask.model.iter().map(|model| ("model", model.as_str())).collect();
     let out = context.ask_of::<embed::method::EmbedText>(&request, &require).await?;
-    let mut text =
-        format!("{} vectors of {} numbers by {}{}.", out.vectors.len(), out.dim, out.model, if out.mock { " (a mock)" } else { "" });
+    let mut text = format!(
+        "{} vectors of {} numbers by {}{}.",
+        out.vectors.len(),
+        out.dim,
+        out.model,
+        if out.mock { " (a mock)" } else { "" }
+    );
     if !out.truncated.is_empty() {
-        let _ = write!(text, " {} texts were longer than the model reads, and were cut.", out.truncated.len());
+        let _ = write!(
+            text,
+            " {} texts were longer than the model reads, and were cut.",
+            out.truncated.len()
+        );
     }
-    Ok(ToolOutput { text, data: json!({ "model": out.model, "dim": out.dim, "vectors": out.vectors, "truncated": out.truncated.len() }) })
+    Ok(ToolOutput {
+        text,
+        data: json!({ "model": out.model, "dim": out.dim, "vectors": out.vectors, "truncated": out.truncated.len() }),
+    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -472,10 +572,13 @@ async fn matrix(ask: ScoreArguments, context: &McpContext) -> Result<ToolOutput,
     let request = score::MatrixIn { messages: Some(messages), ..score::MatrixIn::default() };
     // Each row is a reply of its own; the call without `more` has them all in one.
     let out = context.ask::<score::method::ScoreMatrix>(&request).await?;
-    let data = serde_json::to_value(&out).map_err(|error| Fault::internal(format!("the matrix is not JSON: {error}")))?;
-    let mut text = String::from("What the answers lose without each memory, in nats (more is more):\n");
+    let data = serde_json::to_value(&out)
+        .map_err(|error| Fault::internal(format!("the matrix is not JSON: {error}")))?;
+    let mut text =
+        String::from("What the answers lose without each memory, in nats (more is more):\n");
     for row in data["rows"].as_array().into_iter().flatten() {
-        let lost: f64 = row["divergences"].as_array().into_iter().flatten().filter_map(Value::as_f64).sum();
+        let lost: f64 =
+            row["divergences"].as_array().into_iter().flatten().filter_map(Value::as_f64).sum();
         let _ = writeln!(text, "- {}: {lost:.3}", row["key"].as_str().unwrap_or_default());
     }
     let _ = writeln!(text, "Figures below {} are noise.", data["noise_floor"]);
@@ -491,7 +594,8 @@ struct ExplainArguments {
 async fn explanation(ask: ExplainArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
     let request = broker::FlowIn { flow: full_name(&ask.flow), context: None, require: None };
     let out = context.ask::<broker::method::Explain>(&request).await?;
-    let mut text = format!("{} in context {}:\n", request.flow, out.context.as_deref().unwrap_or("none"));
+    let mut text =
+        format!("{} in context {}:\n", request.flow, out.context.as_deref().unwrap_or("none"));
     for candidate in &out.candidates {
         let matched = &candidate.matched;
         let fate = match (&candidate.reason, candidate.rank) {
@@ -499,12 +603,19 @@ async fn explanation(ask: ExplainArguments, context: &McpContext) -> Result<Tool
             (None, Some(0)) => "answers".to_owned(),
             (None, _) => "would answer if those before it did not".to_owned(),
         };
-        let _ = writeln!(text, "- {} ({}{}): {fate}", matched.label, matched.state.as_str(), if matched.mock { ", a mock" } else { "" });
+        let _ = writeln!(
+            text,
+            "- {} ({}{}): {fate}",
+            matched.label,
+            matched.state.as_str(),
+            if matched.mock { ", a mock" } else { "" }
+        );
     }
     if out.candidates.is_empty() {
         let _ = writeln!(text, "Nobody offers it. The mesh's socket is {}.", context.mesh());
     }
-    let data = serde_json::to_value(&out).map_err(|error| Fault::internal(format!("the reply is not JSON: {error}")))?;
+    let data = serde_json::to_value(&out)
+        .map_err(|error| Fault::internal(format!("the reply is not JSON: {error}")))?;
     Ok(ToolOutput { text, data })
 }
 
@@ -513,7 +624,12 @@ mod tests {
     use super::*;
 
     fn chunk(start: u64, text: &str) -> index::Hit {
-        index::Hit { start, end: start + text.len() as u64, text: text.to_owned(), ..index::Hit::default() }
+        index::Hit {
+            start,
+            end: start + text.len() as u64,
+            text: text.to_owned(),
+            ..index::Hit::default()
+        }
     }
 
     #[test]
@@ -521,12 +637,17 @@ mod tests {
         let whole = "first line\nsecond line\nthird ä line\n";
         let chunks = [chunk(11, &whole[11..]), chunk(0, &whole[..16]), chunk(3, &whole[3..9])];
         assert_eq!(joined(&chunks), whole);
-        assert_eq!(joined(&[chunk(0, "a"), chunk(10, "b")]), "a\nb", "what is missing is a line's end");
+        assert_eq!(
+            joined(&[chunk(0, "a"), chunk(10, "b")]),
+            "a\nb",
+            "what is missing is a line's end"
+        );
     }
 
     #[test]
     fn arguments_are_bounded_and_no_index_is_searched_twice() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
         assert_eq!(each_once(names(&["a", "b", "a"])), names(&["a", "b"]));
         let fault = within("indexes", vec![0; INDEXES_MAX + 1], INDEXES_MAX).expect_err("too many");
         assert!(fault.message().contains("65") && fault.message().contains("64"), "{fault}");

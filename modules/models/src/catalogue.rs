@@ -1,4 +1,5 @@
-//! What is known by name and checksum: the default model, and the library that runs models. Where each lies in the cache.
+//! What is known by name and checksum: the default model, and the library that runs models. Where
+//! each lies in the cache.
 //!
 //! Pure: pins and paths. Nothing here reads a file or asks anybody.
 

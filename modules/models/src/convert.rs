@@ -1,8 +1,9 @@
 //! safetensors → ONNX for a BERT encoder, without any machine-learning framework.
 //!
-//! Both formats are simple: safetensors is a JSON header and raw tensors, ONNX a protobuf of nodes and raw tensors.
-//! The graph is the encoder as BERT defines it, with query, key and value in one matrix product. The same input gives
-//! the same bytes on every machine, so the result can be named by its checksum.
+//! Both formats are simple: safetensors is a JSON header and raw tensors, ONNX a protobuf of nodes
+//! and raw tensors. The graph is the encoder as BERT defines it, with query, key and value in one
+//! matrix product. The same input gives the same bytes on every machine, so the result can be named
+//! by its checksum.
 
 use std::collections::BTreeMap;
 
@@ -57,21 +58,36 @@ struct Weights<'a> {
 
 impl<'a> Weights<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, ConvertError> {
-        let floats = safetensors::parse(bytes)?.into_iter().filter(|(_, tensor)| tensor.dtype == "F32");
-        let tensors = floats.map(|(name, tensor)| (name.trim_start_matches("bert.").to_owned(), (tensor.shape, tensor.raw))).collect();
+        let floats =
+            safetensors::parse(bytes)?.into_iter().filter(|(_, tensor)| tensor.dtype == "F32");
+        let tensors = floats
+            .map(|(name, tensor)| {
+                (name.trim_start_matches("bert.").to_owned(), (tensor.shape, tensor.raw))
+            })
+            .collect();
         Ok(Self { tensors })
     }
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<&'a [u8], ConvertError> {
-        let (found, raw) = self.tensors.get(name).ok_or_else(|| ConvertError::Absent { name: name.to_owned() })?;
+        let (found, raw) =
+            self.tensors.get(name).ok_or_else(|| ConvertError::Absent { name: name.to_owned() })?;
         if found != shape && !shape.is_empty() {
-            return Err(ConvertError::Shape { name: name.to_owned(), found: found.clone(), expected: shape.to_owned() });
+            return Err(ConvertError::Shape {
+                name: name.to_owned(),
+                found: found.clone(),
+                expected: shape.to_owned(),
+            });
         }
         Ok(raw)
     }
 
     /// A linear layer's matrix as ONNX's MatMul wants it: inputs by outputs.
-    fn transposed(&self, name: &str, outputs: usize, inputs: usize) -> Result<Vec<u8>, ConvertError> {
+    fn transposed(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Vec<u8>, ConvertError> {
         let raw = self.get(name, &[outputs, inputs])?;
         let mut out = Vec::with_capacity(raw.len());
         for i in 0..inputs {
@@ -155,14 +171,30 @@ impl Graph {
     }
 
     fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) -> String {
-        self.tensor(name, FLOAT, dims, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+        self.tensor(
+            name,
+            FLOAT,
+            dims,
+            &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
+        )
     }
 
     fn ints(&mut self, name: &str, dims: &[usize], values: &[i64]) -> String {
-        self.tensor(name, INT64, dims, &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())
+        self.tensor(
+            name,
+            INT64,
+            dims,
+            &values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>(),
+        )
     }
 
-    fn node_of(&mut self, op: &str, inputs: &[&str], outputs: &[&str], attributes: &[(&str, Attribute)]) {
+    fn node_of(
+        &mut self,
+        op: &str,
+        inputs: &[&str],
+        outputs: &[&str],
+        attributes: &[(&str, Attribute)],
+    ) {
         let mut node = Message::default();
         for input in inputs {
             node = node.text(1, input);
@@ -177,7 +209,9 @@ impl Graph {
             let attribute = match value {
                 Attribute::Float(f) => attribute.float(2, *f).number(20, 1),
                 Attribute::Int(i) => attribute.number(3, *i).number(20, 2),
-                Attribute::Ints(all) => all.iter().fold(attribute, |a, i| a.number(8, *i)).number(20, 7),
+                Attribute::Ints(all) => {
+                    all.iter().fold(attribute, |a, i| a.number(8, *i)).number(20, 7)
+                }
             };
             node = node.message(5, &attribute);
         }
@@ -191,21 +225,49 @@ impl Graph {
     }
 
     fn norm(&mut self, w: &Weights<'_>, x: &str, name: &str) -> Result<String, ConvertError> {
-        let scale = self.tensor(&format!("{name}.weight"), FLOAT, &[HIDDEN], w.get(&format!("{name}.weight"), &[HIDDEN])?);
-        let bias = self.tensor(&format!("{name}.bias"), FLOAT, &[HIDDEN], w.get(&format!("{name}.bias"), &[HIDDEN])?);
-        let attributes = [("axis", Attribute::Int(u64::MAX)), ("epsilon", Attribute::Float(EPSILON))];
+        let scale = self.tensor(
+            &format!("{name}.weight"),
+            FLOAT,
+            &[HIDDEN],
+            w.get(&format!("{name}.weight"), &[HIDDEN])?,
+        );
+        let bias = self.tensor(
+            &format!("{name}.bias"),
+            FLOAT,
+            &[HIDDEN],
+            w.get(&format!("{name}.bias"), &[HIDDEN])?,
+        );
+        let attributes =
+            [("axis", Attribute::Int(u64::MAX)), ("epsilon", Attribute::Float(EPSILON))];
         Ok(self.node("LayerNormalization", &[x, &scale, &bias], &attributes))
     }
 
-    fn linear(&mut self, w: &Weights<'_>, x: &str, name: &str, outputs: usize, inputs: usize) -> Result<String, ConvertError> {
+    fn linear(
+        &mut self,
+        w: &Weights<'_>,
+        x: &str,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<String, ConvertError> {
         let matrix = w.transposed(&format!("{name}.weight"), outputs, inputs)?;
         let matrix = self.tensor(&format!("{name}.weight"), FLOAT, &[inputs, outputs], &matrix);
-        let bias = self.tensor(&format!("{name}.bias"), FLOAT, &[outputs], w.get(&format!("{name}.bias"), &[outputs])?);
+        let bias = self.tensor(
+            &format!("{name}.bias"),
+            FLOAT,
+            &[outputs],
+            w.get(&format!("{name}.bias"), &[outputs])?,
+        );
         let product = self.node("MatMul", &[x, &matrix], &[]);
         Ok(self.node("Add", &[&product, &bias], &[]))
     }
 
-    fn embedding(&mut self, w: &Weights<'_>, name: &str, ids: &str) -> Result<String, ConvertError> {
+    fn embedding(
+        &mut self,
+        w: &Weights<'_>,
+        name: &str,
+        ids: &str,
+    ) -> Result<String, ConvertError> {
         let name = format!("embeddings.{name}.weight");
         let Some(shape) = w.tensors.get(&name).map(|(shape, _)| shape.clone()) else {
             return Err(ConvertError::Absent { name });
@@ -255,19 +317,35 @@ impl Graph {
     }
 
     /// Query, key and value of a layer, as one product: their matrices side by side.
-    fn queries(&mut self, w: &Weights<'_>, c: &Constants, base: &str, x: &str) -> Result<[String; 3], ConvertError> {
+    fn queries(
+        &mut self,
+        w: &Weights<'_>,
+        c: &Constants,
+        base: &str,
+        x: &str,
+    ) -> Result<[String; 3], ConvertError> {
         let parts = ["query", "key", "value"].map(|part| format!("{base}.attention.self.{part}"));
         let mut rows = Vec::new();
-        let columns: Vec<Vec<u8>> =
-            parts.iter().map(|p| w.transposed(&format!("{p}.weight"), HIDDEN, HIDDEN)).collect::<Result<_, ConvertError>>()?;
+        let columns: Vec<Vec<u8>> = parts
+            .iter()
+            .map(|p| w.transposed(&format!("{p}.weight"), HIDDEN, HIDDEN))
+            .collect::<Result<_, ConvertError>>()?;
         for row in 0..HIDDEN {
             for column in &columns {
                 rows.extend_from_slice(&column[row * HIDDEN * 4..(row + 1) * HIDDEN * 4]);
             }
         }
-        let bias: Vec<u8> =
-            parts.iter().map(|p| w.get(&format!("{p}.bias"), &[HIDDEN])).collect::<Result<Vec<_>, ConvertError>>()?.concat();
-        let matrix = self.tensor(&format!("{base}.attention.qkv.weight"), FLOAT, &[HIDDEN, 3 * HIDDEN], &rows);
+        let bias: Vec<u8> = parts
+            .iter()
+            .map(|p| w.get(&format!("{p}.bias"), &[HIDDEN]))
+            .collect::<Result<Vec<_>, ConvertError>>()?
+            .concat();
+        let matrix = self.tensor(
+            &format!("{base}.attention.qkv.weight"),
+            FLOAT,
+            &[HIDDEN, 3 * HIDDEN],
+            &rows,
+        );
         let bias = self.tensor(&format!("{base}.attention.qkv.bias"), FLOAT, &[3 * HIDDEN], &bias);
         let qkv = self.node("MatMul", &[x, &matrix], &[]);
         let qkv = self.node("Add", &[&qkv, &bias], &[]);
@@ -281,22 +359,36 @@ impl Graph {
     }
 
     /// The first half of a layer: each token takes from the others what its query asks for.
-    fn attention(&mut self, w: &Weights<'_>, c: &Constants, base: &str, x: &str) -> Result<String, ConvertError> {
+    fn attention(
+        &mut self,
+        w: &Weights<'_>,
+        c: &Constants,
+        base: &str,
+        x: &str,
+    ) -> Result<String, ConvertError> {
         let [q, k, v] = self.queries(w, c, base, x)?;
         let scores = self.node("MatMul", &[&q, &k], &[]);
         let scores = self.node("Mul", &[&scores, &c.scale], &[]);
         let scores = self.node("Add", &[&scores, &c.mask], &[]);
         let weights = self.node("Softmax", &[&scores], &[("axis", Attribute::Int(u64::MAX))]);
         let mixed = self.node("MatMul", &[&weights, &v], &[]);
-        let mixed = self.node("Transpose", &[&mixed], &[("perm", Attribute::Ints(vec![0, 2, 1, 3]))]);
+        let mixed =
+            self.node("Transpose", &[&mixed], &[("perm", Attribute::Ints(vec![0, 2, 1, 3]))]);
         let mixed = self.node("Reshape", &[&mixed, &c.join_heads], &[]);
-        let attended = self.linear(w, &mixed, &format!("{base}.attention.output.dense"), HIDDEN, HIDDEN)?;
+        let attended =
+            self.linear(w, &mixed, &format!("{base}.attention.output.dense"), HIDDEN, HIDDEN)?;
         let sum = self.node("Add", &[&attended, x], &[]);
         self.norm(w, &sum, &format!("{base}.attention.output.LayerNorm"))
     }
 
     /// The second half: each token by itself, through a wider layer.
-    fn feed_forward(&mut self, w: &Weights<'_>, c: &Constants, base: &str, x: &str) -> Result<String, ConvertError> {
+    fn feed_forward(
+        &mut self,
+        w: &Weights<'_>,
+        c: &Constants,
+        base: &str,
+        x: &str,
+    ) -> Result<String, ConvertError> {
         let inner = 4 * HIDDEN;
         let h = self.linear(w, x, &format!("{base}.intermediate.dense"), inner, HIDDEN)?;
         // GELU by the error function, in the form that ONNX Runtime fuses.
@@ -317,7 +409,8 @@ impl Graph {
         for input in ["input_ids", "attention_mask", "token_type_ids"] {
             graph = graph.message(11, &value(input, INT64, &["batch", "sequence"]));
         }
-        graph = graph.message(12, &value("last_hidden_state", FLOAT, &["batch", "sequence", "384"]));
+        graph =
+            graph.message(12, &value("last_hidden_state", FLOAT, &["batch", "sequence", "384"]));
         let opset = Message::default().text(1, "").number(2, OPSET);
         Message::default().number(1, 8).text(2, "brahman").message(7, &graph).message(8, &opset).0
     }
@@ -349,7 +442,8 @@ fn value(name: &str, kind: u64, dims: &[&str]) -> Message {
     Message::default().text(1, name).message(2, &Message::default().message(1, &tensor))
 }
 
-/// The ONNX model of a MiniLM-L6 encoder: input_ids, attention_mask, token_type_ids → last_hidden_state.
+/// The ONNX model of a MiniLM-L6 encoder: input_ids, attention_mask, token_type_ids →
+/// last_hidden_state.
 ///
 /// # Errors
 /// [`ConvertError`]: what the weights lack.
@@ -373,9 +467,12 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_safetensors_is_refused_by_what_is_wrong() {
-        let file = |header: &str| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+        let file =
+            |header: &str| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
         let outside = file(r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#);
-        let misshapen = [file(r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#), vec![0; 8]].concat();
+        let misshapen =
+            [file(r#"{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}"#), vec![0; 8]]
+                .concat();
         for (bytes, words) in [
             (&b"abc"[..], "shorter than its header"),
             (&[0xff; 16], "longer than the file"),

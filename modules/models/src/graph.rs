@@ -1,7 +1,9 @@
-//! What an ONNX file says of itself: inputs, outputs, operators, and the files that its weights lie in. The weights are skipped.
+//! What an ONNX file says of itself: inputs, outputs, operators, and the files that its weights lie
+//! in. The weights are skipped.
 //!
-//! Pure: bytes in, values out. Invariants: nothing is read beyond what the bytes hold; bytes that are no protobuf are an error, and
-//! never a panic; nesting is bounded. Field numbers are those of onnx.proto3.
+//! Pure: bytes in, values out. Invariants: nothing is read beyond what the bytes hold; bytes that
+//! are no protobuf are an error, and never a panic; nesting is bounded. Field numbers are those of
+//! onnx.proto3.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -112,7 +114,8 @@ impl Port {
     #[must_use]
     pub fn shape(&self) -> String {
         let Some(axes) = &self.axes else { return "of any shape".to_owned() };
-        let lengths: Vec<String> = axes.iter().map(|axis| axis.map_or("?".to_owned(), |n| n.to_string())).collect();
+        let lengths: Vec<String> =
+            axes.iter().map(|axis| axis.map_or("?".to_owned(), |n| n.to_string())).collect();
         format!("[{}]", lengths.join(", "))
     }
 }
@@ -159,7 +162,14 @@ impl Graph {
         let (inputs, outputs, names) = reading.graph(graph.ok_or(GraphError::NoGraph)?, 0)?;
         let inputs = inputs.into_iter().filter(|port| !names.contains(&port.name)).collect();
         let Reading { operators, weight_files, weights, positions } = reading;
-        Ok(Self { inputs, outputs, operators, weight_files: weight_files.into_iter().collect(), weights, positions })
+        Ok(Self {
+            inputs,
+            outputs,
+            operators,
+            weight_files: weight_files.into_iter().collect(),
+            weights,
+            positions,
+        })
     }
 
     /// An input by its name.
@@ -208,7 +218,8 @@ impl Reading {
         Ok((inputs, outputs, names))
     }
 
-    /// NodeProto: op_type = 4, attribute = 5. AttributeProto: t = 5, g = 6, tensors = 10, graphs = 11.
+    /// NodeProto: op_type = 4, attribute = 5. AttributeProto: t = 5, g = 6, tensors = 10, graphs
+    /// = 11.
     fn node(&mut self, bytes: &[u8], depth: usize) -> Result<(), GraphError> {
         if depth > DEPTH_MAX {
             return Err(GraphError::Deep);
@@ -237,7 +248,8 @@ impl Reading {
         Ok(())
     }
 
-    /// TensorProto: dims = 1, data_type = 2, name = 8, external_data = 13 (key = 1, value = 2). Gives its name.
+    /// TensorProto: dims = 1, data_type = 2, name = 8, external_data = 13 (key = 1, value = 2).
+    /// Gives its name.
     fn tensor(&mut self, bytes: &[u8]) -> Result<String, GraphError> {
         let (mut name, mut kind, mut dims) = (String::new(), 0, Vec::new());
         for field in fields(bytes) {
@@ -247,7 +259,8 @@ impl Reading {
                 (1, Field::Bytes(packed)) => {
                     let mut rest = packed;
                     while !rest.is_empty() {
-                        let (n, length) = varint(rest).ok_or(GraphError::Cut { end: bytes.len() })?;
+                        let (n, length) =
+                            varint(rest).ok_or(GraphError::Cut { end: bytes.len() })?;
                         dims.push(n);
                         rest = &rest[length..];
                     }
@@ -264,13 +277,15 @@ impl Reading {
                         }
                     }
                     if key == "location" {
-                        self.weight_files.insert(value.strip_prefix("./").unwrap_or(&value).to_owned());
+                        self.weight_files
+                            .insert(value.strip_prefix("./").unwrap_or(&value).to_owned());
                     }
                 }
                 _ => {}
             }
         }
-        let dims: Vec<usize> = dims.into_iter().map(|n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
+        let dims: Vec<usize> =
+            dims.into_iter().map(|n| usize::try_from(n).unwrap_or(usize::MAX)).collect();
         let numbers = dims.iter().fold(1_usize, |product, n| product.saturating_mul(*n));
         let all = self.weights.entry(kind).or_default();
         *all = all.saturating_add(numbers);
@@ -281,7 +296,8 @@ impl Reading {
     }
 }
 
-/// ValueInfoProto: name = 1, type = 2. TypeProto: tensor_type = 1 {elem_type = 1, shape = 2 {dim = 1 {dim_value = 1}}}.
+/// ValueInfoProto: name = 1, type = 2. TypeProto: tensor_type = 1 {elem_type = 1, shape = 2 {dim =
+/// 1 {dim_value = 1}}}.
 fn port_of(bytes: &[u8]) -> Result<Port, GraphError> {
     let mut port = Port { name: String::new(), element: Element::Other(0), axes: None };
     for field in fields(bytes) {
@@ -367,7 +383,11 @@ fn field_at(bytes: &[u8], at: usize) -> Result<(u64, Field<'_>, usize), GraphErr
         2 => {
             let (size, length) = varint(&bytes[begin..]).ok_or(cut)?;
             let begin = begin + length;
-            let end = usize::try_from(size).ok().and_then(|size| begin.checked_add(size)).filter(|end| *end <= bytes.len()).ok_or(cut)?;
+            let end = usize::try_from(size)
+                .ok()
+                .and_then(|size| begin.checked_add(size))
+                .filter(|end| *end <= bytes.len())
+                .ok_or(cut)?;
             Ok((tag >> 3, Field::Bytes(&bytes[begin..end]), end))
         }
         kind @ (1 | 5) => {
@@ -434,8 +454,14 @@ pub(crate) mod tests {
     }
 
     /// A model of one graph.
-    pub(crate) fn model(inputs: &[Vec<u8>], outputs: &[Vec<u8>], weights: &[Vec<u8>], operators: &[&str]) -> Vec<u8> {
-        let mut graph: Vec<u8> = operators.iter().flat_map(|kind| bytes(1, &bytes(4, kind.as_bytes()))).collect();
+    pub(crate) fn model(
+        inputs: &[Vec<u8>],
+        outputs: &[Vec<u8>],
+        weights: &[Vec<u8>],
+        operators: &[&str],
+    ) -> Vec<u8> {
+        let mut graph: Vec<u8> =
+            operators.iter().flat_map(|kind| bytes(1, &bytes(4, kind.as_bytes()))).collect();
         graph.extend(weights.iter().flat_map(|weight| bytes(5, weight)));
         graph.extend(inputs.iter().flat_map(|port| bytes(11, port)));
         graph.extend(outputs.iter().flat_map(|port| bytes(12, port)));
@@ -455,10 +481,17 @@ pub(crate) mod tests {
             &["MatMul", "DynamicQuantizeLinear"],
         );
         let graph = Graph::parse(&onnx).expect("a model");
-        assert_eq!(graph.inputs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["input_ids"], "a weight is no input");
+        assert_eq!(
+            graph.inputs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
+            ["input_ids"],
+            "a weight is no input"
+        );
         assert_eq!((graph.inputs[0].element, graph.inputs[0].rank()), (Element::Int64, Some(2)));
         let output = graph.output("last_hidden_state").expect("there");
-        assert_eq!((output.element, output.fixed(2), output.shape().as_str()), (Element::Float16, Some(16), "[?, ?, 16]"));
+        assert_eq!(
+            (output.element, output.fixed(2), output.shape().as_str()),
+            (Element::Float16, Some(16), "[?, ?, 16]")
+        );
         assert_eq!(graph.weight_files, ["model.onnx_data"], "each once");
         assert!(graph.operators.contains("DynamicQuantizeLinear"));
         assert_eq!(graph.positions["a.position_embeddings.weight"], [64, 16]);
@@ -467,7 +500,12 @@ pub(crate) mod tests {
 
     #[test]
     fn what_is_no_model_is_refused_and_never_a_panic() {
-        let whole = model(&[port("input_ids", 7, &[None, None])], &[], &[weight("b", 10, &[2, 3], None)], &["MatMul"]);
+        let whole = model(
+            &[port("input_ids", 7, &[None, None])],
+            &[],
+            &[weight("b", 10, &[2, 3], None)],
+            &["MatMul"],
+        );
         for end in 0..whole.len() {
             let _ = Graph::parse(&whole[..end]);
         }

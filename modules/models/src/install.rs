@@ -1,9 +1,12 @@
-//! Models brought into the cache by name, from the hub or from a folder: each folder whole or not at all, with what it is pinned to.
+//! Models brought into the cache by name, from the hub or from a folder: each folder whole or not
+//! at all, with what it is pinned to.
 //!
-//! What the published list says is held against what the repository's own files say: where both speak and differ, there is no model; where
-//! the files are silent (how tokens are pooled), the list's word goes into `brahman.json`. Invariants: a folder is built beside its place
-//! and put there in one step; its `brahman.json` pins the sha256 of every file, and the commit; a model that is pinned is pulled again from
-//! there; one process at a time changes a model; files of the hub's cache are linked, so that nothing lies on the disk twice.
+//! What the published list says is held against what the repository's own files say: where both
+//! speak and differ, there is no model; where the files are silent (how tokens are pooled), the
+//! list's word goes into `brahman.json`. Invariants: a folder is built beside its place and put
+//! there in one step; its `brahman.json` pins the sha256 of every file, and the commit; a model
+//! that is pinned is pulled again from there; one process at a time changes a model; files of the
+//! hub's cache are linked, so that nothing lies on the disk twice.
 
 mod errors;
 mod place;
@@ -87,7 +90,11 @@ impl ModelSource {
                     return Err(PublishedError::Name { name: name.clone(), meant: None }.into());
                 };
                 Ok(Self {
-                    repository: Repository { owner: owner.to_owned(), name: repository.to_owned(), revision: MAIN.to_owned() },
+                    repository: Repository {
+                        owner: owner.to_owned(),
+                        name: repository.to_owned(),
+                        revision: MAIN.to_owned(),
+                    },
                     graph: Some(model.graph.clone()),
                     variant: None,
                     published: Some(model),
@@ -108,11 +115,17 @@ impl ModelSource {
 /// A model's files, by name: where each lies, its sha256 and its length.
 type Files = BTreeMap<String, (PathBuf, String, u64)>;
 
-/// Brings a model of the hub into the cache. One that is there already, unchanged, is left as it is.
+/// Brings a model of the hub into the cache. One that is there already, unchanged, is left as it
+/// is.
 ///
 /// # Errors
 /// [`InstallError`].
-pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell: &mut Listener<'_>) -> Result<BroughtModel, InstallError> {
+pub fn pull(
+    request: &ModelRequest,
+    hub: &Hub,
+    options: InstallOptions<'_>,
+    tell: &mut Listener<'_>,
+) -> Result<BroughtModel, InstallError> {
     let wanted = ModelSource::of(request)?;
     let place = Place::of(options.cache, options.name.unwrap_or(&wanted.name))?;
     let _lock = place.lock(tell)?;
@@ -125,7 +138,9 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
             return Err(place.taken(&there));
         }
         let pinned = there.revision.clone().filter(|_| !options.force);
-        let is_same = pinned.as_ref().is_some_and(|commit| repository.revision == MAIN || repository.revision == *commit);
+        let is_same = pinned
+            .as_ref()
+            .is_some_and(|commit| repository.revision == MAIN || repository.revision == *commit);
         if is_same && there.holds(&place.target) {
             return brought(&place, &there, 0);
         }
@@ -137,13 +152,18 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
         former = there;
     }
     let listing = hub.listing(&repository, tell)?;
-    let selection = Selection::of(&id, &listing.files, wanted.graph.as_deref(), wanted.variant.as_deref())?;
+    let selection =
+        Selection::of(&id, &listing.files, wanted.graph.as_deref(), wanted.variant.as_deref())?;
     let mut files = Files::new();
     let mut fetched = 0;
     let mut get = |name: &str, tell: &mut Listener<'_>| -> Result<PathBuf, InstallError> {
         let file = hub.file(&repository, &listing.commit, name, tell)?;
         if let Some(pinned) = pins.get(name).filter(|pinned| **pinned != file.sha256) {
-            return Err(InstallError::Repinned { file: name.to_owned(), found: file.sha256, pinned: pinned.clone() });
+            return Err(InstallError::Repinned {
+                file: name.to_owned(),
+                found: file.sha256,
+                pinned: pinned.clone(),
+            });
         }
         fetched += file.fetched;
         files.insert(name.to_owned(), (file.path.clone(), file.sha256, file.bytes));
@@ -158,7 +178,10 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
         dim: wanted.published.and_then(|model| model.dim).unwrap_or(former.dim),
         source: format!("{}/{id}/tree/{}", hub.settings().endpoint, listing.commit),
         graph: Some(selection.graph),
-        output: wanted.published.and_then(|model| model.output.clone()).or_else(|| former.output.clone()),
+        output: wanted
+            .published
+            .and_then(|model| model.output.clone())
+            .or_else(|| former.output.clone()),
         kind: wanted.published.map_or(ModelKind::Embedding, |model| model.kind),
         repository: Some(id),
         revision: Some(listing.commit),
@@ -171,11 +194,16 @@ pub fn pull(request: &ModelRequest, hub: &Hub, options: InstallOptions<'_>, tell
 ///
 /// # Errors
 /// [`InstallError`].
-pub fn add(folder: &Path, options: InstallOptions<'_>, tell: &mut Listener<'_>) -> Result<BroughtModel, InstallError> {
+pub fn add(
+    folder: &Path,
+    options: InstallOptions<'_>,
+    tell: &mut Listener<'_>,
+) -> Result<BroughtModel, InstallError> {
     let unreadable = |source| InstallError::Cache { path: folder.to_owned(), source };
     let folder = fs::canonicalize(folder).map_err(unreadable)?;
     let manifest = read_manifest(&folder)?.unwrap_or_default();
-    let own = folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let own =
+        folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let named = if manifest.name.is_empty() { own } else { manifest.name.clone() };
     let place = Place::of(options.cache, options.name.unwrap_or(&named))?;
     let _lock = place.lock(tell)?;
@@ -184,27 +212,36 @@ pub fn add(folder: &Path, options: InstallOptions<'_>, tell: &mut Listener<'_>) 
     let mut names = Vec::new();
     gather(&folder, "", DEPTH_MAX, &mut names).map_err(unreadable)?;
     names.sort();
-    let selection = Selection::of(&folder.display().to_string(), &names, manifest.graph.as_deref(), None)?;
+    let selection =
+        Selection::of(&folder.display().to_string(), &names, manifest.graph.as_deref(), None)?;
     let mut files = Files::new();
     let weights = weights_of(&folder.join(&selection.graph), &selection, &names)?;
     for name in std::iter::once(&selection.graph).chain(&weights).chain(&selection.parts) {
         let path = folder.join(name);
-        let (found, bytes) = sha256_file(&path).map_err(|source| InstallError::Cache { path: path.clone(), source })?;
+        let (found, bytes) = sha256_file(&path)
+            .map_err(|source| InstallError::Cache { path: path.clone(), source })?;
         if let Some(pinned) = manifest.sha256.get(name).filter(|pinned| **pinned != found) {
             return Err(LayoutError::Damaged { file: path, found, pinned: pinned.clone() }.into());
         }
         files.insert(name.clone(), (path, found, bytes));
     }
     if let Some(there) = there {
-        let is_pinned = |(name, (_, found, _)): (&String, &(PathBuf, String, u64))| there.sha256.get(name) == Some(found);
+        let is_pinned = |(name, (_, found, _)): (&String, &(PathBuf, String, u64))| {
+            there.sha256.get(name) == Some(found)
+        };
         let has_same_files = there.sha256.len() == files.len() && files.iter().all(is_pinned);
         let is_read_alike = manifest.pooling.is_none() || manifest.pooling == there.pooling;
         // Said a second time, it is there already.
         let is_same = has_same_files && is_read_alike && there.holds(&place.target);
         return if is_same { brought(&place, &there, 0) } else { Err(place.taken(&there)) };
     }
-    let source = if manifest.source.is_empty() { folder.display().to_string() } else { manifest.source.clone() };
-    let manifest = Manifest { name: place.name.to_string(), graph: Some(selection.graph), source, ..manifest };
+    let source = if manifest.source.is_empty() {
+        folder.display().to_string()
+    } else {
+        manifest.source.clone()
+    };
+    let manifest =
+        Manifest { name: place.name.to_string(), graph: Some(selection.graph), source, ..manifest };
     place.install(manifest, &files, put_copy, None, 0, Some(&folder))
 }
 
@@ -212,11 +249,19 @@ pub fn add(folder: &Path, options: InstallOptions<'_>, tell: &mut Listener<'_>) 
 ///
 /// # Errors
 /// [`InstallError`].
-pub fn remove(name: &str, cache: &Path, tell: &mut Listener<'_>) -> Result<(PathBuf, Manifest), InstallError> {
+pub fn remove(
+    name: &str,
+    cache: &Path,
+    tell: &mut Listener<'_>,
+) -> Result<(PathBuf, Manifest), InstallError> {
     let place = Place::of(cache, name)?;
     let _lock = place.lock(tell)?;
     let Some(manifest) = place.manifest()? else {
-        return Err(if place.target.exists() { InstallError::NotOurs { path: place.target } } else { place.no_model() });
+        return Err(if place.target.exists() {
+            InstallError::NotOurs { path: place.target }
+        } else {
+            place.no_model()
+        });
     };
     let gone = place.aside()?;
     let moved = fs::rename(&place.target, gone.path().join("model")).and_then(|()| gone.close());
@@ -248,18 +293,27 @@ fn brought(place: &Place, manifest: &Manifest, fetched: u64) -> Result<BroughtMo
         bytes: manifest.sha256.keys().map(length).sum(),
         fetched,
         refusal: match manifest.kind {
-            ModelKind::Embedding => ModelFolder::read(&place.target, &Overrides::default()).err().map(|error| chain(&error)),
+            ModelKind::Embedding => ModelFolder::read(&place.target, &Overrides::default())
+                .err()
+                .map(|error| chain(&error)),
             ModelKind::Reranker => None,
         },
         is_new: false,
     })
 }
 
-/// Files that the graph says its weights lie in. Where it cannot be read, those that are called so; the layout will say why.
-fn weights_of(graph: &Path, selection: &Selection, there: &[String]) -> Result<Vec<String>, InstallError> {
-    let bytes = fs::read(graph).map_err(|source| InstallError::Cache { path: graph.to_owned(), source })?;
+/// Files that the graph says its weights lie in. Where it cannot be read, those that are called so;
+/// the layout will say why.
+fn weights_of(
+    graph: &Path,
+    selection: &Selection,
+    there: &[String],
+) -> Result<Vec<String>, InstallError> {
+    let bytes =
+        fs::read(graph).map_err(|source| InstallError::Cache { path: graph.to_owned(), source })?;
     let Ok(parsed) = Graph::parse(&bytes) else { return Ok(selection.weights.clone()) };
-    let beside = selection.graph.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
+    let beside =
+        selection.graph.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
     let names = parsed.weight_files.iter().map(|name| format!("{beside}{name}"));
     Ok(names.filter(|name| there.contains(name)).collect())
 }
@@ -267,10 +321,12 @@ fn weights_of(graph: &Path, selection: &Selection, there: &[String]) -> Result<V
 /// Whether a folder holds a reranker: by its manifest, else by what its configuration calls itself.
 #[must_use]
 pub fn is_reranker(folder: &Path) -> bool {
-    matches!(read_manifest(folder), Ok(Some(Manifest { kind: ModelKind::Reranker, .. }))) || is_classifier(folder)
+    matches!(read_manifest(folder), Ok(Some(Manifest { kind: ModelKind::Reranker, .. })))
+        || is_classifier(folder)
 }
 
-/// A second name for a file of the hub's cache, or a link where it lies on another disk or is another user's.
+/// A second name for a file of the hub's cache, or a link where it lies on another disk or is
+/// another user's.
 fn put_link(from: &Path, to: &Path) -> io::Result<()> {
     fs::hard_link(from, to).or_else(|_| symlink(fs::canonicalize(from)?, to))
 }

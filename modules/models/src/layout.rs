@@ -1,13 +1,14 @@
-//! An embedding model's folder: every file in it that says how a text becomes a vector, read and made one plan. `pair` does the same for a
-//! cross-encoder's, whose query and text become a score.
+//! An embedding model's folder: every file in it that says how a text becomes a vector, read and
+//! made one plan. `pair` does the same for a cross-encoder's, whose query and text become a score.
 //!
-//! Folders are as sentence-transformers and the hubs have them: an ONNX file (in the folder or in `onnx/`), `tokenizer.json`,
-//! `modules.json` with `1_Pooling` and the like, `config.json`, `config_sentence_transformers.json`, `sentence_bert_config.json`,
-//! `tokenizer_config.json`. What they leave open, `brahman.json` or the environment may say.
+//! Folders are as sentence-transformers and the hubs have them: an ONNX file (in the folder or in
+//! `onnx/`), `tokenizer.json`, `modules.json` with `1_Pooling` and the like, `config.json`,
+//! `config_sentence_transformers.json`, `sentence_bert_config.json`, `tokenizer_config.json`. What
+//! they leave open, `brahman.json` or the environment may say.
 //!
-//! Invariants: nothing is assumed where a wrong assumption would give wrong vectors: what no file says is refused, with what may be said;
-//! the bytes that are hashed are the bytes that are handed out; no file outside the folder is read. Nothing here runs a model or knows a
-//! tokenizer.
+//! Invariants: nothing is assumed where a wrong assumption would give wrong vectors: what no file
+//! says is refused, with what may be said; the bytes that are hashed are the bytes that are handed
+//! out; no file outside the folder is read. Nothing here runs a model or knows a tokenizer.
 
 mod error;
 mod folder;
@@ -28,8 +29,8 @@ pub use self::error::{GraphFlaw, LayoutError};
 pub use self::modules::ModuleFlaw;
 pub use self::pair::{PairCut, PairFlaw, PairFolder, PairPlan, is_cross_encoder};
 pub use self::plan::{
-    Activation, Dense, DimError, GraphFeed, InputPlan, InputRole, LayerNorm, ModelPlan, OutputPlan, OutputStage, Pooling, PoolingMode,
-    Precision, Stage, Window,
+    Activation, Dense, DimError, GraphFeed, InputPlan, InputRole, LayerNorm, ModelPlan, OutputPlan,
+    OutputStage, Pooling, PoolingMode, Precision, Stage, Window,
 };
 pub use self::prompts::{Prompts, TextRole};
 
@@ -55,7 +56,8 @@ const SBERT: [&str; 7] = [
 const HEADS_GUESSED: usize = 12;
 /// Why texts go through a graph one by one.
 const ALONE_DYNAMIC: &str = "it is quantised to int8 by what is computed at the time, so that texts beside it would change a text's vector";
-const ALONE_UNMASKED: &str = "it has no attention_mask input, so that padding would change a text's vector";
+const ALONE_UNMASKED: &str =
+    "it has no attention_mask input, so that padding would change a text's vector";
 const ALONE_SINGLE: &str = "its batch axis is fixed at 1";
 
 /// What the environment says of a model, in place of its files.
@@ -76,7 +78,8 @@ pub struct ModelFolder {
     pub plan: ModelPlan,
     /// The ONNX file's bytes.
     pub onnx: Vec<u8>,
-    /// Weights that the graph names as files beside it (`external_data`), by the name it has for them.
+    /// Weights that the graph names as files beside it (`external_data`), by the name it has for
+    /// them.
     pub weights: Vec<ExternalData>,
     /// What tokenizer.json holds, as it lies there.
     pub tokenizer: Vec<u8>,
@@ -86,7 +89,10 @@ pub struct ModelFolder {
 
 impl std::fmt::Debug for ModelFolder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ModelFolder").field("plan", &self.plan.name).field("digests", &self.digests).finish_non_exhaustive()
+        f.debug_struct("ModelFolder")
+            .field("plan", &self.plan.name)
+            .field("digests", &self.digests)
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,21 +105,28 @@ impl ModelFolder {
         let folder = Folder::open(path)?;
         let manifest = folder.manifest.clone().unwrap_or_default();
         let mut said = Vec::new();
-        let graph_name = graph_name(&folder, "BRAHMAN_EMBED_GRAPH", overrides.graph.as_ref(), &mut said)?;
+        let graph_name =
+            graph_name(&folder, "BRAHMAN_EMBED_GRAPH", overrides.graph.as_ref(), &mut said)?;
         let graph_file = path.join(&graph_name);
         let (onnx, onnx_sha) = folder.bytes(&graph_name)?;
         let transformer = transformer(&folder)?;
-        let tokenizer_name = [below(&transformer, "tokenizer.json"), "tokenizer.json".to_owned()].into_iter().find(|name| folder.has(name));
-        let (tokenizer, tokenizer_sha) = folder.bytes(tokenizer_name.as_deref().unwrap_or("tokenizer.json"))?;
-        let graph = Graph::parse(&onnx).map_err(|source| LayoutError::Unparsed { file: graph_file.clone(), source })?;
+        let tokenizer_name = [below(&transformer, "tokenizer.json"), "tokenizer.json".to_owned()]
+            .into_iter()
+            .find(|name| folder.has(name));
+        let (tokenizer, tokenizer_sha) =
+            folder.bytes(tokenizer_name.as_deref().unwrap_or("tokenizer.json"))?;
+        let graph = Graph::parse(&onnx)
+            .map_err(|source| LayoutError::Unparsed { file: graph_file.clone(), source })?;
         let mut digests = vec![onnx_sha.clone(), tokenizer_sha];
         let weights = weights(&folder, &graph_name, &graph, &mut digests)?;
 
-        let in_transformer = |name: &str| folder.first_json(&[below(&transformer, name), name.to_owned()]);
+        let in_transformer =
+            |name: &str| folder.first_json(&[below(&transformer, name), name.to_owned()]);
         let object = |found: Option<(String, Value)>| found.map_or(Value::Null, |(_, value)| value);
         let config = object(in_transformer("config.json")?);
         let tokenizer_config = object(in_transformer("tokenizer_config.json")?);
-        let sbert_names: Vec<String> = SBERT.iter().flat_map(|name| [below(&transformer, name), (*name).to_owned()]).collect();
+        let sbert_names: Vec<String> =
+            SBERT.iter().flat_map(|name| [below(&transformer, name), (*name).to_owned()]).collect();
         let sbert = folder.first_json(&sbert_names)?;
         let sentence = folder.json("config_sentence_transformers.json")?.unwrap_or(Value::Null);
 
@@ -125,14 +138,26 @@ impl ModelFolder {
         }
         let is_pooled = output.stage == OutputStage::Sentence;
         let modules = modules::read(&folder, is_pooled)?;
-        if is_pooled && modules.is_said && output.name != "sentence_embedding" && manifest.output.is_none() {
-            return Err(LayoutError::Pooled { file: graph_file.clone(), output: output.name.clone() });
+        if is_pooled
+            && modules.is_said
+            && output.name != "sentence_embedding"
+            && manifest.output.is_none()
+        {
+            return Err(LayoutError::Pooled {
+                file: graph_file.clone(),
+                output: output.name.clone(),
+            });
         }
         let is_default = manifest.name == catalogue::NAME && onnx_sha == catalogue::ONNX_SHA256;
-        let pooling = if is_pooled { None } else { Some(pooling(&folder, overrides, &modules, is_default, &mut said)?) };
+        let pooling = if is_pooled {
+            None
+        } else {
+            Some(pooling(&folder, overrides, &modules, is_default, &mut said)?)
+        };
         let mut stages = modules.stages;
         // What no modules.json says is as it has always been.
-        let normalizes = manifest.normalize.unwrap_or(!modules.is_said || stages.contains(&Stage::Normalize));
+        let normalizes =
+            manifest.normalize.unwrap_or(!modules.is_said || stages.contains(&Stage::Normalize));
         if let Some(scaled) = manifest.normalize {
             said.push(format!("normalize = {scaled} by brahman.json"));
         }
@@ -143,23 +168,43 @@ impl ModelFolder {
             }
         }
         let offset = window::offset(&config);
-        let positions = graph.positions.values().filter_map(|shape| shape.first()).min().map(|rows| rows.saturating_sub(offset));
-        let window = window_of(&folder, sbert.as_ref(), &config, &tokenizer_config, ports.fixed_width, positions)?;
+        let positions = graph
+            .positions
+            .values()
+            .filter_map(|shape| shape.first())
+            .min()
+            .map(|rows| rows.saturating_sub(offset));
+        let window = window_of(
+            &folder,
+            sbert.as_ref(),
+            &config,
+            &tokenizer_config,
+            ports.fixed_width,
+            positions,
+        )?;
         let precision = ports::precision(&graph);
         let alone = match (ports.is_single, precision) {
             (true, _) => Some(ALONE_SINGLE),
             (false, Precision::Int8Dynamic) => Some(ALONE_DYNAMIC),
-            _ if !ports.inputs.iter().any(|input| input.role == InputRole::Mask) => Some(ALONE_UNMASKED),
+            _ if !ports.inputs.iter().any(|input| input.role == InputRole::Mask) => {
+                Some(ALONE_UNMASKED)
+            }
             _ => None,
         };
-        let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
-        let is_true = |value: &Value, key: &str| value.get(key).and_then(Value::as_bool).unwrap_or(false);
+        let text =
+            |value: &Value, key: &str| value.get(key).and_then(Value::as_str).map(str::to_owned);
+        let is_true =
+            |value: &Value, key: &str| value.get(key).and_then(Value::as_bool).unwrap_or(false);
         let plan = ModelPlan {
             name: if manifest.name.is_empty() { folder_name(path) } else { manifest.name.clone() },
             graph: graph_name,
             inputs: ports.inputs,
             first_position: offset,
-            pad_id: config.get("pad_token_id").and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+            pad_id: config
+                .get("pad_token_id")
+                .and_then(Value::as_u64)
+                .and_then(|n| u32::try_from(n).ok())
+                .unwrap_or(0),
             fixed_width: ports.fixed_width,
             alone,
             is_first_output: graph.outputs.first().is_some_and(|port| port.name == output.name),
@@ -167,7 +212,10 @@ impl ModelFolder {
             pooling,
             stages,
             window,
-            heads: ["num_attention_heads", "n_heads", "n_head"].iter().find_map(|key| number(&config, key)).unwrap_or(HEADS_GUESSED),
+            heads: ["num_attention_heads", "n_heads", "n_head"]
+                .iter()
+                .find_map(|key| number(&config, key))
+                .unwrap_or(HEADS_GUESSED),
             cuts_left: text(&tokenizer_config, "truncation_side").as_deref() == Some("left"),
             lowercase: sbert.as_ref().is_some_and(|(_, value)| is_true(value, "do_lower_case")),
             strip: modules.is_said,
@@ -184,14 +232,16 @@ impl ModelFolder {
     }
 }
 
-/// Whether a folder holds a language model, which scores, and no embedding model: its graph gives a number for each token of the
-/// vocabulary, and nothing that is an embedding model's. A folder that cannot be read holds none.
+/// Whether a folder holds a language model, which scores, and no embedding model: its graph gives a
+/// number for each token of the vocabulary, and nothing that is an embedding model's. A folder that
+/// cannot be read holds none.
 #[must_use]
 pub fn is_language_model(path: &Path) -> bool {
     let read = |name: &&str| Graph::parse(&std::fs::read(path.join(name)).ok()?).ok();
     let Some(graph) = GRAPHS.iter().chain(&DECODERS).find_map(read) else { return false };
     let is_known = |port: &crate::graph::Port| ports::is_known_output(&port.name);
-    let gives_logits = graph.output("logits").is_some_and(|port| port.rank().is_none_or(|rank| rank == 3));
+    let gives_logits =
+        graph.output("logits").is_some_and(|port| port.rank().is_none_or(|rank| rank == 3));
     gives_logits && !graph.outputs.iter().any(is_known) && !path.join("modules.json").exists()
 }
 
@@ -227,20 +277,34 @@ fn graph_name(
     }
 }
 
-/// Folder of the transformer's own files, from the model's on: older sentence-transformers put them into one.
+/// Folder of the transformer's own files, from the model's on: older sentence-transformers put them
+/// into one.
 fn transformer(folder: &Folder) -> Result<String, LayoutError> {
     let list = folder.json("modules.json")?.unwrap_or(Value::Null);
-    let path = list.get(0).and_then(|module| module.get("path")).and_then(Value::as_str).unwrap_or_default();
+    let path = list
+        .get(0)
+        .and_then(|module| module.get("path"))
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     Ok(if is_inside(path) { path.to_owned() } else { String::new() })
 }
 
-/// Weights in files of their own, which lie beside the graph and nowhere else: the runtime would look in the working directory.
-fn weights(folder: &Folder, graph_name: &str, graph: &Graph, digests: &mut Vec<String>) -> Result<Vec<ExternalData>, LayoutError> {
+/// Weights in files of their own, which lie beside the graph and nowhere else: the runtime would
+/// look in the working directory.
+fn weights(
+    folder: &Folder,
+    graph_name: &str,
+    graph: &Graph,
+    digests: &mut Vec<String>,
+) -> Result<Vec<ExternalData>, LayoutError> {
     let beside = graph_name.rsplit_once('/').map_or("", |(place, _)| place);
     let mut weights = Vec::new();
     for name in &graph.weight_files {
         if !is_inside(name) || name.contains('/') || name.starts_with('.') {
-            return Err(LayoutError::Weights { file: folder.path.join(graph_name), name: name.clone() });
+            return Err(LayoutError::Weights {
+                file: folder.path.join(graph_name),
+                name: name.clone(),
+            });
         }
         let (bytes, found) = folder.bytes(&below(beside, name))?;
         digests.push(format!("{name}\0{found}"));
@@ -249,7 +313,8 @@ fn weights(folder: &Folder, graph_name: &str, graph: &Graph, digests: &mut Vec<S
     Ok(weights)
 }
 
-/// How tokens are pooled: by the environment, else by `brahman.json`, else by the modules, else as the catalogue knows it.
+/// How tokens are pooled: by the environment, else by `brahman.json`, else by the modules, else as
+/// the catalogue knows it.
 fn pooling(
     folder: &Folder,
     overrides: &Overrides,
@@ -258,13 +323,20 @@ fn pooling(
     said: &mut Vec<String>,
 ) -> Result<Pooling, LayoutError> {
     let by_manifest = folder.manifest.as_ref().and_then(|manifest| manifest.pooling.as_ref());
-    let named = [("BRAHMAN_EMBED_POOLING", overrides.pooling.as_ref()), ("brahman.json", by_manifest)];
+    let named =
+        [("BRAHMAN_EMBED_POOLING", overrides.pooling.as_ref()), ("brahman.json", by_manifest)];
     let by_folder = modules.pooling.as_ref();
     if let Some((place, mode)) = named.into_iter().find_map(|(place, mode)| Some((place, mode?))) {
-        let modes = modules::modes_of(mode).ok_or_else(|| LayoutError::PoolingMode { place, mode: mode.clone() })?;
-        let pooling = Pooling { modes, include_prompt: by_folder.is_none_or(|(pooling, _)| pooling.include_prompt) };
-        let instead =
-            by_folder.map_or("where the folder says nothing".to_owned(), |(other, file)| format!("in place of {} in {file}", other.name()));
+        let modes = modules::modes_of(mode)
+            .ok_or_else(|| LayoutError::PoolingMode { place, mode: mode.clone() })?;
+        let pooling = Pooling {
+            modes,
+            include_prompt: by_folder.is_none_or(|(pooling, _)| pooling.include_prompt),
+        };
+        let instead = by_folder
+            .map_or("where the folder says nothing".to_owned(), |(other, file)| {
+                format!("in place of {} in {file}", other.name())
+            });
         said.push(format!("pooling {} by {place}, {instead}", pooling.name()));
         return Ok(pooling);
     }
@@ -284,9 +356,12 @@ fn window_of(
     fixed_width: Option<usize>,
     positions: Option<usize>,
 ) -> Result<Window, LayoutError> {
-    let said = folder.manifest.as_ref().map(|manifest| manifest.max_tokens).filter(|tokens| *tokens > 0);
-    let said = said.map(|tokens| Window { tokens, source: "max_tokens in brahman.json".to_owned() });
-    let fixed = fixed_width.map(|tokens| Window { tokens, source: "the graph's fixed sequence axis".to_owned() });
+    let said =
+        folder.manifest.as_ref().map(|manifest| manifest.max_tokens).filter(|tokens| *tokens > 0);
+    let said =
+        said.map(|tokens| Window { tokens, source: "max_tokens in brahman.json".to_owned() });
+    let fixed = fixed_width
+        .map(|tokens| Window { tokens, source: "the graph's fixed sequence axis".to_owned() });
     let found = said.or_else(|| window::of_files(sbert, config, tokenizer_config));
     let window = match (found, fixed) {
         (Some(found), Some(fixed)) => Some(if fixed.tokens < found.tokens { fixed } else { found }),
@@ -297,34 +372,58 @@ fn window_of(
         return Err(LayoutError::Window { tokens: window.tokens, source_said: window.source });
     }
     if let Some(bears) = positions.filter(|bears| *bears < window.tokens) {
-        return Err(LayoutError::Positions { tokens: window.tokens, source_said: window.source, bears });
+        return Err(LayoutError::Positions {
+            tokens: window.tokens,
+            source_said: window.source,
+            bears,
+        });
     }
     Ok(window)
 }
 
 /// What is put before texts: by `brahman.json`, else by `config_sentence_transformers.json`.
-fn prompts(folder: &Folder, sentence: &Value, said: &mut Vec<String>) -> Result<Prompts, LayoutError> {
+fn prompts(
+    folder: &Folder,
+    sentence: &Value,
+    said: &mut Vec<String>,
+) -> Result<Prompts, LayoutError> {
     let manifest = folder.manifest.as_ref();
     let by_manifest = manifest.and_then(|manifest| manifest.prompts.clone());
     if by_manifest.is_some() {
         said.push("prompts by brahman.json".to_owned());
     }
-    let by_name: BTreeMap<String, String> = by_manifest.unwrap_or_else(|| sentence.get("prompts").map(texts).unwrap_or_default());
+    let by_name: BTreeMap<String, String> =
+        by_manifest.unwrap_or_else(|| sentence.get("prompts").map(texts).unwrap_or_default());
     let by_folder = sentence.get("default_prompt_name").and_then(Value::as_str).map(str::to_owned);
     let default_name = manifest.and_then(|manifest| manifest.default_prompt.clone()).or(by_folder);
     if let Some(name) = default_name.as_ref().filter(|name| !by_name.contains_key(*name)) {
-        return Err(LayoutError::DefaultPrompt { name: name.clone(), there: by_name.into_keys().collect() });
+        return Err(LayoutError::DefaultPrompt {
+            name: name.clone(),
+            there: by_name.into_keys().collect(),
+        });
     }
     Ok(Prompts { by_name, default_name })
 }
 
-/// Lengths to which vectors may be cut, least first: what the model was trained for, by whoever says it.
-fn dimensions(manifest: &crate::manifest::Manifest, sentence: &Value, config: &Value) -> Vec<usize> {
+/// Lengths to which vectors may be cut, least first: what the model was trained for, by whoever
+/// says it.
+fn dimensions(
+    manifest: &crate::manifest::Manifest,
+    sentence: &Value,
+    config: &Value,
+) -> Vec<usize> {
     let list = |value: &Value, key: &str| -> Option<Vec<usize>> {
-        value.get(key)?.as_array()?.iter().map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0)).collect()
+        value
+            .get(key)?
+            .as_array()?
+            .iter()
+            .map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0))
+            .collect()
     };
     let keys = ["matryoshka_dimensions", "matryoshka_dims"];
-    let by_files = [sentence, config].into_iter().find_map(|value| keys.iter().find_map(|key| list(value, key)));
+    let by_files = [sentence, config]
+        .into_iter()
+        .find_map(|value| keys.iter().find_map(|key| list(value, key)));
     let mut all = manifest.dimensions.clone().or(by_files).unwrap_or_default();
     all.sort_unstable();
     all.dedup();

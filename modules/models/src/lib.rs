@@ -2,18 +2,22 @@
 //!
 //! * [`catalogue`]: what is pinned by checksum, and where it lies in the cache.
 //! * [`manifest`]: `brahman.json`, which says what a folder holds and pins its files.
-//! * [`layout`]: what the files of an embedding model's or a cross-encoder's folder say of it; [`graph`] and [`safetensors`] read two of
-//!   their formats.
-//! * `pull`: a model and the library brought here, whole or not at all (feature `fetch`); `fetch` gets files from the hub or from
-//!   Python's registry, `convert` makes the graph from the weights.
-//! * `published`: the models that are known by name; `hub`: the Hugging Face hub, its files and its cache; `selection`: which of them make a
-//!   model; `install`: that model brought here, from the hub or from a folder (feature `fetch`).
-//! * `runtime`: ONNX Runtime found and loaded, and the one rule for CPU or GPU; `device`: what was asked for; `session`: a graph of token
-//!   sequences, run by any number of threads; `tokens`: no more of a text than a window holds; `trial`: a model tried before it serves;
-//!   `passes`: the queue in front of the threads that run it (feature `runtime`). [`reference`]: what a folder says its model gives.
+//! * [`layout`]: what the files of an embedding model's or a cross-encoder's folder say of it;
+//!   [`graph`] and [`safetensors`] read two of their formats.
+//! * `pull`: a model and the library brought here, whole or not at all (feature `fetch`); `fetch`
+//!   gets files from the hub or from Python's registry, `convert` makes the graph from the weights.
+//! * `published`: the models that are known by name; `hub`: the Hugging Face hub, its files and its
+//!   cache; `selection`: which of them make a model; `install`: that model brought here, from the
+//!   hub or from a folder (feature `fetch`).
+//! * `runtime`: ONNX Runtime found and loaded, and the one rule for CPU or GPU; `device`: what was
+//!   asked for; `session`: a graph of token sequences, run by any number of threads; `tokens`: no
+//!   more of a text than a window holds; `trial`: a model tried before it serves; `passes`: the
+//!   queue in front of the threads that run it (feature `runtime`). [`reference`]: what a folder
+//!   says its model gives.
 //!
-//! Invariants: nothing that was fetched is used before its sha256 is the pinned one; what is made of it is made the same on every
-//! machine; nothing here knows a flow, a socket, or what a vector means.
+//! Invariants: nothing that was fetched is used before its sha256 is the pinned one; what is made
+//! of it is made the same on every machine; nothing here knows a flow, a socket, or what a vector
+//! means.
 
 pub mod catalogue;
 #[cfg(feature = "fetch")]

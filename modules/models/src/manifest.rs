@@ -1,4 +1,5 @@
-//! `brahman.json`: what a model's folder holds. It is written last, so that a folder without it is not taken for a fetched model.
+//! `brahman.json`: what a model's folder holds. It is written last, so that a folder without it is
+//! not taken for a fetched model.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,8 +39,8 @@ impl ModelKind {
     }
 }
 
-/// What `brahman models pull` records beside the files, and what a person may say of a model in their place. What it does not say is
-/// taken from the model's other files.
+/// What `brahman models pull` records beside the files, and what a person may say of a model in
+/// their place. What it does not say is taken from the model's other files.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -82,10 +83,12 @@ pub struct Manifest {
     /// What a cross-encoder's score goes through: `sigmoid` or `identity`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activation: Option<String>,
-    /// What is cut where a query and a text are too long for a cross-encoder: `longest_first` or `only_second`.
+    /// What is cut where a query and a text are too long for a cross-encoder: `longest_first` or
+    /// `only_second`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truncation: Option<String>,
-    /// What the model is for; said only where it is no embedding model, so that manifests stay as they were.
+    /// What the model is for; said only where it is no embedding model, so that manifests stay as
+    /// they were.
     #[serde(default, skip_serializing_if = "ModelKind::is_embedding")]
     pub kind: ModelKind,
     /// The hub's repository that it was pulled from, `owner/name`.
@@ -108,7 +111,9 @@ impl Manifest {
     /// Whether every file that it pins lies in the folder, unchanged. Reads them all.
     #[must_use]
     pub fn holds(&self, folder: &Path) -> bool {
-        self.sha256.iter().all(|(name, pin)| fs::read(folder.join(name)).is_ok_and(|bytes| hex(&sha256(&bytes)) == *pin))
+        self.sha256.iter().all(|(name, pin)| {
+            fs::read(folder.join(name)).is_ok_and(|bytes| hex(&sha256(&bytes)) == *pin)
+        })
     }
 }
 
@@ -136,26 +141,39 @@ pub struct InstalledModel {
 pub fn installed(cache: &Path) -> Vec<InstalledModel> {
     // What begins with a dot is being made, or is what a pull that was cut off has left.
     let is_hidden = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
-    let entries = fs::read_dir(catalogue::models(cache)).into_iter().flatten().flatten().filter(|entry| !is_hidden(entry));
-    let mut models: Vec<InstalledModel> = entries.filter_map(|entry| described(entry.path())).collect();
+    let entries = fs::read_dir(catalogue::models(cache))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| !is_hidden(entry));
+    let mut models: Vec<InstalledModel> =
+        entries.filter_map(|entry| described(entry.path())).collect();
     models.sort_by(|a, b| a.name.cmp(&b.name));
     models
 }
 
 /// Lenient, unlike [`Manifest::parse`]: what lies there is shown even if no module would take it.
 fn described(path: PathBuf) -> Option<InstalledModel> {
-    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(path.join(FILE)).ok()?).ok()?;
-    let number = |key: &str| manifest[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&fs::read(path.join(FILE)).ok()?).ok()?;
+    let number =
+        |key: &str| manifest[key].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
     let text = |key: &str| manifest[key].as_str().map(str::to_owned);
-    let folder = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let folder =
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let graph = text("graph").unwrap_or_else(|| "model.onnx".to_owned());
     Some(InstalledModel {
         name: text("name").filter(|name| !name.is_empty()).unwrap_or(folder),
         sha256: manifest["sha256"][graph.as_str()].as_str().unwrap_or_default().to_owned(),
         dim: number("dim"),
         max_tokens: number("max_tokens"),
-        kind: if manifest["kind"] == ModelKind::Reranker.name() { ModelKind::Reranker } else { ModelKind::Embedding },
-        repository: text("repository").map(|name| format!("{name}@{}", text("revision").unwrap_or_default())),
+        kind: if manifest["kind"] == ModelKind::Reranker.name() {
+            ModelKind::Reranker
+        } else {
+            ModelKind::Embedding
+        },
+        repository: text("repository")
+            .map(|name| format!("{name}@{}", text("revision").unwrap_or_default())),
         path,
     })
 }
@@ -172,14 +190,24 @@ mod tests {
         assert!(installed(cache.path()).is_empty(), "no manifest, no model");
         fs::write(folder.join("model.onnx"), "graph").expect("written");
         let pins = BTreeMap::from([("model.onnx".to_owned(), hex(&sha256(b"graph")))]);
-        let manifest = Manifest { name: "small".to_owned(), dim: 4, max_tokens: 8, sha256: pins, ..Manifest::default() };
-        fs::write(folder.join(FILE), serde_json::to_vec(&manifest).expect("JSON")).expect("written");
+        let manifest = Manifest {
+            name: "small".to_owned(),
+            dim: 4,
+            max_tokens: 8,
+            sha256: pins,
+            ..Manifest::default()
+        };
+        fs::write(folder.join(FILE), serde_json::to_vec(&manifest).expect("JSON"))
+            .expect("written");
         let text = fs::read(folder.join(FILE)).expect("there");
         assert_eq!(Manifest::parse(&text).expect("a manifest"), manifest);
         assert!(manifest.holds(&folder));
         let found = installed(cache.path());
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].name.as_str(), found[0].dim, found[0].path.as_path()), ("small", 4, folder.as_path()));
+        assert_eq!(
+            (found[0].name.as_str(), found[0].dim, found[0].path.as_path()),
+            ("small", 4, folder.as_path())
+        );
         fs::write(folder.join("model.onnx"), "grapH").expect("written");
         assert!(!manifest.holds(&folder));
     }

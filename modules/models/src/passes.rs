@@ -1,8 +1,9 @@
-//! Passes through a model: what fits one, the queue in front of the threads that run them, and what becomes of one that does not go
-//! through.
+//! Passes through a model: what fits one, the queue in front of the threads that run them, and what
+//! becomes of one that does not go through.
 //!
-//! Invariants: of passes whose attention takes much memory one runs at a time; a row that the graph does not take loses no other; as many
-//! answers come as rows went in, or the pass has failed; a lost thread ends the process. Nothing here knows a text or what an answer is.
+//! Invariants: of passes whose attention takes much memory one runs at a time; a row that the graph
+//! does not take loses no other; as many answers come as rows went in, or the pass has failed; a
+//! lost thread ends the process. Nothing here knows a text or what an answer is.
 
 use std::error::Error;
 use std::io;
@@ -11,16 +12,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use brahman_card::chain;
 
-/// Tokens of a pass on the CPU, padding counted. The widest activations of 512 tokens are 3 MB and stay in the caches: measured with
-/// embedding, 8 to 13 % more tokens a second than 4,096, and less padding; below 256 the matrices get too narrow.
+/// Tokens of a pass on the CPU, padding counted. The widest activations of 512 tokens are 3 MB and
+/// stay in the caches: measured with embedding, 8 to 13 % more tokens a second than 4,096, and less
+/// padding; below 256 the matrices get too narrow.
 const TOKENS_CPU: usize = 512;
 /// The same on a GPU, which wants wide passes.
 const TOKENS_GPU: usize = 65_536;
-/// Pairs of tokens in a pass, padding counted: twelve heads of so many take 1.6 GB, which a GPU has beside the weights. On the CPU the
-/// budget of tokens is the narrower one.
+/// Pairs of tokens in a pass, padding counted: twelve heads of so many take 1.6 GB, which a GPU has
+/// beside the weights. On the CPU the budget of tokens is the narrower one.
 const ATTENTION_MAX: usize = 32 << 20;
-/// Pairs of tokens in a pass above which no other such pass runs at the same time: a row of 2,048 tokens alone has so many, and twelve
-/// heads of it take 200 MB.
+/// Pairs of tokens in a pass above which no other such pass runs at the same time: a row of 2,048
+/// tokens alone has so many, and twelve heads of it take 200 MB.
 const HEAVY_ABOVE: usize = 4 << 20;
 /// Most threads that may be asked for.
 const THREADS_MAX: usize = 256;
@@ -30,7 +32,8 @@ fn attention(rows: usize, width: usize) -> usize {
     rows.saturating_mul(width).saturating_mul(width)
 }
 
-/// Whether a pass of so many rows, padded to so many tokens, takes so much memory that no other such pass may run beside it.
+/// Whether a pass of so many rows, padded to so many tokens, takes so much memory that no other
+/// such pass may run beside it.
 #[must_use]
 pub fn is_heavy(rows: usize, width: usize) -> bool {
     attention(rows, width) > HEAVY_ABOVE
@@ -75,7 +78,11 @@ pub struct ThreadsError {
 /// [`ThreadsError`].
 pub fn threads_wanted(name: &'static str) -> Result<usize, ThreadsError> {
     match std::env::var(name).ok().filter(|value| !value.is_empty()) {
-        Some(value) => value.parse().ok().filter(|n| (1..=THREADS_MAX).contains(n)).ok_or(ThreadsError { name, value }),
+        Some(value) => value
+            .parse()
+            .ok()
+            .filter(|n| (1..=THREADS_MAX).contains(n))
+            .ok_or(ThreadsError { name, value }),
         None => Ok(std::thread::available_parallelism().map_or(1, std::num::NonZero::get)),
     }
 }
@@ -166,7 +173,8 @@ impl<S: PassSchedule> PassQueue<S> {
         self.computed.load(Ordering::Relaxed)
     }
 
-    /// Counts rows that went through the model: before they are answered, so that whoever asks next finds them counted.
+    /// Counts rows that went through the model: before they are answered, so that whoever asks next
+    /// finds them counted.
     pub fn count(&self, rows: usize) {
         self.computed.fetch_add(rows as u64, Ordering::Relaxed);
     }
@@ -176,7 +184,8 @@ impl<S: PassSchedule> PassQueue<S> {
         change(&mut self.lock().schedule)
     }
 
-    /// Adds to what waits and wakes the threads; `None`, with nothing added, once they have stopped.
+    /// Adds to what waits and wakes the threads; `None`, with nothing added, once they have
+    /// stopped.
     pub fn add<T>(&self, add: impl FnOnce(&mut S) -> T) -> Option<T> {
         let mut state = self.lock();
         if state.is_stopped {
@@ -195,7 +204,8 @@ impl<S: PassSchedule> PassQueue<S> {
             if state.is_stopped {
                 return None;
             }
-            let threads = ThreadsState { is_heavy_running: state.is_heavy_running, idle: state.idle };
+            let threads =
+                ThreadsState { is_heavy_running: state.is_heavy_running, idle: state.idle };
             if let Some(pass) = state.schedule.take(threads) {
                 state.is_heavy_running |= pass.is_heavy;
                 return Some(pass);
@@ -216,7 +226,11 @@ impl<S: PassSchedule> PassQueue<S> {
     ///
     /// # Errors
     /// As the system gives them.
-    pub fn start(self: &Arc<Self>, threads: usize, run: impl Fn(&Self, S::Work) + Send + Sync + 'static) -> io::Result<()> {
+    pub fn start(
+        self: &Arc<Self>,
+        threads: usize,
+        run: impl Fn(&Self, S::Work) + Send + Sync + 'static,
+    ) -> io::Result<()> {
         let run = Arc::new(run);
         for i in 0..threads {
             let (queue, run) = (Arc::clone(self), Arc::clone(&run));
@@ -245,7 +259,8 @@ impl<S: PassSchedule> PassQueue<S> {
     }
 }
 
-/// Ends the process if its thread panics, so that init starts it anew and the broker asks elsewhere meanwhile.
+/// Ends the process if its thread panics, so that init starts it anew and the broker asks elsewhere
+/// meanwhile.
 struct EndOfProcess;
 
 impl Drop for EndOfProcess {
@@ -272,7 +287,11 @@ enum PassError<E: Error + 'static> {
 ///
 /// # Errors
 /// As `pass` gives them.
-pub fn answers<R, A, E>(rows: &[R], is_alone: bool, pass: impl Fn(&[R]) -> Result<Vec<A>, E>) -> Result<Vec<A>, E> {
+pub fn answers<R, A, E>(
+    rows: &[R],
+    is_alone: bool,
+    pass: impl Fn(&[R]) -> Result<Vec<A>, E>,
+) -> Result<Vec<A>, E> {
     if !is_alone {
         return pass(rows);
     }
@@ -283,19 +302,30 @@ pub fn answers<R, A, E>(rows: &[R], is_alone: bool, pass: impl Fn(&[R]) -> Resul
     Ok(all)
 }
 
-/// Runs a pass; if it does not go through, each of its rows by itself. Gives an answer a row, and none for a row that the graph does not
-/// take; the log has the reason.
-pub fn run_rows<R, A, E: Error + 'static>(rows: &[R], forward: impl Fn(&[R]) -> Result<Vec<A>, E>) -> Vec<Option<A>> {
+/// Runs a pass; if it does not go through, each of its rows by itself. Gives an answer a row, and
+/// none for a row that the graph does not take; the log has the reason.
+pub fn run_rows<R, A, E: Error + 'static>(
+    rows: &[R],
+    forward: impl Fn(&[R]) -> Result<Vec<A>, E>,
+) -> Vec<Option<A>> {
     let whole = |rows: &[R]| -> Result<Vec<A>, PassError<E>> {
         let answers = forward(rows).map_err(PassError::Run)?;
         // As many answers as questions, or none.
-        if answers.len() == rows.len() { Ok(answers) } else { Err(PassError::Count { answers: answers.len(), rows: rows.len() }) }
+        if answers.len() == rows.len() {
+            Ok(answers)
+        } else {
+            Err(PassError::Count { answers: answers.len(), rows: rows.len() })
+        }
     };
     let refused = |error: &PassError<E>| tracing::error!("inference failed: {}", chain(error));
     match whole(rows) {
         Ok(answers) => answers.into_iter().map(Some).collect(),
         Err(error) if rows.len() > 1 => {
-            tracing::warn!(rows = rows.len(), "a pass does not go through, its rows are tried one by one: {}", chain(&error));
+            tracing::warn!(
+                rows = rows.len(),
+                "a pass does not go through, its rows are tried one by one: {}",
+                chain(&error)
+            );
             let alone = |row: &R| whole(std::slice::from_ref(row)).inspect_err(refused).ok()?.pop();
             rows.iter().map(alone).collect()
         }
@@ -321,7 +351,8 @@ mod tests {
         type Work = u32;
 
         fn take(&mut self, threads: ThreadsState) -> Option<Pass<u32>> {
-            let at = self.0.iter().position(|(_, is_heavy)| !(*is_heavy && threads.is_heavy_running))?;
+            let at =
+                self.0.iter().position(|(_, is_heavy)| !(*is_heavy && threads.is_heavy_running))?;
             self.0.remove(at).map(|(work, is_heavy)| Pass { work, is_heavy })
         }
 
@@ -341,7 +372,9 @@ mod tests {
     #[test]
     fn heavy_passes_run_one_at_a_time_and_others_pass_them_by() {
         let queue = PassQueue::new(InOrder::default());
-        queue.add(|passes| passes.0.extend([(1, true), (2, true), (3, false)])).expect("not stopped");
+        queue
+            .add(|passes| passes.0.extend([(1, true), (2, true), (3, false)]))
+            .expect("not stopped");
         let next = || queue.next().expect("a pass").work;
         assert_eq!((next(), next(), queue.waiting()), (1, 3, 1));
         queue.end_heavy();
@@ -357,7 +390,9 @@ mod tests {
             sender.send(work).expect("somebody listens");
         };
         queue.start(2, run).expect("threads");
-        queue.add(|passes| passes.0.extend([(1, true), (2, true), (3, true)])).expect("not stopped");
+        queue
+            .add(|passes| passes.0.extend([(1, true), (2, true), (3, true)]))
+            .expect("not stopped");
         let mut ran: Vec<u32> = receiver.iter().take(3).collect();
         ran.sort_unstable();
         assert_eq!((ran.as_slice(), queue.computed()), (&[1, 2, 3][..], 3));
@@ -369,7 +404,11 @@ mod tests {
     #[test]
     fn a_row_that_is_not_taken_loses_no_other() {
         let halves = |rows: &[u32]| -> io::Result<Vec<u32>> {
-            if rows.iter().any(|row| row % 2 == 1) { Err(io::Error::other("odd")) } else { Ok(rows.iter().map(|row| row / 2).collect()) }
+            if rows.iter().any(|row| row % 2 == 1) {
+                Err(io::Error::other("odd"))
+            } else {
+                Ok(rows.iter().map(|row| row / 2).collect())
+            }
         };
         assert_eq!(run_rows(&[2, 3, 4], halves), [Some(1), None, Some(2)]);
         assert_eq!(run_rows(&[2, 4], halves), [Some(1), Some(2)]);

@@ -1,13 +1,17 @@
 //! What is published, by name: fastembed's list of models, as data.
 //!
-//! A name is the repository's own without what says how it was exported (`bge-small-en-v1.5` of `Qdrant/bge-small-en-v1.5-onnx-Q`);
-//! a variant is what the graph's numbers are (`fp32`, `int8`, `q4`). Pure: nothing here reads a file or asks anybody. What the list says of
-//! a model is held against the repository's own files once they are here (`install`).
+//! A name is the repository's own without what says how it was exported (`bge-small-en-v1.5` of
+//! `Qdrant/bge-small-en-v1.5-onnx-Q`); a variant is what the graph's numbers are (`fp32`, `int8`,
+//! `q4`). Pure: nothing here reads a file or asks anybody. What the list says of a model is held
+//! against the repository's own files once they are here (`install`).
 
 use std::sync::OnceLock;
 
 use brahman_card::card::nearest;
-use fastembed::{EmbeddingModel, ModelInfo, OutputKey, Pooling, QuantizationMode, RerankerModelInfo, TextEmbedding, TextRerank};
+use fastembed::{
+    EmbeddingModel, ModelInfo, OutputKey, Pooling, QuantizationMode, RerankerModelInfo,
+    TextEmbedding, TextRerank,
+};
 use thiserror::Error;
 
 use crate::layout::PoolingMode;
@@ -46,14 +50,21 @@ pub struct PublishedModel {
 }
 
 impl PublishedModel {
-    /// The name under which it is kept on a machine: of a variant other than [`PLAIN`] with that behind it.
+    /// The name under which it is kept on a machine: of a variant other than [`PLAIN`] with that
+    /// behind it.
     #[must_use]
     pub fn installed_name(&self) -> String {
         installed_name(&self.name, Some(&self.variant))
     }
 
     fn has(&self, word: &str) -> bool {
-        let fields = [self.name.as_str(), &self.variant, &self.repository, &self.description, self.kind.name()];
+        let fields = [
+            self.name.as_str(),
+            &self.variant,
+            &self.repository,
+            &self.description,
+            self.kind.name(),
+        ];
         fields.into_iter().any(|field| field.to_lowercase().contains(word))
     }
 }
@@ -102,10 +113,14 @@ fn meaning(meant: &Option<String>) -> String {
 pub fn all() -> &'static [PublishedModel] {
     static ALL: OnceLock<Vec<PublishedModel>> = OnceLock::new();
     ALL.get_or_init(|| {
-        let texts = TextEmbedding::list_supported_models().iter().map(embedding).collect::<Vec<_>>();
-        let rerankers = TextRerank::list_supported_models().iter().map(reranker).collect::<Vec<_>>();
+        let texts =
+            TextEmbedding::list_supported_models().iter().map(embedding).collect::<Vec<_>>();
+        let rerankers =
+            TextRerank::list_supported_models().iter().map(reranker).collect::<Vec<_>>();
         let mut models = [texts, rerankers].concat();
-        models.sort_by_key(|model| (model.name.to_lowercase(), model.variant != PLAIN, model.variant.clone()));
+        models.sort_by_key(|model| {
+            (model.name.to_lowercase(), model.variant != PLAIN, model.variant.clone())
+        });
         models
     })
 }
@@ -115,17 +130,20 @@ pub fn all() -> &'static [PublishedModel] {
 /// # Errors
 /// [`PublishedError`], which says what there is.
 pub fn find(name: &str, variant: Option<&str>) -> Result<&'static PublishedModel, PublishedError> {
-    let variants: Vec<&'static PublishedModel> = all().iter().filter(|model| model.name.eq_ignore_ascii_case(name)).collect();
+    let variants: Vec<&'static PublishedModel> =
+        all().iter().filter(|model| model.name.eq_ignore_ascii_case(name)).collect();
     let Some(first) = variants.first().copied() else {
         let meant = nearest(name, all().iter().map(|model| model.name.as_str())).map(str::to_owned);
         return Err(PublishedError::Name { name: name.to_owned(), meant });
     };
     let Some(variant) = variant else { return Ok(first) };
-    variants.iter().find(|model| model.variant.eq_ignore_ascii_case(variant)).copied().ok_or_else(|| PublishedError::Variant {
-        name: first.name.clone(),
-        variant: variant.to_owned(),
-        there: variants.iter().map(|model| model.variant.clone()).collect(),
-    })
+    variants.iter().find(|model| model.variant.eq_ignore_ascii_case(variant)).copied().ok_or_else(
+        || PublishedError::Variant {
+            name: first.name.clone(),
+            variant: variant.to_owned(),
+            there: variants.iter().map(|model| model.variant.clone()).collect(),
+        },
+    )
 }
 
 /// The models of which each of these words is said, in whatever case; all of them for none.
@@ -149,10 +167,12 @@ fn embedding(info: &ModelInfo<EmbeddingModel>) -> PublishedModel {
             Some(OutputKey::ByName(name)) => Some((*name).to_owned()),
             Some(OutputKey::OnlyOne | OutputKey::ByOrder(_)) | None => None,
         },
-        pooling: TextEmbedding::get_default_pooling_method(&info.model).map(|pooling| match pooling {
-            Pooling::Cls => PoolingMode::Cls,
-            Pooling::Mean => PoolingMode::Mean,
-        }),
+        pooling: TextEmbedding::get_default_pooling_method(&info.model).map(
+            |pooling| match pooling {
+                Pooling::Cls => PoolingMode::Cls,
+                Pooling::Mean => PoolingMode::Mean,
+            },
+        ),
         is_dynamic: mode == QuantizationMode::Dynamic,
         description: info.description.clone(),
     }
@@ -178,7 +198,10 @@ fn reranker(info: &RerankerModelInfo) -> PublishedModel {
 fn name_of(repository: &str) -> String {
     let name = repository.rsplit('/').next().unwrap_or(repository);
     let lower = name.to_ascii_lowercase();
-    let end = EXPORTS.iter().find(|end| lower.ends_with(**end)).map_or(name.len(), |end| name.len() - end.len());
+    let end = EXPORTS
+        .iter()
+        .find(|end| lower.ends_with(**end))
+        .map_or(name.len(), |end| name.len() - end.len());
     name[..end].to_owned()
 }
 
@@ -206,11 +229,15 @@ mod tests {
     fn every_model_has_a_name_of_its_own_that_can_be_kept() {
         let all = all();
         assert!(all.len() >= 50, "{} models", all.len());
-        let names: BTreeSet<String> = all.iter().map(|model| model.installed_name().to_lowercase()).collect();
+        let names: BTreeSet<String> =
+            all.iter().map(|model| model.installed_name().to_lowercase()).collect();
         assert_eq!(names.len(), all.len(), "no two are kept in one folder");
         for model in all {
             Kind::Model.check_new(&model.installed_name()).expect("a name for a folder");
-            assert!(model.repository.split('/').count() == 2 && model.graph.ends_with(".onnx"), "{model:?}");
+            assert!(
+                model.repository.split('/').count() == 2 && model.graph.ends_with(".onnx"),
+                "{model:?}"
+            );
             assert_eq!(model.pooling.is_some(), model.kind == ModelKind::Embedding, "{model:?}");
             assert_eq!(find(&model.name, Some(&model.variant)), Ok(model));
         }
@@ -219,11 +246,22 @@ mod tests {
     #[test]
     fn names_are_those_that_people_know() {
         let small = find("BGE-small-en-v1.5", None).expect("known");
-        assert_eq!((small.name.as_str(), small.variant.as_str(), small.dim), ("bge-small-en-v1.5", PLAIN, Some(384)));
-        assert_eq!((small.pooling, small.installed_name().as_str()), (Some(PoolingMode::Cls), "bge-small-en-v1.5"));
+        assert_eq!(
+            (small.name.as_str(), small.variant.as_str(), small.dim),
+            ("bge-small-en-v1.5", PLAIN, Some(384))
+        );
+        assert_eq!(
+            (small.pooling, small.installed_name().as_str()),
+            (Some(PoolingMode::Cls), "bge-small-en-v1.5")
+        );
         let int8 = find("bge-small-en-v1.5", Some("int8")).expect("known");
-        assert_eq!((int8.graph.as_str(), int8.installed_name().as_str()), ("model_optimized.onnx", "bge-small-en-v1.5-int8"));
-        assert!(!int8.is_dynamic && find("all-MiniLM-L6-v2", Some("int8")).expect("known").is_dynamic);
+        assert_eq!(
+            (int8.graph.as_str(), int8.installed_name().as_str()),
+            ("model_optimized.onnx", "bge-small-en-v1.5-int8")
+        );
+        assert!(
+            !int8.is_dynamic && find("all-MiniLM-L6-v2", Some("int8")).expect("known").is_dynamic
+        );
         let gemma = find("embeddinggemma-300m", Some("q4")).expect("known");
         assert_eq!((gemma.output.as_deref(), gemma.weights.len()), (Some("sentence_embedding"), 1));
         assert_eq!(find("bge-reranker-base", None).expect("known").kind, ModelKind::Reranker);
@@ -233,10 +271,14 @@ mod tests {
     fn what_is_not_known_is_told_with_what_is() {
         let refused = find("bge-smal-en-v1.5", None).expect_err("a slip").to_string();
         assert!(refused.contains("did you mean `bge-small-en-v1.5`?"), "{refused}");
-        let refused = find("bge-small-en-v1.5", Some("int4")).expect_err("no such variant").to_string();
+        let refused =
+            find("bge-small-en-v1.5", Some("int4")).expect_err("no such variant").to_string();
         assert!(refused.ends_with("expected one of fp32, int8"), "{refused}");
         let found = search(&["BGE".to_owned(), "chinese".to_owned()]);
-        assert!(found.iter().any(|model| model.name == "bge-small-zh-v1.5") && found.iter().all(|model| !model.name.contains("-en-")));
+        assert!(
+            found.iter().any(|model| model.name == "bge-small-zh-v1.5")
+                && found.iter().all(|model| !model.name.contains("-en-"))
+        );
         assert_eq!(search(&[]).len(), all().len());
     }
 }

@@ -1,6 +1,8 @@
-//! `brahman models pull`: the library and the default model brought into the cache, each file whole or not at all.
+//! `brahman models pull`: the library and the default model brought into the cache, each file whole
+//! or not at all.
 //!
-//! What the environment names (`ORT_DYLIB_PATH`, `BRAHMAN_MODEL_DIR`) is taken as it is and never written to.
+//! What the environment names (`ORT_DYLIB_PATH`, `BRAHMAN_MODEL_DIR`) is taken as it is and never
+//! written to.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -48,7 +50,9 @@ pub enum PullError {
     #[error("{WEIGHTS}")]
     Convert(#[from] ConvertError),
     /// The same weights have given another graph.
-    #[error("the conversion gave a model with sha256 {found}, expected {ONNX_SHA256}: please report this as a defect")]
+    #[error(
+        "the conversion gave a model with sha256 {found}, expected {ONNX_SHA256}: please report this as a defect"
+    )]
     OtherGraph {
         /// What it is.
         found: String,
@@ -88,7 +92,9 @@ pub fn library(cache: &Path, force: bool, tell: &mut Listener<'_>) -> Result<Pat
         return Ok(target);
     }
     let archive = fetch::wheel(wheel, tell)?;
-    let bytes = archive.member("libonnxruntime.so", |name| name.starts_with("onnxruntime/capi/libonnxruntime.so."))?;
+    let bytes = archive.member("libonnxruntime.so", |name| {
+        name.starts_with("onnxruntime/capi/libonnxruntime.so.")
+    })?;
     place(&target, &bytes)?;
     place(&mark, wheel.sha256.as_bytes())?;
     Ok(target)
@@ -100,7 +106,10 @@ pub fn library(cache: &Path, force: bool, tell: &mut Listener<'_>) -> Result<Pat
 /// [`PullError`].
 pub fn model(cache: &Path, force: bool, tell: &mut Listener<'_>) -> Result<PathBuf, PullError> {
     if let Some(folder) = named("BRAHMAN_MODEL_DIR") {
-        return match ["model.onnx", "tokenizer.json"].into_iter().find(|file| !folder.join(file).is_file()) {
+        return match ["model.onnx", "tokenizer.json"]
+            .into_iter()
+            .find(|file| !folder.join(file).is_file())
+        {
             Some(file) => Err(PullError::NamedModel { folder, file }),
             None => Ok(folder),
         };
@@ -130,19 +139,28 @@ fn make(target: &Path, files: &BTreeMap<String, Vec<u8>>) -> Result<(), PullErro
         pins.insert(name.clone(), hex(&sha256(bytes)));
     }
     let source = format!("safetensors sha256 {}", FILES[0].1);
-    let manifest = Manifest { name: NAME.to_owned(), dim: DIM, max_tokens: MAX_TOKENS, sha256: pins, source, ..Manifest::default() };
+    let manifest = Manifest {
+        name: NAME.to_owned(),
+        dim: DIM,
+        max_tokens: MAX_TOKENS,
+        sha256: pins,
+        source,
+        ..Manifest::default()
+    };
     // Last: a folder without it is not taken for a model.
     place(&target.join(manifest::FILE), serde_json::to_string_pretty(&manifest)?.as_bytes())
 }
 
 /// Whether a folder has a manifest and every file that it pins, unchanged.
 fn is_complete(folder: &Path) -> bool {
-    let manifest = fs::read(folder.join(manifest::FILE)).ok().and_then(|bytes| Manifest::parse(&bytes).ok());
+    let manifest =
+        fs::read(folder.join(manifest::FILE)).ok().and_then(|bytes| Manifest::parse(&bytes).ok());
     manifest.is_some_and(|manifest| manifest.holds(folder))
 }
 
 /// Writes a file whole or not at all, in a folder that is made if need be.
 fn place(path: &Path, bytes: &[u8]) -> Result<(), PullError> {
-    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| atomic::write(path, bytes));
+    let written =
+        path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| atomic::write(path, bytes));
     written.map_err(|source| PullError::Write { path: path.to_owned(), source })
 }

@@ -1,4 +1,5 @@
-//! The reference that a model's folder may bring, `reference.json`: what whoever trained or converted the model got from it.
+//! The reference that a model's folder may bring, `reference.json`: what whoever trained or
+//! converted the model got from it.
 //!
 //! Invariant: no reference is no error, and one that cannot be read is never taken for none.
 
@@ -41,7 +42,9 @@ pub enum ReferenceError {
 ///
 /// # Errors
 /// [`ReferenceError`], which names the file.
-pub fn read<T: DeserializeOwned>(folder: &Path) -> Result<Option<(PathBuf, Vec<T>)>, ReferenceError> {
+pub fn read<T: DeserializeOwned>(
+    folder: &Path,
+) -> Result<Option<(PathBuf, Vec<T>)>, ReferenceError> {
     let file = folder.join(REFERENCE);
     match fs::read(&file) {
         Ok(bytes) => match serde_json::from_slice(&bytes) {
@@ -75,6 +78,10 @@ mod tests {
         assert_eq!(read::<u32>(folder.path()).expect("readable").expect("there").1, [1, 2]);
         fs::write(folder.path().join(REFERENCE), "{").expect("written");
         let error = read::<u32>(folder.path()).expect_err("broken");
-        assert!(matches!(error, ReferenceError::Malformed { .. }) && error.to_string().contains(REFERENCE), "{error}");
+        assert!(
+            matches!(error, ReferenceError::Malformed { .. })
+                && error.to_string().contains(REFERENCE),
+            "{error}"
+        );
     }
 }

@@ -14,7 +14,9 @@ use crate::device::{self, DeviceChoice};
 #[derive(Debug, Error)]
 pub enum RuntimeError {
     /// The library is nowhere.
-    #[error("no ONNX Runtime: looked at $ORT_DYLIB_PATH and {cache}; `brahman models pull` fetches it")]
+    #[error(
+        "no ONNX Runtime: looked at $ORT_DYLIB_PATH and {cache}; `brahman models pull` fetches it"
+    )]
     NoLibrary {
         /// Where a fetched one lies.
         cache: PathBuf,
@@ -29,7 +31,9 @@ pub enum RuntimeError {
         source: LibraryError,
     },
     /// A GPU was asked for and cannot be used.
-    #[error("{asked} was asked for and cannot be used; set BRAHMAN_ALLOW_CPU=1 to run on the CPU instead")]
+    #[error(
+        "{asked} was asked for and cannot be used; set BRAHMAN_ALLOW_CPU=1 to run on the CPU instead"
+    )]
     NoDevice {
         /// What was asked.
         asked: String,
@@ -81,11 +85,16 @@ pub fn load(cache: &Path) -> Result<(PathBuf, Environment), RuntimeError> {
     };
     let bad = |source: LibraryError| RuntimeError::BadLibrary { path: path.clone(), source };
     let environment = ort::init_from(&path).map_err(|e| bad(e.into()))?;
-    let environment = environment.with_name("brahman").with_telemetry(false).build().map_err(|e| bad(e.into()))?;
+    let environment = environment
+        .with_name("brahman")
+        .with_telemetry(false)
+        .build()
+        .map_err(|e| bad(e.into()))?;
     Ok((path, environment))
 }
 
-/// The version of the library that is loaded, such as `1.31.1`: by its own build's branch, else the oldest that is accepted.
+/// The version of the library that is loaded, such as `1.31.1`: by its own build's branch, else the
+/// oldest that is accepted.
 #[must_use]
 pub fn version() -> String {
     version_in(ort::info()).unwrap_or_else(|| format!("1.{}.x or newer", ort::MINOR_VERSION))
@@ -94,12 +103,17 @@ pub fn version() -> String {
 /// The version that a build's description names: `… git-branch=rel-1.31.1, …`.
 fn version_in(description: &str) -> Option<String> {
     let is_part = |c: char| c.is_ascii_digit() || c == '.';
-    let numbers = description.split(|c: char| !is_part(c)).filter(|word| word.starts_with("1.") && word.matches('.').count() == 2);
-    numbers.map(|word| word.trim_end_matches('.').to_owned()).find(|word| word.matches('.').count() == 2)
+    let numbers = description
+        .split(|c: char| !is_part(c))
+        .filter(|word| word.starts_with("1.") && word.matches('.').count() == 2);
+    numbers
+        .map(|word| word.trim_end_matches('.').to_owned())
+        .find(|word| word.matches('.').count() == 2)
 }
 
-/// Opens what `open` makes where `asked` says: on a GPU (its number is given) if there is one and it takes it, else on the CPU. A GPU that
-/// was asked for and is not used is a refusal unless `allow_cpu`. The report says which it was, and why.
+/// Opens what `open` makes where `asked` says: on a GPU (its number is given) if there is one and
+/// it takes it, else on the CPU. A GPU that was asked for and is not used is a refusal unless
+/// `allow_cpu`. The report says which it was, and why.
 ///
 /// # Errors
 /// [`RuntimeError`].
@@ -114,15 +128,24 @@ pub fn place<T>(
         CpuReason::NoGpu
     } else {
         let index = if let DeviceChoice::Cuda(n) = asked { n } else { 0 };
-        let (before, own_before) = (device::memory_used(index), device::own_memory(index).unwrap_or(0));
+        let (before, own_before) =
+            (device::memory_used(index), device::own_memory(index).unwrap_or(0));
         match open(Some(index)) {
             Ok(opened) => {
-                let grown = device::memory_used(index).zip(before).map(|(after, before)| after.saturating_sub(before));
+                let grown = device::memory_used(index)
+                    .zip(before)
+                    .map(|(after, before)| after.saturating_sub(before));
                 let own = device::own_memory(index).filter(|bytes| *bytes > own_before);
                 let reason = match (own, grown) {
-                    (Some(bytes), _) => format!("confirmed: this process has {} MiB on the GPU", bytes >> 20),
-                    (None, Some(bytes)) if bytes > 0 => format!("confirmed: {} MiB more in use on the GPU after loading", bytes >> 20),
-                    _ => "ONNX Runtime accepted CUDA; NVML shows no growth of memory in use".to_owned(),
+                    (Some(bytes), _) => {
+                        format!("confirmed: this process has {} MiB on the GPU", bytes >> 20)
+                    }
+                    (None, Some(bytes)) if bytes > 0 => format!(
+                        "confirmed: {} MiB more in use on the GPU after loading",
+                        bytes >> 20
+                    ),
+                    _ => "ONNX Runtime accepted CUDA; NVML shows no growth of memory in use"
+                        .to_owned(),
                 };
                 return Ok((opened, device::report(asked, &format!("cuda:{index}"), reason)));
             }

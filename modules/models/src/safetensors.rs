@@ -1,6 +1,7 @@
 //! safetensors: a JSON header, then raw numbers.
 //!
-//! Pure. Invariants: nothing outside the file's bytes is read; a tensor has as many bytes as its shape says.
+//! Pure. Invariants: nothing outside the file's bytes is read; a tensor has as many bytes as its
+//! shape says.
 
 use std::collections::BTreeMap;
 
@@ -78,25 +79,35 @@ fn width(dtype: &str) -> Option<usize> {
     }
 }
 
-/// The tensors of a file, by name. Those of types that are not known are there without a check of their length.
+/// The tensors of a file, by name. Those of types that are not known are there without a check of
+/// their length.
 ///
 /// # Errors
 /// [`TensorsError`].
 pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Tensor<'_>>, TensorsError> {
-    let length = bytes.first_chunk::<8>().map(|l| u64::from_le_bytes(*l)).ok_or(TensorsError::Short)?;
-    let end =
-        usize::try_from(length).ok().and_then(|l| l.checked_add(8)).filter(|end| *end <= bytes.len()).ok_or(TensorsError::LongHeader)?;
+    let length =
+        bytes.first_chunk::<8>().map(|l| u64::from_le_bytes(*l)).ok_or(TensorsError::Short)?;
+    let end = usize::try_from(length)
+        .ok()
+        .and_then(|l| l.checked_add(8))
+        .filter(|end| *end <= bytes.len())
+        .ok_or(TensorsError::LongHeader)?;
     let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&bytes[8..end])?;
     let data = &bytes[end..];
     let mut tensors = BTreeMap::new();
     for (name, meta) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
-        let list = |key: &str| -> Option<Vec<usize>> { meta[key].as_array()?.iter().map(|n| usize::try_from(n.as_u64()?).ok()).collect() };
-        let (Some(shape), Some(offsets), Some(dtype)) = (list("shape"), list("data_offsets"), meta["dtype"].as_str()) else {
+        let list = |key: &str| -> Option<Vec<usize>> {
+            meta[key].as_array()?.iter().map(|n| usize::try_from(n.as_u64()?).ok()).collect()
+        };
+        let (Some(shape), Some(offsets), Some(dtype)) =
+            (list("shape"), list("data_offsets"), meta["dtype"].as_str())
+        else {
             return Err(TensorsError::Undescribed { name });
         };
         let [from, to] = offsets[..] else { return Err(TensorsError::Undescribed { name }) };
         let Some(raw) = data.get(from..to) else { return Err(TensorsError::Outside { name }) };
-        let expected = width(dtype).and_then(|width| shape.iter().try_fold(width, |product, n| product.checked_mul(*n)));
+        let expected = width(dtype)
+            .and_then(|width| shape.iter().try_fold(width, |product, n| product.checked_mul(*n)));
         if width(dtype).is_some() && expected != Some(raw.len()) {
             return Err(TensorsError::Length { name, bytes: raw.len(), shape });
         }
@@ -113,7 +124,9 @@ impl Tensor<'_> {
     pub fn floats(&self, name: &str) -> Result<Vec<f32>, TensorsError> {
         let halves = || self.raw.as_chunks::<2>().0.iter().map(|c| u16::from_le_bytes(*c));
         match self.dtype.as_str() {
-            "F32" => Ok(self.raw.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect()),
+            "F32" => {
+                Ok(self.raw.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect())
+            }
             "BF16" => Ok(halves().map(|bits| half::bf16::from_bits(bits).to_f32()).collect()),
             "F16" => Ok(halves().map(|bits| half::f16::from_bits(bits).to_f32()).collect()),
             dtype => Err(TensorsError::Kind { name: name.to_owned(), dtype: dtype.to_owned() }),
@@ -139,7 +152,8 @@ pub(crate) mod tests {
 
     #[test]
     fn tensors_are_found_by_name_and_their_numbers_are_theirs() {
-        let bytes = file(&[("linear.weight", &[1, 2], &[1.5, -2.0]), ("linear.bias", &[1], &[0.25])]);
+        let bytes =
+            file(&[("linear.weight", &[1, 2], &[1.5, -2.0]), ("linear.bias", &[1], &[0.25])]);
         let tensors = parse(&bytes).expect("tensors");
         assert_eq!(tensors["linear.weight"].shape, [1, 2]);
         assert_eq!(tensors["linear.weight"].floats("w").expect("numbers"), [1.5, -2.0]);
@@ -151,7 +165,9 @@ pub(crate) mod tests {
 
     #[test]
     fn numbers_of_16_bits_are_read_as_those_of_32() {
-        let of = |dtype: &str, raw: &[u8]| Tensor { dtype: dtype.to_owned(), shape: vec![raw.len() / 2], raw }.floats("x");
+        let of = |dtype: &str, raw: &[u8]| {
+            Tensor { dtype: dtype.to_owned(), shape: vec![raw.len() / 2], raw }.floats("x")
+        };
         assert_eq!(of("F16", &[0x00, 0x3c, 0x00, 0xc0]).expect("numbers"), [1.0, -2.0]);
         assert_eq!(of("BF16", &[0x80, 0x3f, 0x00, 0xc0]).expect("numbers"), [1.0, -2.0]);
         assert!(matches!(of("I16", &[0, 0]), Err(TensorsError::Kind { .. })));

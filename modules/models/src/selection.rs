@@ -1,7 +1,8 @@
-//! Which files of a repository, or of a folder, make a model: its graph, the weights beside it, its tokenizer, and what says how they are
-//! used.
+//! Which files of a repository, or of a folder, make a model: its graph, the weights beside it, its
+//! tokenizer, and what says how they are used.
 //!
-//! Pure: names in, names out. What is left aside is other graphs, other frameworks' weights, and everything for people.
+//! Pure: names in, names out. What is left aside is other graphs, other frameworks' weights, and
+//! everything for people.
 
 use thiserror::Error;
 
@@ -74,19 +75,33 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Chooses among files by name. `graph` is the file that somebody names; `variant` the end of its name.
+    /// Chooses among files by name. `graph` is the file that somebody names; `variant` the end of
+    /// its name.
     ///
     /// # Errors
     /// [`SelectionError`], which says what there is.
-    pub fn of(place: &str, files: &[String], graph: Option<&str>, variant: Option<&str>) -> Result<Self, SelectionError> {
+    pub fn of(
+        place: &str,
+        files: &[String],
+        graph: Option<&str>,
+        variant: Option<&str>,
+    ) -> Result<Self, SelectionError> {
         let graph = graph_of(place, files, graph, variant)?;
-        let beside =
-            |file: &&String| file.strip_prefix(graph.as_str()).is_some_and(|end| end.starts_with("_data") || end.starts_with(".data"));
+        let beside = |file: &&String| {
+            file.strip_prefix(graph.as_str())
+                .is_some_and(|end| end.starts_with("_data") || end.starts_with(".data"))
+        };
         let weights = files.iter().filter(beside).cloned().collect();
         let parts: Vec<String> = files.iter().filter(|file| is_part(file)).cloned().collect();
         if !parts.iter().any(|file| file.ends_with("tokenizer.json")) {
-            let is_other = |file: &&String| ["vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model"].contains(&file.as_str());
-            return Err(SelectionError::NoTokenizer { place: place.to_owned(), vocabulary: files.iter().find(is_other).cloned() });
+            let is_other = |file: &&String| {
+                ["vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model"]
+                    .contains(&file.as_str())
+            };
+            return Err(SelectionError::NoTokenizer {
+                place: place.to_owned(),
+                vocabulary: files.iter().find(is_other).cloned(),
+            });
         }
         Ok(Self { graph, weights, parts })
     }
@@ -97,11 +112,21 @@ impl Selection {
     }
 }
 
-fn graph_of(place: &str, files: &[String], graph: Option<&str>, variant: Option<&str>) -> Result<String, SelectionError> {
+fn graph_of(
+    place: &str,
+    files: &[String],
+    graph: Option<&str>,
+    variant: Option<&str>,
+) -> Result<String, SelectionError> {
     let graphs: Vec<&String> = files.iter().filter(|file| file.ends_with(".onnx")).collect();
     if graphs.is_empty() {
-        let is_other = |file: &&String| [".safetensors", "pytorch_model.bin", ".gguf"].iter().any(|end| file.ends_with(end));
-        return Err(SelectionError::NoGraph { place: place.to_owned(), weights: files.iter().find(is_other).cloned() });
+        let is_other = |file: &&String| {
+            [".safetensors", "pytorch_model.bin", ".gguf"].iter().any(|end| file.ends_with(end))
+        };
+        return Err(SelectionError::NoGraph {
+            place: place.to_owned(),
+            weights: files.iter().find(is_other).cloned(),
+        });
     }
     let wanted: Vec<String> = match (graph, variant) {
         (Some(graph), _) => vec![graph.to_owned()],
@@ -109,7 +134,9 @@ fn graph_of(place: &str, files: &[String], graph: Option<&str>, variant: Option<
         (None, Some(variant)) => {
             // As exporters call them; what a person calls `int8` is mostly called `quantized`.
             let ends = if variant == "int8" { vec![variant, "quantized"] } else { vec![variant] };
-            ends.iter().flat_map(|end| ["onnx/", ""].map(|folder| format!("{folder}model_{end}.onnx"))).collect()
+            ends.iter()
+                .flat_map(|end| ["onnx/", ""].map(|folder| format!("{folder}model_{end}.onnx")))
+                .collect()
         }
     };
     if let Some(found) = wanted.iter().find(|name| files.contains(name)) {
@@ -127,12 +154,20 @@ fn is_part(file: &str) -> bool {
     let is_sentence = |name: &str| name.starts_with("sentence_") && name.ends_with("_config.json");
     match file.rsplit_once('/') {
         None => PARTS.contains(&file) || is_sentence(file),
-        // sentence-transformers numbers its modules' folders: `1_Pooling`. The transformer's own weights are in the graph.
+        // sentence-transformers numbers its modules' folders: `1_Pooling`. The transformer's own
+        // weights are in the graph.
         Some((folder, name)) => {
             let Some((number, kind)) = folder.split_once('_') else { return false };
-            let is_module = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) && !kind.contains('/');
+            let is_module = !number.is_empty()
+                && number.bytes().all(|byte| byte.is_ascii_digit())
+                && !kind.contains('/');
             let is_transformer = kind == "Transformer";
-            is_module && (if is_transformer { PARTS.contains(&name) || is_sentence(name) } else { MODULE_PARTS.contains(&name) })
+            is_module
+                && (if is_transformer {
+                    PARTS.contains(&name) || is_sentence(name)
+                } else {
+                    MODULE_PARTS.contains(&name)
+                })
         }
     }
 }
@@ -145,7 +180,11 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    fn select(names: &[&str], graph: Option<&str>, variant: Option<&str>) -> Result<Selection, SelectionError> {
+    fn select(
+        names: &[&str],
+        graph: Option<&str>,
+        variant: Option<&str>,
+    ) -> Result<Selection, SelectionError> {
         Selection::of("owner/name", &files(names), graph, variant)
     }
 
@@ -174,7 +213,10 @@ mod tests {
     #[test]
     fn a_model_is_its_graph_and_what_says_how_it_is_used() {
         let found = select(&REPOSITORY, None, None).expect("a model");
-        assert_eq!((found.graph.as_str(), found.weights.as_slice()), ("onnx/model.onnx", &files(&["onnx/model.onnx_data"])[..]));
+        assert_eq!(
+            (found.graph.as_str(), found.weights.as_slice()),
+            ("onnx/model.onnx", &files(&["onnx/model.onnx_data"])[..])
+        );
         let parts = [
             "1_Pooling/config.json",
             "2_Dense/config.json",
@@ -192,21 +234,44 @@ mod tests {
 
     #[test]
     fn a_variant_is_the_end_of_the_graphs_name() {
-        for (variant, graph) in [("fp16", "onnx/model_fp16.onnx"), ("int8", "onnx/model_quantized.onnx"), ("fp32", "onnx/model.onnx")] {
+        for (variant, graph) in [
+            ("fp16", "onnx/model_fp16.onnx"),
+            ("int8", "onnx/model_quantized.onnx"),
+            ("fp32", "onnx/model.onnx"),
+        ] {
             assert_eq!(select(&REPOSITORY, None, Some(variant)).expect("a model").graph, graph);
         }
-        assert_eq!(select(&REPOSITORY, Some("onnx/model_fp16.onnx"), None).expect("a model").weights.len(), 0);
+        assert_eq!(
+            select(&REPOSITORY, Some("onnx/model_fp16.onnx"), None).expect("a model").weights.len(),
+            0
+        );
         let refused = select(&REPOSITORY, None, Some("q4")).expect_err("none").to_string();
-        assert!(refused.contains("onnx/model_q4.onnx or model_q4.onnx") && refused.contains("onnx/model_fp16.onnx"), "{refused}");
-        assert_eq!(select(&["only.onnx", "tokenizer.json"], None, None).expect("a model").graph, "only.onnx");
-        assert!(matches!(select(&["a.onnx", "b.onnx", "tokenizer.json"], None, None), Err(SelectionError::Graphs { .. })));
+        assert!(
+            refused.contains("onnx/model_q4.onnx or model_q4.onnx")
+                && refused.contains("onnx/model_fp16.onnx"),
+            "{refused}"
+        );
+        assert_eq!(
+            select(&["only.onnx", "tokenizer.json"], None, None).expect("a model").graph,
+            "only.onnx"
+        );
+        assert!(matches!(
+            select(&["a.onnx", "b.onnx", "tokenizer.json"], None, None),
+            Err(SelectionError::Graphs { .. })
+        ));
     }
 
     #[test]
     fn what_is_missing_is_named_with_what_to_do() {
-        let refused = select(&["model.safetensors", "tokenizer.json"], None, None).expect_err("no graph").to_string();
-        assert!(refused.contains("only model.safetensors") && refused.contains("optimum-cli"), "{refused}");
-        let refused = select(&["model.onnx", "vocab.txt"], None, None).expect_err("no tokenizer").to_string();
+        let refused = select(&["model.safetensors", "tokenizer.json"], None, None)
+            .expect_err("no graph")
+            .to_string();
+        assert!(
+            refused.contains("only model.safetensors") && refused.contains("optimum-cli"),
+            "{refused}"
+        );
+        let refused =
+            select(&["model.onnx", "vocab.txt"], None, None).expect_err("no tokenizer").to_string();
         assert!(refused.contains("only vocab.txt"), "{refused}");
     }
 }

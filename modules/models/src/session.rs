@@ -1,7 +1,9 @@
-//! Sessions of ONNX Runtime, and one forward pass: a graph of token sequences is fed with what it asks for, and gives one output.
+//! Sessions of ONNX Runtime, and one forward pass: a graph of token sequences is fed with what it
+//! asks for, and gives one output.
 //!
-//! Invariants: weights are in memory once a session, whatever the threads; a pass whose attention takes much memory gives it back; what
-//! comes out is looked at by whoever knows what it means. Nothing here knows a text, a pooling or a score.
+//! Invariants: weights are in memory once a session, whatever the threads; a pass whose attention
+//! takes much memory gives it back; what comes out is looked at by whoever knows what it means.
+//! Nothing here knows a text, a pooling or a score.
 
 mod shared;
 
@@ -18,8 +20,9 @@ use ort::value::TensorRef;
 use self::shared::SharedSession;
 use crate::layout::{GraphFeed, InputPlan, InputRole};
 
-/// Numbers of one head's attention in a pass (rows times width times width) above which ONNX Runtime is asked to give memory back after
-/// it: a text of 1,024 tokens alone has so many, and twelve heads of it take 50 MB.
+/// Numbers of one head's attention in a pass (rows times width times width) above which ONNX
+/// Runtime is asked to give memory back after it: a text of 1,024 tokens alone has so many, and
+/// twelve heads of it take 50 MB.
 const SHRINK_ABOVE: usize = 1 << 20;
 /// The run option that has it given back.
 const SHRINK: &str = "memory.enable_memory_arena_shrinkage";
@@ -63,7 +66,8 @@ pub struct PassOutput<'a> {
     pub numbers: Cow<'a, [f32]>,
 }
 
-/// A session, and what to feed it with. Any number of threads may use it at once; on a GPU they take turns.
+/// A session, and what to feed it with. Any number of threads may use it at once; on a GPU they
+/// take turns.
 pub struct GraphSession {
     session: SharedSession,
     inputs: Vec<(CString, InputPlan)>,
@@ -82,18 +86,25 @@ impl std::fmt::Debug for GraphSession {
 }
 
 impl GraphSession {
-    /// Opens a session on the GPU of that number, else on the CPU, where a pass uses `threads` threads.
+    /// Opens a session on the GPU of that number, else on the CPU, where a pass uses `threads`
+    /// threads.
     ///
     /// # Errors
     /// As ONNX Runtime gives them.
-    pub fn open(environment: &Environment, source: &SessionSource<'_>, cuda: Option<u32>, threads: usize) -> ort::Result<Self> {
+    pub fn open(
+        environment: &Environment,
+        source: &SessionSource<'_>,
+        cuda: Option<u32>,
+        threads: usize,
+    ) -> ort::Result<Self> {
         let mut builder = Session::builder(environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(threads)?
             // Spinning threads would take the core from the other worker.
             .with_intra_op_spinning(false)?;
         if let Some(index) = cuda {
-            let provider = ep::CUDA::default().with_device_id(index.cast_signed()).build().error_on_failure();
+            let provider =
+                ep::CUDA::default().with_device_id(index.cast_signed()).build().error_on_failure();
             builder = builder.with_execution_providers([provider])?;
         }
         for (name, bytes) in source.weights {
@@ -103,10 +114,15 @@ impl GraphSession {
         let feed = source.feed;
         let named = |name: &str| CString::new(name).map_err(ort::Error::wrap);
         let mut shrinking = RunOptions::new()?;
-        shrinking.set(SHRINK, cuda.map_or("cpu:0".to_owned(), |index| format!("cpu:0;gpu:{index}")))?;
+        shrinking
+            .set(SHRINK, cuda.map_or("cpu:0".to_owned(), |index| format!("cpu:0;gpu:{index}")))?;
         Ok(Self {
             session: SharedSession::new(session, named(&feed.output)?, cuda.is_none()),
-            inputs: feed.inputs.iter().map(|input| Ok((named(&input.name)?, input.clone()))).collect::<ort::Result<_>>()?,
+            inputs: feed
+                .inputs
+                .iter()
+                .map(|input| Ok((named(&input.name)?, input.clone())))
+                .collect::<ort::Result<_>>()?,
             fixed_width: feed.fixed_width,
             pad_id: feed.pad_id.into(),
             first_position: i64::try_from(feed.first_position).unwrap_or(i64::MAX),
@@ -119,21 +135,31 @@ impl GraphSession {
     ///
     /// # Errors
     /// As ONNX Runtime or `take` gives them.
-    pub fn pass<T>(&self, rows: &[TokenRow<'_>], take: impl FnOnce(&PassOutput<'_>) -> ort::Result<T>) -> ort::Result<T> {
+    pub fn pass<T>(
+        &self,
+        rows: &[TokenRow<'_>],
+        take: impl FnOnce(&PassOutput<'_>) -> ort::Result<T>,
+    ) -> ort::Result<T> {
         let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0).max(1);
         let width = self.fixed_width.map_or(longest, |width| width.max(longest));
         let shape = [rows.len() as i64, width as i64];
-        let columns: Vec<Column> = self.inputs.iter().map(|(_, input)| self.column(input, rows, width)).collect();
+        let columns: Vec<Column> =
+            self.inputs.iter().map(|(_, input)| self.column(input, rows, width)).collect();
         let mut inputs = Vec::with_capacity(columns.len());
         for ((name, _), column) in self.inputs.iter().zip(&columns) {
             let value: SessionInputValue<'_> = match column {
-                Column::Wide(numbers) => TensorRef::from_array_view((shape, numbers.as_slice()))?.into(),
-                Column::Narrow(numbers) => TensorRef::from_array_view((shape, numbers.as_slice()))?.into(),
+                Column::Wide(numbers) => {
+                    TensorRef::from_array_view((shape, numbers.as_slice()))?.into()
+                }
+                Column::Narrow(numbers) => {
+                    TensorRef::from_array_view((shape, numbers.as_slice()))?.into()
+                }
             };
             inputs.push((name.as_c_str(), value));
         }
         let is_large = rows.len().saturating_mul(width).saturating_mul(width) > SHRINK_ABOVE;
-        let output = self.session.run(&inputs, if is_large { &self.shrinking } else { &self.usual })?;
+        let output =
+            self.session.run(&inputs, if is_large { &self.shrinking } else { &self.usual })?;
         let (shape, numbers) = output.numbers()?;
         take(&PassOutput { width, shape, numbers })
     }
@@ -148,7 +174,9 @@ impl GraphSession {
         };
         let cells = rows.iter().flat_map(|row| (0..width).map(move |at| (row, at)));
         if input.is_narrow {
-            Column::Narrow(cells.map(|(row, at)| i32::try_from(cell(row, at)).unwrap_or(i32::MAX)).collect())
+            Column::Narrow(
+                cells.map(|(row, at)| i32::try_from(cell(row, at)).unwrap_or(i32::MAX)).collect(),
+            )
         } else {
             Column::Wide(cells.map(|(row, at)| cell(row, at)).collect())
         }

@@ -1,6 +1,7 @@
 //! As many tokens of a text as a window can hold, whatever the text's length.
 //!
-//! Invariant: what a text costs is bounded by the window: what cannot fit is not looked at, and then said to be "at least so many".
+//! Invariant: what a text costs is bounded by the window: what cannot fit is not looked at, and
+//! then said to be "at least so many".
 
 use tokenizers::{Encoding, Tokenizer};
 
@@ -8,13 +9,15 @@ use tokenizers::{Encoding, Tokenizer};
 pub const PART_BYTES_MIN: usize = 64 * 1024;
 /// Where a text is cut that has not filled the window by then: a word or blanks without end.
 pub const TEXT_BYTES_MAX: usize = 4 << 20;
-/// Tokens of a word that may be cut at the end of a part: WordPiece takes words of up to 100 characters apart.
+/// Tokens of a word that may be cut at the end of a part: WordPiece takes words of up to 100
+/// characters apart.
 const WORD_TOKENS: usize = 128;
 
 /// How much of a text is made into tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenBound {
-    /// Bytes of a text that are made into tokens at first; more of them only if those did not fill the window.
+    /// Bytes of a text that are made into tokens at first; more of them only if those did not fill
+    /// the window.
     part_bytes: usize,
     /// Whether what is too long loses its beginning, and not its end.
     cuts_left: bool,
@@ -36,7 +39,12 @@ impl TokenBound {
     #[must_use]
     pub fn of(tokenizer: &Tokenizer, max_tokens: usize, cuts_left: bool) -> Self {
         let token_bytes_max = tokenizer.get_vocab(true).keys().map(String::len).max().unwrap_or(1);
-        Self { part_bytes: max_tokens.saturating_mul(token_bytes_max).clamp(PART_BYTES_MIN, TEXT_BYTES_MAX), cuts_left }
+        Self {
+            part_bytes: max_tokens
+                .saturating_mul(token_bytes_max)
+                .clamp(PART_BYTES_MIN, TEXT_BYTES_MAX),
+            cuts_left,
+        }
     }
 
     /// Tokens of as much of a text as can fill `room`, made by `encode`.
@@ -74,8 +82,8 @@ impl TokenBound {
 
 /// A tokenizer from the bytes of its `tokenizer.json`.
 ///
-/// By the library's own `FromStr` and not by its generic `from_bytes`, of which every crate that calls it would compile a copy: a sixth of
-/// what is in `embed` and `score`.
+/// By the library's own `FromStr` and not by its generic `from_bytes`, of which every crate that
+/// calls it would compile a copy: a sixth of what is in `embed` and `score`.
 ///
 /// # Errors
 /// If it is none: what the library says.

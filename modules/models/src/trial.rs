@@ -1,13 +1,16 @@
-//! A model tried before it serves: what its files promise and its graph does not keep is said at the start, and not at some text.
+//! A model tried before it serves: what its files promise and its graph does not keep is said at
+//! the start, and not at some text.
 //!
-//! Invariant: what goes in are rows of tokens; what a graph's answer is, and how far two of them are apart, whoever tries it says.
+//! Invariant: what goes in are rows of tokens; what a graph's answer is, and how far two of them
+//! are apart, whoever tries it says.
 
 use std::error::Error;
 
 use crate::layout::{Precision, Window};
 use crate::session::TokenRow;
 
-/// Bytes of attention that trying a whole window may take: more, and only what the graph's tables say of it is known.
+/// Bytes of attention that trying a whole window may take: more, and only what the graph's tables
+/// say of it is known.
 const WINDOW_BYTES_MAX: usize = 256 << 20;
 
 /// What a model does not do.
@@ -53,7 +56,9 @@ pub enum TrialError<E: Error + 'static = ort::Error> {
         source: E,
     },
     /// The graph takes fewer tokens.
-    #[error("the window is {tokens} tokens by {source_said}, and the graph bears {bears}: say `max_tokens` = {bears} in brahman.json")]
+    #[error(
+        "the window is {tokens} tokens by {source_said}, and the graph bears {bears}: say `max_tokens` = {bears} in brahman.json"
+    )]
     Window {
         /// As the files say it.
         tokens: usize,
@@ -87,8 +92,9 @@ pub struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Tries a model: two rows of different length alone and together, its tokenizer's largest id, and a full window. `forward` runs it;
-    /// `distance` is of two answers for one row, or `None` if an answer is none. Gives what could not be tried.
+    /// Tries a model: two rows of different length alone and together, its tokenizer's largest id,
+    /// and a full window. `forward` runs it; `distance` is of two answers for one row, or `None` if
+    /// an answer is none. Gives what could not be tried.
     ///
     /// # Errors
     /// [`TrialError`]: what it does not do.
@@ -100,15 +106,18 @@ impl Trial<'_> {
         let row = self.row;
         let failed = |doing: String| move |source: E| TrialError::Run { doing, source };
         let alone = forward(&[self.short]).map_err(failed(format!("a {row} alone")))?;
-        let both = forward(&[self.short, self.long]).map_err(failed(format!("two {row}s of different length")))?;
-        let apart = alone.first().zip(both.first()).and_then(|(alone, beside)| distance(alone, beside));
+        let both = forward(&[self.short, self.long])
+            .map_err(failed(format!("two {row}s of different length")))?;
+        let apart =
+            alone.first().zip(both.first()).and_then(|(alone, beside)| distance(alone, beside));
         let Some(distance) = apart else { return Err(TrialError::NoNumbers { row }) };
         let most = self.apart_max;
         if distance.is_nan() || distance > most {
             return Err(TrialError::Padding { row, distance, most });
         }
         let largest = self.largest_id;
-        forward(&[TokenRow::of(&[largest])]).map_err(|source| TrialError::Vocabulary { largest, source })?;
+        forward(&[TokenRow::of(&[largest])])
+            .map_err(|source| TrialError::Vocabulary { largest, source })?;
         self.try_window(forward)
     }
 
@@ -117,9 +126,16 @@ impl Trial<'_> {
         forward: impl Fn(&[TokenRow<'_>]) -> Result<Vec<A>, E>,
     ) -> Result<Vec<String>, TrialError<E>> {
         let tokens = self.window.tokens;
-        let bytes = tokens.saturating_mul(tokens).saturating_mul(self.heads).saturating_mul(size_of::<f32>());
+        let bytes = tokens
+            .saturating_mul(tokens)
+            .saturating_mul(self.heads)
+            .saturating_mul(size_of::<f32>());
         if bytes > WINDOW_BYTES_MAX {
-            return Ok(vec![format!("a {} of all {tokens} tokens was not tried: its attention takes {} MiB", self.row, bytes >> 20)]);
+            return Ok(vec![format!(
+                "a {} of all {tokens} tokens was not tried: its attention takes {} MiB",
+                self.row,
+                bytes >> 20
+            )]);
         }
         let sample = self.long.ids;
         let try_with = |tokens: usize| {
@@ -137,11 +153,17 @@ impl Trial<'_> {
                 most = middle;
             }
         }
-        Err(TrialError::Window { tokens, source_said: self.window.source.clone(), bears: least, source })
+        Err(TrialError::Window {
+            tokens,
+            source_said: self.window.source.clone(),
+            bears: least,
+            source,
+        })
     }
 }
 
-/// Of three bounds the one for what a graph computes in: 32 bits, or 16, of which ten (`fp16`) or seven (`bf16`) are the number's digits.
+/// Of three bounds the one for what a graph computes in: 32 bits, or 16, of which ten (`fp16`) or
+/// seven (`bf16`) are the number's digits.
 #[must_use]
 pub fn apart_max(precision: Precision, full: f64, fp16: f64, bf16: f64) -> f64 {
     match precision {
@@ -181,21 +203,35 @@ mod tests {
     #[test]
     fn a_model_that_keeps_its_promises_is_taken_and_what_was_not_tried_is_said() {
         let window = window(100);
-        assert!(trial(&window).run(|rows| sums(rows, 100, 10), apart).is_ok_and(|untried| untried.is_empty()));
+        assert!(
+            trial(&window)
+                .run(|rows| sums(rows, 100, 10), apart)
+                .is_ok_and(|untried| untried.is_empty())
+        );
         let wide = self::window(8192);
         let untried = trial(&wide).run(|rows| sums(rows, 100, 10), apart).expect("it will do");
-        assert!(untried.len() == 1 && untried[0].contains("a text of all 8192 tokens was not tried"), "{untried:?}");
+        assert!(
+            untried.len() == 1 && untried[0].contains("a text of all 8192 tokens was not tried"),
+            "{untried:?}"
+        );
     }
 
     #[test]
     fn what_a_model_does_not_keep_is_named() {
         let window = window(100);
         let trial = trial(&window);
-        let run = |forward: &dyn Fn(&[TokenRow<'_>]) -> io::Result<Vec<f64>>| trial.run(forward, apart).expect_err("it will not do");
+        let run = |forward: &dyn Fn(&[TokenRow<'_>]) -> io::Result<Vec<f64>>| {
+            trial.run(forward, apart).expect_err("it will not do")
+        };
         assert!(matches!(run(&|rows| sums(rows, 1, 10)), TrialError::Run { .. }));
         assert!(matches!(run(&|_| Ok(vec![f64::NAN])), TrialError::NoNumbers { row: "text" }));
-        assert!(matches!(run(&|rows| Ok(vec![rows.len() as f64])), TrialError::Padding { distance, .. } if distance > 0.9));
-        assert!(matches!(run(&|rows| sums(rows, 100, 9)), TrialError::Vocabulary { largest: 9, .. }));
+        assert!(
+            matches!(run(&|rows| Ok(vec![rows.len() as f64])), TrialError::Padding { distance, .. } if distance > 0.9)
+        );
+        assert!(matches!(
+            run(&|rows| sums(rows, 100, 9)),
+            TrialError::Vocabulary { largest: 9, .. }
+        ));
         let refused = run(&|rows| sums(rows, 77, 10));
         assert!(matches!(refused, TrialError::Window { bears: 77, tokens: 100, .. }), "{refused}");
         assert!(refused.to_string().contains("`max_tokens` = 77"), "{refused}");

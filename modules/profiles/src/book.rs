@@ -1,7 +1,8 @@
 //! The profiles that are known: files in `profiles/`, and those that were defined by call.
 //!
-//! Invariants: what is given has been checked; a file that holds no profile takes nothing from the others, and is named; an id is of one
-//! profile, and of two files of the same name the first folder's counts.
+//! Invariants: what is given has been checked; a file that holds no profile takes nothing from the
+//! others, and is named; an id is of one profile, and of two files of the same name the first
+//! folder's counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,7 +24,8 @@ const NAMES_MAX: usize = 4096;
 const FILES_MAX: usize = 256;
 /// A profile is written by hand.
 const FILE_BYTES_MAX: u64 = 256 * 1024;
-/// Longest that a module may rest and stay loaded by a number of seconds: a month; without one it stays for ever.
+/// Longest that a module may rest and stay loaded by a number of seconds: a month; without one it
+/// stays for ever.
 const IDLE_S_MAX: u64 = 31 * 24 * 3600;
 /// What indexes may be kept by.
 const BACKENDS: [&str; 4] = ["auto", "flat", "flat-hnsw", "lance"];
@@ -109,11 +111,15 @@ impl CheckedProfile {
     pub fn new(profile: Profile, origin: Option<PathBuf>) -> Result<Self, ProfileError> {
         let id = profile.id.clone();
         let name = |field, source| ProfileError::Name { id: id.clone(), field, source };
-        let wrong = |field, expected: String| ProfileError::Field { id: id.clone(), field, expected };
+        let wrong =
+            |field, expected: String| ProfileError::Field { id: id.clone(), field, expected };
         profile.id.parse::<ProfileName>().map_err(|source| name("id", source))?;
         let listed = profile.modules.as_deref().unwrap_or_default();
         if listed.len() > MODULES_MAX {
-            return Err(wrong("modules", format!("{} labels, expected at most {MODULES_MAX}", listed.len())));
+            return Err(wrong(
+                "modules",
+                format!("{} labels, expected at most {MODULES_MAX}", listed.len()),
+            ));
         }
         let mut modules: Vec<String> = Vec::new();
         for label in listed {
@@ -125,21 +131,37 @@ impl CheckedProfile {
         for (field, names) in [("indexes", &profile.indexes), ("datasets", &profile.datasets)] {
             let names = names.as_deref().unwrap_or_default();
             if names.len() > NAMES_MAX {
-                return Err(wrong(field, format!("{} names, expected at most {NAMES_MAX}", names.len())));
+                return Err(wrong(
+                    field,
+                    format!("{} names, expected at most {NAMES_MAX}", names.len()),
+                ));
             }
             for one in names {
-                let outcome = if field == "indexes" { one.parse::<IndexName>().map(drop) } else { one.parse::<DatasetName>().map(drop) };
+                let outcome = if field == "indexes" {
+                    one.parse::<IndexName>().map(drop)
+                } else {
+                    one.parse::<DatasetName>().map(drop)
+                };
                 outcome.map_err(|source| name(field, source))?;
             }
         }
         if let Some(bucket) = &profile.bucket {
             bucket.parse::<BucketName>().map_err(|source| name("bucket", source))?;
         }
-        if let Some(backend) = profile.backend.as_ref().filter(|backend| !BACKENDS.contains(&backend.as_str())) {
-            return Err(wrong("backend", format!("`{}`, expected one of {}", backend.escape_debug(), BACKENDS.join(", "))));
+        if let Some(backend) =
+            profile.backend.as_ref().filter(|backend| !BACKENDS.contains(&backend.as_str()))
+        {
+            return Err(wrong(
+                "backend",
+                format!("`{}`, expected one of {}", backend.escape_debug(), BACKENDS.join(", ")),
+            ));
         }
-        if let Some(seconds) = profile.idle_s.filter(|seconds| !(1..=IDLE_S_MAX).contains(seconds)) {
-            return Err(wrong("idle_s", format!("{seconds}, expected 1 to {IDLE_S_MAX} seconds, or nothing for never")));
+        if let Some(seconds) = profile.idle_s.filter(|seconds| !(1..=IDLE_S_MAX).contains(seconds))
+        {
+            return Err(wrong(
+                "idle_s",
+                format!("{seconds}, expected 1 to {IDLE_S_MAX} seconds, or nothing for never"),
+            ));
         }
         let pinned = match &profile.pinned {
             None | Some(serde_json::Value::Bool(false)) => BTreeSet::new(),
@@ -147,13 +169,18 @@ impl CheckedProfile {
             Some(serde_json::Value::Array(labels)) => {
                 let mut pinned = BTreeSet::new();
                 for label in labels {
-                    let known = label.as_str().filter(|label| modules.iter().any(|module| module == label));
-                    let known = known.ok_or_else(|| wrong("pinned", format!("{label}, expected labels out of `modules`")))?;
+                    let known =
+                        label.as_str().filter(|label| modules.iter().any(|module| module == label));
+                    let known = known.ok_or_else(|| {
+                        wrong("pinned", format!("{label}, expected labels out of `modules`"))
+                    })?;
                     pinned.insert(known.to_owned());
                 }
                 pinned
             }
-            Some(other) => return Err(wrong("pinned", format!("{other}, expected true or a list of labels"))),
+            Some(other) => {
+                return Err(wrong("pinned", format!("{other}, expected true or a list of labels")));
+            }
         };
         let idle = profile.idle_s.map(|seconds| seconds * 1000);
         Ok(Self { profile, modules, pinned, idle, origin })
@@ -212,7 +239,11 @@ impl Book {
 /// The files that may hold profiles; none where there is no folder.
 fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
-        Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => return Ok(Vec::new()),
+        Err(error)
+            if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) =>
+        {
+            return Ok(Vec::new());
+        }
         entries => entries?,
     };
     let mut files = Vec::new();
@@ -234,7 +265,9 @@ fn read_file(path: &Path) -> Result<CheckedProfile, ProfileError> {
     if !fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(unreadable(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
     }
-    fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)).map_err(unreadable)?;
+    fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
+        .map_err(unreadable)?;
     if text.len() as u64 > FILE_BYTES_MAX {
         return Err(ProfileError::TooLarge { path: path.to_owned() });
     }
@@ -275,12 +308,19 @@ idle_s = 300
     #[test]
     fn a_profile_is_read_and_called_as_its_file() {
         let profile = parsed(RECRUITER).expect("a profile");
-        assert_eq!((profile.profile.id.as_str(), profile.idle), ("staffing-recruiter", Some(300_000)));
+        assert_eq!(
+            (profile.profile.id.as_str(), profile.idle),
+            ("staffing-recruiter", Some(300_000))
+        );
         assert_eq!(profile.modules, ["embed-minilm", "score-phi"], "each once");
         assert_eq!(profile.pinned, BTreeSet::from(["embed-minilm".to_owned()]));
         let all = parsed("modules = [\"a\", \"b\"]\npinned = true").expect("a profile");
         assert_eq!(all.pinned.len(), 2);
-        assert_eq!((all.profile.indexes, all.idle), (None, None), "everything can be named, nothing is unloaded for resting");
+        assert_eq!(
+            (all.profile.indexes, all.idle),
+            (None, None),
+            "everything can be named, nothing is unloaded for resting"
+        );
     }
 
     #[test]
@@ -305,20 +345,36 @@ idle_s = 300
 
     #[test]
     fn the_first_folder_counts_and_a_bad_file_takes_nothing_from_the_others() {
-        let (mine, theirs) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
-        let write = |folder: &Path, name: &str, text: &str| fs::write(folder.join(name), text).expect("written");
+        let (mine, theirs) =
+            (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+        let write = |folder: &Path, name: &str, text: &str| {
+            fs::write(folder.join(name), text).expect("written")
+        };
         write(mine.path(), "a.toml", "modules = [\"mine\"]");
         write(theirs.path(), "a.toml", "modules = [\"theirs\"]");
         write(theirs.path(), "b.toml", "modules = [\"b\"]");
         write(theirs.path(), "broken.toml", "modules = 3");
         write(theirs.path(), "notes.txt", "no profile");
-        let defined = |id: &str| Profile { id: id.to_owned(), modules: Some(vec!["called".to_owned()]), ..Profile::default() };
+        let defined = |id: &str| Profile {
+            id: id.to_owned(),
+            modules: Some(vec!["called".to_owned()]),
+            ..Profile::default()
+        };
         let defined = BTreeMap::from(["b", "c"].map(|id| (id.to_owned(), defined(id))));
-        let folders = [mine.path().to_owned(), theirs.path().to_owned(), mine.path().join("not there")];
+        let folders =
+            [mine.path().to_owned(), theirs.path().to_owned(), mine.path().join("not there")];
         let book = Book::read(&folders, &defined);
-        let modules: Vec<_> = book.profiles.iter().map(|(id, profile)| (id.as_str(), profile.modules[0].as_str())).collect();
+        let modules: Vec<_> = book
+            .profiles
+            .iter()
+            .map(|(id, profile)| (id.as_str(), profile.modules[0].as_str()))
+            .collect();
         assert_eq!(modules, [("a", "mine"), ("b", "b"), ("c", "called")]);
-        assert!(book.faults.len() == 1 && book.faults[0].contains("broken.toml"), "{:?}", book.faults);
+        assert!(
+            book.faults.len() == 1 && book.faults[0].contains("broken.toml"),
+            "{:?}",
+            book.faults
+        );
         assert_eq!(book.managed().len(), 3);
     }
 }

@@ -1,11 +1,13 @@
-//! The memory gate: what is kept for whom in each memory, and who gives way where there is not enough.
+//! The memory gate: what is kept for whom in each memory, and who gives way where there is not
+//! enough.
 //!
-//! A pure ledger: no clock, no process, no driver. Whoever starts a module reserves here first, tells what was measured, and releases once
-//! the module has ended.
+//! A pure ledger: no clock, no process, no driver. Whoever starts a module reserves here first,
+//! tells what was measured, and releases once the module has ended.
 //!
-//! Invariants: the reservations and what is in quarantine never exceed a memory's capacity; what was reserved is released once; nobody who
-//! is pinned, at work or new gives way, but for the profile that is being left; where nobody needs to give way nobody does, and where that
-//! would not be enough nobody does either.
+//! Invariants: the reservations and what is in quarantine never exceed a memory's capacity; what
+//! was reserved is released once; nobody who is pinned, at work or new gives way, but for the
+//! profile that is being left; where nobody needs to give way nobody does, and where that would not
+//! be enough nobody does either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,11 +17,13 @@ use thiserror::Error;
 /// Milliseconds of whatever clock the caller has, which does not go back.
 pub type Millis = u64;
 
-/// Kept beside what a module is known to take: allocators round up, and a batch may be longer than those before it.
+/// Kept beside what a module is known to take: allocators round up, and a batch may be longer than
+/// those before it.
 const MARGIN_SHARE: u64 = 10;
 /// And at least this much, which is what a small process's threads and buffers come to.
 const MARGIN_MIB_MIN: u64 = 32;
-/// What is reserved for a module of which nothing is known: more than most embedding models take, and a reason to declare it.
+/// What is reserved for a module of which nothing is known: more than most embedding models take,
+/// and a reason to declare it.
 pub const UNDECLARED_MIB: u64 = 1024;
 
 /// What a module needs: the peak of its earlier runs, else what its Card declares, and a margin.
@@ -164,13 +168,19 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` needs {} MiB of {}, and {} MiB are free", self.module, self.needed_mib, self.slot, self.free_mib)?;
+        write!(
+            f,
+            "`{}` needs {} MiB of {}, and {} MiB are free",
+            self.module, self.needed_mib, self.slot, self.free_mib
+        )?;
         for holder in &self.holders {
             let reason = holder.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
             write!(f, "; `{}` holds {} MiB{reason}", holder.module, holder.mib)?;
         }
         match self.unowned_mib {
-            Some(mib) if mib > 0 => write!(f, "; {mib} MiB are in use by processes that are not of this mesh"),
+            Some(mib) if mib > 0 => {
+                write!(f, "; {mib} MiB are in use by processes that are not of this mesh")
+            }
             _ => Ok(()),
         }
     }
@@ -229,7 +239,8 @@ impl Slot {
         held + self.quarantined.values().map(|lost| lost.mib).sum::<u64>()
     }
 
-    /// What can be reserved now: no more than the ledger has left, and no more than is free once every holder has taken what was promised.
+    /// What can be reserved now: no more than the ledger has left, and no more than is free once
+    /// every holder has taken what was promised.
     #[must_use]
     pub fn available_mib(&self) -> u64 {
         let by_ledger = self.capacity_mib.saturating_sub(self.reserved_mib());
@@ -241,15 +252,22 @@ impl Slot {
     #[must_use]
     pub fn unowned_mib(&self) -> Option<u64> {
         let used = self.capacity_mib.saturating_sub(self.free_mib?);
-        let measured: Option<u64> = self.holdings.values().map(|holding| holding.measured_mib).sum();
+        let measured: Option<u64> =
+            self.holdings.values().map(|holding| holding.measured_mib).sum();
         Some(used.saturating_sub(measured?))
     }
 
     /// As if this holder had ended and given everything back.
     fn without(&mut self, module: &str) {
         let Some(holding) = self.holdings.remove(module) else { return };
-        let measured = holding.measured_mib.unwrap_or(if holding.stage == Stage::Loading { 0 } else { holding.mib });
-        self.free_mib = self.free_mib.map(|free| free.saturating_add(measured).min(self.capacity_mib.max(free)));
+        let measured = holding.measured_mib.unwrap_or(if holding.stage == Stage::Loading {
+            0
+        } else {
+            holding.mib
+        });
+        self.free_mib = self
+            .free_mib
+            .map(|free| free.saturating_add(measured).min(self.capacity_mib.max(free)));
     }
 
     /// Why a holder does not give way, if it does not.
@@ -267,15 +285,25 @@ impl Slot {
             Stage::Loading => Some("loading"),
             Stage::Unloading => Some("ending"),
             Stage::Loaded if holding.busy => Some("at work"),
-            Stage::Loaded if way.now.saturating_sub(holding.since) < way.residency => Some("loaded a moment ago"),
+            Stage::Loaded if way.now.saturating_sub(holding.since) < way.residency => {
+                Some("loaded a moment ago")
+            }
             Stage::Loaded => None,
         }
     }
 
-    /// Who has to end so that so much can be reserved: as few as will do, the one that was not used for the longest time first.
-    fn victims(&self, module: &str, slot: &SlotId, mib: u64, way: &Way<'_>) -> Result<Vec<String>, Refusal> {
+    /// Who has to end so that so much can be reserved: as few as will do, the one that was not used
+    /// for the longest time first.
+    fn victims(
+        &self,
+        module: &str,
+        slot: &SlotId,
+        mib: u64,
+        way: &Way<'_>,
+    ) -> Result<Vec<String>, Refusal> {
         let mut left = self.clone();
-        let mut order: Vec<(&String, &Holding)> = self.holdings.iter().filter(|(name, _)| self.objection(name, way).is_none()).collect();
+        let mut order: Vec<(&String, &Holding)> =
+            self.holdings.iter().filter(|(name, _)| self.objection(name, way).is_none()).collect();
         order.sort_by_key(|(name, holding)| (!way.outgoing.contains(*name), holding.used, *name));
         let mut victims = Vec::new();
         for (name, _) in order {
@@ -288,10 +316,15 @@ impl Slot {
         if left.available_mib() < mib {
             return Err(self.refusal(module, slot, mib, way));
         }
-        // One that was taken early may not have been needed beside a larger one that was taken late.
+        // One that was taken early may not have been needed beside a larger one that was taken
+        // late.
         for at in (0..victims.len()).rev() {
             let mut fewer = self.clone();
-            victims.iter().enumerate().filter(|(other, _)| *other != at).for_each(|(_, name)| fewer.without(name));
+            victims
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != at)
+                .for_each(|(_, name)| fewer.without(name));
             if fewer.available_mib() >= mib {
                 victims.remove(at);
             }
@@ -335,7 +368,8 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// One without memories. A module that was loaded less than `residency` ago is not unloaded for another.
+    /// One without memories. A module that was loaded less than `residency` ago is not unloaded for
+    /// another.
     #[must_use]
     pub fn new(residency: Millis) -> Self {
         Self { slots: BTreeMap::new(), residency }
@@ -357,8 +391,9 @@ impl Gate {
         self.slots.values_mut().find_map(|slot| slot.holdings.get_mut(module))
     }
 
-    /// Takes what was measured of a memory, and of each holder in it by its label. A measurement that makes no sense is not believed, and
-    /// noted. Whoever takes more than was reserved has it reserved, as far as there is anything left.
+    /// Takes what was measured of a memory, and of each holder in it by its label. A measurement
+    /// that makes no sense is not believed, and noted. Whoever takes more than was reserved has it
+    /// reserved, as far as there is anything left.
     pub fn observe(&mut self, id: &SlotId, seen: Measurement, holders: &BTreeMap<String, u64>) {
         let slot = self.slots.entry(id.clone()).or_default();
         slot.notes.clear();
@@ -370,8 +405,13 @@ impl Gate {
             slot.notes.push(format!("{told} MiB in all were measured while {reserved} MiB are reserved: {kept} MiB are gone by"));
         }
         slot.free_mib = seen.free_mib;
-        if let Some(free) = seen.free_mib.filter(|free| *id != SlotId::Cpu && *free > slot.capacity_mib) {
-            slot.notes.push(format!("{free} MiB of {} MiB were measured as free: that is not believed", slot.capacity_mib));
+        if let Some(free) =
+            seen.free_mib.filter(|free| *id != SlotId::Cpu && *free > slot.capacity_mib)
+        {
+            slot.notes.push(format!(
+                "{free} MiB of {} MiB were measured as free: that is not believed",
+                slot.capacity_mib
+            ));
             slot.free_mib = Some(slot.capacity_mib);
         }
         for (module, holding) in &mut slot.holdings {
@@ -380,12 +420,20 @@ impl Gate {
         let over: Vec<(String, u64)> = slot
             .holdings
             .iter()
-            .filter_map(|(module, holding)| Some((module.clone(), holding.measured_mib.filter(|measured| *measured > holding.mib)?)))
+            .filter_map(|(module, holding)| {
+                Some((
+                    module.clone(),
+                    holding.measured_mib.filter(|measured| *measured > holding.mib)?,
+                ))
+            })
             .collect();
         for (module, measured) in over {
             let left = slot.capacity_mib.saturating_sub(slot.reserved_mib());
             let Some(holding) = slot.holdings.get_mut(&module) else { continue };
-            slot.notes.push(format!("`{module}` takes {measured} MiB, and {} MiB were reserved for it", holding.mib));
+            slot.notes.push(format!(
+                "`{module}` takes {measured} MiB, and {} MiB were reserved for it",
+                holding.mib
+            ));
             holding.mib = holding.mib.saturating_add(left).min(measured);
         }
     }
@@ -417,8 +465,8 @@ impl Gate {
         Ok(())
     }
 
-    /// Writes down a module that runs already, started by somebody else: for it what is left is kept, be it less than it needs, and more
-    /// once there is more.
+    /// Writes down a module that runs already, started by somebody else: for it what is left is
+    /// kept, be it less than it needs, and more once there is more.
     pub fn adopt(&mut self, request: &Request, now: Millis) {
         let held = self.holding(&request.module).map(|(slot, _)| slot.clone());
         let slot = self.slots.entry(held.unwrap_or_else(|| request.slot.clone())).or_default();
@@ -428,18 +476,32 @@ impl Gate {
             return;
         }
         let mib = request.mib.min(left);
-        let holding =
-            Holding { mib, measured_mib: None, pinned: request.pinned, stage: Stage::Loading, since: now, used: now, busy: false };
+        let holding = Holding {
+            mib,
+            measured_mib: None,
+            pinned: request.pinned,
+            stage: Stage::Loading,
+            since: now,
+            used: now,
+            busy: false,
+        };
         slot.holdings.insert(request.module.clone(), holding);
     }
 
-    /// What has to be done so that all of these are loaded. `outgoing` are modules of the profile that is being left: they end in any case,
-    /// before the others are loaded only where there is no room otherwise.
+    /// What has to be done so that all of these are loaded. `outgoing` are modules of the profile
+    /// that is being left: they end in any case, before the others are loaded only where there is
+    /// no room otherwise.
     ///
     /// # Errors
     /// [`Refusal`] of the first for which there would be no room. Nothing was changed.
-    pub fn plan(&self, requests: &[Request], outgoing: &BTreeSet<String>, now: Millis) -> Result<Plan, Refusal> {
-        let keep: BTreeSet<String> = requests.iter().map(|request| request.module.clone()).collect();
+    pub fn plan(
+        &self,
+        requests: &[Request],
+        outgoing: &BTreeSet<String>,
+        now: Millis,
+    ) -> Result<Plan, Refusal> {
+        let keep: BTreeSet<String> =
+            requests.iter().map(|request| request.module.clone()).collect();
         let outgoing: BTreeSet<String> = outgoing.difference(&keep).cloned().collect();
         let mut after = self.clone();
         let mut plan = Plan::default();
@@ -461,14 +523,18 @@ impl Gate {
             after.reserve(request, now)?;
             plan.load.push(request.clone());
         }
-        let ends_later = |module: &&String| after.holding(module).is_some_and(|(_, holding)| holding.stage != Stage::Unloading);
+        let ends_later = |module: &&String| {
+            after.holding(module).is_some_and(|(_, holding)| holding.stage != Stage::Unloading)
+        };
         plan.unload_after = outgoing.iter().filter(ends_later).cloned().collect();
         Ok(plan)
     }
 
     /// A module that was loading serves now.
     pub fn loaded(&mut self, module: &str, now: Millis) {
-        if let Some(holding) = self.holding_mut(module).filter(|holding| holding.stage == Stage::Loading) {
+        if let Some(holding) =
+            self.holding_mut(module).filter(|holding| holding.stage == Stage::Loading)
+        {
             holding.stage = Stage::Loaded;
             holding.used = now;
         }
@@ -489,16 +555,22 @@ impl Gate {
         }
     }
 
-    /// A module has ended, by itself or as asked: what was kept for it is free, but for what its process still holds there. Until the next
-    /// measurement its memory counts as given back.
+    /// A module has ended, by itself or as asked: what was kept for it is free, but for what its
+    /// process still holds there. Until the next measurement its memory counts as given back.
     pub fn ended(&mut self, module: &str, left: Option<QuarantinedMemory>) {
-        let Some(slot) = self.slots.values_mut().find(|slot| slot.holdings.contains_key(module)) else { return };
+        let Some(slot) = self.slots.values_mut().find(|slot| slot.holdings.contains_key(module))
+        else {
+            return;
+        };
         slot.without(module);
         let Some(left) = left else { return };
         slot.free_mib = slot.free_mib.map(|free| free.saturating_sub(left.mib));
         // Never more than there is: that is all that can be kept from others.
         let before = slot.quarantined.remove(module).map_or(0, |lost| lost.mib);
-        let mib = left.mib.saturating_add(before).min(slot.capacity_mib.saturating_sub(slot.reserved_mib()));
+        let mib = left
+            .mib
+            .saturating_add(before)
+            .min(slot.capacity_mib.saturating_sub(slot.reserved_mib()));
         slot.quarantined.insert(module.to_owned(), QuarantinedMemory { mib, ..left });
     }
 
@@ -524,7 +596,8 @@ impl Gate {
         }
     }
 
-    /// Modules that were not at work for as long as their profile lets them stay, the longest idle first.
+    /// Modules that were not at work for as long as their profile lets them stay, the longest idle
+    /// first.
     #[must_use]
     pub fn idle(&self, limits: &BTreeMap<String, Millis>, now: Millis) -> Vec<String> {
         let mut idle: Vec<(Millis, &String)> = Vec::new();

@@ -1,7 +1,9 @@
-//! Graphics processors by NVML: one handle, on a thread of its own, and an answer in two seconds whatever the driver does.
+//! Graphics processors by NVML: one handle, on a thread of its own, and an answer in two seconds
+//! whatever the driver does.
 //!
-//! NVML's library is loaded at run time: where there is none there is no GPU, which is an answer and no error. Invariants: at most one
-//! question is with the driver and one waits; who asks while it hangs is told so at once; nothing that a driver says is added up unchecked.
+//! NVML's library is loaded at run time: where there is none there is no GPU, which is an answer
+//! and no error. Invariants: at most one question is with the driver and one waits; who asks while
+//! it hangs is told so at once; nothing that a driver says is added up unchecked.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -16,7 +18,8 @@ use nvml_wrapper::error::NvmlError;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-/// How long an answer may take: NVML's come in milliseconds, the first in a second where a driver has to be woken up.
+/// How long an answer may take: NVML's come in milliseconds, the first in a second where a driver
+/// has to be woken up.
 pub const PATIENCE: Duration = Duration::from_secs(2);
 /// How often is looked whether another's question has been taken: NVML answers in milliseconds.
 const TURN_EVERY: Duration = Duration::from_millis(5);
@@ -83,7 +86,10 @@ pub struct NvmlSource {
 
 impl fmt::Debug for NvmlSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NvmlSource").field("library", &self.library).field("is_open", &self.handle.is_some()).finish()
+        f.debug_struct("NvmlSource")
+            .field("library", &self.library)
+            .field("is_open", &self.handle.is_some())
+            .finish()
     }
 }
 
@@ -107,7 +113,9 @@ impl GpuSource for NvmlSource {
         let nvml = match self.handle.take() {
             Some(nvml) => nvml,
             None => self.open().map_err(|error| match error {
-                NvmlError::LibloadingError(_) | NvmlError::LibraryNotFound | NvmlError::DriverNotLoaded => GpuError::NoLibrary(error),
+                NvmlError::LibloadingError(_)
+                | NvmlError::LibraryNotFound
+                | NvmlError::DriverNotLoaded => GpuError::NoLibrary(error),
                 other => GpuError::Failed(other),
             })?,
         };
@@ -204,8 +212,12 @@ impl GpuWatch {
             question = match self.questions.try_send(question) {
                 Ok(()) => break,
                 // Another waits already, which says nothing of the driver.
-                Err(TrySendError::Full(question)) if tokio::time::Instant::now() < until => question,
-                Err(TrySendError::Full(_)) => return Err(GpuError::Hanging { seconds: self.patience.as_secs() }),
+                Err(TrySendError::Full(question)) if tokio::time::Instant::now() < until => {
+                    question
+                }
+                Err(TrySendError::Full(_)) => {
+                    return Err(GpuError::Hanging { seconds: self.patience.as_secs() });
+                }
                 Err(TrySendError::Disconnected(_)) => return Err(GpuError::Ended),
             };
             tokio::time::sleep(TURN_EVERY).await;
@@ -218,8 +230,9 @@ impl GpuWatch {
     }
 }
 
-/// The UUID of the graphics processor that a program means by CUDA's number: that in its `CUDA_VISIBLE_DEVICES`, if it has one, else
-/// NVML's, for both are in the order of the bus where there is one kind only. None if it means none of these.
+/// The UUID of the graphics processor that a program means by CUDA's number: that in its
+/// `CUDA_VISIBLE_DEVICES`, if it has one, else NVML's, for both are in the order of the bus where
+/// there is one kind only. None if it means none of these.
 #[must_use]
 pub fn uuid_of(number: u32, visible: Option<&str>, gpus: &[GpuReading]) -> Option<String> {
     let at = usize::try_from(number).ok()?;
@@ -254,7 +267,8 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_library_there_is_no_gpu_and_that_is_said() {
-        let watch = GpuWatch::start(NvmlSource::new(Some("/no/such/library.so".into()))).expect("a thread");
+        let watch =
+            GpuWatch::start(NvmlSource::new(Some("/no/such/library.so".into()))).expect("a thread");
         for _ in 0..3 {
             let why = watch.read().await.expect_err("no library");
             assert!(matches!(why, GpuError::NoLibrary(_)), "{why}");
@@ -274,7 +288,11 @@ mod tests {
         for _ in 0..100 {
             assert!(matches!(watch.read().await, Err(GpuError::Hanging { .. })));
         }
-        assert!(again.elapsed() < 20 * patience, "a hundred questions wait for nobody: {:?}", again.elapsed());
+        assert!(
+            again.elapsed() < 20 * patience,
+            "a hundred questions wait for nobody: {:?}",
+            again.elapsed()
+        );
         // It answers after all, and is asked again.
         for _ in 0..3 {
             say.send(Ok(vec![gpu(0)])).expect("the thread is there");
@@ -314,16 +332,28 @@ mod tests {
         say.send(Ok(vec![gpu(0), gpu(1)])).expect("sent");
         assert_eq!(watch.read().await.expect("told").len(), 2);
         say.send(Err(GpuError::Failed(NvmlError::GpuLost))).expect("sent");
-        assert!(brahman_card::chain(&watch.read().await.expect_err("lost")).contains("NVML does not answer as it should"));
+        assert!(
+            brahman_card::chain(&watch.read().await.expect_err("lost"))
+                .contains("NVML does not answer as it should")
+        );
     }
 
     #[test]
     fn a_gpu_is_found_by_what_the_program_sees_and_not_by_its_number() {
         let gpus = [gpu(0), gpu(1), gpu(2)];
         let of = |number, visible| uuid_of(number, visible, &gpus);
-        assert_eq!((of(1, None), of(1, Some(" "))), (Some("GPU-11".to_owned()), Some("GPU-11".to_owned())));
-        assert_eq!((of(0, Some("2,0")), of(1, Some("2, 0"))), (Some("GPU-22".to_owned()), Some("GPU-00".to_owned())));
+        assert_eq!(
+            (of(1, None), of(1, Some(" "))),
+            (Some("GPU-11".to_owned()), Some("GPU-11".to_owned()))
+        );
+        assert_eq!(
+            (of(0, Some("2,0")), of(1, Some("2, 0"))),
+            (Some("GPU-22".to_owned()), Some("GPU-00".to_owned()))
+        );
         assert_eq!(of(0, Some("GPU-1")), Some("GPU-11".to_owned()));
-        assert_eq!((of(1, Some("0")), of(7, None), of(0, Some("GPU-9")), of(0, Some("-1"))), (None, None, None, None));
+        assert_eq!(
+            (of(1, Some("0")), of(7, None), of(0, Some("GPU-9")), of(0, Some("-1"))),
+            (None, None, None, None)
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The main memory, and what a process takes of it and of the processors' time, as the kernel tells.
+//! The main memory, and what a process takes of it and of the processors' time, as the kernel
+//! tells.
 //!
 //! Invariant: a figure that cannot be read is none, never 0.
 
@@ -22,12 +23,15 @@ fn field_mib(text: &str, name: &str) -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? / 1024)
 }
 
-/// The main memory, of which no more than `budget` is shared out, nor more than this process's control group may have.
+/// The main memory, of which no more than `budget` is shared out, nor more than this process's
+/// control group may have.
 #[must_use]
 pub fn main_memory(budget_mib: Option<u64>) -> Option<Measurement> {
     let told = text("/proc/meminfo")?;
     let (total, free) = (field_mib(&told, "MemTotal")?, field_mib(&told, "MemAvailable"));
-    let group = text("/sys/fs/cgroup/memory.max").and_then(|limit| limit.trim().parse::<u64>().ok()).map(|bytes| bytes >> 20);
+    let group = text("/sys/fs/cgroup/memory.max")
+        .and_then(|limit| limit.trim().parse::<u64>().ok())
+        .map(|bytes| bytes >> 20);
     let capacity_mib = [Some(total), group, budget_mib].into_iter().flatten().min()?;
     Some(Measurement { capacity_mib, free_mib: free })
 }
@@ -38,7 +42,8 @@ pub fn resident_mib(pid: u32) -> Option<u64> {
     field_mib(&text(&format!("/proc/{pid}/status"))?, "VmRSS")
 }
 
-/// The processors' time that a process has had so far, in nanoseconds, over the threads that it has now.
+/// The processors' time that a process has had so far, in nanoseconds, over the threads that it has
+/// now.
 #[must_use]
 pub fn processor_ns(pid: u32) -> Option<u64> {
     let threads = fs::read_dir(Path::new("/proc").join(pid.to_string()).join("task")).ok()?;
@@ -55,9 +60,16 @@ mod tests {
 
     #[test]
     fn the_kernels_lines_are_read_and_others_are_none() {
-        let told = "MemTotal:       16303428 kB\nMemFree:          102400 kB\nHugePages_Total:       0\n";
-        assert_eq!((field_mib(told, "MemTotal"), field_mib(told, "MemFree")), (Some(15921), Some(100)));
-        assert_eq!((field_mib(told, "Mem"), field_mib(told, "HugePages_Total"), field_mib(told, "VmRSS")), (None, None, None));
+        let told =
+            "MemTotal:       16303428 kB\nMemFree:          102400 kB\nHugePages_Total:       0\n";
+        assert_eq!(
+            (field_mib(told, "MemTotal"), field_mib(told, "MemFree")),
+            (Some(15921), Some(100))
+        );
+        assert_eq!(
+            (field_mib(told, "Mem"), field_mib(told, "HugePages_Total"), field_mib(told, "VmRSS")),
+            (None, None, None)
+        );
     }
 
     #[test]

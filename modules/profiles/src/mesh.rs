@@ -1,7 +1,8 @@
-//! init's table and its commands: starting modules and waiting until they serve, stopping them and waiting until they have ended.
+//! init's table and its commands: starting modules and waiting until they serve, stopping them and
+//! waiting until they have ended.
 //!
-//! Invariants: whether a command has had its effect is told by a table that was asked for after it; every wait ends with the state, with
-//! why it will not come, or with its time.
+//! Invariants: whether a command has had its effect is told by a table that was asked for after it;
+//! every wait ends with the state, with why it will not come, or with its time.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,8 @@ use brahman_sidecar::client::encode_method;
 use brahman_sidecar::{CallOptions, ClientError, Connection, place};
 use thiserror::Error;
 
-/// Longest wait beyond the time that a Card gives its module: SIGTERM's grace, a kill that is repeated, and a busy machine.
+/// Longest wait beyond the time that a Card gives its module: SIGTERM's grace, a kill that is
+/// repeated, and a busy machine.
 const SLACK: Duration = Duration::from_secs(15);
 /// A module that dies so often on its way has failed: once may be somebody's kill.
 const DEATHS_MAX: u64 = 2;
@@ -58,7 +60,9 @@ impl MeshError {
     pub fn label(&self) -> Option<&str> {
         match self {
             Self::Init(_) => None,
-            Self::Missing { label } | Self::Failed { label, .. } | Self::Late { label, .. } => Some(label),
+            Self::Missing { label } | Self::Failed { label, .. } | Self::Late { label, .. } => {
+                Some(label)
+            }
         }
     }
 }
@@ -146,14 +150,29 @@ impl Mesh {
         self.settled(labels, &before, Goal::Ended).await
     }
 
-    async fn settled(&self, labels: &[String], before: &[ModuleRecord], goal: Goal) -> Result<(), MeshError> {
-        let of_these = before.iter().filter(|module| labels.iter().any(|label| module.card.label.answers_to(label)));
-        let slowest = of_these.map(|module| u64::from(module.card.readiness.timeout_s)).max().unwrap_or(0);
+    async fn settled(
+        &self,
+        labels: &[String],
+        before: &[ModuleRecord],
+        goal: Goal,
+    ) -> Result<(), MeshError> {
+        let of_these = before
+            .iter()
+            .filter(|module| labels.iter().any(|label| module.card.label.answers_to(label)));
+        let slowest =
+            of_these.map(|module| u64::from(module.card.readiness.timeout_s)).max().unwrap_or(0);
         let longest = SLACK + Duration::from_secs(if goal == Goal::Ready { slowest } else { 0 });
         let mut last: Vec<ModuleRecord> = before.to_vec();
         let settling = async {
             let mut connection = Connection::connect(&self.init).await?;
-            connection.send(&encode_method::<method::Watch>(&Empty {}, &CallOptions::default(), true, false)?).await?;
+            connection
+                .send(&encode_method::<method::Watch>(
+                    &Empty {},
+                    &CallOptions::default(),
+                    true,
+                    false,
+                )?)
+                .await?;
             loop {
                 let word: WatchOut = connection.receive().await?.typed()?.value;
                 last = word.modules;
@@ -171,7 +190,10 @@ impl Mesh {
 }
 
 /// The modules that a label means: one, or a Card's replicas.
-pub fn instances<'a>(table: &'a [ModuleRecord], label: &'a str) -> impl Iterator<Item = &'a ModuleRecord> {
+pub fn instances<'a>(
+    table: &'a [ModuleRecord],
+    label: &'a str,
+) -> impl Iterator<Item = &'a ModuleRecord> {
     table.iter().filter(move |module| module.card.label.answers_to(label))
 }
 
@@ -182,7 +204,12 @@ pub fn has_ended(module: &ModuleRecord) -> bool {
 }
 
 /// Whether all of these are where the command leads to.
-fn all_settled(labels: &[String], before: &[ModuleRecord], now: &[ModuleRecord], goal: Goal) -> Result<bool, MeshError> {
+fn all_settled(
+    labels: &[String],
+    before: &[ModuleRecord],
+    now: &[ModuleRecord],
+    goal: Goal,
+) -> Result<bool, MeshError> {
     let mut is_settled = true;
     for label in labels {
         let mut is_there = false;
@@ -204,19 +231,29 @@ fn all_settled(labels: &[String], before: &[ModuleRecord], now: &[ModuleRecord],
 fn is_ready(module: &ModuleRecord, before: &[ModuleRecord]) -> Result<bool, MeshError> {
     let ends = |module: &ModuleRecord| module.deaths.unwrap_or(0) + module.kills.unwrap_or(0);
     let earlier = before.iter().find(|earlier| earlier.card.id == module.card.id).map_or(0, ends);
-    let dies = module.state == ModuleState::Backoff && ends(module).saturating_sub(earlier) >= DEATHS_MAX;
+    let dies =
+        module.state == ModuleState::Backoff && ends(module).saturating_sub(earlier) >= DEATHS_MAX;
     if dies || matches!(module.state, ModuleState::Failed | ModuleState::Stopped) {
         let reason = module.reason.clone().unwrap_or_else(|| "no reason is known".to_owned());
-        return Err(MeshError::Failed { label: module.card.label.to_string(), state: module.state.as_str(), reason });
+        return Err(MeshError::Failed {
+            label: module.card.label.to_string(),
+            state: module.state.as_str(),
+            reason,
+        });
     }
     Ok(module.state == ModuleState::Ready)
 }
 
 fn late(labels: &[String], last: &[ModuleRecord], goal: Goal, longest: Duration) -> MeshError {
-    let is_late = |module: &&ModuleRecord| if goal == Goal::Ready { module.state != ModuleState::Ready } else { !has_ended(module) };
+    let is_late = |module: &&ModuleRecord| {
+        if goal == Goal::Ready { module.state != ModuleState::Ready } else { !has_ended(module) }
+    };
     let found = labels.iter().find_map(|label| instances(last, label).find(is_late));
     MeshError::Late {
-        label: found.map_or_else(|| labels.first().cloned().unwrap_or_default(), |module| module.card.label.to_string()),
+        label: found.map_or_else(
+            || labels.first().cloned().unwrap_or_default(),
+            |module| module.card.label.to_string(),
+        ),
         state: found.map_or("on its way", |module| module.state.as_str()),
         seconds: longest.as_secs(),
     }
@@ -253,12 +290,21 @@ mod tests {
         use ModuleState::{Backoff, Failed, Loading, Ready, Stopped};
         let labels = ["a".to_owned(), "b".to_owned()];
         let before = [module("a", Stopped, 1), module("b", Stopped, 0)];
-        let settled = |a: (ModuleState, u64), b| all_settled(&labels, &before, &[module("a", a.0, a.1), module("b", b, 0)], Goal::Ready);
+        let settled = |a: (ModuleState, u64), b| {
+            all_settled(&labels, &before, &[module("a", a.0, a.1), module("b", b, 0)], Goal::Ready)
+        };
         assert!(settled((Ready, 1), Ready).is_ok_and(|settled| settled));
         assert!(settled((Loading, 1), Ready).is_ok_and(|settled| !settled));
-        assert!(settled((Backoff, 2), Ready).is_ok_and(|settled| !settled), "one kill may be anybody's");
+        assert!(
+            settled((Backoff, 2), Ready).is_ok_and(|settled| !settled),
+            "one kill may be anybody's"
+        );
         let failed = settled((Backoff, 3), Ready).expect_err("it dies each time");
-        assert!(matches!(&failed, MeshError::Failed { label, .. } if label == "a") && failed.to_string().contains("a reason"), "{failed}");
+        assert!(
+            matches!(&failed, MeshError::Failed { label, .. } if label == "a")
+                && failed.to_string().contains("a reason"),
+            "{failed}"
+        );
         assert!(settled((Ready, 1), Failed).is_err_and(|error| error.label() == Some("b")));
         assert!(matches!(
             all_settled(&labels, &before, &before[..1], Goal::Ready),
@@ -270,7 +316,8 @@ mod tests {
     fn a_stop_ends_with_no_process_be_the_module_gone_from_the_table() {
         use ModuleState::{Draining, Ready, Stopped};
         let labels = ["a".to_owned()];
-        let settled = |now: &[ModuleRecord]| all_settled(&labels, &[], now, Goal::Ended).expect("no error");
+        let settled =
+            |now: &[ModuleRecord]| all_settled(&labels, &[], now, Goal::Ended).expect("no error");
         assert!(settled(&[module("a", Stopped, 0)]) && settled(&[]));
         assert!(!settled(&[module("a", Draining, 0)]) && !settled(&[module("a", Ready, 0)]));
     }

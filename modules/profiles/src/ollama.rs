@@ -1,7 +1,8 @@
 //! An Ollama server beside the mesh: what it holds, and to load and unload by `keep_alive`.
 //!
-//! Invariants: it is asked where a person has said that it is, and nowhere else; what it says is bounded in bytes, time and number, and
-//! checked against itself; that it is down, slow or lies is a reason in an answer.
+//! Invariants: it is asked where a person has said that it is, and nowhere else; what it says is
+//! bounded in bytes, time and number, and checked against itself; that it is down, slow or lies is
+//! a reason in an answer.
 
 use std::time::{Duration, Instant};
 
@@ -134,7 +135,12 @@ impl Ollama {
     pub async fn has(&self, model: &str) -> Result<bool, OllamaError> {
         let url = format!("{}/api/tags", self.base);
         let list: ModelList = self.exchange(&url, self.client.get(&url), PATIENCE).await?;
-        Ok(list.models.unwrap_or_default().iter().take(MODELS_MAX).any(|listed| is_same(&listed.name, model)))
+        Ok(list
+            .models
+            .unwrap_or_default()
+            .iter()
+            .take(MODELS_MAX)
+            .any(|listed| is_same(&listed.name, model)))
     }
 
     /// Loads a model, and gives how long that took.
@@ -145,7 +151,8 @@ impl Ollama {
         self.keep(model, KEEP.into()).await
     }
 
-    /// Unloads a model. True if the server does not list it any more, which is looked at, for its word alone is none.
+    /// Unloads a model. True if the server does not list it any more, which is looked at, for its
+    /// word alone is none.
     ///
     /// # Errors
     /// [`OllamaError`].
@@ -159,14 +166,25 @@ impl Ollama {
         let begun = Instant::now();
         let post = |path: &str, body: Value| {
             let url = format!("{}{path}", self.base);
-            (self.client.post(&url).header(CONTENT_TYPE, "application/json").body(body.to_string()), url)
+            (
+                self.client
+                    .post(&url)
+                    .header(CONTENT_TYPE, "application/json")
+                    .body(body.to_string()),
+                url,
+            )
         };
-        let (request, url) =
-            post("/api/generate", json!({ "model": model, "prompt": "", "keep_alive": keep_alive.clone(), "stream": false }));
+        let (request, url) = post(
+            "/api/generate",
+            json!({ "model": model, "prompt": "", "keep_alive": keep_alive.clone(), "stream": false }),
+        );
         match self.exchange::<Value>(&url, request, LOAD_MAX).await {
             // One that only embeds has no prompt.
             Err(OllamaError::Refused { status: StatusCode::BAD_REQUEST, .. }) => {
-                let (request, url) = post("/api/embed", json!({ "model": model, "input": "", "keep_alive": keep_alive }));
+                let (request, url) = post(
+                    "/api/embed",
+                    json!({ "model": model, "input": "", "keep_alive": keep_alive }),
+                );
                 self.exchange::<Value>(&url, request, LOAD_MAX).await?;
             }
             other => drop(other?),
@@ -191,14 +209,20 @@ impl Ollama {
             bytes.extend_from_slice(&chunk);
         }
         if !status.is_success() {
-            let words: String = String::from_utf8_lossy(&bytes).chars().take(160).flat_map(char::escape_debug).collect();
+            let words: String = String::from_utf8_lossy(&bytes)
+                .chars()
+                .take(160)
+                .flat_map(char::escape_debug)
+                .collect();
             return Err(OllamaError::Refused { url: url.to_owned(), status, words });
         }
-        serde_json::from_slice(&bytes).map_err(|source| OllamaError::Malformed { url: url.to_owned(), source })
+        serde_json::from_slice(&bytes)
+            .map_err(|source| OllamaError::Malformed { url: url.to_owned(), source })
     }
 }
 
-/// What can be true of what a server says: no part is larger than the whole, no name longer than a line.
+/// What can be true of what a server says: no part is larger than the whole, no name longer than a
+/// line.
 fn plausible(listed: ListedModel) -> ExternalModel {
     let mut name = listed.name;
     name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
@@ -209,7 +233,8 @@ fn plausible(listed: ListedModel) -> ExternalModel {
 
 /// Whether two names are of one model: without a tag it is the latest.
 fn is_same(listed: &str, asked: &str) -> bool {
-    let whole = |name: &str| if name.contains(':') { name.to_owned() } else { format!("{name}:latest") };
+    let whole =
+        |name: &str| if name.contains(':') { name.to_owned() } else { format!("{name}:latest") };
     whole(listed) == whole(asked)
 }
 
@@ -245,22 +270,31 @@ mod tests {
     fn is_whole(request: &[u8]) -> bool {
         let text = String::from_utf8_lossy(request).to_lowercase();
         let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
         body.len() >= length.unwrap_or(0)
     }
 
     fn answer(status: &str, body: &str) -> String {
-        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+        format!(
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )
     }
 
     const HELD: &str = r#"{"models":[{"name":"phi:latest","model":"phi:latest","size":2147483648,"size_vram":4294967296,"expires_at":"2026-01-01T00:00:00Z"}]}"#;
 
     #[tokio::test]
     async fn what_it_holds_is_told_and_a_part_is_never_larger_than_the_whole() {
-        let (base, serving) = server(vec![answer("200 OK", HELD), answer("200 OK", r#"{"models":null}"#)]);
+        let (base, serving) =
+            server(vec![answer("200 OK", HELD), answer("200 OK", r#"{"models":null}"#)]);
         let ollama = Ollama::new(&base).expect("a client");
         let held = ollama.held().await.expect("told");
-        assert_eq!((held[0].name.as_str(), held[0].mib, held[0].vram_mib), ("phi:latest", 2048, 2048));
+        assert_eq!(
+            (held[0].name.as_str(), held[0].mib, held[0].vram_mib),
+            ("phi:latest", 2048, 2048)
+        );
         assert!(ollama.held().await.expect("told").is_empty());
         assert!(serving.join().expect("ended")[0].starts_with("GET /api/ps "));
     }
@@ -274,19 +308,35 @@ mod tests {
             answer("200 OK", r#"{"embeddings":[]}"#),
         ]);
         let ollama = Ollama::new(&base).expect("a client");
-        assert!(!ollama.unload("phi").await.expect("told"), "it says that it has unloaded it, and still lists it");
+        assert!(
+            !ollama.unload("phi").await.expect("told"),
+            "it says that it has unloaded it, and still lists it"
+        );
         ollama.load("e").await.expect("loaded");
         let asked = serving.join().expect("ended");
-        assert!(asked[0].contains(r#""keep_alive":0"#) && asked[0].contains(r#""prompt":"""#), "{}", asked[0]);
-        assert!(asked[3].starts_with("POST /api/embed ") && asked[3].contains(r#""keep_alive":"5m""#), "{}", asked[3]);
+        assert!(
+            asked[0].contains(r#""keep_alive":0"#) && asked[0].contains(r#""prompt":"""#),
+            "{}",
+            asked[0]
+        );
+        assert!(
+            asked[3].starts_with("POST /api/embed ") && asked[3].contains(r#""keep_alive":"5m""#),
+            "{}",
+            asked[3]
+        );
     }
 
     #[tokio::test]
     async fn one_that_is_down_or_lies_is_a_reason() {
-        let nobody = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let nobody = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a port");
         let down = Ollama::new(&format!("http://{nobody}")).expect("a client");
         assert!(matches!(down.held().await, Err(OllamaError::Unreachable { .. })));
-        let (base, _serving) = server(vec![answer("200 OK", "<html>"), answer("500 Internal Server Error", "no\u{1b}[2J")]);
+        let (base, _serving) = server(vec![
+            answer("200 OK", "<html>"),
+            answer("500 Internal Server Error", "no\u{1b}[2J"),
+        ]);
         let lies = Ollama::new(&base).expect("a client");
         assert!(matches!(lies.held().await, Err(OllamaError::Malformed { .. })));
         let words = lies.held().await.expect_err("an error").to_string();
@@ -295,6 +345,10 @@ mod tests {
 
     #[test]
     fn a_name_without_a_tag_is_the_latest() {
-        assert!(is_same("phi:latest", "phi") && is_same("phi", "phi:latest") && !is_same("phi:3b", "phi"));
+        assert!(
+            is_same("phi:latest", "phi")
+                && is_same("phi", "phi:latest")
+                && !is_same("phi:3b", "phi")
+        );
     }
 }

@@ -1,10 +1,12 @@
 //! `org.brahman.Profiles`.
 //!
-//! [`activation`] goes from one profile to another and back; [`residency`] loads, unloads and watches what is loaded; [`view`] shows memory
-//! and takes single models in and out. This file holds what they share, says what is active, and keeps what is defined by call.
+//! [`activation`] goes from one profile to another and back; [`residency`] loads, unloads and
+//! watches what is loaded; [`view`] shows memory and takes single models in and out. This file
+//! holds what they share, says what is active, and keeps what is defined by call.
 //!
-//! Invariants: whatever loads or unloads has the one turn; what is active is written down before anybody is told; a caller that hangs up
-//! leaves no work half done, for the work is not the caller's.
+//! Invariants: whatever loads or unloads has the one turn; what is active is written down before
+//! anybody is told; a caller that hangs up leaves no work half done, for the work is not the
+//! caller's.
 
 mod activation;
 mod residency;
@@ -18,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use brahman_card::clock::now_ms;
 use brahman_card::interface::profiles::{
-    self, ActivateIn, ActiveIn, ActiveOut, DefineIn, DefineOut, ListOut, PreloadIn, Profile, ProfileInfo, RemoveIn, UnloadIn, error,
+    self, ActivateIn, ActiveIn, ActiveOut, DefineIn, DefineOut, ListOut, PreloadIn, Profile,
+    ProfileInfo, RemoveIn, UnloadIn, error,
 };
 use brahman_card::interface::{catalog, index, ingest};
 use brahman_card::{Fault, Interface, ModuleRecord, ModuleState};
@@ -36,13 +39,17 @@ use crate::settings::Settings;
 use crate::state::{ActiveRecord, DEFINED_MAX, Peak, StateError, Store};
 use residency::Activity;
 
-/// How long a switch waits for those that own indexes and datasets to have heard of it: they are told in microseconds, and those that lost
-/// this service with its last life are back in half a second.
+/// How long a switch waits for those that own indexes and datasets to have heard of it: they are
+/// told in microseconds, and those that lost this service with its last life are back in half a
+/// second.
 const HEARD_MAX: Duration = Duration::from_secs(1);
 /// Who owns what a profile hides, and so follows what is active.
-const FOLLOWERS: [&str; 3] = [index::INTERFACE.name, catalog::INTERFACE.name, ingest::INTERFACE.name];
-/// What changes what everybody can name, or what is loaded: it is the owner's and root's, whoever else may ask what is active.
-const ADMINISTRATION: [&str; 6] = ["Activate", "Deactivate", "Define", "Remove", "Preload", "Unload"];
+const FOLLOWERS: [&str; 3] =
+    [index::INTERFACE.name, catalog::INTERFACE.name, ingest::INTERFACE.name];
+/// What changes what everybody can name, or what is loaded: it is the owner's and root's, whoever
+/// else may ask what is active.
+const ADMINISTRATION: [&str; 6] =
+    ["Activate", "Deactivate", "Define", "Remove", "Preload", "Unload"];
 
 /// Why the service does not open.
 #[derive(Debug, Error)]
@@ -71,7 +78,8 @@ struct ActiveWord {
 
 impl ActiveWord {
     fn new(generation: u64, record: ActiveRecord) -> Result<Self, ProfileError> {
-        let profile = record.profile.clone().map(|profile| CheckedProfile::new(profile, None)).transpose()?;
+        let profile =
+            record.profile.clone().map(|profile| CheckedProfile::new(profile, None)).transpose()?;
         Ok(Self { generation, record, profile })
     }
 
@@ -82,7 +90,14 @@ impl ActiveWord {
     fn shown(&self) -> ActiveOut {
         let profile = self.record.profile.clone().unwrap_or_default();
         let Profile { indexes, datasets, bucket, backend, .. } = profile;
-        ActiveOut { id: self.id().map(str::to_owned), generation: self.generation, indexes, datasets, bucket, backend }
+        ActiveOut {
+            id: self.id().map(str::to_owned),
+            generation: self.generation,
+            indexes,
+            datasets,
+            bucket,
+            backend,
+        }
     }
 }
 
@@ -148,7 +163,8 @@ pub struct ProfilesService {
     lost: Mutex<BTreeMap<String, Vec<u32>>>,
 }
 
-/// Locks without minding a panic elsewhere: everything behind these locks is whole between statements.
+/// Locks without minding a panic elsewhere: everything behind these locks is whole between
+/// statements.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -195,13 +211,18 @@ impl ProfilesService {
         self.active.borrow().clone()
     }
 
-    /// The profiles that there are: files in `profiles/` of the state and beside any folder of Cards that is in use, and what was defined.
+    /// The profiles that there are: files in `profiles/` of the state and beside any folder of
+    /// Cards that is in use, and what was defined.
     fn book(&self, records: &[ModuleRecord]) -> Book {
         let mut folders = vec![self.store.folder().to_owned()];
         let beside = |cards: &Path| cards.parent().map(|above| above.join("profiles"));
-        let origins = records.iter().filter_map(|record| Some(PathBuf::from(record.origin.as_ref()?)));
-        let in_use = origins.filter(|file| file.is_absolute()).filter_map(|file| beside(file.parent()?));
-        for folder in in_use.chain(beside(&own_folder(None))).chain([PathBuf::from("/etc/brahman/profiles")]) {
+        let origins =
+            records.iter().filter_map(|record| Some(PathBuf::from(record.origin.as_ref()?)));
+        let in_use =
+            origins.filter(|file| file.is_absolute()).filter_map(|file| beside(file.parent()?));
+        for folder in
+            in_use.chain(beside(&own_folder(None))).chain([PathBuf::from("/etc/brahman/profiles")])
+        {
             if !folders.contains(&folder) {
                 folders.push(folder);
             }
@@ -215,11 +236,17 @@ impl ProfilesService {
         let word = self.word();
         let info = |profile: &CheckedProfile| {
             let is_active = word.id() == Some(profile.profile.id.as_str());
-            ProfileInfo::of(profile.profile.clone(), is_active, profile.origin.as_ref().map(|path| path.display().to_string()))
+            ProfileInfo::of(
+                profile.profile.clone(),
+                is_active,
+                profile.origin.as_ref().map(|path| path.display().to_string()),
+            )
         };
         let mut profiles: Vec<ProfileInfo> = book.profiles.values().map(info).collect();
         // Its file is gone, and it is active all the same.
-        if let Some(active) = word.profile.as_ref().filter(|active| !book.profiles.contains_key(&active.profile.id)) {
+        if let Some(active) =
+            word.profile.as_ref().filter(|active| !book.profiles.contains_key(&active.profile.id))
+        {
             profiles.push(info(active));
             profiles.sort_by(|a, b| a.id.cmp(&b.id));
         }
@@ -253,23 +280,37 @@ impl ProfilesService {
         Reply::of(&self.word().shown())
     }
 
-    /// Writes down what is active, then tells everybody, and waits until those that follow have heard, at least as many as there are in
-    /// `records`. Another generation only where what can be named is another. What one should know of those that have not heard, in words.
-    async fn publish(&self, record: ActiveRecord, records: &[ModuleRecord]) -> Result<Option<String>, Fault> {
+    /// Writes down what is active, then tells everybody, and waits until those that follow have
+    /// heard, at least as many as there are in `records`. Another generation only where what can be
+    /// named is another. What one should know of those that have not heard, in words.
+    async fn publish(
+        &self,
+        record: ActiveRecord,
+        records: &[ModuleRecord],
+    ) -> Result<Option<String>, Fault> {
         let former = self.word();
-        let generation = if former.record.profile == record.profile { former.generation } else { former.generation + 1 };
-        let word = ActiveWord::new(generation, record).map_err(|error| profile_fault("", &error))?;
+        let generation = if former.record.profile == record.profile {
+            former.generation
+        } else {
+            former.generation + 1
+        };
+        let word =
+            ActiveWord::new(generation, record).map_err(|error| profile_fault("", &error))?;
         self.store.set_active(&word.record).map_err(|error| {
             let path = self.store.folder().display();
-            Fault::internal(format!("cannot write down which profile is active, in {path}: {error}"))
+            Fault::internal(format!(
+                "cannot write down which profile is active, in {path}: {error}"
+            ))
         })?;
         let mut counts = self.waiting.subscribe();
         let waiting = counts.borrow_and_update().get(&former.generation).copied().unwrap_or(0);
-        // One that has just lost this service, with its last life, waits for nothing yet and goes on as it was told before.
+        // One that has just lost this service, with its last life, waits for nothing yet and goes
+        // on as it was told before.
         let expected = waiting.max(followers(records));
         self.active.send_replace(word);
         if generation != former.generation {
-            let have_heard = counts.wait_for(|counts| counts.get(&generation).copied().unwrap_or(0) >= expected);
+            let have_heard =
+                counts.wait_for(|counts| counts.get(&generation).copied().unwrap_or(0) >= expected);
             if tokio::time::timeout(HEARD_MAX, have_heard).await.is_err() {
                 let words = format!(
                     "not all of the {expected} modules that own indexes and datasets have confirmed within {HEARD_MAX:?} that they act by it"
@@ -283,21 +324,30 @@ impl ProfilesService {
 
     async fn define(&self, ask: DefineIn) -> Result<DefineOut, Fault> {
         let id = ask.profile.id.clone();
-        let checked = CheckedProfile::new(ask.profile, None).map_err(|error| profile_fault(&id, &error))?;
+        let checked =
+            CheckedProfile::new(ask.profile, None).map_err(|error| profile_fault(&id, &error))?;
         let records = self.mesh.list().await.map_err(|error| mesh_fault(&error))?;
-        let found = self.book(&records).profiles.get(&id).and_then(|profile| profile.origin.clone());
+        let found =
+            self.book(&records).profiles.get(&id).and_then(|profile| profile.origin.clone());
         if let Some(path) = found {
-            let message = format!("profile `{id}` is that of {}: change it there, or choose another id", path.display());
+            let message = format!(
+                "profile `{id}` is that of {}: change it there, or choose another id",
+                path.display()
+            );
             return Err(Fault::of(&error::BadProfile { id }, false, message));
         }
         let mut defined = lock(&self.defined);
         if defined.len() >= DEFINED_MAX && !defined.contains_key(&id) {
-            let message = format!("{DEFINED_MAX} profiles are defined, which is the most: remove one, or write this one to a file");
+            let message = format!(
+                "{DEFINED_MAX} profiles are defined, which is the most: remove one, or write this one to a file"
+            );
             return Err(Fault::of(&error::BadProfile { id }, false, message));
         }
         let mut next = defined.clone();
         let replaced = next.insert(id, checked.profile).is_some();
-        self.store.set_defined(&next).map_err(|error| Fault::internal(format!("cannot write down the profile: {error}")))?;
+        self.store
+            .set_defined(&next)
+            .map_err(|error| Fault::internal(format!("cannot write down the profile: {error}")))?;
         *defined = next;
         Ok(DefineOut { replaced })
     }
@@ -310,10 +360,15 @@ impl ProfilesService {
         let mut defined = lock(&self.defined);
         let mut next = defined.clone();
         if next.remove(&ask.id).is_none() {
-            let message = format!("no profile `{}` was defined by call; that of a file is removed with its file", ask.id);
+            let message = format!(
+                "no profile `{}` was defined by call; that of a file is removed with its file",
+                ask.id
+            );
             return Err(Fault::of(&error::NoSuchProfile { id: ask.id }, false, message));
         }
-        self.store.set_defined(&next).map_err(|error| Fault::internal(format!("cannot forget the profile: {error}")))?;
+        self.store
+            .set_defined(&next)
+            .map_err(|error| Fault::internal(format!("cannot forget the profile: {error}")))?;
         *defined = next;
         Ok(Reply::empty())
     }
@@ -321,13 +376,19 @@ impl ProfilesService {
 
 /// How many modules serve that own what a profile hides.
 fn followers(records: &[ModuleRecord]) -> usize {
-    let owns = |record: &&ModuleRecord| record.card.offered_interfaces().any(|name| FOLLOWERS.contains(&name));
+    let owns = |record: &&ModuleRecord| {
+        record.card.offered_interfaces().any(|name| FOLLOWERS.contains(&name))
+    };
     records.iter().filter(|record| record.state == ModuleState::Ready).filter(owns).count()
 }
 
 /// Does work that a hang-up of its caller must not cut off in the middle.
-async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Fault>> + Send + 'static) -> Result<T, Fault> {
-    tokio::spawn(work).await.map_err(|error| Fault::internal(format!("the work ended early: {}", chain(&error))))?
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
+    tokio::spawn(work)
+        .await
+        .map_err(|error| Fault::internal(format!("the work ended early: {}", chain(&error))))?
 }
 
 impl Service for ProfilesService {
@@ -375,7 +436,9 @@ fn mesh_fault(error: &MeshError) -> Fault {
         return fault.clone();
     }
     match error.label() {
-        Some(label) => Fault::of(&error::LoadFailed { module: label.to_owned() }, true, chain(error)),
+        Some(label) => {
+            Fault::of(&error::LoadFailed { module: label.to_owned() }, true, chain(error))
+        }
         None => Fault::overloaded(format!("init cannot be asked just now: {}", chain(error)), 1000),
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// How long a module stays at least before it makes room for another: less, and two that are called by turns would only load.
+/// How long a module stays at least before it makes room for another: less, and two that are called
+/// by turns would only load.
 const RESIDENCY_DEFAULT: Duration = Duration::from_secs(30);
 /// Longest that may be asked for: an hour.
 const RESIDENCY_MAX_S: u64 = 3600;
@@ -41,7 +42,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads `BRAHMAN_PROFILES_CPU_MIB`, `BRAHMAN_PROFILES_RESIDENCY_S`, `BRAHMAN_OLLAMA_URL`, `BRAHMAN_NVML` and `CUDA_VISIBLE_DEVICES`.
+    /// Reads `BRAHMAN_PROFILES_CPU_MIB`, `BRAHMAN_PROFILES_RESIDENCY_S`, `BRAHMAN_OLLAMA_URL`,
+    /// `BRAHMAN_NVML` and `CUDA_VISIBLE_DEVICES`.
     ///
     /// # Errors
     /// [`SettingError`].
@@ -51,23 +53,37 @@ impl Settings {
 
     fn of(var: impl Fn(&str) -> Option<OsString>) -> Result<Self, SettingError> {
         let text = |name: &str| var(name).map(|value| value.to_string_lossy().into_owned());
-        let number = |variable: &'static str, most: u64, expected: &'static str| match text(variable) {
-            None => Ok(None),
-            Some(given) => match given.parse::<u64>() {
-                Ok(number) if (0..=most).contains(&number) => Ok(Some(number)),
-                _ => Err(SettingError { variable, given: given.escape_debug().to_string(), expected }),
-            },
-        };
-        let cpu_mib = number("BRAHMAN_PROFILES_CPU_MIB", u64::MAX >> 20, "a number of MiB, at least 1")?;
+        let number =
+            |variable: &'static str, most: u64, expected: &'static str| match text(variable) {
+                None => Ok(None),
+                Some(given) => match given.parse::<u64>() {
+                    Ok(number) if (0..=most).contains(&number) => Ok(Some(number)),
+                    _ => Err(SettingError {
+                        variable,
+                        given: given.escape_debug().to_string(),
+                        expected,
+                    }),
+                },
+            };
+        let cpu_mib =
+            number("BRAHMAN_PROFILES_CPU_MIB", u64::MAX >> 20, "a number of MiB, at least 1")?;
         if cpu_mib == Some(0) {
             let (variable, given) = ("BRAHMAN_PROFILES_CPU_MIB", "0".to_owned());
             return Err(SettingError { variable, given, expected: "a number of MiB, at least 1" });
         }
-        let residency = number("BRAHMAN_PROFILES_RESIDENCY_S", RESIDENCY_MAX_S, "a number of seconds, at most 3600")?;
+        let residency = number(
+            "BRAHMAN_PROFILES_RESIDENCY_S",
+            RESIDENCY_MAX_S,
+            "a number of seconds, at most 3600",
+        )?;
         let ollama = text("BRAHMAN_OLLAMA_URL");
         if let Some(given) = ollama.as_ref().filter(|url| !is_url(url)) {
             let given = given.escape_debug().to_string();
-            return Err(SettingError { variable: "BRAHMAN_OLLAMA_URL", given, expected: "an address such as http://127.0.0.1:11434" });
+            return Err(SettingError {
+                variable: "BRAHMAN_OLLAMA_URL",
+                given,
+                expected: "an address such as http://127.0.0.1:11434",
+            });
         }
         Ok(Self {
             cpu_mib,
@@ -81,7 +97,8 @@ impl Settings {
 
 fn is_url(url: &str) -> bool {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    url.len() <= URL_BYTES_MAX && rest.is_some_and(|rest| !rest.is_empty() && !rest.contains([' ', '@', '\n', '\0']))
+    url.len() <= URL_BYTES_MAX
+        && rest.is_some_and(|rest| !rest.is_empty() && !rest.contains([' ', '@', '\n', '\0']))
 }
 
 #[cfg(test)]
@@ -89,17 +106,28 @@ mod tests {
     use super::*;
 
     fn of(pairs: &[(&str, &str)]) -> Result<Settings, SettingError> {
-        Settings::of(|name| pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value)))
+        Settings::of(|name| {
+            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| OsString::from(value))
+        })
     }
 
     #[test]
     fn what_is_not_said_is_as_documented_and_nonsense_is_refused() {
         let plain = of(&[]).expect("the defaults");
-        assert_eq!((plain.cpu_mib, plain.residency, plain.ollama), (None, Duration::from_secs(30), None));
-        let said =
-            of(&[("BRAHMAN_PROFILES_CPU_MIB", "4096"), ("BRAHMAN_PROFILES_RESIDENCY_S", "0"), ("BRAHMAN_OLLAMA_URL", "http://h:1/")]);
+        assert_eq!(
+            (plain.cpu_mib, plain.residency, plain.ollama),
+            (None, Duration::from_secs(30), None)
+        );
+        let said = of(&[
+            ("BRAHMAN_PROFILES_CPU_MIB", "4096"),
+            ("BRAHMAN_PROFILES_RESIDENCY_S", "0"),
+            ("BRAHMAN_OLLAMA_URL", "http://h:1/"),
+        ]);
         let said = said.expect("good ones");
-        assert_eq!((said.cpu_mib, said.residency, said.ollama.as_deref()), (Some(4096), Duration::ZERO, Some("http://h:1")));
+        assert_eq!(
+            (said.cpu_mib, said.residency, said.ollama.as_deref()),
+            (Some(4096), Duration::ZERO, Some("http://h:1"))
+        );
         for (variable, value) in [
             ("BRAHMAN_PROFILES_CPU_MIB", "0"),
             ("BRAHMAN_PROFILES_CPU_MIB", "much"),

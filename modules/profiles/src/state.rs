@@ -1,7 +1,9 @@
-//! What outlives this process: which profile is active, what was defined by call, and what modules have taken at most.
+//! What outlives this process: which profile is active, what was defined by call, and what modules
+//! have taken at most.
 //!
-//! Invariants: each is one small file with a checksum, replaced whole; which profile is active is never guessed, so that what it hides does
-//! not become visible by a damaged file; what modules have taken may be lost, and is measured again.
+//! Invariants: each is one small file with a checksum, replaced whole; which profile is active is
+//! never guessed, so that what it hides does not become visible by a damaged file; what modules
+//! have taken may be lost, and is measured again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -16,7 +18,8 @@ use thiserror::Error;
 
 /// Profiles that may be defined by call.
 pub const DEFINED_MAX: usize = 256;
-/// Modules of which is kept what they have taken: more than a mesh has, and those that were renamed drop out some day.
+/// Modules of which is kept what they have taken: more than a mesh has, and those that were renamed
+/// drop out some day.
 const PEAKS_MAX: usize = 1024;
 
 /// Why what was kept cannot be used.
@@ -83,7 +86,8 @@ impl Store {
         let path = self.folder.join(name);
         match checked::read(&path)? {
             None => Ok(T::default()),
-            Some(content) => serde_json::from_slice(&content.bytes).map_err(|source| StateError::Malformed { path, source }),
+            Some(content) => serde_json::from_slice(&content.bytes)
+                .map_err(|source| StateError::Malformed { path, source }),
         }
     }
 
@@ -150,8 +154,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path()).expect("made");
         assert_eq!(store.active().expect("nothing yet"), ActiveRecord::default());
-        let profile = Profile { id: "a".to_owned(), pinned: Some(true.into()), ..Profile::default() };
-        let record = ActiveRecord { profile: Some(profile), resting: BTreeSet::from(["m".to_owned()]) };
+        let profile =
+            Profile { id: "a".to_owned(), pinned: Some(true.into()), ..Profile::default() };
+        let record =
+            ActiveRecord { profile: Some(profile), resting: BTreeSet::from(["m".to_owned()]) };
         store.set_active(&record).expect("written");
         assert_eq!(store.active().expect("read"), record);
         let path = store.folder().join("active.json");
@@ -166,7 +172,8 @@ mod tests {
     fn what_modules_take_may_be_lost() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = Store::open(folder.path()).expect("made");
-        let peaks = BTreeMap::from([("m cpu".to_owned(), Peak { mib: 300, model: Some("x".to_owned()) })]);
+        let peaks =
+            BTreeMap::from([("m cpu".to_owned(), Peak { mib: 300, model: Some("x".to_owned()) })]);
         store.set_peaks(&peaks);
         assert_eq!(store.peaks(), peaks);
         std::fs::write(store.folder().join("peaks.json"), "no JSON").expect("written");

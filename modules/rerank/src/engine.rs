@@ -28,7 +28,8 @@ impl Identity {
     /// What callers may require of a provider.
     #[must_use]
     pub fn attributes(&self) -> BTreeMap<String, String> {
-        let pairs = [("model", &self.model), ("fingerprint", &self.fingerprint), ("device", &self.device)];
+        let pairs =
+            [("model", &self.model), ("fingerprint", &self.fingerprint), ("device", &self.device)];
         pairs.map(|(name, value)| (name.to_owned(), value.clone())).into()
     }
 }
@@ -73,8 +74,8 @@ pub trait Engine: Send + Sync + 'static {
     /// What all its scores have in common.
     fn identity(&self) -> &Identity;
 
-    /// Scores each text beside the query, in the order of the texts; what is too long is refused unless `truncate`. A text that has no
-    /// score loses no other.
+    /// Scores each text beside the query, in the order of the texts; what is too long is refused
+    /// unless `truncate`. A text that has no score loses no other.
     fn scores(
         self: Arc<Self>,
         query: String,

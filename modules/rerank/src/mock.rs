@@ -1,4 +1,5 @@
-//! The mock: the share of words that a query and a text have in common, a pure function of both, on every machine and day.
+//! The mock: the share of words that a query and a text have in common, a pure function of both, on
+//! every machine and day.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,11 +31,14 @@ impl Default for Mock {
 
 /// The words of a text, lower case, each once.
 fn words(text: &str) -> BTreeSet<String> {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
+    text.split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect()
 }
 
-/// How much of their words a query and a text share, between 0 (nothing) and 1 (all): twice the words that both have over the words of each
-/// (Dice's coefficient).
+/// How much of their words a query and a text share, between 0 (nothing) and 1 (all): twice the
+/// words that both have over the words of each (Dice's coefficient).
 #[must_use]
 pub fn overlap(query: &str, text: &str) -> f64 {
     let (query, text) = (words(query), words(text));
@@ -48,12 +52,24 @@ impl Engine for Mock {
         &self.identity
     }
 
-    async fn scores(self: Arc<Self>, query: String, texts: Vec<String>, _truncate: bool) -> Result<Vec<PairOutcome>, Fault> {
+    async fn scores(
+        self: Arc<Self>,
+        query: String,
+        texts: Vec<String>,
+        _truncate: bool,
+    ) -> Result<Vec<PairOutcome>, Fault> {
         let score = |text: &String| {
             let relevance = overlap(&query, text);
             let tokens = u32::try_from(words(&query).len() + words(text).len()).unwrap_or(u32::MAX);
             // No window: a mock reads any text whole.
-            Ok(PairScore { relevance, score: relevance as f32, tokens, kept: tokens, cuts_query: false, is_least: false })
+            Ok(PairScore {
+                relevance,
+                score: relevance as f32,
+                tokens,
+                kept: tokens,
+                cuts_query: false,
+                is_least: false,
+            })
         };
         Ok(texts.iter().map(score).collect())
     }
@@ -68,7 +84,11 @@ impl Engine for Mock {
             fingerprint: self.identity.fingerprint.clone(),
             max_tokens: 0,
             mock: true,
-            device: Device { requested: "cpu".into(), active: "cpu".into(), reason: "a mock computes nothing".into() },
+            device: Device {
+                requested: "cpu".into(),
+                active: "cpu".into(),
+                reason: "a mock computes nothing".into(),
+            },
             sigmoid: false,
             precision: None,
             gpu: None,

@@ -1,7 +1,7 @@
 //! What this crate's programs run.
 //!
-//! Here and not in their `main.rs`: the code of a service's futures is generated where they are polled, so once, with the
-//! library, and not again in each program.
+//! Here and not in their `main.rs`: the code of a service's futures is generated where they are
+//! polled, so once, with the library, and not again in each program.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -24,20 +24,34 @@ pub fn real() -> ExitCode {
     }
     run("rerank-real", async |module: Module| {
         let settings = Settings::from_env(&module.cache, None).map_err(ModuleError::refused)?;
-        module.report(ModuleState::Loading, Some(format!("loads {}", settings.model.display())), BTreeMap::new()).await;
+        module
+            .report(
+                ModuleState::Loading,
+                Some(format!("loads {}", settings.model.display())),
+                BTreeMap::new(),
+            )
+            .await;
         let opened = tokio::task::spawn_blocking(move || Pipeline::open(&settings)).await;
-        let pipeline = opened.map_err(|e| ModuleError::cannot("load the model", e))?.map_err(ModuleError::refused)?;
+        let pipeline = opened
+            .map_err(|e| ModuleError::cannot("load the model", e))?
+            .map_err(ModuleError::refused)?;
         let pipeline = Arc::new(pipeline);
         let mut attributes = pipeline.identity().attributes();
         attributes.insert("device_reason".to_owned(), pipeline.info().device.reason);
-        let outcome = module.serve_with(Arc::new(RerankService::new(Arc::clone(&pipeline))), attributes).await;
+        let outcome = module
+            .serve_with(Arc::new(RerankService::new(Arc::clone(&pipeline))), attributes)
+            .await;
         pipeline.close();
         outcome
     })
 }
 
 /// `rerank-real check [DIR]`: whether a model will do. Prints what was found; exit 0 or 78.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command that a person runs")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is a command that a person runs"
+)]
 fn checked(folder: Option<String>) -> ExitCode {
     let settings = Settings::from_env(&brahman_sidecar::place::cache_dir(), folder.map(Into::into));
     match settings.map_err(CheckError::from).and_then(|settings| check(&settings)) {

@@ -19,7 +19,8 @@ pub struct Ablation {
     pub responses: Vec<usize>,
     /// Tokens taken out of the conversation.
     pub tokens_removed: usize,
-    /// Responses that the tokenizer would spell otherwise without the memories: they keep their tokens.
+    /// Responses that the tokenizer would spell otherwise without the memories: they keep their
+    /// tokens.
     pub respelled: usize,
 }
 
@@ -29,20 +30,27 @@ pub fn whole(script: &Script, responses: &[usize]) -> Ablation {
     without_spans(script, &[], responses)
 }
 
-/// The conversation without these memories. Responses before the first of them lose nothing and are left out, as is everything
-/// behind the last response.
+/// The conversation without these memories. Responses before the first of them lose nothing and are
+/// left out, as is everything behind the last response.
 #[must_use]
 pub fn without(script: &Script, memories: &[usize], responses: &[usize]) -> Ablation {
-    let mut spans: Vec<Range<usize>> = memories.iter().flat_map(|m| script.memories[*m].spans.iter().cloned()).collect();
+    let mut spans: Vec<Range<usize>> =
+        memories.iter().flat_map(|m| script.memories[*m].spans.iter().cloned()).collect();
     spans.sort_by_key(|span| span.start);
     without_spans(script, &spans, responses)
 }
 
-/// The conversation without these memories, however it was put into tokens: cut out, or run through its chat template again.
+/// The conversation without these memories, however it was put into tokens: cut out, or run through
+/// its chat template again.
 ///
 /// # Errors
 /// [`EngineError`]: the template refuses what is left, or shows a response no more.
-pub fn left(script: &Script, memories: &[usize], responses: &[usize], engine: &dyn Engine) -> Result<Ablation, EngineError> {
+pub fn left(
+    script: &Script,
+    memories: &[usize],
+    responses: &[usize],
+    engine: &dyn Engine,
+) -> Result<Ablation, EngineError> {
     match &script.dialogue {
         None => Ok(without(script, memories, responses)),
         Some(dialogue) => dialogue.without(&script.scored(), memories, responses, engine),
@@ -52,7 +60,8 @@ pub fn left(script: &Script, memories: &[usize], responses: &[usize], engine: &d
 fn without_spans(script: &Script, spans: &[Range<usize>], responses: &[usize]) -> Ablation {
     let first = spans.first().map_or(0, |span| span.start);
     let tokens_removed = spans.iter().map(ExactSizeIterator::len).sum();
-    let responses: Vec<usize> = responses.iter().copied().filter(|r| script.responses[*r].scored.start >= first).collect();
+    let responses: Vec<usize> =
+        responses.iter().copied().filter(|r| script.responses[*r].scored.start >= first).collect();
     let end = responses.iter().map(|r| script.responses[*r].scored.end).max().unwrap_or(0);
     let mut tokens = Vec::with_capacity(end);
     let mut at = 0;
@@ -61,15 +70,25 @@ fn without_spans(script: &Script, spans: &[Range<usize>], responses: &[usize]) -
         at = span.end;
     }
     tokens.extend_from_slice(&script.tokens[at.min(end)..end]);
-    let shift = |place: usize| place - spans.iter().take_while(|s| s.end <= place).map(ExactSizeIterator::len).sum::<usize>();
+    let shift = |place: usize| {
+        place
+            - spans.iter().take_while(|s| s.end <= place).map(ExactSizeIterator::len).sum::<usize>()
+    };
     let wanted = responses.iter().map(|r| {
         let scored = &script.responses[*r].scored;
         let start = shift(scored.start);
         start..start + scored.len()
     });
-    let there = script.responses.iter().map(|response| &response.scored).filter(|scored| scored.end <= end);
-    let there = there.map(|scored| shift(scored.start)..shift(scored.start) + scored.len()).collect();
-    Ablation { sequence: Sequence { wanted: wanted.collect(), responses: there, tokens }, responses, tokens_removed, respelled: 0 }
+    let there =
+        script.responses.iter().map(|response| &response.scored).filter(|scored| scored.end <= end);
+    let there =
+        there.map(|scored| shift(scored.start)..shift(scored.start) + scored.len()).collect();
+    Ablation {
+        sequence: Sequence { wanted: wanted.collect(), responses: there, tokens },
+        responses,
+        tokens_removed,
+        respelled: 0,
+    }
 }
 
 /// Log-probabilities of the responses' tokens, by response.
@@ -93,11 +112,13 @@ impl ResponseScores {
         Self { responses }
     }
 
-    /// The same with the figures of the whole conversation where nothing was scored: what comes before a removal, or is what it was
-    /// after it, loses nothing.
+    /// The same with the figures of the whole conversation where nothing was scored: what comes
+    /// before a removal, or is what it was after it, loses nothing.
     #[must_use]
     pub fn filled(mut self, with: &Self) -> Self {
-        for (own, whole) in self.responses.iter_mut().zip(&with.responses).filter(|(own, _)| own.is_empty()) {
+        for (own, whole) in
+            self.responses.iter_mut().zip(&with.responses).filter(|(own, _)| own.is_empty())
+        {
             own.clone_from(whole);
         }
         self
@@ -112,7 +133,8 @@ impl ResponseScores {
     /// The largest difference of a response's sum between two scorings of the same.
     #[must_use]
     pub fn noise(&self, again: &Self) -> f64 {
-        let both = (0..self.responses.len()).filter(|r| self.responses[*r].len() == again.responses[*r].len());
+        let both = (0..self.responses.len())
+            .filter(|r| self.responses[*r].len() == again.responses[*r].len());
         both.map(|r| (self.sum(r) - again.sum(r)).abs()).fold(0.0, f64::max)
     }
 }
@@ -150,8 +172,10 @@ impl Baseline<'_> {
 
     fn contributions(&self, response: usize, without: &ResponseScores) -> Vec<Token> {
         let from = self.script.responses[response].scored.start;
-        let pairs = self.with.responses[response].iter().zip(&without.responses[response]).enumerate();
-        let mut deltas: Vec<(usize, f64)> = pairs.map(|(i, (w, o))| (i, f64::from(*w) - f64::from(*o))).collect();
+        let pairs =
+            self.with.responses[response].iter().zip(&without.responses[response]).enumerate();
+        let mut deltas: Vec<(usize, f64)> =
+            pairs.map(|(i, (w, o))| (i, f64::from(*w) - f64::from(*o))).collect();
         deltas.sort_by(|a, b| b.1.abs().total_cmp(&a.1.abs()).then(a.0.cmp(&b.0)));
         let token = |(i, delta): (usize, f64)| {
             let id = self.script.tokens[from + i];
@@ -220,7 +244,8 @@ mod tests {
                 less.conversation.retain(|e| e.key.as_deref() != Some(&memory.key));
                 let less = read(&less);
                 prop_assert_eq!(&gone.sequence.tokens[..], &less.tokens[..gone.sequence.tokens.len()]);
-                // The responses are the same, token by token, and none that could have lost something is left out.
+                // The responses are the same, token by token, and none that could have lost
+                // something is left out.
                 let told: Vec<Range<usize>> = gone.responses.iter().map(|r| full.responses[*r].scored.clone()).collect();
                 prop_assert_eq!(words(&gone.sequence.tokens, &gone.sequence.wanted), words(&full.tokens, &told));
                 let behind = full.responses.iter().filter(|r| r.scored.start >= memory.spans[0].start).count();

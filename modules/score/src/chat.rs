@@ -1,12 +1,15 @@
-//! A model's chat template: where it lies, and a conversation's messages as the text that the model was trained on.
+//! A model's chat template: where it lies, and a conversation's messages as the text that the model
+//! was trained on.
 //!
-//! Templates are Jinja as `transformers` runs it (`trim_blocks`, `lstrip_blocks`, loop controls, its own `tojson`, `raise_exception`,
-//! `strftime_now`); [`render`] runs them, [`apart`] in a process of their own, [`python`] has what they expect of Python, [`dialogue`]
-//! puts a conversation into messages and finds the entries in the text again.
+//! Templates are Jinja as `transformers` runs it (`trim_blocks`, `lstrip_blocks`, loop controls,
+//! its own `tojson`, `raise_exception`, `strftime_now`); [`render`] runs them, [`apart`] in a
+//! process of their own, [`python`] has what they expect of Python, [`dialogue`] puts a
+//! conversation into messages and finds the entries in the text again.
 //! <https://huggingface.co/docs/transformers/chat_templating_writing>
 //!
-//! Invariants: a template reads nothing but what it is given, and includes nothing; its size, steps, depth, output, memory and time are
-//! bounded; what a folder has and cannot be used is refused when it is asked for, by name.
+//! Invariants: a template reads nothing but what it is given, and includes nothing; its size,
+//! steps, depth, output, memory and time are bounded; what a folder has and cannot be used is
+//! refused when it is asked for, by name.
 
 pub mod apart;
 pub mod dialogue;
@@ -40,7 +43,9 @@ pub struct TemplateFault(String);
 #[derive(Clone, Debug, Error)]
 pub enum ChatError {
     /// It is too long to be one.
-    #[error("the chat template {source_name} has {bytes} bytes, expected at most {TEMPLATE_BYTES_MAX}")]
+    #[error(
+        "the chat template {source_name} has {bytes} bytes, expected at most {TEMPLATE_BYTES_MAX}"
+    )]
     TooLarge {
         /// Where it is from.
         source_name: String,
@@ -89,7 +94,9 @@ pub enum ChatError {
         source_name: String,
     },
     /// It makes too much of it.
-    #[error("the chat template {source_name} makes more than {TEXT_BYTES_MAX} bytes of the conversation")]
+    #[error(
+        "the chat template {source_name} makes more than {TEXT_BYTES_MAX} bytes of the conversation"
+    )]
     TooMuchText {
         /// Where it is from.
         source_name: String,
@@ -104,7 +111,10 @@ pub enum ChatError {
         source_name: String,
     },
     /// Its steps are few and long.
-    #[error("the chat template {source_name} takes more than {} s of a processor", apart::SECONDS_MAX)]
+    #[error(
+        "the chat template {source_name} takes more than {} s of a processor",
+        apart::SECONDS_MAX
+    )]
     TooSlow {
         /// Where it is from.
         source_name: String,
@@ -138,7 +148,9 @@ pub enum ChatError {
         why: String,
     },
     /// A memory has no place.
-    #[error("memory `{key}` has no place in the conversation: the template takes no system message there, and there is no user's text")]
+    #[error(
+        "memory `{key}` has no place in the conversation: the template takes no system message there, and there is no user's text"
+    )]
     NoPlace {
         /// Its key.
         key: String,
@@ -160,7 +172,11 @@ pub enum ChatError {
 }
 
 fn listed(names: &[String]) -> String {
-    if names.is_empty() { "none, for it has none of its own".to_owned() } else { format!("{}, or none", names.join(", ")) }
+    if names.is_empty() {
+        "none, for it has none of its own".to_owned()
+    } else {
+        format!("{}, or none", names.join(", "))
+    }
 }
 
 fn at_line(line: &Option<usize>) -> String {
@@ -170,7 +186,13 @@ fn at_line(line: &Option<usize>) -> String {
 impl ChatError {
     /// Whether the template would fail so whatever it is given.
     fn is_of_any_messages(&self) -> bool {
-        matches!(self, Self::Syntax { .. } | Self::TooMuchMemory { .. } | Self::TooSlow { .. } | Self::Helper { .. })
+        matches!(
+            self,
+            Self::Syntax { .. }
+                | Self::TooMuchMemory { .. }
+                | Self::TooSlow { .. }
+                | Self::Helper { .. }
+        )
     }
 }
 
@@ -219,15 +241,20 @@ impl Source {
 }
 
 impl Templates {
-    /// Reads a folder: `chat_template.jinja` with those of `additional_chat_templates/` beside it, else `chat_template` of
-    /// `tokenizer_config.json`, else `chat_template.json`. What is not there is no template; what is damaged says so when it is asked for.
+    /// Reads a folder: `chat_template.jinja` with those of `additional_chat_templates/` beside it,
+    /// else `chat_template` of `tokenizer_config.json`, else `chat_template.json`. What is not
+    /// there is no template; what is damaged says so when it is asked for.
     #[must_use]
     pub fn read(folder: &Path) -> Self {
         let config = json_of(&folder.join("tokenizer_config.json"));
-        let special = special_tokens(config.as_ref().ok().and_then(Option::as_ref), &folder.join("special_tokens_map.json"));
+        let special = special_tokens(
+            config.as_ref().ok().and_then(Option::as_ref),
+            &folder.join("special_tokens_map.json"),
+        );
         let mut templates = Vec::new();
         let mut add = |name: &str, source_name: String, text: Result<String, ChatError>| {
-            let text = text.and_then(|text| Source::new(&source_name, &text).map(|source| source.text));
+            let text =
+                text.and_then(|text| Source::new(&source_name, &text).map(|source| source.text));
             if templates.len() < TEMPLATES_MAX {
                 templates.push(NamedTemplate { name: name.to_owned(), source_name, text });
             }
@@ -240,7 +267,10 @@ impl Templates {
             }
             return Self { templates, special };
         }
-        for (file, config) in [("tokenizer_config.json", config), ("chat_template.json", json_of(&folder.join("chat_template.json")))] {
+        for (file, config) in [
+            ("tokenizer_config.json", config),
+            ("chat_template.json", json_of(&folder.join("chat_template.json"))),
+        ] {
             match config {
                 Ok(None) => continue,
                 Err(error) => add("default", file.to_owned(), Err(error)),
@@ -248,14 +278,20 @@ impl Templates {
                     Value::String(text) => add("default", file.to_owned(), Ok(text.clone())),
                     Value::Array(several) => {
                         for one in several {
-                            if let (Some(name), Some(text)) = (one["name"].as_str(), one["template"].as_str()) {
+                            if let (Some(name), Some(text)) =
+                                (one["name"].as_str(), one["template"].as_str())
+                            {
                                 add(name, format!("{file}:{name}"), Ok(text.to_owned()));
                             }
                         }
                     }
                     Value::Object(several) => {
                         for (name, text) in several {
-                            add(name, format!("{file}:{name}"), Ok(text.as_str().unwrap_or_default().to_owned()));
+                            add(
+                                name,
+                                format!("{file}:{name}"),
+                                Ok(text.as_str().unwrap_or_default().to_owned()),
+                            );
                         }
                     }
                     _ => continue,
@@ -278,21 +314,30 @@ impl Templates {
         self.templates.iter().map(|one| one.name.clone()).collect()
     }
 
-    /// The template of this name; without one, the one for tools if there are some, else the default; `None` if the model has none.
+    /// The template of this name; without one, the one for tools if there are some, else the
+    /// default; `None` if the model has none.
     ///
     /// # Errors
     /// [`ChatError`]: no such template, or one that cannot be used.
     pub fn choose(&self, name: Option<&str>, tools: bool) -> Result<Option<Source>, ChatError> {
         let of = |name: &str| self.templates.iter().find(|one| one.name == name);
-        let found = match name {
-            Some(name) => Some(of(name).ok_or_else(|| ChatError::NoSuch { name: name.to_owned(), there: self.names() })?),
-            None if tools => of("tool_use").or_else(|| of("default")),
-            None => of("default"),
-        };
+        let found =
+            match name {
+                Some(name) => Some(of(name).ok_or_else(|| ChatError::NoSuch {
+                    name: name.to_owned(),
+                    there: self.names(),
+                })?),
+                None if tools => of("tool_use").or_else(|| of("default")),
+                None => of("default"),
+            };
         match found {
-            Some(found) => Ok(Some(Source { name: found.source_name.clone(), text: found.text.clone()? })),
+            Some(found) => {
+                Ok(Some(Source { name: found.source_name.clone(), text: found.text.clone()? }))
+            }
             // Several, and none is the default: which one it is must be said.
-            None if !self.is_empty() => Err(ChatError::NoSuch { name: "default".to_owned(), there: self.names() }),
+            None if !self.is_empty() => {
+                Err(ChatError::NoSuch { name: "default".to_owned(), there: self.names() })
+            }
             None => Ok(None),
         }
     }
@@ -302,7 +347,9 @@ impl Templates {
 fn json_of(path: &Path) -> Result<Option<Value>, ChatError> {
     let unreadable = |why: String| ChatError::Unreadable { path: path.to_owned(), why };
     match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| unreadable(format!("not JSON: {error}"))),
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| unreadable(format!("not JSON: {error}"))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(unreadable(error.to_string())),
     }
@@ -310,7 +357,8 @@ fn json_of(path: &Path) -> Result<Option<Value>, ChatError> {
 
 fn text_of(path: &Path) -> Result<String, ChatError> {
     let unreadable = |why: String| ChatError::Unreadable { path: path.to_owned(), why };
-    let bytes = std::fs::metadata(path).map(|meta| usize::try_from(meta.len()).unwrap_or(usize::MAX));
+    let bytes =
+        std::fs::metadata(path).map(|meta| usize::try_from(meta.len()).unwrap_or(usize::MAX));
     let bytes = bytes.map_err(|error| unreadable(error.to_string()))?;
     if bytes > TEMPLATE_BYTES_MAX {
         return Err(ChatError::TooLarge { source_name: path.display().to_string(), bytes });
@@ -322,8 +370,10 @@ fn text_of(path: &Path) -> Result<String, ChatError> {
 fn additional(folder: &Path) -> Vec<(String, PathBuf)> {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let named = files.filter(|path| path.extension().is_some_and(|ending| ending == "jinja"));
-    let mut named: Vec<(String, PathBuf)> =
-        named.filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path))).take(TEMPLATES_MAX).collect();
+    let mut named: Vec<(String, PathBuf)> = named
+        .filter_map(|path| Some((path.file_stem()?.to_str()?.to_owned(), path)))
+        .take(TEMPLATES_MAX)
+        .collect();
     named.sort();
     named
 }
@@ -331,10 +381,15 @@ fn additional(folder: &Path) -> Vec<(String, PathBuf)> {
 /// The texts of `bos_token` and its like.
 fn special_tokens(config: Option<&Value>, map: &Path) -> Map<String, Value> {
     let map = json_of(map).ok().flatten();
-    let text = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
+    let text =
+        |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
     let mut special = Map::new();
-    for name in ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"] {
-        let found = config.and_then(|config| text(&config[name])).or_else(|| map.as_ref().and_then(|map| text(&map[name])));
+    for name in
+        ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"]
+    {
+        let found = config
+            .and_then(|config| text(&config[name]))
+            .or_else(|| map.as_ref().and_then(|map| text(&map[name])));
         if let Some(found) = found {
             special.insert(name.to_owned(), found.into());
         }
@@ -355,19 +410,40 @@ impl Renderer {
     ///
     /// # Errors
     /// [`ChatError::Option`].
-    pub fn new(source: &Source, templates: Option<&Templates>, tools: Option<&[Value]>, how: &ChatTemplate) -> Result<Self, ChatError> {
+    pub fn new(
+        source: &Source,
+        templates: Option<&Templates>,
+        tools: Option<&[Value]>,
+        how: &ChatTemplate,
+    ) -> Result<Self, ChatError> {
         let mut variables = templates.map_or_else(Map::new, |templates| templates.special.clone());
-        variables.insert("tools".to_owned(), tools.map_or(Value::Null, |tools| Value::Array(tools.to_vec())));
+        variables.insert(
+            "tools".to_owned(),
+            tools.map_or(Value::Null, |tools| Value::Array(tools.to_vec())),
+        );
         variables.insert("documents".to_owned(), Value::Null);
         variables.insert("add_generation_prompt".to_owned(), false.into());
         match &how.variables {
             None => {}
-            Some(Value::Object(more)) => variables.extend(more.iter().map(|(name, value)| (name.clone(), value.clone()))),
-            Some(_) => return Err(ChatError::Option { field: "chat_template.variables", why: "expected an object".to_owned() }),
+            Some(Value::Object(more)) => {
+                variables.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())))
+            }
+            Some(_) => {
+                return Err(ChatError::Option {
+                    field: "chat_template.variables",
+                    why: "expected an object".to_owned(),
+                });
+            }
         }
-        let now_s = how.now_s.unwrap_or_else(|| i64::try_from(brahman_card::clock::now_ms() / 1000).unwrap_or(i64::MAX));
+        let now_s = how.now_s.unwrap_or_else(|| {
+            i64::try_from(brahman_card::clock::now_ms() / 1000).unwrap_or(i64::MAX)
+        });
         let recipe = Recipe { text: source.text.clone(), variables, now_s };
-        Ok(Self { recipe, source_name: source.name.clone(), asked_for_time: AtomicBool::new(false) })
+        Ok(Self {
+            recipe,
+            source_name: source.name.clone(),
+            asked_for_time: AtomicBool::new(false),
+        })
     }
 
     /// The text that the template makes of messages.
@@ -375,7 +451,8 @@ impl Renderer {
     /// # Errors
     /// [`ChatError`], which names the template's line.
     pub fn render(&self, messages: Vec<Value>) -> Result<String, ChatError> {
-        let rendering = apart::run(&self.recipe, messages).map_err(|error| self.unfinished(error))?;
+        let rendering =
+            apart::run(&self.recipe, messages).map_err(|error| self.unfinished(error))?;
         if rendering.asked_for_time {
             self.asked_for_time.store(true, Ordering::Relaxed);
         }
@@ -394,11 +471,15 @@ impl Renderer {
     fn failure(&self, failure: RenderFailure) -> ChatError {
         let source_name = self.source_name.clone();
         match failure {
-            RenderFailure::Syntax { line, why } => ChatError::Syntax { source_name, line, source: TemplateFault(why) },
+            RenderFailure::Syntax { line, why } => {
+                ChatError::Syntax { source_name, line, source: TemplateFault(why) }
+            }
             RenderFailure::Refusal { message } => ChatError::Refusal { source_name, message },
             RenderFailure::TooManySteps => ChatError::TooManySteps { source_name },
             RenderFailure::TooMuchText => ChatError::TooMuchText { source_name },
-            RenderFailure::Failed { line, why } => ChatError::Failed { source_name, line, source: TemplateFault(why) },
+            RenderFailure::Failed { line, why } => {
+                ChatError::Failed { source_name, line, source: TemplateFault(why) }
+            }
         }
     }
 
@@ -431,7 +512,8 @@ mod tests {
     }
 
     fn shown(template: &str) -> String {
-        rendered(template, json!([{ "role": "user", "content": " Hi 'you'. " }])).unwrap_or_else(|error| panic!("{template}: {error:?}"))
+        rendered(template, json!([{ "role": "user", "content": " Hi 'you'. " }]))
+            .unwrap_or_else(|error| panic!("{template}: {error:?}"))
     }
 
     #[test]
@@ -439,23 +521,44 @@ mod tests {
         for (template, text) in [
             ("{{ bos_token }}{{ messages[0].content.strip() }}", "<s>Hi 'you'."),
             ("{{ messages[0]['content'] | trim | tojson }}", "\"Hi 'you'.\""),
-            ("{{ {'b': [1, 2.5, none, true], 'a': {}} | tojson }}", "{\"b\": [1, 2.5, null, true], \"a\": {}}"),
-            ("{{ {'b': [1], 'a': 'ü'} | tojson(indent=2, sort_keys=true) }}", "{\n  \"a\": \"ü\",\n  \"b\": [\n    1\n  ]\n}"),
-            ("{{ {'a': 'ü<'} | tojson(ensure_ascii=true, separators=(',', ':')) }}", "{\"a\":\"\\u00fc<\"}"),
+            (
+                "{{ {'b': [1, 2.5, none, true], 'a': {}} | tojson }}",
+                "{\"b\": [1, 2.5, null, true], \"a\": {}}",
+            ),
+            (
+                "{{ {'b': [1], 'a': 'ü'} | tojson(indent=2, sort_keys=true) }}",
+                "{\n  \"a\": \"ü\",\n  \"b\": [\n    1\n  ]\n}",
+            ),
+            (
+                "{{ {'a': 'ü<'} | tojson(ensure_ascii=true, separators=(',', ':')) }}",
+                "{\"a\":\"\\u00fc<\"}",
+            ),
             ("{{ {'a': ['x', true, none]} }}", "{'a': ['x', True, None]}"),
             (
                 "{{ [1e16, 1e15, 1e-5, 1e-4, 123456789012345680.0, 100.0, 2.5e-7, 1.5e300] | tojson }}",
                 "[1e+16, 1000000000000000.0, 1e-05, 0.0001, 1.2345678901234568e+17, 100.0, 2.5e-07, 1.5e+300]",
             ),
             ("{{ 1e22 }} {{ 0.1 }} {{ -2.0 }} {{ [7, 1e-9] }}", "1e+22 0.1 -2.0 [7, 1e-09]"),
-            ("{{ ['\u{a0}\u{200b}\u{e9}\u{7f}\u{e9}\u{301}\u{e0001}'] }}", "['\\xa0\\u200b\u{e9}\\x7f\u{e9}\u{301}\\U000e0001']"),
+            (
+                "{{ ['\u{a0}\u{200b}\u{e9}\u{7f}\u{e9}\u{301}\u{e0001}'] }}",
+                "['\\xa0\\u200b\u{e9}\\x7f\u{e9}\u{301}\\U000e0001']",
+            ),
             ("{{ '\u{7f}\u{2028}' | tojson(ensure_ascii=true) }}", "\"\\u007f\\u2028\""),
             ("{{ none }}{{ undefined_name }}{{ true }}", "NoneTrue"),
-            ("{{ 'a-b-c'.split('-')[-1] }}{{ 'a b  c'.split()[1] }}{{ 'a-b-c'.rsplit('-', 1)[0] }}", "cba-b"),
-            ("{{ {'a': 1}.get('b', 'c') }}{{ {'a': 1}.get('a') }}{{ {'a': 1}.get('x') is none }}", "c1True"),
+            (
+                "{{ 'a-b-c'.split('-')[-1] }}{{ 'a b  c'.split()[1] }}{{ 'a-b-c'.rsplit('-', 1)[0] }}",
+                "cba-b",
+            ),
+            (
+                "{{ {'a': 1}.get('b', 'c') }}{{ {'a': 1}.get('a') }}{{ {'a': 1}.get('x') is none }}",
+                "c1True",
+            ),
             ("{% for k, v in {'a': 1, 'b': 2}.items() %}{{ k }}{{ v }}{% endfor %}", "a1b2"),
             ("{{ 'abc'.startswith('ab') and 'abc'.endswith('bc') }}{{ 'abc'.find('c') }}", "True2"),
-            ("{{ messages[::-1] | length }}{{ messages is sequence }}{{ 'x' is sequence }}{{ 'x' is mapping }}", "1TrueTrueFalse"),
+            (
+                "{{ messages[::-1] | length }}{{ messages is sequence }}{{ 'x' is sequence }}{{ 'x' is mapping }}",
+                "1TrueTrueFalse",
+            ),
             (
                 "{% set n = namespace(i=0) %}{% for i in [1, 2, 9] %}{% if i == 9 %}{% break %}{% endif %}{% set n.i = i %}{% endfor %}{{ n.i }}",
                 "2",
@@ -473,20 +576,31 @@ mod tests {
     #[test]
     fn a_template_that_misbehaves_ends_with_its_reason() {
         let refused = |template: &str| rendered(template, json!([])).expect_err(template);
-        assert!(matches!(refused("{{ raise_exception('only pairs') }}"), ChatError::Refusal { message, .. } if message == "only pairs"));
+        assert!(
+            matches!(refused("{{ raise_exception('only pairs') }}"), ChatError::Refusal { message, .. } if message == "only pairs")
+        );
         let nested = "{% macro m() %}{{ raise_exception('inside') }}{% endmacro %}{{ m() }}";
-        assert!(matches!(refused(nested), ChatError::Refusal { message, .. } if message == "inside"));
-        let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
+        assert!(
+            matches!(refused(nested), ChatError::Refusal { message, .. } if message == "inside")
+        );
+        let endless =
+            "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
         assert!(matches!(refused(endless), ChatError::TooManySteps { .. }));
         let flood = "{% for a in range(10000) %}{% for b in range(1000) %}0123456789{% endfor %}{% endfor %}";
-        assert!(matches!(refused(flood), ChatError::TooMuchText { .. } | ChatError::TooManySteps { .. }));
+        assert!(matches!(
+            refused(flood),
+            ChatError::TooMuchText { .. } | ChatError::TooManySteps { .. }
+        ));
         let deep = "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}";
         assert!(matches!(refused(deep), ChatError::Failed { .. }));
         assert!(matches!(refused("a\n{% if %}"), ChatError::Syntax { line: Some(2), .. }));
         // There is no loader: no file is ever opened.
         assert!(matches!(refused("{% include '/etc/passwd' %}"), ChatError::Failed { .. }));
         assert!(matches!(refused("{{ open('/etc/passwd') }}"), ChatError::Failed { .. }));
-        assert!(matches!(refused(&"x".repeat(1 << 20)), ChatError::TooLarge { bytes: 1_048_576, .. }));
+        assert!(matches!(
+            refused(&"x".repeat(1 << 20)),
+            ChatError::TooLarge { bytes: 1_048_576, .. }
+        ));
     }
 
     #[test]
@@ -497,18 +611,30 @@ mod tests {
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
             std::fs::write(path, text).expect("written");
         };
-        let chosen = |name: Option<&str>, tools: bool| Templates::read(folder.path()).choose(name, tools);
+        let chosen =
+            |name: Option<&str>, tools: bool| Templates::read(folder.path()).choose(name, tools);
         assert!(chosen(None, false).expect("none").is_none());
         assert!(matches!(chosen(Some("x"), false), Err(ChatError::NoSuch { .. })));
         write("chat_template.json", r#"{"chat_template": "legacy"}"#);
         assert_eq!(chosen(None, false).expect("read").expect("one").text, "legacy");
-        write("tokenizer_config.json", r#"{"chat_template": "one", "bos_token": {"content": "<s>"}, "eos_token": "</s>"}"#);
-        assert_eq!(chosen(None, true).expect("read").expect("one"), Source::new("tokenizer_config.json", "one").expect("short"));
+        write(
+            "tokenizer_config.json",
+            r#"{"chat_template": "one", "bos_token": {"content": "<s>"}, "eos_token": "</s>"}"#,
+        );
+        assert_eq!(
+            chosen(None, true).expect("read").expect("one"),
+            Source::new("tokenizer_config.json", "one").expect("short")
+        );
         let several = r#"{"chat_template": [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]}"#;
         write("tokenizer_config.json", several);
         assert_eq!(chosen(None, false).expect("read").expect("one").text, "d");
-        assert_eq!(chosen(None, true).expect("read").expect("one").name, "tokenizer_config.json:tool_use");
-        assert!(matches!(chosen(Some("rag"), false), Err(ChatError::NoSuch { there, .. }) if there == ["default", "tool_use"]));
+        assert_eq!(
+            chosen(None, true).expect("read").expect("one").name,
+            "tokenizer_config.json:tool_use"
+        );
+        assert!(
+            matches!(chosen(Some("rag"), false), Err(ChatError::NoSuch { there, .. }) if there == ["default", "tool_use"])
+        );
         write("chat_template.jinja", "file");
         write("additional_chat_templates/rag.jinja", "r");
         assert_eq!(chosen(None, true).expect("read").expect("one").text, "file");

@@ -1,8 +1,9 @@
 //! A conversation as one list of tokens that remembers where memories and responses lie.
 //!
-//! By the model's chat template, or another ([`crate::chat`]); of a model that has none, by a header and a footer around each text.
-//! Invariant: without a chat template every entry is turned into tokens by itself, so that taking one out changes no other's tokens;
-//! with one, what is left is run through it again, and a response keeps its tokens.
+//! By the model's chat template, or another ([`crate::chat`]); of a model that has none, by a
+//! header and a footer around each text. Invariant: without a chat template every entry is turned
+//! into tokens by itself, so that taking one out changes no other's tokens; with one, what is left
+//! is run through it again, and a response keeps its tokens.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -66,7 +67,14 @@ pub struct Script {
 impl Script {
     /// Its tokens, and what is scored of them.
     pub(crate) fn scored(&self) -> ScoredWhole<'_> {
-        ScoredWhole { tokens: &self.tokens, responses: self.responses.iter().map(|response| (response.entry, &response.scored)).collect() }
+        ScoredWhole {
+            tokens: &self.tokens,
+            responses: self
+                .responses
+                .iter()
+                .map(|response| (response.entry, &response.scored))
+                .collect(),
+        }
     }
 }
 
@@ -90,7 +98,8 @@ impl Layout {
 /// The name under which no chat template is asked for.
 const NONE: &str = "none";
 /// Roles that a message may have: those of chat APIs, and what models call the answer of a tool.
-const ROLES: [&str; 8] = ["user", "assistant", "tool", "system", "developer", "function", "ipython", "observation"];
+const ROLES: [&str; 8] =
+    ["user", "assistant", "tool", "system", "developer", "function", "ipython", "observation"];
 
 /// Why a conversation cannot be scored.
 #[derive(Debug, thiserror::Error)]
@@ -149,15 +158,29 @@ pub fn default_template() -> Template {
 ///
 /// # Errors
 /// [`ConversationError`], which names the entry, or says how many tokens there are.
-pub fn script(conversation: &Conversation, layout: &Layout, engine: &dyn Engine) -> Result<Script, ConversationError> {
-    let sections = [("system", &conversation.system), ("identity", &conversation.identity), ("journal", &conversation.journal)];
-    let total = sections.iter().map(|(_, s)| s.as_ref().map_or(0, Vec::len)).sum::<usize>() + conversation.conversation.len();
+pub fn script(
+    conversation: &Conversation,
+    layout: &Layout,
+    engine: &dyn Engine,
+) -> Result<Script, ConversationError> {
+    let sections = [
+        ("system", &conversation.system),
+        ("identity", &conversation.identity),
+        ("journal", &conversation.journal),
+    ];
+    let total = sections.iter().map(|(_, s)| s.as_ref().map_or(0, Vec::len)).sum::<usize>()
+        + conversation.conversation.len();
     if total > ENTRIES_MAX {
-        return Err(ConversationError::field("conversation", format!("{total} entries, expected at most {ENTRIES_MAX}")));
+        return Err(ConversationError::field(
+            "conversation",
+            format!("{total} entries, expected at most {ENTRIES_MAX}"),
+        ));
     }
     let keys = check(conversation)?;
     let mut script = match choose(conversation, layout, engine)? {
-        Choice::Chat(source) => by_chat_template(conversation, &keys, &source, &layout.chat, engine)?,
+        Choice::Chat(source) => {
+            by_chat_template(conversation, &keys, &source, &layout.chat, engine)?
+        }
         Choice::Plain(template, notes, bos) => plain(conversation, &template, bos, notes, engine)?,
     };
     script.entries = conversation.conversation.len();
@@ -171,26 +194,43 @@ pub fn script(conversation: &Conversation, layout: &Layout, engine: &dyn Engine)
 /// How it is to be done.
 enum Choice {
     Chat(Source),
-    /// By header and footer; whether what the tokenizer puts first is put first, and what the reply says of it.
+    /// By header and footer; whether what the tokenizer puts first is put first, and what the reply
+    /// says of it.
     Plain(Template, Vec<String>, bool),
 }
 
-fn choose(conversation: &Conversation, layout: &Layout, engine: &dyn Engine) -> Result<Choice, ConversationError> {
+fn choose(
+    conversation: &Conversation,
+    layout: &Layout,
+    engine: &dyn Engine,
+) -> Result<Choice, ConversationError> {
     let chat = &layout.chat;
-    let both = |field: &str| ConversationError::field(field, "both a chat template and header and footer: expected one of them");
+    let both = |field: &str| {
+        ConversationError::field(
+            field,
+            "both a chat template and header and footer: expected one of them",
+        )
+    };
     if let Some(text) = &chat.text {
         if layout.template.is_some() {
             return Err(both("template"));
         }
         if chat.name.is_some() {
-            return Err(ConversationError::field("chat_template", "both `name` and `text`: expected one of them"));
+            return Err(ConversationError::field(
+                "chat_template",
+                "both `name` and `text`: expected one of them",
+            ));
         }
         return Ok(Choice::Chat(Source::new("given", text)?));
     }
     let around = || layout.template.clone().unwrap_or_else(default_template);
     let is_named = chat.name.as_deref().is_some_and(|name| name != NONE);
     if layout.template.is_some() || chat.name.as_deref() == Some(NONE) {
-        return if is_named { Err(both("template")) } else { Ok(Choice::Plain(around(), Vec::new(), true)) };
+        return if is_named {
+            Err(both("template"))
+        } else {
+            Ok(Choice::Plain(around(), Vec::new(), true))
+        };
     }
     let mut entries = all(conversation).map(|(_, _, entry)| entry).peekable();
     if entries.peek().is_none() {
@@ -205,7 +245,11 @@ fn choose(conversation: &Conversation, layout: &Layout, engine: &dyn Engine) -> 
     let found = match engine.templates() {
         Some(templates) => templates.choose(chat.name.as_deref(), tools)?,
         None if is_named => {
-            return Err(ChatError::NoSuch { name: chat.name.clone().unwrap_or_default(), there: Vec::new() }.into());
+            return Err(ChatError::NoSuch {
+                name: chat.name.clone().unwrap_or_default(),
+                there: Vec::new(),
+            }
+            .into());
         }
         None => None,
     };
@@ -213,7 +257,9 @@ fn choose(conversation: &Conversation, layout: &Layout, engine: &dyn Engine) -> 
         Some(source) => Choice::Chat(source),
         None => {
             let Template { header, footer } = around();
-            let note = format!("the model has no chat template: each text stands between {header:?} and {footer:?}");
+            let note = format!(
+                "the model has no chat template: each text stands between {header:?} and {footer:?}"
+            );
             Choice::Plain(around(), vec![note], true)
         }
     })
@@ -221,10 +267,17 @@ fn choose(conversation: &Conversation, layout: &Layout, engine: &dyn Engine) -> 
 
 /// All entries, with their section and their place in it.
 fn all(conversation: &Conversation) -> impl Iterator<Item = (&'static str, usize, &Entry)> {
-    let sections = [("system", &conversation.system), ("identity", &conversation.identity), ("journal", &conversation.journal)];
-    let in_sections =
-        sections.into_iter().flat_map(|(name, entries)| entries.iter().flatten().enumerate().map(move |(at, e)| (name, at, e)));
-    in_sections.chain(conversation.conversation.iter().enumerate().map(|(at, entry)| ("conversation", at, entry)))
+    let sections = [
+        ("system", &conversation.system),
+        ("identity", &conversation.identity),
+        ("journal", &conversation.journal),
+    ];
+    let in_sections = sections.into_iter().flat_map(|(name, entries)| {
+        entries.iter().flatten().enumerate().map(move |(at, e)| (name, at, e))
+    });
+    in_sections.chain(
+        conversation.conversation.iter().enumerate().map(|(at, entry)| ("conversation", at, entry)),
+    )
 }
 
 /// Whether an entry is a memory.
@@ -243,20 +296,37 @@ pub(crate) fn check(conversation: &Conversation) -> Result<Vec<String>, Conversa
         let place = || format!("{section}[{at}]");
         let calls = entry.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty());
         match (&entry.text, &entry.tokens) {
-            (Some(_), Some(_)) => return Err(ConversationError::field(place(), "both `text` and `tokens`: expected one of them")),
+            (Some(_), Some(_)) => {
+                return Err(ConversationError::field(
+                    place(),
+                    "both `text` and `tokens`: expected one of them",
+                ));
+            }
             (None, None) if !calls => {
-                return Err(ConversationError::field(place(), "neither `text` nor `tokens`: expected one of them"));
+                return Err(ConversationError::field(
+                    place(),
+                    "neither `text` nor `tokens`: expected one of them",
+                ));
             }
             (None, Some(_)) if calls || entry.reasoning_content.is_some() => {
-                return Err(ConversationError::field(place(), "`tokens` beside `tool_calls` or `reasoning_content`: expected a text"));
+                return Err(ConversationError::field(
+                    place(),
+                    "`tokens` beside `tool_calls` or `reasoning_content`: expected a text",
+                ));
             }
             _ => {}
         }
         match entry.role.as_deref() {
             Some("memory") => {}
-            Some(role) if ROLES.contains(&role) || (section != "conversation" && role == section) => {}
+            Some(role)
+                if ROLES.contains(&role) || (section != "conversation" && role == section) => {}
             None if section != "conversation" || entry.key.is_some() => {}
-            None => return Err(ConversationError::field(place(), format!("no `role`: expected {}, or memory", ROLES.join(", ")))),
+            None => {
+                return Err(ConversationError::field(
+                    place(),
+                    format!("no `role`: expected {}, or memory", ROLES.join(", ")),
+                ));
+            }
             Some(other) => {
                 let other: String = other.chars().take(SHOWN_CHARS).collect();
                 let why = format!("`{other}`: expected {}, or memory", ROLES.join(", "));
@@ -267,10 +337,15 @@ pub(crate) fn check(conversation: &Conversation) -> Result<Vec<String>, Conversa
             continue;
         }
         let key = entry.key.as_deref().filter(|key| !key.is_empty());
-        let key = key.ok_or_else(|| ConversationError::field(format!("{}.key", place()), "a memory needs a key"))?;
+        let key = key.ok_or_else(|| {
+            ConversationError::field(format!("{}.key", place()), "a memory needs a key")
+        })?;
         if known.insert(key) {
             if keys.len() == MEMORIES_MAX {
-                return Err(ConversationError::field(place(), format!("more than {MEMORIES_MAX} memories: score a part of them")));
+                return Err(ConversationError::field(
+                    place(),
+                    format!("more than {MEMORIES_MAX} memories: score a part of them"),
+                ));
             }
             keys.push(key.to_owned());
         }
@@ -295,7 +370,15 @@ fn by_chat_template(
     let responses = responses.into_iter().map(response).collect();
     let memories = memories.into_iter().map(|(key, spans)| Memory { key, spans }).collect();
     let used = dialogue.used();
-    Ok(Script { memories, responses, entries: 0, own_from, used, dialogue: Some(Arc::new(dialogue)), tokens })
+    Ok(Script {
+        memories,
+        responses,
+        entries: 0,
+        own_from,
+        used,
+        dialogue: Some(Arc::new(dialogue)),
+        tokens,
+    })
 }
 
 fn plain(
@@ -305,7 +388,14 @@ fn plain(
     notes: Vec<String>,
     engine: &dyn Engine,
 ) -> Result<Script, ConversationError> {
-    let mut writer = Writer { script: Script::default(), headers: HashMap::new(), template, engine, fixed: 0, spelled: 0 };
+    let mut writer = Writer {
+        script: Script::default(),
+        headers: HashMap::new(),
+        template,
+        engine,
+        fixed: 0,
+        spelled: 0,
+    };
     if with_first {
         writer.script.tokens.extend_from_slice(&engine.identity().first);
     }
@@ -369,13 +459,19 @@ impl Writer<'_> {
         let before = self.fixed;
         let mut scored = self.write(entry, role)?;
         if section == "conversation" && role == "assistant" {
-            // Nothing precedes a first token once all memories are gone; then it is scored in no case.
+            // Nothing precedes a first token once all memories are gone; then it is scored in no
+            // case.
             if before == 0 && scored.start == from && !scored.is_empty() {
                 scored.start += 1;
             }
             let text = match &entry.text {
                 Some(text) => text.chars().take(SHOWN_CHARS).collect(),
-                None => self.engine.decode(&self.script.tokens[scored.clone()]).chars().take(SHOWN_CHARS).collect(),
+                None => self
+                    .engine
+                    .decode(&self.script.tokens[scored.clone()])
+                    .chars()
+                    .take(SHOWN_CHARS)
+                    .collect(),
             };
             self.script.responses.push(Response { entry: at, scored, text });
         }
@@ -428,7 +524,11 @@ impl Writer<'_> {
             return text.to_owned();
         }
         self.spelled += 1;
-        format!("{}{}{text}", serde_json::Value::Object(beside), if text.is_empty() { "" } else { "\n" })
+        format!(
+            "{}{}{text}",
+            serde_json::Value::Object(beside),
+            if text.is_empty() { "" } else { "\n" }
+        )
     }
 
     fn around(&mut self, role: &str) -> Result<(Vec<u32>, Vec<u32>), EngineError> {

@@ -64,7 +64,12 @@ impl Identity {
     #[must_use]
     pub fn attributes(&self) -> BTreeMap<String, String> {
         let window = self.window.to_string();
-        let pairs = [("model", &self.model), ("fingerprint", &self.fingerprint), ("window", &window), ("device", &self.device)];
+        let pairs = [
+            ("model", &self.model),
+            ("fingerprint", &self.fingerprint),
+            ("window", &window),
+            ("device", &self.device),
+        ];
         pairs.map(|(name, value)| (name.to_owned(), value.clone())).into()
     }
 }
@@ -76,7 +81,8 @@ pub struct Sequence {
     pub tokens: Vec<u32>,
     /// In order, apart, never place 0: nothing precedes it.
     pub wanted: Vec<Range<usize>>,
-    /// Every response in it, in order, for servers that tell one figure a response; none of what is no conversation.
+    /// Every response in it, in order, for servers that tell one figure a response; none of what is
+    /// no conversation.
     pub responses: Vec<Range<usize>>,
 }
 
@@ -110,7 +116,9 @@ pub enum EngineError {
     #[error("the deadline passed while scoring")]
     Deadline,
     /// Longer than the window.
-    #[error("the conversation has {tokens} tokens, the model's window is {window}: leave out entries, or score a part")]
+    #[error(
+        "the conversation has {tokens} tokens, the model's window is {window}: leave out entries, or score a part"
+    )]
     TooLong {
         /// Tokens it has.
         tokens: usize,
@@ -201,12 +209,16 @@ impl EngineError {
         match self {
             Self::Cancelled => Fault::internal(message),
             Self::Deadline => Fault::deadline_exceeded("scoring"),
-            Self::TooLong { tokens, window } => {
-                Fault::of(&error::ContextTooLong { tokens: *tokens as u64, window: *window as u64 }, false, message)
-            }
-            Self::NoSuchToken { token, vocabulary } => {
-                Fault::of(&error::NoSuchToken { token: (*token).into(), vocabulary: (*vocabulary).into() }, false, message)
-            }
+            Self::TooLong { tokens, window } => Fault::of(
+                &error::ContextTooLong { tokens: *tokens as u64, window: *window as u64 },
+                false,
+                message,
+            ),
+            Self::NoSuchToken { token, vocabulary } => Fault::of(
+                &error::NoSuchToken { token: (*token).into(), vocabulary: (*vocabulary).into() },
+                false,
+                message,
+            ),
             Self::TooMuch { .. } => Fault::invalid_parameter("conversation", message),
             Self::Template(error) => match &**error {
                 ChatError::Entry { place, .. } => Fault::invalid_parameter(place, message),
@@ -215,8 +227,12 @@ impl EngineError {
                 _ => Fault::invalid_parameter("chat_template", message),
             },
             Self::BadOutput { .. } => Fault::of(&error::BadOutput {}, false, message),
-            Self::OutOfBudget { needed, budget, .. } => Fault::of(&error::OutOfBudget { needed: *needed, budget: *budget }, false, message),
-            Self::Server { retryable, .. } => Fault::of(&error::ServerFailed {}, *retryable, message),
+            Self::OutOfBudget { needed, budget, .. } => {
+                Fault::of(&error::OutOfBudget { needed: *needed, budget: *budget }, false, message)
+            }
+            Self::Server { retryable, .. } => {
+                Fault::of(&error::ServerFailed {}, *retryable, message)
+            }
             Self::Failed(_) | Self::Nothing => Fault::internal(message),
         }
     }
@@ -225,8 +241,8 @@ impl EngineError {
 /// Lets calls that go first go first, and comes back when they are done.
 pub type Way = Arc<dyn Fn() + Send + Sync>;
 
-/// When to stop: the caller has gone, or its deadline has passed. Between two looks no more than one step of work is done, so this is
-/// also where another call may go first.
+/// When to stop: the caller has gone, or its deadline has passed. Between two looks no more than
+/// one step of work is done, so this is also where another call may go first.
 #[derive(Default)]
 pub struct Stop {
     cancelled: AtomicBool,
@@ -237,7 +253,10 @@ pub struct Stop {
 
 impl std::fmt::Debug for Stop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stop").field("cancelled", &self.cancelled).field("deadline", &self.deadline).finish_non_exhaustive()
+        f.debug_struct("Stop")
+            .field("cancelled", &self.cancelled)
+            .field("deadline", &self.deadline)
+            .finish_non_exhaustive()
     }
 }
 
@@ -313,12 +332,17 @@ pub trait Engine: Send + Sync + 'static {
     /// Tokens to text, as near as it gets.
     fn decode(&self, tokens: &[u32]) -> String;
 
-    /// Scores sequences; `done` is told of each as soon as it is. A sequence that fails does not keep the others from being
-    /// scored.
+    /// Scores sequences; `done` is told of each as soon as it is. A sequence that fails does not
+    /// keep the others from being scored.
     ///
     /// # Errors
     /// Only what [ends the call](EngineError::ends_the_call).
-    fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError>;
+    fn score(
+        &self,
+        sequences: &[Sequence],
+        stop: &Stop,
+        done: &mut dyn FnMut(usize, Scores),
+    ) -> Result<Work, EngineError>;
 
     /// What `Info` says of it; queue and kept results aside.
     fn info(&self) -> InfoOut;

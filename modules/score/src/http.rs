@@ -1,12 +1,14 @@
 //! A server that somebody else runs, asked over HTTP for log-probabilities of a prompt's tokens.
 //!
-//! [`dialect`] knows what each kind of server is asked and how it answers, purely; [`settings`] says which server that is, [`error`] why there
-//! is no answer, [`probe`] whether its answers can be right; this file asks. Tokens are made here, by the tokenizer
-//! of the server's model, so that a response has the same ones with and without a memory. Before anything is offered a probe
+//! [`dialect`] knows what each kind of server is asked and how it answers, purely; [`settings`]
+//! says which server that is, [`error`] why there is no answer, [`probe`] whether its answers can
+//! be right; this file asks. Tokens are made here, by the tokenizer of the server's model, so that
+//! a response has the same ones with and without a memory. Before anything is offered a probe
 //! scores a known text and refuses a server whose answer cannot be right.
 //!
-//! Invariants: a request is sent again only if the server scored nothing for it (no connection, 429, 503); what comes back is
-//! bounded in bytes and time; a caller that hangs up ends the requests.
+//! Invariants: a request is sent again only if the server scored nothing for it (no connection,
+//! 429, 503); what comes back is bounded in bytes and time; a caller that hangs up ends the
+//! requests.
 
 pub mod dialect;
 pub mod error;
@@ -64,12 +66,16 @@ impl Drop for Server {
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("settings", &self.settings).field("model", &self.model).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("settings", &self.settings)
+            .field("model", &self.model)
+            .finish_non_exhaustive()
     }
 }
 
 impl Server {
-    /// Reads the tokenizer, asks the server for its model, and tries it. Blocks; not to be called from a runtime's thread.
+    /// Reads the tokenizer, asks the server for its model, and tries it. Blocks; not to be called
+    /// from a runtime's thread.
     ///
     /// # Errors
     /// [`OpenError`]: what the server answered, and what was expected.
@@ -77,9 +83,17 @@ impl Server {
         let tokens = Tokens::read(&settings.tokenizer)?;
         // Another part of the process may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        // A connection a request: nothing looks after idle ones between calls, and a score takes far longer than a handshake.
-        let client = reqwest::Client::builder().timeout(settings.timeout).pool_max_idle_per_host(0).build().map_err(OpenError::Client)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(OpenError::Runtime)?;
+        // A connection a request: nothing looks after idle ones between calls, and a score takes
+        // far longer than a handshake.
+        let client = reqwest::Client::builder()
+            .timeout(settings.timeout)
+            .pool_max_idle_per_host(0)
+            .build()
+            .map_err(OpenError::Client)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(OpenError::Runtime)?;
         let device = settings.base.clone();
         let identity = Identity {
             model: String::new(),
@@ -90,17 +104,30 @@ impl Server {
             device,
             mock: false,
         };
-        let mut server = Self { identity, settings, tokens, client, runtime: Some(runtime), model: String::new() };
+        let mut server = Self {
+            identity,
+            settings,
+            tokens,
+            client,
+            runtime: Some(runtime),
+            model: String::new(),
+        };
         let (model, window) = server.introduce()?;
         let name = server.settings.dialect.name();
-        server.identity.fingerprint = hex(&sha256([name, &server.settings.base, &model, &server.tokens.fingerprint].join("\0").as_bytes()));
+        server.identity.fingerprint = hex(&sha256(
+            [name, &server.settings.base, &model, &server.tokens.fingerprint].join("\0").as_bytes(),
+        ));
         let window = window.map_or(server.identity.window, |w| w.min(server.identity.window));
         server.identity.window = server.settings.window.map_or(window, |w| w.min(window));
         server.identity.model.clone_from(&model);
         server.model = model;
         match server.probe() {
             Ok(()) => Ok(server),
-            Err(source) => Err(OpenError::Unusable { dialect: name, base: server.settings.base.clone(), source }),
+            Err(source) => Err(OpenError::Unusable {
+                dialect: name,
+                base: server.settings.base.clone(),
+                source,
+            }),
         }
     }
 
@@ -111,7 +138,9 @@ impl Server {
     /// The model's name, and its window if the server tells it.
     fn introduce(&self) -> Result<(String, Option<usize>), ServerError> {
         let told = match self.settings.dialect.about() {
-            Some(path) => self.wait(self.exchange(path, None)).map(|answer| self.settings.dialect.introduced(&answer)),
+            Some(path) => self
+                .wait(self.exchange(path, None))
+                .map(|answer| self.settings.dialect.introduced(&answer)),
             None => Ok((None, None)),
         };
         match (self.settings.model.clone(), told) {
@@ -130,19 +159,35 @@ impl Server {
         loop {
             attempts += 1;
             let mut request = match body {
-                Some(body) => self.client.post(&url).header("content-type", "application/json").body(body.to_string()),
+                Some(body) => self
+                    .client
+                    .post(&url)
+                    .header("content-type", "application/json")
+                    .body(body.to_string()),
                 None => self.client.get(&url),
             };
             if let Some(token) = &self.settings.token {
                 request = request.bearer_auth(token);
             }
             let refusal = match request.send().await {
-                Ok(answer) if !matches!(answer.status().as_u16(), 429 | 503) => return self.answer(&url, answer).await,
-                Ok(answer) => ServerError::Busy { url: url.clone(), status: answer.status(), attempts },
+                Ok(answer) if !matches!(answer.status().as_u16(), 429 | 503) => {
+                    return self.answer(&url, answer).await;
+                }
+                Ok(answer) => {
+                    ServerError::Busy { url: url.clone(), status: answer.status(), attempts }
+                }
                 // Also while connecting: who has waited that long does not wait four times.
-                Err(error) if error.is_timeout() => return Err(ServerError::Late { url, timeout: self.settings.timeout }),
-                Err(error) if error.is_connect() => ServerError::NoConnection { url: url.clone(), attempts, source: error.without_url() },
-                Err(error) => return Err(ServerError::Request { url, source: error.without_url() }),
+                Err(error) if error.is_timeout() => {
+                    return Err(ServerError::Late { url, timeout: self.settings.timeout });
+                }
+                Err(error) if error.is_connect() => ServerError::NoConnection {
+                    url: url.clone(),
+                    attempts,
+                    source: error.without_url(),
+                },
+                Err(error) => {
+                    return Err(ServerError::Request { url, source: error.without_url() });
+                }
             };
             if attempts >= ATTEMPTS {
                 return Err(refusal);
@@ -164,13 +209,28 @@ impl Server {
                 Err(error) if error.is_timeout() => {
                     return Err(ServerError::Unfinished { url, timeout: self.settings.timeout });
                 }
-                Err(error) => return Err(ServerError::BrokeOff { url, bytes: bytes.len(), source: error.without_url() }),
+                Err(error) => {
+                    return Err(ServerError::BrokeOff {
+                        url,
+                        bytes: bytes.len(),
+                        source: error.without_url(),
+                    });
+                }
             }
         }
-        let shown: String =
-            String::from_utf8_lossy(&bytes).split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN_CHARS).collect();
+        let shown: String = String::from_utf8_lossy(&bytes)
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+            .chars()
+            .take(SHOWN_CHARS)
+            .collect();
         if !status.is_success() {
-            let hint = if matches!(status.as_u16(), 401 | 403) { "; BRAHMAN_SCORE_TOKEN names the secret to send" } else { "" };
+            let hint = if matches!(status.as_u16(), 401 | 403) {
+                "; BRAHMAN_SCORE_TOKEN names the secret to send"
+            } else {
+                ""
+            };
             return Err(ServerError::Status { url, status, shown, hint });
         }
         serde_json::from_slice(&bytes).map_err(|source| ServerError::NotJson { url, shown, source })
@@ -182,20 +242,38 @@ impl Server {
     }
 
     /// Scores one sequence.
-    async fn sequence(&self, sequence: &Sequence, how: PromptOptions) -> Result<(Vec<f32>, Work), EngineError> {
+    async fn sequence(
+        &self,
+        sequence: &Sequence,
+        how: PromptOptions,
+    ) -> Result<(Vec<f32>, Work), EngineError> {
         let mut work = Work::default();
         let mut wanted = sequence.wanted.iter().filter(|wanted| !wanted.is_empty()).peekable();
-        let Some(first) = wanted.peek().map(|first| first.start) else { return Ok((Vec::new(), work)) };
+        let Some(first) = wanted.peek().map(|first| first.start) else {
+            return Ok((Vec::new(), work));
+        };
         let end = sequence.wanted.iter().map(|wanted| wanted.end).max().unwrap_or(0);
         let tokens = &sequence.tokens[..end];
-        let responses: Vec<&Range<usize>> = sequence.responses.iter().filter(|response| response.end <= end).collect();
+        let responses: Vec<&Range<usize>> =
+            sequence.responses.iter().filter(|response| response.end <= end).collect();
         let PromptOptions { temperature, priority } = how;
-        let ask = Ask { model: &self.model, tokens, from: first, responses: responses.len(), temperature, priority };
+        let ask = Ask {
+            model: &self.model,
+            tokens,
+            from: first,
+            responses: responses.len(),
+            temperature,
+            priority,
+        };
         if self.settings.dialect == Dialect::Brahman && responses.is_empty() {
-            let source = AnswerError::Absent("figures but those of an assistant's responses, and this is no conversation");
+            let source = AnswerError::Absent(
+                "figures but those of an assistant's responses, and this is no conversation",
+            );
             return Err(ServerError::Answer { base: self.settings.base.clone(), source }.into());
         }
-        let answer = self.exchange(self.settings.dialect.path(), Some(&self.settings.dialect.body(&ask))).await?;
+        let answer = self
+            .exchange(self.settings.dialect.path(), Some(&self.settings.dialect.body(&ask)))
+            .await?;
         let answer = self.understood(&ask, &answer)?;
         work.reused = answer.reused.min(end as u64);
         work.forwarded = end as u64 - work.reused;
@@ -206,9 +284,13 @@ impl Server {
         // One figure a response: each of its tokens gets the mean.
         let mut scores = Vec::new();
         for wanted in wanted {
-            let total = responses.iter().position(|response| **response == *wanted).map(|place| answer.totals[place]);
+            let total = responses
+                .iter()
+                .position(|response| **response == *wanted)
+                .map(|place| answer.totals[place]);
             let source = AnswerError::Absent("figure for a part of a response");
-            let total = total.ok_or_else(|| ServerError::Answer { base: self.settings.base.clone(), source })?;
+            let total = total
+                .ok_or_else(|| ServerError::Answer { base: self.settings.base.clone(), source })?;
             scores.extend(std::iter::repeat_n((total / wanted.len() as f64) as f32, wanted.len()));
         }
         Ok((scores, work))
@@ -224,11 +306,13 @@ impl Server {
     ) -> Result<Work, EngineError> {
         let mut work = Work::default();
         let ask = async |i: usize| (i, self.sequence(&sequences[i], how).await);
-        let mut answers = futures_util::stream::iter((0..sequences.len()).map(ask)).buffer_unordered(self.settings.concurrency);
+        let mut answers = futures_util::stream::iter((0..sequences.len()).map(ask))
+            .buffer_unordered(self.settings.concurrency);
         loop {
             if let Err(stopped) = stop.check() {
                 drop(answers);
-                // Connections are tasks of this runtime: they see that they are dropped, and hang up, only while it runs.
+                // Connections are tasks of this runtime: they see that they are dropped, and hang
+                // up, only while it runs.
                 self.wait(async { tokio::time::sleep(LOOK_EVERY).await });
                 return Err(stopped);
             }
@@ -275,8 +359,18 @@ impl Engine for Server {
         self.tokens.decode(tokens)
     }
 
-    fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
-        self.ask(sequences, PromptOptions { temperature: TEMPERATURE, priority: stop.priority() }, stop, done)
+    fn score(
+        &self,
+        sequences: &[Sequence],
+        stop: &Stop,
+        done: &mut dyn FnMut(usize, Scores),
+    ) -> Result<Work, EngineError> {
+        self.ask(
+            sequences,
+            PromptOptions { temperature: TEMPERATURE, priority: stop.priority() },
+            stop,
+            done,
+        )
     }
 
     fn info(&self) -> InfoOut {

@@ -1,9 +1,11 @@
-//! A byte-level language model without weights: bits are predicted from what followed the same contexts earlier in the text,
-//! by several context orders and a match model, whose opinions are mixed by a small network that learns as it reads.
+//! A byte-level language model without weights: bits are predicted from what followed the same
+//! contexts earlier in the text, by several context orders and a match model, whose opinions are
+//! mixed by a small network that learns as it reads.
 //!
-//! The method is context mixing as in lpaq (M. Mahoney, "Adaptive Weighing of Context Models for Lossless Data Compression", 2005), with
-//! tables of counts in place of bit histories, since texts are short. All arithmetic is on integers: the same text has the same
-//! code length on every machine.
+//! The method is context mixing as in lpaq (M. Mahoney, "Adaptive Weighing of Context Models for
+//! Lossless Data Compression", 2005), with tables of counts in place of bit histories, since texts
+//! are short. All arithmetic is on integers: the same text has the same code length on every
+//! machine.
 
 /// Orders of the contexts in bytes; after them comes the context of the present word.
 const ORDERS: [usize; 6] = [1, 2, 3, 4, 5, 7];
@@ -11,7 +13,8 @@ const ORDERS: [usize; 6] = [1, 2, 3, 4, 5, 7];
 const CONTEXTS: usize = ORDERS.len() + 2;
 /// Inputs of the mixer: the contexts, the match, and a constant.
 const INPUTS: usize = CONTEXTS + 2;
-/// Slots of a context's table, log2. 2^17 hold a text of 16 KiB without crowding; a longer one forgets little by little.
+/// Slots of a context's table, log2. 2^17 hold a text of 16 KiB without crowding; a longer one
+/// forgets little by little.
 const SLOT_BITS: u32 = 17;
 /// Bytes that must agree for the match model to follow an earlier place.
 const MATCH_MIN: usize = 5;
@@ -19,7 +22,8 @@ const MATCH_MIN: usize = 5;
 const MATCH_BITS: u32 = 16;
 /// Longest match that is told apart.
 const MATCH_MAX: usize = 63;
-/// Classes of match length and of the longest context known, by which the mixer's weights are chosen.
+/// Classes of match length and of the longest context known, by which the mixer's weights are
+/// chosen.
 const MATCH_CLASSES: usize = 5;
 /// After so many sightings a slot's probability moves no slower.
 const COUNT_MAX: u32 = 60;
@@ -80,8 +84,8 @@ fn log2(n: u64) -> u32 {
 /// 4096 / (1 + e^(−x/256)), interpolated.
 fn squash(x: i32) -> i32 {
     const AT: [i32; 33] = [
-        1, 2, 3, 6, 10, 16, 27, 45, 73, 120, 194, 310, 488, 747, 1101, 1546, 2047, 2549, 2994, 3348, 3607, 3785, 3901, 3975, 4022, 4050,
-        4068, 4079, 4085, 4089, 4092, 4093, 4094,
+        1, 2, 3, 6, 10, 16, 27, 45, 73, 120, 194, 310, 488, 747, 1101, 1546, 2047, 2549, 2994,
+        3348, 3607, 3785, 3901, 3975, 4022, 4050, 4068, 4079, 4085, 4089, 4092, 4093, 4094,
     ];
     if x > 2047 {
         return 4095;
@@ -127,8 +131,10 @@ impl Default for State {
 fn learn(slot: &mut u32, bit: bool, step: &[u32]) {
     let (p, n) = (*slot >> 10, *slot & 1023);
     let goal = if bit { (1 << 22) - 1 } else { 0 };
-    let moved = i64::from(p) + (((i64::from(goal) - i64::from(p)) * i64::from(step[n as usize])) >> 16);
-    *slot = (u32::try_from(moved.clamp(0, (1 << 22) - 1)).unwrap_or(0) << 10) | (n + 1).min(COUNT_MAX);
+    let moved =
+        i64::from(p) + (((i64::from(goal) - i64::from(p)) * i64::from(step[n as usize])) >> 16);
+    *slot =
+        (u32::try_from(moved.clamp(0, (1 << 22) - 1)).unwrap_or(0) << 10) | (n + 1).min(COUNT_MAX);
 }
 
 impl State {
@@ -164,16 +170,23 @@ impl State {
         let text = &self.text;
         for (hash, order) in hashes[1..].iter_mut().zip(ORDERS) {
             let from = text.len().saturating_sub(order);
-            *hash = text[from..]
-                .iter()
-                .fold(order as u32, |h, b| (h.wrapping_add(u32::from(*b) + 1)).wrapping_mul(0x2C1B_3C6D).rotate_left(11));
+            *hash = text[from..].iter().fold(order as u32, |h, b| {
+                (h.wrapping_add(u32::from(*b) + 1)).wrapping_mul(0x2C1B_3C6D).rotate_left(11)
+            });
         }
         hashes[CONTEXTS - 1] = self.word.wrapping_mul(0x297A_2D39).rotate_left(7);
         hashes
     }
 
     /// Predicts one bit, pays for it and learns from it.
-    fn bit(&mut self, bit: bool, partial: u32, at: u32, hashes: &[u32; CONTEXTS], tables: &Tables) -> u32 {
+    fn bit(
+        &mut self,
+        bit: bool,
+        partial: u32,
+        at: u32,
+        hashes: &[u32; CONTEXTS],
+        tables: &Tables,
+    ) -> u32 {
         let mut inputs = [0_i32; INPUTS];
         let mut places = [0_usize; CONTEXTS];
         let mut known = 0;
@@ -187,7 +200,9 @@ impl State {
             }
         }
         // The bit that followed the same bytes last time, if the byte's bits so far agree.
-        let expected = (self.matched > 0).then(|| u32::from(self.text[self.match_at]) | 256).filter(|e| e >> (at + 1) == partial);
+        let expected = (self.matched > 0)
+            .then(|| u32::from(self.text[self.match_at]) | 256)
+            .filter(|e| e >> (at + 1) == partial);
         let expected = expected.map(|e| e >> at & 1);
         let trusted = expected.map(|bit| self.matched.min(MATCH_MAX) * 2 + bit as usize);
         if let Some(place) = trusted {
@@ -203,7 +218,8 @@ impl State {
         };
         let set = (class * (CONTEXTS + 1) + known) * INPUTS;
         let weights = &mut self.weights[set..set + INPUTS];
-        let sum: i64 = inputs.iter().zip(weights.iter()).map(|(x, w)| i64::from(*x) * i64::from(*w)).sum();
+        let sum: i64 =
+            inputs.iter().zip(weights.iter()).map(|(x, w)| i64::from(*x) * i64::from(*w)).sum();
         let p = squash((sum >> 16).clamp(-2048, 2048) as i32).clamp(1, 4095);
         let error = (i32::from(bit) << 12) - p;
         for (x, w) in inputs.iter().zip(weights) {
@@ -235,11 +251,14 @@ impl State {
         if len < MATCH_MIN {
             return;
         }
-        let hash = self.text[len - MATCH_MIN..].iter().fold(0_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
+        let hash = self.text[len - MATCH_MIN..]
+            .iter()
+            .fold(0_u32, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193));
         let slot = (hash.wrapping_mul(0x9E37_79B1) >> (32 - MATCH_BITS)) as usize;
         if self.matched == 0 {
             let earlier = self.last_seen[slot] as usize;
-            let agree = |n: &usize| earlier > *n && self.text[earlier - 1 - n] == self.text[len - 1 - n];
+            let agree =
+                |n: &usize| earlier > *n && self.text[earlier - 1 - n] == self.text[len - 1 - n];
             self.matched = (0..MATCH_MAX).take_while(agree).count();
             if self.matched < MATCH_MIN {
                 self.matched = 0;
@@ -264,15 +283,21 @@ mod tests {
         let tables = Tables::default();
         for p in 1..4096_u32 {
             let exact = 12.0 - f64::from(p).log2();
-            assert!((f64::from(tables.cost[p as usize]) / f64::from(1 << COST_BITS) - exact).abs() < 1e-6, "{p}");
+            assert!(
+                (f64::from(tables.cost[p as usize]) / f64::from(1 << COST_BITS) - exact).abs()
+                    < 1e-6,
+                "{p}"
+            );
         }
         // Both bits together have probability 1, whatever was read.
         let mut state = State::default();
-        let first: f64 = (0..=255_u8).map(|b| f64::from(state.clone().read(b, &tables)).exp()).sum();
+        let first: f64 =
+            (0..=255_u8).map(|b| f64::from(state.clone().read(b, &tables)).exp()).sum();
         for byte in "some text before, some text".bytes() {
             state.read(byte, &tables);
         }
-        let later: f64 = (0..=255_u8).map(|b| f64::from(state.clone().read(b, &tables)).exp()).sum();
+        let later: f64 =
+            (0..=255_u8).map(|b| f64::from(state.clone().read(b, &tables)).exp()).sum();
         assert!((first - 1.0).abs() < 1e-4 && (later - 1.0).abs() < 1e-4, "{first} {later}");
     }
 
@@ -287,7 +312,8 @@ mod tests {
 
     #[test]
     fn the_figures_are_the_same_on_every_machine() {
-        let costs = nats("The quick brown fox jumps over the lazy dog. The quick brown fox, again.");
+        let costs =
+            nats("The quick brown fox jumps over the lazy dog. The quick brown fox, again.");
         let sum: f64 = costs.iter().map(|x| f64::from(*x)).sum();
         assert_eq!(format!("{sum:.4}"), "-241.4890", "recorded on x86-64");
     }

@@ -1,5 +1,6 @@
-//! The mock: bytes as tokens, [`mixing`](crate::mixing) as the model. Deterministic, without weights, and no constant: it gives real code
-//! lengths, so that a memory which foretells a response scores and another does not.
+//! The mock: bytes as tokens, [`mixing`](crate::mixing) as the model. Deterministic, without
+//! weights, and no constant: it gives real code lengths, so that a memory which foretells a
+//! response scores and another does not.
 
 use std::ops::Range;
 
@@ -52,7 +53,14 @@ impl Stepper for Reader<'_> {
         State::default()
     }
 
-    fn extend(&mut self, state: &mut State, tokens: &[u32], _: &[bool], out: &mut [f32], stop: &Stop) -> Result<(), EngineError> {
+    fn extend(
+        &mut self,
+        state: &mut State,
+        tokens: &[u32],
+        _: &[bool],
+        out: &mut [f32],
+        stop: &Stop,
+    ) -> Result<(), EngineError> {
         for (tokens, out) in tokens.chunks(LOOK_EVERY).zip(out.chunks_mut(LOOK_EVERY)) {
             stop.check()?;
             for (token, out) in tokens.iter().zip(out) {
@@ -85,7 +93,12 @@ impl Engine for Mock {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
+    fn score(
+        &self,
+        sequences: &[Sequence],
+        stop: &Stop,
+        done: &mut dyn FnMut(usize, Scores),
+    ) -> Result<Work, EngineError> {
         walk(&mut Reader { tables: &self.tables }, sequences, stop, done)
     }
 
@@ -96,7 +109,11 @@ impl Engine for Mock {
             vocabulary: self.identity.vocabulary.into(),
             window: self.identity.window as u64,
             mock: true,
-            device: Device { requested: "cpu".to_owned(), active: "cpu".to_owned(), reason: "it computes with integers".to_owned() },
+            device: Device {
+                requested: "cpu".to_owned(),
+                active: "cpu".to_owned(),
+                reason: "it computes with integers".to_owned(),
+            },
             runtime: None,
             budget_bytes: None,
             queue: 0,

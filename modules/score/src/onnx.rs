@@ -1,8 +1,8 @@
 //! A causal language model in ONNX Runtime, with its key/value cache.
 //!
-//! [`folder`] reads a model's directory and finds out what its inputs and outputs are; [`reader`] reads tokens piece by piece inside a
-//! budget of memory. The cache is not copied where sequences part: a branch's first step reads the common beginning's tensors and
-//! makes its own.
+//! [`folder`] reads a model's directory and finds out what its inputs and outputs are; [`reader`]
+//! reads tokens piece by piece inside a budget of memory. The cache is not copied where sequences
+//! part: a branch's first step reads the common beginning's tensors and makes its own.
 
 pub mod folder;
 pub mod reader;
@@ -23,7 +23,9 @@ use ort::session::builder::GraphOptimizationLevel;
 use thiserror::Error;
 
 use crate::chat::Templates;
-use crate::engine::{Engine, EngineError, Identity, NumberError, Scores, Sequence, Stop, Work, number, var};
+use crate::engine::{
+    Engine, EngineError, Identity, NumberError, Scores, Sequence, Stop, Work, number, var,
+};
 use crate::walk::walk;
 use folder::{Folder, FolderError, Wiring, WiringError};
 use reader::{Plan, Reader};
@@ -114,7 +116,10 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`], which names the variable.
     pub fn from_env(cache: &Path) -> Result<Self, SettingsError> {
-        Self::with(cache, var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(SettingsError::NoModel)?)
+        Self::with(
+            cache,
+            var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(SettingsError::NoModel)?,
+        )
     }
 
     /// For this model, otherwise from the environment.
@@ -131,7 +136,9 @@ impl Settings {
             device,
             allow_cpu,
             threads: number("BRAHMAN_SCORE_THREADS")?.map_or(cores, small),
-            budget_bytes: number("BRAHMAN_SCORE_BUDGET_MIB")?.unwrap_or(BUDGET_MIB).saturating_mul(1 << 20),
+            budget_bytes: number("BRAHMAN_SCORE_BUDGET_MIB")?
+                .unwrap_or(BUDGET_MIB)
+                .saturating_mul(1 << 20),
             window: number("BRAHMAN_SCORE_WINDOW")?.map(small),
         })
     }
@@ -151,7 +158,12 @@ pub struct Model {
     alive: Arc<AtomicU64>,
 }
 
-fn open_session(environment: &Environment, model: &Path, threads: usize, cuda: Option<u32>) -> ort::Result<Session> {
+fn open_session(
+    environment: &Environment,
+    model: &Path,
+    threads: usize,
+    cuda: Option<u32>,
+) -> ort::Result<Session> {
     let mut builder = Session::builder(environment)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(threads)?
@@ -159,11 +171,13 @@ fn open_session(environment: &Environment, model: &Path, threads: usize, cuda: O
         // Pieces differ in size: what was laid out for one is of no use to the next.
         .with_memory_pattern(false)?;
     builder = match cuda {
-        Some(index) => {
-            builder.with_execution_providers([ep::CUDA::default().with_device_id(index.cast_signed()).build().error_on_failure()])?
-        }
+        Some(index) => builder.with_execution_providers([ep::CUDA::default()
+            .with_device_id(index.cast_signed())
+            .build()
+            .error_on_failure()])?,
         // An arena never gives back what one long conversation took.
-        None => builder.with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])?,
+        None => builder
+            .with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])?,
     };
     builder.commit_from_file(model)
 }
@@ -179,13 +193,16 @@ impl Model {
         let open = |cuda| open_session(&environment, &folder.onnx, settings.threads, cuda);
         let (session, device) = runtime::place(settings.device, settings.allow_cpu, open)
             .map_err(|source| OpenError::Session { onnx: folder.onnx.clone(), source })?;
-        let wiring = Wiring::find(&session).map_err(|source| OpenError::Wiring { onnx: folder.onnx.clone(), source })?;
+        let wiring = Wiring::find(&session)
+            .map_err(|source| OpenError::Wiring { onnx: folder.onnx.clone(), source })?;
         folder.fits(&wiring)?;
         let identity = Identity {
             model: folder.name.clone(),
             fingerprint: folder.fingerprint.clone(),
             vocabulary: wiring.vocabulary,
-            window: settings.window.map_or(folder.tokens.window, |window| window.min(folder.tokens.window)),
+            window: settings
+                .window
+                .map_or(folder.tokens.window, |window| window.min(folder.tokens.window)),
             first: folder.tokens.first.clone(),
             device: device.active.clone(),
             mock: false,
@@ -201,7 +218,11 @@ impl Model {
             alive: Arc::default(),
         };
         let token = model.identity.first.first().copied().unwrap_or(0);
-        let two = Sequence { tokens: vec![token; 2], wanted: std::iter::once(1..2).collect(), responses: Vec::new() };
+        let two = Sequence {
+            tokens: vec![token; 2],
+            wanted: std::iter::once(1..2).collect(),
+            responses: Vec::new(),
+        };
         let mut outcome = Ok(Vec::new());
         let read = model.score(&[two], &Stop::default(), &mut |_, scores| outcome = scores);
         match read.and(outcome) {
@@ -221,7 +242,12 @@ impl Model {
             self.identity.window,
             w.past.len(),
             w.bytes_per_token(),
-            self.identity.first.iter().map(u32::to_string).reduce(|all, one| format!("{all} {one}")).unwrap_or_else(|| "none".to_owned()),
+            self.identity
+                .first
+                .iter()
+                .map(u32::to_string)
+                .reduce(|all, one| format!("{all} {one}"))
+                .unwrap_or_else(|| "none".to_owned()),
             self.folder
                 .tokens
                 .templates
@@ -256,10 +282,20 @@ impl Engine for Model {
         self.folder.tokens.decode(tokens)
     }
 
-    fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
-        let plan = Plan { budget_bytes: self.budget_bytes, heads: self.folder.tokens.heads, hidden: self.folder.tokens.hidden };
+    fn score(
+        &self,
+        sequences: &[Sequence],
+        stop: &Stop,
+        done: &mut dyn FnMut(usize, Scores),
+    ) -> Result<Work, EngineError> {
+        let plan = Plan {
+            budget_bytes: self.budget_bytes,
+            heads: self.folder.tokens.heads,
+            hidden: self.folder.tokens.hidden,
+        };
         let mut reader = Reader::new(&self.session, &self.wiring, plan, &self.alive);
-        // What does not fit is said before the first pass, and does not keep the others from being scored.
+        // What does not fit is said before the first pass, and does not keep the others from being
+        // scored.
         let mut fitting = Vec::with_capacity(sequences.len());
         for (i, sequence) in sequences.iter().enumerate() {
             match reader.fits(sequence.tokens.len()) {

@@ -1,7 +1,7 @@
 //! What this crate's programs run.
 //!
-//! Here and not in their `main.rs`: the code of a service's futures is generated where they are polled, so once, with the
-//! library, and not again in each program.
+//! Here and not in their `main.rs`: the code of a service's futures is generated where they are
+//! polled, so once, with the library, and not again in each program.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,9 +34,15 @@ pub fn real() -> ExitCode {
         _ => apart::use_program(Path::new(ITSELF)),
     }
     run("score-real", async |module: Module| {
-        let kept_bytes = number("BRAHMAN_SCORE_KEPT_MIB").map_err(ModuleError::refused)?.unwrap_or(KEPT_MIB).saturating_mul(1 << 20);
-        let (server, cache) = (http::Settings::from_env().map_err(ModuleError::refused)?, module.cache.clone());
-        let what = server.as_ref().map_or_else(|| "loads the model".to_owned(), |server| format!("asks {}", server.base));
+        let kept_bytes = number("BRAHMAN_SCORE_KEPT_MIB")
+            .map_err(ModuleError::refused)?
+            .unwrap_or(KEPT_MIB)
+            .saturating_mul(1 << 20);
+        let (server, cache) =
+            (http::Settings::from_env().map_err(ModuleError::refused)?, module.cache.clone());
+        let what = server
+            .as_ref()
+            .map_or_else(|| "loads the model".to_owned(), |server| format!("asks {}", server.base));
         module.report(ModuleState::Loading, Some(what), BTreeMap::new()).await;
         let opened = tokio::task::spawn_blocking(move || open(server, &cache)).await;
         let engine = opened.map_err(|e| ModuleError::cannot("load the model", e))??;
@@ -48,7 +54,8 @@ pub fn real() -> ExitCode {
     })
 }
 
-/// A server, if one is named, else the model. A server that is not there may come: that is tried again.
+/// A server, if one is named, else the model. A server that is not there may come: that is tried
+/// again.
 fn open(server: Option<http::Settings>, cache: &Path) -> Result<Arc<dyn Engine>, ModuleError> {
     match server {
         Some(settings) => {
@@ -63,7 +70,11 @@ fn open(server: Option<http::Settings>, cache: &Path) -> Result<Arc<dyn Engine>,
 }
 
 /// `score-real check DIR`: whether a model will do. Prints what was found; exit 0 or 78.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command that a person runs")]
+#[expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is a command that a person runs"
+)]
 fn check(folder: Option<String>) -> ExitCode {
     let cache = brahman_sidecar::place::cache_dir();
     let settings = match folder {
@@ -96,7 +107,8 @@ pub fn mock() -> ExitCode {
         let folder = module.mesh.with_file_name(format!("{}.kept", module.label()));
         let engine = Arc::new(Mock::default());
         let attributes = engine.identity().attributes();
-        let service = ScoreService::open(engine, ResultStore::open(&folder, KEPT_BYTES)).map_err(ModuleError::Failed)?;
+        let service = ScoreService::open(engine, ResultStore::open(&folder, KEPT_BYTES))
+            .map_err(ModuleError::Failed)?;
         module.serve_with(Arc::new(service), attributes).await
     })
 }

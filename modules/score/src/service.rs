@@ -12,7 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use brahman_card::interface::score::{self, ChatTemplate, Conversation, InfoOut, LogprobsIn, LogprobsOut, Message, Template};
+use brahman_card::interface::score::{
+    self, ChatTemplate, Conversation, InfoOut, LogprobsIn, LogprobsOut, Message, Template,
+};
 use brahman_card::{Fault, Interface};
 use brahman_sidecar::{Call, Reply, Service, chain};
 use serde::Serialize;
@@ -101,8 +103,8 @@ impl ScoreService {
         Ok(Self { turns: Turns::start(Arc::clone(&engine))?, kept: Arc::new(kept), engine })
     }
 
-    /// Runs `work` on the model's thread when its turn comes. What it tells on the way is sent, or gathered for a caller who did
-    /// not ask for `more`.
+    /// Runs `work` on the model's thread when its turn comes. What it tells on the way is sent, or
+    /// gathered for a caller who did not ask for `more`.
     async fn turn<T, R>(
         &self,
         call: &Call,
@@ -135,7 +137,11 @@ impl ScoreService {
                 Some(Word::One(one)) if call.more => call.send(&one).await?,
                 Some(Word::One(one)) => gathered.push(one),
                 Some(Word::End(end)) => return Ok((end?, gathered)),
-                None => return Err(Fault::internal("scoring ended without a result; the log has more")),
+                None => {
+                    return Err(Fault::internal(
+                        "scoring ended without a result; the log has more",
+                    ));
+                }
             }
         }
     }
@@ -146,8 +152,9 @@ impl ScoreService {
         if text.is_some() == tokens.is_some() {
             return Err(Fault::invalid_parameter("text, tokens", "expected one of them"));
         }
-        let work =
-            move |desk: &Desk<'_>, _: &mut dyn FnMut(LogprobsOut)| desk.logprobs(text.as_deref(), tokens, started).map_err(|e| e.fault());
+        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(LogprobsOut)| {
+            desk.logprobs(text.as_deref(), tokens, started).map_err(|e| e.fault())
+        };
         let (out, _) = self.turn(call, priority, work).await?;
         Reply::of(&out)
     }
@@ -158,7 +165,12 @@ impl Desk<'_> {
         self.engine.identity()
     }
 
-    fn logprobs(&self, text: Option<&str>, tokens: Option<Vec<u32>>, started: Instant) -> Result<LogprobsOut, EngineError> {
+    fn logprobs(
+        &self,
+        text: Option<&str>,
+        tokens: Option<Vec<u32>>,
+        started: Instant,
+    ) -> Result<LogprobsOut, EngineError> {
         let identity = self.identity();
         // Ids are the caller's, and so is what stands before them.
         let (tokens, first) = match (tokens, text) {
@@ -166,7 +178,10 @@ impl Desk<'_> {
             (None, text) => (self.engine.encode(text.unwrap_or(""))?, &identity.first[..]),
         };
         if let Some(token) = tokens.iter().find(|t| **t >= identity.vocabulary) {
-            return Err(EngineError::NoSuchToken { token: *token, vocabulary: identity.vocabulary });
+            return Err(EngineError::NoSuchToken {
+                token: *token,
+                vocabulary: identity.vocabulary,
+            });
         }
         let all: Vec<u32> = first.iter().chain(&tokens).copied().collect();
         if all.len() > identity.window {
@@ -176,7 +191,11 @@ impl Desk<'_> {
         let mut work = crate::engine::Work::default();
         let from = first.len().max(1);
         if all.len() > from {
-            let whole = Sequence { wanted: std::iter::once(from..all.len()).collect(), tokens: all, responses: Vec::new() };
+            let whole = Sequence {
+                wanted: std::iter::once(from..all.len()).collect(),
+                tokens: all,
+                responses: Vec::new(),
+            };
             work = self.engine.score(&[whole], self.stop, &mut |_, found| scores = found)?;
         }
         let scores = scores?;
@@ -211,17 +230,27 @@ impl Source {
         }
         let conversation = match (self.conversation, self.messages, self.path) {
             (Some(conversation), None, None) => Ok(conversation),
-            (None, Some(messages), None) => score::file::from_messages(messages, None).map_err(ConversationError::from),
+            (None, Some(messages), None) => {
+                score::file::from_messages(messages, None).map_err(ConversationError::from)
+            }
             (None, None, Some(path)) => {
                 call.allow_paths()?;
                 score::file::read(&file(&path)?, self.line).map_err(ConversationError::from)
             }
-            _ => return Err(Fault::invalid_parameter("conversation, messages, path", "expected one of them")),
+            _ => {
+                return Err(Fault::invalid_parameter(
+                    "conversation, messages, path",
+                    "expected one of them",
+                ));
+            }
         };
         let mut conversation = conversation.map_err(|unfit| unfit.fault())?;
         if let Some(tools) = self.tools {
             if conversation.tools.is_some() {
-                return Err(Fault::invalid_parameter("tools", "the conversation has its own: expected one of them"));
+                return Err(Fault::invalid_parameter(
+                    "tools",
+                    "the conversation has its own: expected one of them",
+                ));
             }
             conversation.tools = Some(tools);
         }
@@ -230,9 +259,17 @@ impl Source {
 }
 
 fn file(path: &str) -> Result<Vec<u8>, Fault> {
-    let unreadable = |why: String| Fault::of(&score::error::FileUnreadable { path: path.to_owned() }, false, format!("{path}: {why}"));
+    let unreadable = |why: String| {
+        Fault::of(
+            &score::error::FileUnreadable { path: path.to_owned() },
+            false,
+            format!("{path}: {why}"),
+        )
+    };
     if !Path::new(path).is_absolute() {
-        return Err(unreadable("expected an absolute path: the service has a working directory of its own".into()));
+        return Err(unreadable(
+            "expected an absolute path: the service has a working directory of its own".into(),
+        ));
     }
     let open = std::fs::File::open(path).map_err(|e| unreadable(chain(&e)))?;
     let meta = open.metadata().map_err(|e| unreadable(chain(&e)))?;
@@ -256,7 +293,11 @@ impl Service for ScoreService {
         match call.method() {
             "Info" => {
                 let info = self.engine.info();
-                Reply::of(&InfoOut { queue: self.turns.waiting() as u64, kept: Some(self.kept.info()), ..info })
+                Reply::of(&InfoOut {
+                    queue: self.turns.waiting() as u64,
+                    kept: Some(self.kept.info()),
+                    ..info
+                })
             }
             "Logprobs" => self.logprobs(&call).await,
             "ScoreMatrix" => self.matrix(&call).await,

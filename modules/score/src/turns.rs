@@ -1,8 +1,9 @@
-//! Calls take turns on one thread: the model's cores are not shared, and its memory is counted once.
+//! Calls take turns on one thread: the model's cores are not shared, and its memory is counted
+//! once.
 //!
-//! Higher priority goes first, then who came first. A call of higher priority than the one that runs goes between two of its steps, on
-//! the same thread, and may be interrupted so in its turn; the memory of both is counted together. The queue is bounded; who finds it
-//! full is told so.
+//! Higher priority goes first, then who came first. A call of higher priority than the one that
+//! runs goes between two of its steps, on the same thread, and may be interrupted so in its turn;
+//! the memory of both is counted together. The queue is bounded; who finds it full is told so.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -100,8 +101,8 @@ fn run(queue: &Arc<SharedQueue>, engine: &Arc<dyn Engine>, turn: Turn, interrupt
             run(&all, &own, next, interrupted + 1);
         }
     });
-    // A panic is one call's end, not the service's nor that of the call it interrupts: its words go with its work, and the caller hears
-    // that.
+    // A panic is one call's end, not the service's nor that of the call it interrupts: its words go
+    // with its work, and the caller hears that.
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (turn.work)(&**engine, &way))) {
         // Dropped, it may panic in its turn.
         std::mem::forget(panic);
@@ -124,14 +125,17 @@ impl Turns {
     pub fn start(engine: Arc<dyn Engine>) -> std::io::Result<Self> {
         let queue = Arc::new((Mutex::new(Queue::default()), Condvar::new()));
         let own = Arc::clone(&queue);
-        std::thread::Builder::new().name("score".to_owned()).stack_size(STACK_BYTES).spawn(move || {
-            // Nothing ends this thread but its own end: without it every call would wait for ever.
-            while let Err(panic) = catch_unwind(AssertUnwindSafe(|| serve(&own, &engine))) {
-                // Dropped, it may panic in its turn.
-                std::mem::forget(panic);
-                tracing::error!("the scoring thread panicked, and goes on");
-            }
-        })?;
+        std::thread::Builder::new().name("score".to_owned()).stack_size(STACK_BYTES).spawn(
+            move || {
+                // Nothing ends this thread but its own end: without it every call would wait for
+                // ever.
+                while let Err(panic) = catch_unwind(AssertUnwindSafe(|| serve(&own, &engine))) {
+                    // Dropped, it may panic in its turn.
+                    std::mem::forget(panic);
+                    tracing::error!("the scoring thread panicked, and goes on");
+                }
+            },
+        )?;
         Ok(Self { queue })
     }
 
@@ -139,7 +143,11 @@ impl Turns {
     ///
     /// # Errors
     /// `Overloaded` if it is full.
-    pub fn take(&self, priority: i64, work: impl FnOnce(&dyn Engine, &Way) + Send + 'static) -> Result<(), Fault> {
+    pub fn take(
+        &self,
+        priority: i64,
+        work: impl FnOnce(&dyn Engine, &Way) + Send + 'static,
+    ) -> Result<(), Fault> {
         let mut held = lock(&self.queue.0);
         if held.waiting.len() >= WAITING_MAX {
             return Err(Fault::overloaded(format!("{WAITING_MAX} calls wait for the model"), 1000));
@@ -177,7 +185,11 @@ mod tests {
         let turns = Turns::start(Arc::new(Mock::default())).expect("a thread");
         let ((hold, held), (tell, told)) = (mpsc::channel::<()>(), mpsc::channel());
         let (begin, begun) = mpsc::channel();
-        turns.take(0, move |_, _| begin.send(()).and(held.recv().map_err(|_| mpsc::SendError(()))).expect("held")).expect("a place");
+        turns
+            .take(0, move |_, _| {
+                begin.send(()).and(held.recv().map_err(|_| mpsc::SendError(()))).expect("held")
+            })
+            .expect("a place");
         begun.recv().expect("it runs");
         turns.take(9, |_, _| panic!("as this test wants")).expect("a place");
         for (priority, name) in [(0, "a"), (1, "b"), (0, "c")] {
@@ -185,7 +197,11 @@ mod tests {
             turns.take(priority, move |_, _| tell.send(name).expect("heard")).expect("a place");
         }
         (4..WAITING_MAX).for_each(|_| turns.take(-1, |_, _| ()).expect("a place"));
-        assert!(turns.take(5, |_, _| ()).is_err_and(|fault| fault.name == "org.brahman.Broker.Overloaded"));
+        assert!(
+            turns
+                .take(5, |_, _| ())
+                .is_err_and(|fault| fault.name == "org.brahman.Broker.Overloaded")
+        );
         hold.send(()).expect("it waits");
         let order: Vec<&str> = told.iter().take(3).collect();
         assert_eq!(order, ["b", "a", "c"]);
@@ -194,7 +210,8 @@ mod tests {
     #[test]
     fn a_call_of_higher_priority_goes_between_the_steps_of_a_long_one() {
         let turns = Turns::start(Arc::new(Mock::default())).expect("a thread");
-        let ((tell, told), (begin, begun), (step, steps)) = (mpsc::channel(), mpsc::channel(), mpsc::channel::<()>());
+        let ((tell, told), (begin, begun), (step, steps)) =
+            (mpsc::channel(), mpsc::channel(), mpsc::channel::<()>());
         let own = tell.clone();
         let long = move |_: &dyn Engine, way: &Way| {
             begin.send(()).expect("heard");

@@ -1,10 +1,11 @@
 //! Many sequences through a model that reads from left to right, each shared beginning once.
 //!
-//! The sequences form a tree of prefixes. It is walked depth first; where sequences part, the state is forked for all but the
-//! largest bunch, which goes on with the state itself. So at any time there are the state of the common beginning and the state of
-//! the branch that is being run, never one a memory; a [`Stepper`] that cannot hold even these two refuses the fork, and the
-//! beginning is run again afterwards. Early memories therefore come before late ones, and what follows the last response is
-//! not run at all.
+//! The sequences form a tree of prefixes. It is walked depth first; where sequences part, the state
+//! is forked for all but the largest bunch, which goes on with the state itself. So at any time
+//! there are the state of the common beginning and the state of the branch that is being run, never
+//! one a memory; a [`Stepper`] that cannot hold even these two refuses the fork, and the beginning
+//! is run again afterwards. Early memories therefore come before late ones, and what follows the
+//! last response is not run at all.
 
 use crate::engine::{EngineError, Scores, Sequence, Stop, Work};
 
@@ -16,8 +17,8 @@ pub trait Stepper {
     /// Before any token.
     fn start(&mut self) -> Self::State;
 
-    /// Reads tokens; puts in `logprobs` the log-probability that each had. Where `wanted` is false it may be anything, as it may for
-    /// a first token, which nobody asks for.
+    /// Reads tokens; puts in `logprobs` the log-probability that each had. Where `wanted` is false
+    /// it may be anything, as it may for a first token, which nobody asks for.
     ///
     /// # Errors
     /// [`EngineError`]; the state is then of no use.
@@ -30,12 +31,14 @@ pub trait Stepper {
         stop: &Stop,
     ) -> Result<(), EngineError>;
 
-    /// Tokens that it has read so far, where that is not what it was given: without a cache it reads some again.
+    /// Tokens that it has read so far, where that is not what it was given: without a cache it
+    /// reads some again.
     fn forwarded(&self) -> Option<u64> {
         None
     }
 
-    /// A second state like this one, which will read at most `ahead` tokens; `None` if there is no room for both.
+    /// A second state like this one, which will read at most `ahead` tokens; `None` if there is no
+    /// room for both.
     fn fork(&mut self, state: &Self::State, ahead: usize) -> Option<Self::State>;
 }
 
@@ -49,7 +52,14 @@ pub fn walk<S: Stepper>(
     stop: &Stop,
     done: &mut dyn FnMut(usize, Scores),
 ) -> Result<Work, EngineError> {
-    let mut walker = Walker { stepper, sequences, stop, done, work: Work::default(), scores: vec![Vec::new(); sequences.len()] };
+    let mut walker = Walker {
+        stepper,
+        sequences,
+        stop,
+        done,
+        work: Work::default(),
+        scores: vec![Vec::new(); sequences.len()],
+    };
     let start = walker.stepper.start();
     walker.run(start, 0, (0..sequences.len()).collect())?;
     let total: u64 = sequences.iter().map(|s| s.tokens.len() as u64).sum();
@@ -69,7 +79,12 @@ struct Walker<'a, S> {
 
 impl<S: Stepper> Walker<'_, S> {
     /// Runs sequences that agree up to `depth`, which `state` has read.
-    fn run(&mut self, mut state: S::State, mut depth: usize, mut bunch: Vec<usize>) -> Result<(), EngineError> {
+    fn run(
+        &mut self,
+        mut state: S::State,
+        mut depth: usize,
+        mut bunch: Vec<usize>,
+    ) -> Result<(), EngineError> {
         loop {
             let Some(part) = self.parting(&bunch, depth) else { return Ok(()) };
             if part > depth
@@ -78,21 +93,31 @@ impl<S: Stepper> Walker<'_, S> {
                 return self.fail(&bunch, &error);
             }
             depth = part;
-            let (ended, going): (Vec<usize>, Vec<usize>) = bunch.iter().partition(|i| self.sequences[**i].tokens.len() == depth);
+            let (ended, going): (Vec<usize>, Vec<usize>) =
+                bunch.iter().partition(|i| self.sequences[**i].tokens.len() == depth);
             for i in ended {
                 (self.done)(i, Ok(std::mem::take(&mut self.scores[i])));
             }
             let mut bunches = self.split(going, depth);
             // The largest bunch goes on with the state itself.
-            let Some(largest) = (0..bunches.len()).max_by_key(|b| (bunches[*b].len(), std::cmp::Reverse(*b))) else { return Ok(()) };
+            let Some(largest) =
+                (0..bunches.len()).max_by_key(|b| (bunches[*b].len(), std::cmp::Reverse(*b)))
+            else {
+                return Ok(());
+            };
             let last = bunches.swap_remove(largest);
             bunches.sort();
             for branch in bunches {
-                let ahead = branch.iter().map(|i| self.sequences[*i].tokens.len() - depth).max().unwrap_or(0);
+                let ahead = branch
+                    .iter()
+                    .map(|i| self.sequences[*i].tokens.len() - depth)
+                    .max()
+                    .unwrap_or(0);
                 match self.stepper.fork(&state, ahead) {
                     Some(forked) => self.run(forked, depth, branch)?,
                     None => {
-                        // No room for both: the branch takes the state, and the beginning is read again.
+                        // No room for both: the branch takes the state, and the beginning is read
+                        // again.
                         let fresh = self.stepper.start();
                         let taken = std::mem::replace(&mut state, fresh);
                         self.run(taken, depth, branch)?;
@@ -110,10 +135,12 @@ impl<S: Stepper> Walker<'_, S> {
     /// Where these sequences part or the first of them ends; `None` for none.
     fn parting(&self, bunch: &[usize], depth: usize) -> Option<usize> {
         let first = &self.sequences[*bunch.first()?].tokens;
-        // Nobody is compared further than where somebody has parted already: all levels together look at each token once.
+        // Nobody is compared further than where somebody has parted already: all levels together
+        // look at each token once.
         let agree = |part: usize, i: &usize| {
             let other = &self.sequences[*i].tokens;
-            depth + first[depth..part].iter().zip(&other[depth..]).take_while(|(a, b)| a == b).count()
+            depth
+                + first[depth..part].iter().zip(&other[depth..]).take_while(|(a, b)| a == b).count()
         };
         Some(bunch.iter().fold(first.len(), agree))
     }
@@ -130,14 +157,30 @@ impl<S: Stepper> Walker<'_, S> {
         bunches
     }
 
-    fn read(&mut self, state: &mut S::State, from: usize, to: usize, bunch: &[usize]) -> Result<(), EngineError> {
+    fn read(
+        &mut self,
+        state: &mut S::State,
+        from: usize,
+        to: usize,
+        bunch: &[usize],
+    ) -> Result<(), EngineError> {
         self.stop.check()?;
         let mut wanted = vec![false; to - from];
-        for place in bunch.iter().flat_map(|i| &self.sequences[*i].wanted).filter(|w| w.start < to && w.end > from) {
+        for place in bunch
+            .iter()
+            .flat_map(|i| &self.sequences[*i].wanted)
+            .filter(|w| w.start < to && w.end > from)
+        {
             wanted[place.start.max(from) - from..place.end.min(to) - from].fill(true);
         }
         let mut logprobs = vec![0.0; to - from];
-        self.stepper.extend(state, &self.sequences[bunch[0]].tokens[from..to], &wanted, &mut logprobs, self.stop)?;
+        self.stepper.extend(
+            state,
+            &self.sequences[bunch[0]].tokens[from..to],
+            &wanted,
+            &mut logprobs,
+            self.stop,
+        )?;
         self.work.forwarded += (to - from) as u64;
         for i in bunch {
             let sequence = &self.sequences[*i];
@@ -152,9 +195,20 @@ impl<S: Stepper> Walker<'_, S> {
         Ok(())
     }
 
-    fn read_again(&mut self, state: &mut S::State, of: usize, to: usize) -> Result<(), EngineError> {
+    fn read_again(
+        &mut self,
+        state: &mut S::State,
+        of: usize,
+        to: usize,
+    ) -> Result<(), EngineError> {
         self.stop.check()?;
-        self.stepper.extend(state, &self.sequences[of].tokens[..to], &vec![false; to], &mut vec![0.0; to], self.stop)?;
+        self.stepper.extend(
+            state,
+            &self.sequences[of].tokens[..to],
+            &vec![false; to],
+            &mut vec![0.0; to],
+            self.stop,
+        )?;
         self.work.forwarded += to as u64;
         Ok(())
     }
@@ -188,9 +242,18 @@ mod tests {
             7
         }
 
-        fn extend(&mut self, state: &mut u64, tokens: &[u32], wanted: &[bool], out: &mut [f32], _: &Stop) -> Result<(), EngineError> {
+        fn extend(
+            &mut self,
+            state: &mut u64,
+            tokens: &[u32],
+            wanted: &[bool],
+            out: &mut [f32],
+            _: &Stop,
+        ) -> Result<(), EngineError> {
             for (i, token) in tokens.iter().enumerate() {
-                *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(u64::from(*token) + 1);
+                *state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(u64::from(*token) + 1);
                 out[i] = if wanted[i] { -((*state >> 40) as f32) } else { f32::NAN };
             }
             Ok(())
@@ -206,7 +269,14 @@ mod tests {
         let mut out = vec![0.0; sequence.tokens.len()];
         let mut hash = Hash { forks: 0 };
         let mut state = hash.start();
-        hash.extend(&mut state, &sequence.tokens, &vec![true; out.len()], &mut out, &Stop::default()).expect("reads");
+        hash.extend(
+            &mut state,
+            &sequence.tokens,
+            &vec![true; out.len()],
+            &mut out,
+            &Stop::default(),
+        )
+        .expect("reads");
         sequence.wanted.iter().flat_map(|w| out[w.clone()].to_vec()).collect()
     }
 
@@ -243,10 +313,12 @@ mod tests {
             Sequence { tokens, ..Sequence::default() }
         };
         let sequences = [without(0, 0), without(80, 90), without(50, 60)];
-        let work = walk(&mut Hash { forks: 9 }, &sequences, &Stop::default(), &mut |_, _| {}).expect("walks");
+        let work = walk(&mut Hash { forks: 9 }, &sequences, &Stop::default(), &mut |_, _| {})
+            .expect("walks");
         assert_eq!(work, Work { forwarded: 100 + 10 + 40, reused: 280 - 150 });
         // Without room for two states the beginning is read again after each branch.
-        let work = walk(&mut Hash { forks: 0 }, &sequences, &Stop::default(), &mut |_, _| {}).expect("walks");
+        let work = walk(&mut Hash { forks: 0 }, &sequences, &Stop::default(), &mut |_, _| {})
+            .expect("walks");
         assert_eq!(work.forwarded, 150 + 80 + 50);
     }
 
@@ -255,7 +327,8 @@ mod tests {
         let stop = Stop::default();
         stop.cancel();
         let sequences = [Sequence { tokens: vec![1, 2], ..Sequence::default() }];
-        let ended = walk(&mut Hash { forks: 9 }, &sequences, &stop, &mut |_, _| panic!("nothing is done"));
+        let ended =
+            walk(&mut Hash { forks: 9 }, &sequences, &stop, &mut |_, _| panic!("nothing is done"));
         assert!(matches!(ended, Err(EngineError::Cancelled)));
     }
 }

@@ -1,4 +1,5 @@
-//! Chat templates that would take all memory, or all time: they are refused by name, and the next one runs.
+//! Chat templates that would take all memory, or all time: they are refused by name, and the next
+//! one runs.
 
 use std::path::Path;
 
@@ -11,7 +12,8 @@ fn rendered(template: &str) -> Result<String, ChatError> {
     apart::use_program(Path::new(env!("CARGO_BIN_EXE_score-mock")));
     let source = Source::new("given", template)?;
     let how = ChatTemplate { now_s: Some(1_700_000_000), ..ChatTemplate::default() };
-    Renderer::new(&source, None, None, &how)?.render(vec![json!({ "role": "user", "content": "ü\n\"x\"" })])
+    Renderer::new(&source, None, None, &how)?
+        .render(vec![json!({ "role": "user", "content": "ü\n\"x\"" })])
 }
 
 /// Resident and swapped memory of this process, in KiB.
@@ -25,7 +27,11 @@ fn memory_kib() -> u64 {
 fn what_a_template_doubles_is_bounded_and_the_next_template_runs() {
     let told = |out: Result<String, ChatError>| out.expect("a text");
     assert_eq!(told(rendered("{{ messages[0].content }}")), "ü\n\"x\"");
-    let loops = |set: &str| format!("{{% set n = namespace(s='0123456789', l=['x']) %}}{{% for i in range(60) %}}{set}{{% endfor %}}");
+    let loops = |set: &str| {
+        format!(
+            "{{% set n = namespace(s='0123456789', l=['x']) %}}{{% for i in range(60) %}}{set}{{% endfor %}}"
+        )
+    };
     let deep = "{% set n = namespace(l=[]) %}{% for i in range(100000) %}{% set n.l = [n.l] %}{% endfor %}{{ n.l ~ '' }}";
     for template in [
         loops("{% set n.s = n.s ~ n.s %}") + "{{ n.s }}",
@@ -49,20 +55,32 @@ fn what_a_template_doubles_is_bounded_and_the_next_template_runs() {
         let said = chain(&error);
         let is_bound = matches!(
             error,
-            ChatError::TooMuchMemory { .. } | ChatError::TooSlow { .. } | ChatError::TooMuchText { .. } | ChatError::Failed { .. }
+            ChatError::TooMuchMemory { .. }
+                | ChatError::TooSlow { .. }
+                | ChatError::TooMuchText { .. }
+                | ChatError::Failed { .. }
         );
         assert!(is_bound && said.contains("given"), "{template}: {said}");
         assert_eq!(told(rendered("{{ messages | length }}")), "1", "after {template}");
     }
-    assert!(memory_kib() < 400 << 10, "what a template takes is not taken here: {} KiB", memory_kib());
+    assert!(
+        memory_kib() < 400 << 10,
+        "what a template takes is not taken here: {} KiB",
+        memory_kib()
+    );
 }
 
 #[test]
 fn what_a_template_says_comes_back_as_it_said_it() {
     assert!(matches!(rendered("a\n{% if %}"), Err(ChatError::Syntax { line: Some(2), .. })));
-    assert!(matches!(rendered("{{ raise_exception('only pairs') }}"), Err(ChatError::Refusal { message, .. }) if message == "only pairs"));
+    assert!(
+        matches!(rendered("{{ raise_exception('only pairs') }}"), Err(ChatError::Refusal { message, .. }) if message == "only pairs")
+    );
     let endless = "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}";
     assert!(matches!(rendered(endless), Err(ChatError::TooManySteps { .. })));
-    assert!(matches!(rendered("\n{{ open('/etc/passwd') }}"), Err(ChatError::Failed { line: Some(2), .. })));
+    assert!(matches!(
+        rendered("\n{{ open('/etc/passwd') }}"),
+        Err(ChatError::Failed { line: Some(2), .. })
+    ));
     assert_eq!(rendered("{{ strftime_now('%Y') }}").expect("a text"), "2023");
 }

@@ -61,11 +61,18 @@ impl Local {
     fn start(dialect: Dialect, mood: Mood) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
-        let local = Self { base, mood: Arc::new(Mutex::new(mood)), scored: Arc::default(), hung_up: Arc::default() };
-        let (mood, scored, hung_up) = (Arc::clone(&local.mood), Arc::clone(&local.scored), Arc::clone(&local.hung_up));
+        let local = Self {
+            base,
+            mood: Arc::new(Mutex::new(mood)),
+            scored: Arc::default(),
+            hung_up: Arc::default(),
+        };
+        let (mood, scored, hung_up) =
+            (Arc::clone(&local.mood), Arc::clone(&local.scored), Arc::clone(&local.hung_up));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let (mood, scored, hung_up) = (Arc::clone(&mood), Arc::clone(&scored), Arc::clone(&hung_up));
+                let (mood, scored, hung_up) =
+                    (Arc::clone(&mood), Arc::clone(&scored), Arc::clone(&hung_up));
                 std::thread::spawn(move || serve(stream, dialect, &mood, &scored, &hung_up));
             }
         });
@@ -76,7 +83,10 @@ impl Local {
         Settings {
             dialect,
             base: self.base.clone(),
-            tokenizer: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/assets/induction")),
+            tokenizer: PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../tests/assets/induction"
+            )),
             model: (dialect == Dialect::Brahman).then(|| "tiny".to_owned()),
             token: Some(TOKEN.to_owned()),
             timeout: Duration::from_secs(2),
@@ -91,7 +101,13 @@ impl Local {
 }
 
 /// One connection; keeps it open for more requests.
-fn serve(mut stream: TcpStream, dialect: Dialect, mood: &Mutex<Mood>, scored: &AtomicUsize, hung_up: &AtomicBool) {
+fn serve(
+    mut stream: TcpStream,
+    dialect: Dialect,
+    mood: &Mutex<Mood>,
+    scored: &AtomicUsize,
+    hung_up: &AtomicBool,
+) {
     let mut bytes = Vec::new();
     let mut part = [0; 65_536];
     loop {
@@ -106,7 +122,8 @@ fn serve(mut stream: TcpStream, dialect: Dialect, mood: &Mutex<Mood>, scored: &A
         };
         let text = String::from_utf8_lossy(&bytes[..head]).into_owned();
         let header = |name: &str| {
-            let line = text.lines().find(|l| l.to_ascii_lowercase().starts_with(&format!("{name}:")));
+            let line =
+                text.lines().find(|l| l.to_ascii_lowercase().starts_with(&format!("{name}:")));
             line.map(|l| l[name.len() + 1..].trim().to_owned())
         };
         let length = header("content-length").map_or(0, |l| l.parse().expect("a number"));
@@ -116,7 +133,11 @@ fn serve(mut stream: TcpStream, dialect: Dialect, mood: &Mutex<Mood>, scored: &A
                 Ok(n) => bytes.extend_from_slice(&part[..n]),
             }
         }
-        let body: Value = if length == 0 { Value::Null } else { serde_json::from_slice(&bytes[head..head + length]).expect("JSON") };
+        let body: Value = if length == 0 {
+            Value::Null
+        } else {
+            serde_json::from_slice(&bytes[head..head + length]).expect("JSON")
+        };
         bytes.drain(..head + length);
         let mood = *mood.lock().expect("unpoisoned");
         let path = text.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -130,8 +151,13 @@ fn serve(mut stream: TcpStream, dialect: Dialect, mood: &Mutex<Mood>, scored: &A
         } else {
             scored.fetch_add(1, Ordering::Relaxed);
             match mood {
-                Mood::Html => (kind, *answer) = ("text/html", "<!doctype html><h1>Welcome to nginx!</h1>".into()),
-                Mood::Broken => (status, *answer) = ("500 Internal Server Error", "CUDA out of memory".into()),
+                Mood::Html => {
+                    (kind, *answer) =
+                        ("text/html", "<!doctype html><h1>Welcome to nginx!</h1>".into())
+                }
+                Mood::Broken => {
+                    (status, *answer) = ("500 Internal Server Error", "CUDA out of memory".into())
+                }
                 Mood::Busy => (status, *answer) = ("503 Service Unavailable", "loading".into()),
                 Mood::NotJson => *answer = "{\"choices\": [".into(),
                 Mood::Never => {
@@ -140,11 +166,16 @@ fn serve(mut stream: TcpStream, dialect: Dialect, mood: &Mutex<Mood>, scored: &A
                     hung_up.store(gone, Ordering::Relaxed);
                     return;
                 }
-                _ => *answer = scores(dialect, &body, mood, scored.load(Ordering::Relaxed)).to_string(),
+                _ => {
+                    *answer =
+                        scores(dialect, &body, mood, scored.load(Ordering::Relaxed)).to_string()
+                }
             }
         }
         let length = answer.len() + if mood == Mood::HalfABody { 1000 } else { 0 };
-        let reply = format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{answer}");
+        let reply = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{answer}"
+        );
         if stream.write_all(reply.as_bytes()).is_err() || mood == Mood::HalfABody {
             return;
         }
@@ -155,9 +186,15 @@ fn serve(mut stream: TcpStream, dialect: Dialect, mood: &Mutex<Mood>, scored: &A
 fn plain(tokens: &[u32]) -> Vec<f32> {
     let mut scores = vec![0.0; tokens.len()];
     if tokens.len() > 1 {
-        let all = Sequence { tokens: tokens.to_vec(), wanted: std::iter::once(1..tokens.len()).collect(), ..Sequence::default() };
+        let all = Sequence {
+            tokens: tokens.to_vec(),
+            wanted: std::iter::once(1..tokens.len()).collect(),
+            ..Sequence::default()
+        };
         let mut found = Vec::new();
-        Mock::default().score(&[all], &Stop::default(), &mut |_, s| found = s.expect("scored")).expect("scored");
+        Mock::default()
+            .score(&[all], &Stop::default(), &mut |_, s| found = s.expect("scored"))
+            .expect("scored");
         scores[1..].copy_from_slice(&found);
     }
     scores
@@ -165,9 +202,13 @@ fn plain(tokens: &[u32]) -> Vec<f32> {
 
 /// Where the assistant's words are in a conversation that is laid out as `role: text` lines.
 fn responses(tokens: &[u32]) -> Vec<std::ops::Range<usize>> {
-    let (mark, mut found, mut at) = ("assistant: ".bytes().map(u32::from).collect::<Vec<_>>(), Vec::new(), 0);
+    let (mark, mut found, mut at) =
+        ("assistant: ".bytes().map(u32::from).collect::<Vec<_>>(), Vec::new(), 0);
     while at < tokens.len() {
-        let end = tokens[at..].iter().position(|t| *t == u32::from(b'\n')).map_or(tokens.len(), |end| at + end);
+        let end = tokens[at..]
+            .iter()
+            .position(|t| *t == u32::from(b'\n'))
+            .map_or(tokens.len(), |end| at + end);
         let line = &tokens[at..end];
         let from = if line.first() == Some(&0) { 1 } else { 0 };
         if line[from..].starts_with(&mark) {
@@ -180,19 +221,27 @@ fn responses(tokens: &[u32]) -> Vec<std::ops::Range<usize>> {
 
 fn scores(dialect: Dialect, body: &Value, mood: Mood, count: usize) -> Value {
     let prompt = body["prompt"].as_array().or_else(|| body["input_ids"].as_array()).expect("ids");
-    let tokens: Vec<u32> = prompt.iter().map(|t| u32::try_from(t.as_u64().expect("an id")).expect("small")).collect();
+    let tokens: Vec<u32> =
+        prompt.iter().map(|t| u32::try_from(t.as_u64().expect("an id")).expect("small")).collect();
     let mut logprobs = plain(&tokens);
     match mood {
         Mood::Constant => logprobs.fill(-1.5),
         Mood::Positive => logprobs.iter_mut().for_each(|x| *x = -*x),
-        // Each token's figure is that of the whole's length away: what is told depends on what follows.
+        // Each token's figure is that of the whole's length away: what is told depends on what
+        // follows.
         Mood::OffByOne => logprobs.rotate_left(1),
         Mood::Temperature => {
-            let temperature = body["temperature"].as_f64().or_else(|| body["sampling_params"]["temperature"].as_f64()).expect("it is said");
+            let temperature = body["temperature"]
+                .as_f64()
+                .or_else(|| body["sampling_params"]["temperature"].as_f64())
+                .expect("it is said");
             logprobs.iter_mut().for_each(|x| *x /= temperature as f32);
         }
         Mood::Cut => logprobs = tokens.chunks(64).flat_map(plain).collect(),
-        Mood::OtherWeights => logprobs.iter_mut().zip(&tokens).for_each(|(x, token)| *x = -6.0 - (token % 7) as f32 / 10.0),
+        Mood::OtherWeights => logprobs
+            .iter_mut()
+            .zip(&tokens)
+            .for_each(|(x, token)| *x = -6.0 - (token % 7) as f32 / 10.0),
         Mood::Unsteady => logprobs.iter_mut().for_each(|x| *x -= count as f32 * 0.2),
         Mood::Shifted => logprobs.iter_mut().for_each(|x| *x -= tokens.len() as f32 / 20.0),
         _ => {}
@@ -201,7 +250,10 @@ fn scores(dialect: Dialect, body: &Value, mood: Mood, count: usize) -> Value {
     let kept = if mood == Mood::TooFew { tokens.len() / 2 } else { tokens.len() };
     match dialect {
         Dialect::Vllm => {
-            assert_eq!((&body["model"], &body["max_tokens"], &body["prompt_logprobs"]), (&json!("tiny"), &json!(1), &json!(0)));
+            assert_eq!(
+                (&body["model"], &body["max_tokens"], &body["prompt_logprobs"]),
+                (&json!("tiny"), &json!(1), &json!(0))
+            );
             assert!(body.get("priority").is_none(), "an error unless the scheduler allows it");
             let entry = |at: usize| match at {
                 0 => Value::Null,
@@ -213,15 +265,21 @@ fn scores(dialect: Dialect, body: &Value, mood: Mood, count: usize) -> Value {
             json!({ "id": "cmpl-1", "object": "text_completion", "choices": [{ "index": 0, "text": "x", "prompt_logprobs": list }] })
         }
         Dialect::Sglang => {
-            let from = usize::try_from(body["logprob_start_len"].as_u64().expect("a place")).expect("small");
+            let from = usize::try_from(body["logprob_start_len"].as_u64().expect("a place"))
+                .expect("small");
             assert_eq!(body["return_logprob"], true);
-            let entry = |at: usize| json!([if at == from { Value::Null } else { json!(logprobs[at]) }, shown(at), null]);
+            let entry = |at: usize| {
+                json!([if at == from { Value::Null } else { json!(logprobs[at]) }, shown(at), null])
+            };
             let list: Vec<Value> = (from..kept.max(from)).map(entry).collect();
             json!({ "text": "x", "meta_info": { "input_token_logprobs": list, "prompt_tokens": tokens.len(), "cached_tokens": from / 2 } })
         }
         Dialect::Brahman if mood == Mood::TooFew => json!({ "error": "model not loaded" }),
         Dialect::Completions => {
-            assert_eq!((&body["echo"], &body["logprobs"], &body["max_tokens"]), (&json!(true), &json!(1), &json!(1)));
+            assert_eq!(
+                (&body["echo"], &body["logprobs"], &body["max_tokens"]),
+                (&json!(true), &json!(1), &json!(1))
+            );
             let figure = |at: usize| if at == 0 { Value::Null } else { json!(logprobs[at]) };
             let entry = |at: usize| json!({ "id": shown(at), "logprob": figure(at) });
             let echoed = if mood == Mood::NoEcho { 0 } else { kept };
@@ -235,7 +293,9 @@ fn scores(dialect: Dialect, body: &Value, mood: Mood, count: usize) -> Value {
         }
         Dialect::Brahman => {
             assert_eq!(body["priority"], 5, "as its own callers send it");
-            let total = |range: std::ops::Range<usize>| logprobs[range].iter().map(|x| f64::from(*x)).sum::<f64>();
+            let total = |range: std::ops::Range<usize>| {
+                logprobs[range].iter().map(|x| f64::from(*x)).sum::<f64>()
+            };
             json!({ "scores": responses(&tokens).into_iter().map(|r| json!({ "total_logprob": total(r) })).collect::<Vec<_>>() })
         }
     }
@@ -253,10 +313,18 @@ fn sequence(text: &str) -> Sequence {
 fn each_dialect_tells_what_the_model_behind_it_says() {
     for dialect in ALL {
         let local = Local::start(dialect, Mood::Well);
-        let server = Server::open(local.settings(dialect)).unwrap_or_else(|error| panic!("{dialect:?}: {}", chain(&error)));
+        let server = Server::open(local.settings(dialect))
+            .unwrap_or_else(|error| panic!("{dialect:?}: {}", chain(&error)));
         assert_eq!(server.identity().model, "tiny");
-        assert_eq!(server.identity().window, if matches!(dialect, Dialect::Vllm | Dialect::Completions) { 4096 } else { 16384 });
-        let mut sequences = ["memory: the gate is blue\nassistant: the gate is blue", "assistant: the gate is blue, it is"].map(sequence);
+        assert_eq!(
+            server.identity().window,
+            if matches!(dialect, Dialect::Vllm | Dialect::Completions) { 4096 } else { 16384 }
+        );
+        let mut sequences = [
+            "memory: the gate is blue\nassistant: the gate is blue",
+            "assistant: the gate is blue, it is",
+        ]
+        .map(sequence);
         if dialect == Dialect::Brahman {
             // One figure a response: all of a conversation's in one call.
             for sequence in &mut sequences {
@@ -280,12 +348,18 @@ fn each_dialect_tells_what_the_model_behind_it_says() {
                 let sum = |scores: &[f32]| scores.iter().sum::<f32>();
                 assert!((sum(ours) - sum(theirs)).abs() < 1e-3, "{dialect:?}: {ours:?} {theirs:?}");
                 if dialect != Dialect::Brahman {
-                    assert!(ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() < 1e-5), "{dialect:?}: {ours:?} {theirs:?}");
+                    assert!(
+                        ours.iter().zip(theirs).all(|(a, b)| (a - b).abs() < 1e-5),
+                        "{dialect:?}: {ours:?} {theirs:?}"
+                    );
                 }
             }
         }
         assert_eq!(local.scored.load(Ordering::Relaxed), 2, "{dialect:?}: one call a sequence");
-        assert!(work.forwarded > 0 && (work.reused > 0) == (dialect == Dialect::Sglang), "{dialect:?}: {work:?}");
+        assert!(
+            work.forwarded > 0 && (work.reused > 0) == (dialect == Dialect::Sglang),
+            "{dialect:?}: {work:?}"
+        );
     }
 }
 
@@ -298,7 +372,8 @@ fn a_matrix_by_a_server_of_each_dialect_is_the_local_one() {
         text: Some(text.to_owned()),
         ..Entry::default()
     };
-    let (gate, boat) = ("The gate is blue, and so is the door.", "The boat lies in Zarnip since spring.");
+    let (gate, boat) =
+        ("The gate is blue, and so is the door.", "The boat lies in Zarnip since spring.");
     let conversation = Conversation {
         conversation: vec![
             entry("memory", Some("gate"), gate),
@@ -312,21 +387,40 @@ fn a_matrix_by_a_server_of_each_dialect_is_the_local_one() {
     };
     for dialect in ALL {
         let local = Local::start(dialect, Mood::Well);
-        let server = Server::open(local.settings(dialect)).unwrap_or_else(|error| panic!("{dialect:?}: {}", chain(&error)));
+        let server = Server::open(local.settings(dialect))
+            .unwrap_or_else(|error| panic!("{dialect:?}: {}", chain(&error)));
         let script = script(&conversation, &Layout::plain(), &server).expect("read");
         let mut all: Vec<Ablation> = vec![whole(&script, &[0, 1])];
         all.extend([0, 1].map(|memory| left(&script, &[memory], &[0, 1], &server).expect("left")));
-        let sequences: Vec<Sequence> = all.iter().map(|ablation| ablation.sequence.clone()).collect();
+        let sequences: Vec<Sequence> =
+            all.iter().map(|ablation| ablation.sequence.clone()).collect();
         let matrix = |engine: &dyn Engine| -> Vec<f64> {
             let mut found = vec![Vec::new(); sequences.len()];
-            let mut done = |i: usize, scores: Result<Vec<f32>, EngineError>| found[i] = scores.expect("scored");
+            let mut done = |i: usize, scores: Result<Vec<f32>, EngineError>| {
+                found[i] = scores.expect("scored")
+            };
             engine.score(&sequences, &Stop::default(), &mut done).expect("scored");
-            let of: Vec<ResponseScores> = all.iter().zip(&found).map(|(one, scores)| ResponseScores::of(&script, one, scores)).collect();
-            of[1..].iter().flat_map(|without| [0, 1].map(|response| of[0].sum(response) - without.sum(response))).collect()
+            let of: Vec<ResponseScores> = all
+                .iter()
+                .zip(&found)
+                .map(|(one, scores)| ResponseScores::of(&script, one, scores))
+                .collect();
+            of[1..]
+                .iter()
+                .flat_map(|without| {
+                    [0, 1].map(|response| of[0].sum(response) - without.sum(response))
+                })
+                .collect()
         };
         let (theirs, ours) = (matrix(&server), matrix(&Mock::default()));
-        assert!(ours[0] > 20.0 && ours[3] > 20.0 && ours[1] < ours[0] / 2.0 && ours[2] < ours[3] / 2.0, "{ours:?}");
-        assert!(theirs.iter().zip(&ours).all(|(a, b)| (a - b).abs() < 1e-3), "{dialect:?}: {theirs:?} {ours:?}");
+        assert!(
+            ours[0] > 20.0 && ours[3] > 20.0 && ours[1] < ours[0] / 2.0 && ours[2] < ours[3] / 2.0,
+            "{ours:?}"
+        );
+        assert!(
+            theirs.iter().zip(&ours).all(|(a, b)| (a - b).abs() < 1e-3),
+            "{dialect:?}: {theirs:?} {ours:?}"
+        );
     }
 }
 
@@ -353,7 +447,8 @@ fn the_probe_refuses_a_server_that_answers_wrongly() {
     ];
     for dialect in ALL {
         for (mood, words) in refusals {
-            // A server that tells sums only cannot be caught at what it tells of single tokens, nor of what lies between its responses.
+            // A server that tells sums only cannot be caught at what it tells of single tokens, nor
+            // of what lies between its responses.
             let of_tokens = [Mood::OtherTokens, Mood::OffByOne, Mood::Temperature, Mood::Cut];
             if dialect == Dialect::Brahman && of_tokens.contains(&mood) {
                 continue;
@@ -362,7 +457,9 @@ fn the_probe_refuses_a_server_that_answers_wrongly() {
                 continue;
             }
             let local = Local::start(dialect, mood);
-            let error = Server::open(local.settings(dialect)).err().unwrap_or_else(|| panic!("{dialect:?} {mood:?} was taken"));
+            let error = Server::open(local.settings(dialect))
+                .err()
+                .unwrap_or_else(|| panic!("{dialect:?} {mood:?} was taken"));
             let why = chain(&error);
             assert!(why.contains(words), "{dialect:?} {mood:?}: {why}");
             assert!(!why.contains(TOKEN), "{why}");
@@ -373,7 +470,10 @@ fn the_probe_refuses_a_server_that_answers_wrongly() {
     let nobody = Settings { base: "http://127.0.0.1:9".into(), ..local.settings(Dialect::Vllm) };
     let why = chain(&Server::open(nobody).expect_err("nobody is there"));
     assert!(why.contains("no connection") && why.contains("4 times"), "{why}");
-    let why = chain(&Server::open(Settings { token: None, ..local.settings(Dialect::Vllm) }).expect_err("no token"));
+    let why = chain(
+        &Server::open(Settings { token: None, ..local.settings(Dialect::Vllm) })
+            .expect_err("no token"),
+    );
     assert!(why.contains("401") && why.contains("BRAHMAN_SCORE_TOKEN"), "{why}");
 }
 
@@ -382,15 +482,24 @@ fn a_reference_tells_other_weights_from_the_right_ones() {
     let folder = tempfile::tempdir().expect("a folder");
     let local = Local::start(Dialect::Vllm, Mood::Well);
     for file in ["tokenizer.json", "config.json"] {
-        std::fs::copy(local.settings(Dialect::Vllm).tokenizer.join(file), folder.path().join(file)).expect("copied");
+        std::fs::copy(local.settings(Dialect::Vllm).tokenizer.join(file), folder.path().join(file))
+            .expect("copied");
     }
-    let open = || Server::open(Settings { tokenizer: folder.path().to_owned(), ..local.settings(Dialect::Vllm) });
+    let open = || {
+        Server::open(Settings {
+            tokenizer: folder.path().to_owned(),
+            ..local.settings(Dialect::Vllm)
+        })
+    };
     let text = "The gate is blue, and so is the door.";
     let tokens: Vec<u32> = std::iter::once(0).chain(text.bytes().map(u32::from)).collect();
     let mut logprobs = plain(&tokens)[1..].to_vec();
     let write = |logprobs: &[f32]| {
-        std::fs::write(folder.path().join("score_reference.json"), json!({ "text": text, "logprobs": logprobs }).to_string())
-            .expect("written");
+        std::fs::write(
+            folder.path().join("score_reference.json"),
+            json!({ "text": text, "logprobs": logprobs }).to_string(),
+        )
+        .expect("written");
     };
     write(&logprobs);
     open().unwrap_or_else(|error| panic!("{}", chain(&error)));
@@ -411,7 +520,9 @@ fn a_request_that_may_have_been_scored_is_not_sent_again() {
         local.scored.store(0, Ordering::Relaxed);
         let mut outcome = None;
         let one = sequence("user: hello there\nassistant: hello to you");
-        server.score(&[one], &Stop::default(), &mut |_, scores| outcome = Some(scores)).expect("not the call's end");
+        server
+            .score(&[one], &Stop::default(), &mut |_, scores| outcome = Some(scores))
+            .expect("not the call's end");
         (outcome.expect("told"), local.scored.load(Ordering::Relaxed))
     };
     for mood in [Mood::Broken, Mood::HalfABody, Mood::Never, Mood::Html] {
@@ -426,7 +537,11 @@ fn a_request_that_may_have_been_scored_is_not_sent_again() {
 #[test]
 fn a_caller_that_hangs_up_takes_its_requests_along() {
     let local = Local::start(Dialect::Sglang, Mood::Well);
-    let server = Server::open(Settings { timeout: Duration::from_secs(60), ..local.settings(Dialect::Sglang) }).expect("well");
+    let server = Server::open(Settings {
+        timeout: Duration::from_secs(60),
+        ..local.settings(Dialect::Sglang)
+    })
+    .expect("well");
     local.feels(Mood::Never);
     local.scored.store(0, Ordering::Relaxed);
     let stop = Arc::new(Stop::default());
@@ -437,7 +552,11 @@ fn a_caller_that_hangs_up_takes_its_requests_along() {
         }
         canceller.cancel();
     });
-    let ended = server.score(&[sequence("user: hello there\nassistant: hello to you")], &stop, &mut |_, _| panic!("nothing is done"));
+    let ended = server.score(
+        &[sequence("user: hello there\nassistant: hello to you")],
+        &stop,
+        &mut |_, _| panic!("nothing is done"),
+    );
     assert!(matches!(ended, Err(EngineError::Cancelled)));
     waiting.join().expect("joined");
     while !local.hung_up.load(Ordering::Relaxed) {

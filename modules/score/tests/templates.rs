@@ -1,4 +1,5 @@
-//! Token ids by chat templates, against those of `transformers` for five families of made-up models, with and without each memory.
+//! Token ids by chat templates, against those of `transformers` for five families of made-up
+//! models, with and without each memory.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,12 @@ impl Engine for Tokenized {
         self.tokens.decode(tokens)
     }
 
-    fn score(&self, _: &[Sequence], _: &Stop, _: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
+    fn score(
+        &self,
+        _: &[Sequence],
+        _: &Stop,
+        _: &mut dyn FnMut(usize, Scores),
+    ) -> Result<Work, EngineError> {
         Ok(Work::default())
     }
 
@@ -64,15 +70,22 @@ impl Engine for Tokenized {
 }
 
 fn ids(list: &Value) -> Option<Vec<u32>> {
-    list.as_array().map(|list| list.iter().map(|id| u32::try_from(id.as_u64().expect("an id")).expect("small")).collect())
+    list.as_array().map(|list| {
+        list.iter().map(|id| u32::try_from(id.as_u64().expect("an id")).expect("small")).collect()
+    })
 }
 
 /// The folders that `transformers` has made and read.
 fn reference(to: &Path) {
-    let tools =
-        std::env::var_os("BRAHMAN_TEST_TOOLS").expect("BRAHMAN_TEST_TOOLS is not set: run `make test`, which installs transformers");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/templates/reference.py");
-    let out = Command::new(PathBuf::from(tools).join("bin/python3")).arg(script).arg(to).output().expect("started");
+    let tools = std::env::var_os("BRAHMAN_TEST_TOOLS")
+        .expect("BRAHMAN_TEST_TOOLS is not set: run `make test`, which installs transformers");
+    let script =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/assets/templates/reference.py");
+    let out = Command::new(PathBuf::from(tools).join("bin/python3"))
+        .arg(script)
+        .arg(to)
+        .output()
+        .expect("started");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
@@ -87,7 +100,8 @@ fn ids_are_those_of_transformers_with_and_without_each_memory() {
         let cases: Vec<Value> = serde_json::from_slice(&cases).expect("JSON");
         for (number, case) in cases.iter().enumerate() {
             let place = format!("{family} {number}");
-            let conversation: Conversation = serde_json::from_value(case["conversation"].clone()).expect("a conversation");
+            let conversation: Conversation =
+                serde_json::from_value(case["conversation"].clone()).expect("a conversation");
             let read = script(&conversation, &Layout::default(), &engine);
             let Some(expected) = ids(&case["ids"]) else {
                 assert!(read.is_err(), "{place}: transformers refuses it: {}", case["refused"]);
@@ -95,7 +109,11 @@ fn ids_are_those_of_transformers_with_and_without_each_memory() {
             };
             let read = read.unwrap_or_else(|error| panic!("{place}: {error}"));
             assert_eq!(read.tokens, expected, "{place}: {:?}", engine.decode(&read.tokens));
-            assert!(read.used.source.starts_with("chat_template.jinja"), "{place}: {:?}", read.used);
+            assert!(
+                read.used.source.starts_with("chat_template.jinja"),
+                "{place}: {:?}",
+                read.used
+            );
             wholes += 1;
             let all: Vec<usize> = (0..read.responses.len()).collect();
             for (m, memory) in read.memories.iter().enumerate() {
@@ -108,11 +126,23 @@ fn ids_are_those_of_transformers_with_and_without_each_memory() {
                 ablations += 1;
                 for (r, wanted) in gone.responses.iter().zip(&gone.sequence.wanted) {
                     let own = &read.tokens[read.responses[*r].scored.clone()];
-                    assert_eq!(&gone.sequence.tokens[wanted.clone()], own, "{place} {}: a response keeps its tokens", memory.key);
+                    assert_eq!(
+                        &gone.sequence.tokens[wanted.clone()],
+                        own,
+                        "{place} {}: a response keeps its tokens",
+                        memory.key
+                    );
                 }
                 // A response that would be spelled otherwise is told.
-                if gone.sequence.tokens[..] != expected[..gone.sequence.tokens.len().min(expected.len())] {
-                    assert!(gone.respelled > 0, "{place} {}: {:?}", memory.key, engine.decode(&gone.sequence.tokens));
+                if gone.sequence.tokens[..]
+                    != expected[..gone.sequence.tokens.len().min(expected.len())]
+                {
+                    assert!(
+                        gone.respelled > 0,
+                        "{place} {}: {:?}",
+                        memory.key,
+                        engine.decode(&gone.sequence.tokens)
+                    );
                     named.push(format!("{place} {}", memory.key));
                 }
             }

@@ -1,10 +1,12 @@
-//! Replacing a file so that a crash at any step leaves the old content or the new, never a part of one.
+//! Replacing a file so that a crash at any step leaves the old content or the new, never a part of
+//! one.
 
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// Writes `bytes` to `path`: unique temporary file beside it, fsync, rename, fsync of the directory.
+/// Writes `bytes` to `path`: unique temporary file beside it, fsync, rename, fsync of the
+/// directory.
 ///
 /// # Errors
 /// As the file system gives them; the old content is then still there.

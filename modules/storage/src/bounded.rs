@@ -1,9 +1,12 @@
-//! A store of values that outlives its process and is bounded in bytes, the oldest out first: sled below it.
+//! A store of values that outlives its process and is bounded in bytes, the oldest out first: sled
+//! below it.
 //!
-//! Invariants: the sum of what is kept, with what a value costs beside its payload, is at most the bound after each [`put`]; sled's
-//! panics on damaged files end here, as errors; nothing is promised to be on disk before [`flush`] has returned.
+//! Invariants: the sum of what is kept, with what a value costs beside its payload, is at most the
+//! bound after each [`put`]; sled's panics on damaged files end here, as errors; nothing is
+//! promised to be on disk before [`flush`] has returned.
 //!
-//! It knows nothing of what its keys and values mean: whoever reads a value judges whether it is whole.
+//! It knows nothing of what its keys and values mean: whoever reads a value judges whether it is
+//! whole.
 //!
 //! [`put`]: BoundedStore::put
 //! [`flush`]: BoundedStore::flush
@@ -18,7 +21,8 @@ use thiserror::Error;
 
 use crate::lock::{is_held, once_unlocked};
 
-/// What a value costs beside its payload and its key, which is there twice: its place in the order and sled's own bookkeeping.
+/// What a value costs beside its payload and its key, which is there twice: its place in the order
+/// and sled's own bookkeeping.
 const OVERHEAD_BYTES: u64 = 48;
 
 /// Why the store could not be used.
@@ -109,7 +113,11 @@ impl Layout {
 
     /// The length of its value by an entry of the order, if it says one.
     fn says(&self, entry: &[u8]) -> Option<u64> {
-        entry.get(self.key_bytes..).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes).map(u64::from)
+        entry
+            .get(self.key_bytes..)
+            .and_then(|length| length.try_into().ok())
+            .map(u32::from_le_bytes)
+            .map(u64::from)
     }
 
     /// What an entry of the order stands for.
@@ -124,11 +132,21 @@ impl BoundedStore {
     /// # Errors
     /// If another process holds it, its folder cannot be made, or its files are damaged.
     pub fn open(folder: &Path, layout: Layout, bytes_max: u64) -> Result<Self, StoreError> {
-        std::fs::create_dir_all(folder).map_err(|source| StoreError::Folder { folder: folder.to_owned(), source })?;
-        let config = sled::Config::new().path(folder).cache_capacity(layout.pages_bytes).flush_every_ms(layout.flush_every_ms);
-        let opened = once_unlocked(folder, |error| matches!(error, StoreError::Sled(sled::Error::Io(_))), || guarded(|| config.open()));
+        std::fs::create_dir_all(folder)
+            .map_err(|source| StoreError::Folder { folder: folder.to_owned(), source })?;
+        let config = sled::Config::new()
+            .path(folder)
+            .cache_capacity(layout.pages_bytes)
+            .flush_every_ms(layout.flush_every_ms);
+        let opened = once_unlocked(
+            folder,
+            |error| matches!(error, StoreError::Sled(sled::Error::Io(_))),
+            || guarded(|| config.open()),
+        );
         let db = opened.map_err(|error| match error {
-            StoreError::Sled(source) if is_held(folder) => StoreError::Held { folder: folder.to_owned(), source },
+            StoreError::Sled(source) if is_held(folder) => {
+                StoreError::Held { folder: folder.to_owned(), source }
+            }
             StoreError::Sled(source) => StoreError::Unopened { folder: folder.to_owned(), source },
             other => other,
         })?;
@@ -139,7 +157,15 @@ impl BoundedStore {
                 entries += 1;
                 bytes += layout.cost_of(&entry?);
             }
-            Ok(Self { db, values, order, layout, bytes_max, entries: AtomicU64::new(entries), bytes: AtomicU64::new(bytes) })
+            Ok(Self {
+                db,
+                values,
+                order,
+                layout,
+                bytes_max,
+                entries: AtomicU64::new(entries),
+                bytes: AtomicU64::new(bytes),
+            })
         })
     }
 
@@ -151,8 +177,9 @@ impl BoundedStore {
         guarded(|| self.values.get(key))
     }
 
-    /// Keeps a value, in the place of an earlier one of that key. Returns the keys of those that had to go for it. A value that is larger
-    /// than the bound is not kept, and nothing goes for it.
+    /// Keeps a value, in the place of an earlier one of that key. Returns the keys of those that
+    /// had to go for it. A value that is larger than the bound is not kept, and nothing goes for
+    /// it.
     ///
     /// # Errors
     /// As sled gives them.
@@ -164,11 +191,14 @@ impl BoundedStore {
             return Ok(Vec::new());
         }
         guarded(|| {
-            // First its place in the order: a value without one would stay for ever. One of another length than before gets a place of its
-            // own, and the former counts until it is met.
+            // First its place in the order: a value without one would stay for ever. One of another
+            // length than before gets a place of its own, and the former counts until it is met.
             if self.values.get(key)?.is_none_or(|earlier| earlier.len() as u64 != length) {
                 let length = u32::try_from(length).unwrap_or(u32::MAX);
-                self.order.insert(self.db.generate_id()?.to_be_bytes(), [key, &length.to_le_bytes()].concat())?;
+                self.order.insert(
+                    self.db.generate_id()?.to_be_bytes(),
+                    [key, &length.to_le_bytes()].concat(),
+                )?;
                 self.bytes.fetch_add(cost, Ordering::Relaxed);
                 self.entries.fetch_add(1, Ordering::Relaxed);
             }
@@ -181,7 +211,9 @@ impl BoundedStore {
                 self.entries.fetch_sub(1, Ordering::Relaxed);
                 let key = oldest.get(..self.layout.key_bytes).unwrap_or(&oldest);
                 // Of a value that has another length since, another place tells.
-                let is_its = |value: IVec| self.layout.says(&oldest).is_none_or(|length| value.len() as u64 == length);
+                let is_its = |value: IVec| {
+                    self.layout.says(&oldest).is_none_or(|length| value.len() as u64 == length)
+                };
                 if self.values.get(key)?.is_some_and(is_its) {
                     self.values.remove(key)?;
                     gone.push(key.to_vec());
@@ -193,7 +225,9 @@ impl BoundedStore {
 
     /// Lengths that earlier versions did not write are guessed: the sum may be less than what goes.
     fn take(&self, bytes: u64) {
-        let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| Some(held.saturating_sub(bytes)));
+        let _ = self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
+            Some(held.saturating_sub(bytes))
+        });
     }
 
     /// A tree beside the values.
@@ -266,8 +300,14 @@ impl Side {
 mod tests {
     use super::*;
 
-    const LAYOUT: Layout =
-        Layout { values: "v", order: "o", key_bytes: 4, value_bytes_unsaid: 10, pages_bytes: 1 << 20, flush_every_ms: None };
+    const LAYOUT: Layout = Layout {
+        values: "v",
+        order: "o",
+        key_bytes: 4,
+        value_bytes_unsaid: 10,
+        pages_bytes: 1 << 20,
+        flush_every_ms: None,
+    };
     /// What a value of ten bytes costs.
     const COST: u64 = 10 + 8 + OVERHEAD_BYTES;
 
@@ -279,11 +319,16 @@ mod tests {
     fn the_oldest_make_room_and_no_more_than_they_must() {
         let folder = tempfile::tempdir().expect("a folder");
         let store = BoundedStore::open(folder.path(), LAYOUT, 10 * COST).expect("opened");
-        let gone: Vec<u8> =
-            (0..25_u32).flat_map(|key| store.put(&key.to_be_bytes(), vec![7; 10]).expect("put")).map(|key| key[3]).collect();
+        let gone: Vec<u8> = (0..25_u32)
+            .flat_map(|key| store.put(&key.to_be_bytes(), vec![7; 10]).expect("put"))
+            .map(|key| key[3])
+            .collect();
         assert_eq!(gone, (0..15).collect::<Vec<u8>>());
         store.put(&24_u32.to_be_bytes(), vec![8; 10]).expect("put again");
-        assert_eq!((there(&store), store.entries(), store.bytes()), ((15..25).collect(), 10, 10 * COST));
+        assert_eq!(
+            (there(&store), store.entries(), store.bytes()),
+            ((15..25).collect(), 10, 10 * COST)
+        );
         store.flush().expect("flushed");
         drop(store);
         let store = BoundedStore::open(folder.path(), LAYOUT, 10 * COST).expect("opened again");
@@ -293,12 +338,19 @@ mod tests {
         assert_eq!(there(&store), (17..25).chain([30]).collect::<Vec<u32>>());
         store.put(&24_u32.to_be_bytes(), vec![7; 10 + 56]).expect("grown");
         assert!(store.bytes() <= 10 * COST && there(&store).contains(&30), "{}", store.bytes());
-        assert!(store.put(&31_u32.to_be_bytes(), vec![7; 5000]).expect("not kept").is_empty() && there(&store).contains(&30));
+        assert!(
+            store.put(&31_u32.to_be_bytes(), vec![7; 5000]).expect("not kept").is_empty()
+                && there(&store).contains(&30)
+        );
         let (bytes, all) = (store.bytes(), there(&store));
         store.flush().expect("flushed");
         drop(store);
         let store = BoundedStore::open(folder.path(), LAYOUT, 10 * COST).expect("opened again");
-        assert_eq!((store.bytes(), there(&store)), (bytes, all), "what has grown counts after another opening as before");
+        assert_eq!(
+            (store.bytes(), there(&store)),
+            (bytes, all),
+            "what has grown counts after another opening as before"
+        );
         for key in 100..140_u32 {
             store.put(&key.to_be_bytes(), vec![7; 10]).expect("put");
         }
@@ -310,16 +362,25 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         {
             let db = sled::open(folder.path()).expect("opened");
-            let (values, order) = (db.open_tree("v").expect("a tree"), db.open_tree("o").expect("a tree"));
+            let (values, order) =
+                (db.open_tree("v").expect("a tree"), db.open_tree("o").expect("a tree"));
             for key in 0..5_u32 {
                 values.insert(key.to_be_bytes(), vec![7; 10]).expect("put");
-                order.insert(db.generate_id().expect("a turn").to_be_bytes(), key.to_be_bytes().to_vec()).expect("put");
+                order
+                    .insert(
+                        db.generate_id().expect("a turn").to_be_bytes(),
+                        key.to_be_bytes().to_vec(),
+                    )
+                    .expect("put");
             }
             db.flush().expect("flushed");
         }
         let store = BoundedStore::open(folder.path(), LAYOUT, 5 * COST).expect("opened");
         assert_eq!((store.entries(), store.bytes()), (5, 5 * COST));
-        assert_eq!(store.put(&9_u32.to_be_bytes(), vec![7; 10]).expect("put"), [0_u32.to_be_bytes().to_vec()]);
+        assert_eq!(
+            store.put(&9_u32.to_be_bytes(), vec![7; 10]).expect("put"),
+            [0_u32.to_be_bytes().to_vec()]
+        );
         assert_eq!(there(&store), [1, 2, 3, 4, 9]);
     }
 
@@ -334,15 +395,31 @@ mod tests {
         let side = store.side("s").expect("a side");
         side.put(b"k", b"v", true).expect("put");
         store.put(&[0; 4], vec![7; 10]).expect("put");
-        assert_eq!((store.entries(), side.get(b"k").expect("read").as_deref()), (0, Some(&b"v"[..])));
+        assert_eq!(
+            (store.entries(), side.get(b"k").expect("read").as_deref()),
+            (0, Some(&b"v"[..]))
+        );
         side.put(b"kk", b"w", false).expect("put");
         side.put(b"l", b"x", false).expect("put");
-        let keys = |begin: &[u8], most| side.scan(begin, most).expect("read").into_iter().map(|(key, _)| key.to_vec()).collect::<Vec<_>>();
-        assert_eq!((keys(b"k", 9), keys(b"", 1)), (vec![b"k".to_vec(), b"kk".to_vec()], vec![b"k".to_vec()]));
+        let keys = |begin: &[u8], most| {
+            side.scan(begin, most)
+                .expect("read")
+                .into_iter()
+                .map(|(key, _)| key.to_vec())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            (keys(b"k", 9), keys(b"", 1)),
+            (vec![b"k".to_vec(), b"kk".to_vec()], vec![b"k".to_vec()])
+        );
         side.remove(b"k").expect("removed");
         assert_eq!(side.get(b"k").expect("read"), None);
         let held = BoundedStore::open(&at, LAYOUT, 1).expect_err("held by the one above");
         assert!(matches!(held, StoreError::Held { .. }), "{held:?}");
-        assert!(held.to_string().contains(&at.display().to_string()) && held.to_string().contains("another process"), "{held}");
+        assert!(
+            held.to_string().contains(&at.display().to_string())
+                && held.to_string().contains("another process"),
+            "{held}"
+        );
     }
 }

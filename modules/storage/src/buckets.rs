@@ -1,11 +1,14 @@
-//! Buckets by name over `object_store`: folders of this machine and S3. Every operation that fails is written into a journal.
+//! Buckets by name over `object_store`: folders of this machine and S3. Every operation that fails
+//! is written into a journal.
 //!
-//! `primary` and `rescue` are always there. What else there is stands in [`registry`]; [`add`] probes and registers, [`marker`] tells a
-//! bucket from an empty folder, [`look`] waits for no disk that hangs, [`place`] and [`claims`] keep them apart, [`open`] makes stores,
-//! [`own`] are the two in the state itself, [`transfer`] and [`create`] move objects, [`health`] asks whether they are there, [`failures`]
-//! is the journal. Invariants: no secret key is in a reply, an error or the journal; a bucket that cannot be opened stays registered; a
-//! registry that cannot be read is never written over; no folder is made but by `add`, and nothing is written where a bucket's marker is
-//! not to be seen.
+//! `primary` and `rescue` are always there. What else there is stands in [`registry`]; [`add`]
+//! probes and registers, [`marker`] tells a bucket from an empty folder, [`look`] waits for no disk
+//! that hangs, [`place`] and [`claims`] keep them apart, [`open`] makes stores, [`own`] are the two
+//! in the state itself, [`transfer`] and [`create`] move objects, [`health`] asks whether they are
+//! there, [`failures`] is the journal. Invariants: no secret key is in a reply, an error or the
+//! journal; a bucket that cannot be opened stays registered; a registry that cannot be read is
+//! never written over; no folder is made but by `add`, and nothing is written where a bucket's
+//! marker is not to be seen.
 
 mod add;
 mod claims;
@@ -172,17 +175,29 @@ impl OpenBucket {
         open::key(&self.name, key)
     }
 
-    /// Why a folder cannot hold an object of this key, if that is because of others that are there: what is a file has nothing below it.
+    /// Why a folder cannot hold an object of this key, if that is because of others that are there:
+    /// what is a file has nothing below it.
     async fn in_the_way(&self, key: &str) -> Option<BucketError> {
         let folder = self.folder.as_ref()?;
-        let refused = |why: String| Some(BucketError::InTheWay { name: self.name.clone(), key: key.to_owned(), why });
+        let refused = |why: String| {
+            Some(BucketError::InTheWay { name: self.name.clone(), key: key.to_owned(), why })
+        };
         for (at, _) in key.match_indices('/') {
             if tokio::fs::metadata(folder.join(&key[..at])).await.is_ok_and(|meta| meta.is_file()) {
-                return refused(format!("`{}` is an object there, and a folder has nothing below an object", &key[..at]));
+                return refused(format!(
+                    "`{}` is an object there, and a folder has nothing below an object",
+                    &key[..at]
+                ));
             }
         }
         let is_folder = tokio::fs::metadata(folder.join(key)).await.is_ok_and(|meta| meta.is_dir());
-        if is_folder { refused(format!("there are objects below `{key}/`, and a folder has nothing below an object")) } else { None }
+        if is_folder {
+            refused(format!(
+                "there are objects below `{key}/`, and a folder has nothing below an object"
+            ))
+        } else {
+            None
+        }
     }
 }
 
@@ -212,16 +227,22 @@ impl Entry {
         // Registered before names were checked: `..` would be the folder above.
         let reached = match is_name(&bucket.name) {
             true => Self::reached(&bucket),
-            false => Err(BucketError::Bad(format!("`{}` is no name for a bucket", bucket.name.escape_debug()))),
+            false => Err(BucketError::Bad(format!(
+                "`{}` is no name for a bucket",
+                bucket.name.escape_debug()
+            ))),
         };
-        let (reach, secrets) = reached.unwrap_or_else(|error| (Reach::Closed(error.to_string()), Vec::new()));
+        let (reach, secrets) =
+            reached.unwrap_or_else(|error| (Reach::Closed(error.to_string()), Vec::new()));
         Self { bucket, reach, secrets, sight: Arc::default(), looks: Arc::default() }
     }
 
     fn reached(bucket: &Bucket) -> Result<(Reach, Vec<String>), BucketError> {
         match Location::parse(&bucket.name, &bucket.url)? {
             Location::Folder(folder) => Ok((Reach::Folder(folder), Vec::new())),
-            Location::S3 { bucket: s3, prefix } => open::s3(bucket, &s3, &prefix).map(|(store, secrets)| (Reach::S3(store), secrets)),
+            Location::S3 { bucket: s3, prefix } => {
+                open::s3(bucket, &s3, &prefix).map(|(store, secrets)| (Reach::S3(store), secrets))
+            }
         }
     }
 
@@ -229,7 +250,8 @@ impl Entry {
         BucketError::Away { name: self.bucket.name.clone(), why: mask(&why, &self.secrets) }
     }
 
-    /// [`Self::sighted`], for which nobody waits longer than a disk may take; the thread that asks does.
+    /// [`Self::sighted`], for which nobody waits longer than a disk may take; the thread that asks
+    /// does.
     fn sighted_in_time(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, BucketError> {
         let (sender, answer) = std::sync::mpsc::sync_channel(1);
         // Whoever asked may have given it up.
@@ -242,16 +264,25 @@ impl Entry {
     async fn seen(&self, folder: PathBuf) -> Result<Arc<dyn ObjectStore>, BucketError> {
         let (sender, answer) = tokio::sync::oneshot::channel();
         let is_asked = self.look(&folder, move |found| drop(sender.send(found)))?;
-        let found = if is_asked { tokio::time::timeout(look::LONGEST, answer).await.ok().and_then(Result::ok) } else { None };
+        let found = if is_asked {
+            tokio::time::timeout(look::LONGEST, answer).await.ok().and_then(Result::ok)
+        } else {
+            None
+        };
         found.unwrap_or_else(|| Err(Absence::silent())).map_err(|absence| self.away(absence.0))
     }
 
-    fn look(&self, folder: &Path, tell: impl FnOnce(Observation) + Send + 'static) -> io::Result<bool> {
+    fn look(
+        &self,
+        folder: &Path,
+        tell: impl FnOnce(Observation) + Send + 'static,
+    ) -> io::Result<bool> {
         let (entry, folder) = (self.clone(), folder.to_owned());
         self.looks.ask(move || entry.sighted(&folder).map_err(|error| Absence::of(&error)), tell)
     }
 
-    /// The store of a folder, if its marker is to be seen: one look at the file system, if it is the marker that was last seen.
+    /// The store of a folder, if its marker is to be seen: one look at the file system, if it is
+    /// the marker that was last seen.
     fn sighted(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, BucketError> {
         let at = folder.display();
         let stamp = marker::stamp(folder).map_err(|error| {
@@ -264,17 +295,23 @@ impl Entry {
                 _ => format!("{at}/{MARKER}: {}", chain(&error)),
             })
         })?;
-        if let Some((_, store)) = lock(&self.sight).folder.as_ref().filter(|(seen, _)| *seen == stamp) {
+        if let Some((_, store)) =
+            lock(&self.sight).folder.as_ref().filter(|(seen, _)| *seen == stamp)
+        {
             return Ok(Arc::clone(store));
         }
         let found = marker::read_folder(folder).map_err(|error| {
             lock(&self.sight).misfit = error.is_damage().then_some(Misfit::Damaged);
             self.away(format!("{at}: {}", chain(&error)))
         })?;
-        let Some(found) = found else { return Err(self.away(format!("{at}: {MARKER} is no longer in it"))) };
+        let Some(found) = found else {
+            return Err(self.away(format!("{at}: {MARKER} is no longer in it")));
+        };
         self.recognises(&found)?;
-        let store = LocalFileSystem::new_with_prefix(folder).map_err(|error| self.away(format!("{at}: {error}")))?;
-        let store: Arc<dyn ObjectStore> = Arc::new(store.with_fsync(true).with_automatic_cleanup(true));
+        let store = LocalFileSystem::new_with_prefix(folder)
+            .map_err(|error| self.away(format!("{at}: {error}")))?;
+        let store: Arc<dyn ObjectStore> =
+            Arc::new(store.with_fsync(true).with_automatic_cleanup(true));
         lock(&self.sight).folder = Some((stamp, Arc::clone(&store)));
         Ok(store)
     }
@@ -288,7 +325,10 @@ impl Entry {
             Some(_) => "another's, of",
             None => "not yet taken for this bucket's, of",
         };
-        Err(self.away(format!("the marker there is {what} a bucket first called `{}` ({})", found.name, found.id)))
+        Err(self.away(format!(
+            "the marker there is {what} a bucket first called `{}` ({})",
+            found.name, found.id
+        )))
     }
 }
 
@@ -309,12 +349,14 @@ pub struct Buckets {
     claims: Arc<Mutex<Claims>>,
     /// Why the registry cannot be read, if it cannot.
     unreadable: Option<String>,
-    /// That an earlier version, run after this one, has left a registry of its own with buckets that this one does not have.
+    /// That an earlier version, run after this one, has left a registry of its own with buckets
+    /// that this one does not have.
     other_registry: Option<String>,
     journal: Arc<FailureJournal>,
 }
 
-/// Whether a bucket may have this name: it is a folder's, and never leads out of the one that it is put into.
+/// Whether a bucket may have this name: it is a folder's, and never leads out of the one that it is
+/// put into.
 fn is_name(name: &str) -> bool {
     Kind::Bucket.check(name).is_ok()
 }
@@ -332,7 +374,10 @@ struct Change<T> {
 
 /// Writes the registry.
 fn save(file: &Path, all: &BTreeMap<String, Entry>) -> io::Result<()> {
-    let kept = all.values().map(|entry| &entry.bucket).filter(|bucket| !is_own(bucket) || bucket.id.is_some());
+    let kept = all
+        .values()
+        .map(|entry| &entry.bucket)
+        .filter(|bucket| !is_own(bucket) || bucket.id.is_some());
     registry::write(file, kept.cloned().collect())
 }
 
@@ -341,7 +386,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Buckets {
-    /// Opens the registry in a state directory. A bucket that cannot be opened stays registered, and that is a failure.
+    /// Opens the registry in a state directory. A bucket that cannot be opened stays registered,
+    /// and that is a failure.
     ///
     /// # Errors
     /// If the registry's place or this catalog's name cannot be made or read.
@@ -355,11 +401,31 @@ impl Buckets {
             Err(error) => (ulid::Ulid::generate().to_string(), Some(nameless(&error, &home))),
         };
         let registered = registry::read(&file);
-        let unreadable = registered.as_ref().err().map(|error| format!("the registry of buckets: {}", chain(error)));
-        let other_registry = registered.as_ref().ok().and_then(|registered| registry::other(state, &file, &registered.buckets));
-        let (state, all, changing, claims) = (state.to_owned(), Arc::default(), Arc::default(), Arc::default());
-        let buckets = Self { file, state, home, node, nameless, all, changing, claims, unreadable, other_registry, journal };
-        for why in buckets.unreadable.iter().chain(&buckets.other_registry).chain(&buckets.nameless) {
+        let unreadable = registered
+            .as_ref()
+            .err()
+            .map(|error| format!("the registry of buckets: {}", chain(error)));
+        let other_registry = registered
+            .as_ref()
+            .ok()
+            .and_then(|registered| registry::other(state, &file, &registered.buckets));
+        let (state, all, changing, claims) =
+            (state.to_owned(), Arc::default(), Arc::default(), Arc::default());
+        let buckets = Self {
+            file,
+            state,
+            home,
+            node,
+            nameless,
+            all,
+            changing,
+            claims,
+            unreadable,
+            other_registry,
+            journal,
+        };
+        for why in buckets.unreadable.iter().chain(&buckets.other_registry).chain(&buckets.nameless)
+        {
             // What lies in the folders of the state can be read all the same.
             buckets.failed(PRIMARY, "open", "", why);
         }
@@ -384,7 +450,12 @@ impl Buckets {
             // They are recognised again at the next start.
             match buckets.save(&lock(&buckets.all)) {
                 Err(error) if !writable::is_read_only(&error) => {
-                    buckets.failed(PRIMARY, "open", "", &format!("{}: {}", buckets.file.display(), chain(&error)));
+                    buckets.failed(
+                        PRIMARY,
+                        "open",
+                        "",
+                        &format!("{}: {}", buckets.file.display(), chain(&error)),
+                    );
                 }
                 _ => {}
             }
@@ -407,7 +478,8 @@ impl Buckets {
     /// Why there may be buckets that [`Self::list`] does not have.
     #[must_use]
     pub fn shortfall(&self) -> Option<String> {
-        let why: Vec<&str> = self.unreadable.iter().chain(&self.other_registry).map(String::as_str).collect();
+        let why: Vec<&str> =
+            self.unreadable.iter().chain(&self.other_registry).map(String::as_str).collect();
         (!why.is_empty()).then(|| why.join("; "))
     }
 
@@ -417,7 +489,8 @@ impl Buckets {
         &self.node
     }
 
-    /// Why [`Self::node`] is not known, and what to do, if it is not: nothing may be put anywhere in that name, nor withdrawn.
+    /// Why [`Self::node`] is not known, and what to do, if it is not: nothing may be put anywhere
+    /// in that name, nor withdrawn.
     #[must_use]
     pub fn nameless(&self) -> Option<&str> {
         self.nameless.as_deref()
@@ -437,13 +510,16 @@ impl Buckets {
     /// Whether a folder is one below that of our buckets: only such a one is ours to remove.
     #[must_use]
     pub fn is_ours(&self, folder: &Path) -> bool {
-        folder.parent() == Some(self.home.as_path()) && folder.file_name().and_then(|name| name.to_str()).is_some_and(is_name)
+        folder.parent() == Some(self.home.as_path())
+            && folder.file_name().and_then(|name| name.to_str()).is_some_and(is_name)
     }
 
     /// Refuses to write the registry anew while it cannot be read.
     fn readable(&self) -> Result<(), BucketError> {
         match &self.unreadable {
-            Some(why) => Err(BucketError::Bad(format!("{why}: repair it, or move it away, and restart the catalog; nothing was changed"))),
+            Some(why) => Err(BucketError::Bad(format!(
+                "{why}: repair it, or move it away, and restart the catalog; nothing was changed"
+            ))),
             None => Ok(()),
         }
     }
@@ -452,11 +528,13 @@ impl Buckets {
         save(&self.file, all)
     }
 
-    /// Changes which buckets there are, on disk and then here, on a thread that may wait for the disk. It goes on to its end, whether
-    /// whoever asked waits for it or not.
+    /// Changes which buckets there are, on disk and then here, on a thread that may wait for the
+    /// disk. It goes on to its end, whether whoever asked waits for it or not.
     async fn change<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&mut BTreeMap<String, Entry>) -> Result<Change<T>, BucketError> + Send + 'static,
+        change: impl FnOnce(&mut BTreeMap<String, Entry>) -> Result<Change<T>, BucketError>
+        + Send
+        + 'static,
     ) -> Result<T, BucketError> {
         let changing = Arc::clone(&self.changing).lock_owned().await;
         let (all, file) = (Arc::clone(&self.all), self.file.clone());
@@ -476,11 +554,18 @@ impl Buckets {
         changed.await.map_err(io::Error::other)?
     }
 
-    /// Notes a failure in the journal, which another thread writes to the disk: whoever fails waits for none.
+    /// Notes a failure in the journal, which another thread writes to the disk: whoever fails waits
+    /// for none.
     pub fn failed(&self, bucket: &str, operation: &str, key: &str, error: &dyn fmt::Display) {
         let message: String = error.to_string().chars().take(MESSAGE_CHARS).collect();
         tracing::warn!(bucket, operation, key, "{message}");
-        self.journal.note(Failure { at_ms: now_ms(), bucket: bucket.into(), operation: operation.into(), key: key.into(), message });
+        self.journal.note(Failure {
+            at_ms: now_ms(),
+            bucket: bucket.into(),
+            operation: operation.into(),
+            key: key.into(),
+            message,
+        });
     }
 
     /// The journal of failures.
@@ -493,14 +578,21 @@ impl Buckets {
     #[must_use]
     pub fn list(&self) -> Vec<Bucket> {
         let all = lock(&self.all);
-        all.values().filter(|entry| is_name(&entry.bucket.name)).map(|entry| registry::shown(&entry.bucket)).collect()
+        all.values()
+            .filter(|entry| is_name(&entry.bucket.name))
+            .map(|entry| registry::shown(&entry.bucket))
+            .collect()
     }
 
-    /// Where the objects of each lie, but for `rescue`, which has copies only. One that is away has its place all the same.
+    /// Where the objects of each lie, but for `rescue`, which has copies only. One that is away has
+    /// its place all the same.
     #[must_use]
     pub fn roots(&self) -> BTreeMap<String, Root> {
         let of = |bucket: Bucket| {
-            let folder = bucket.url.strip_prefix("file://").map_or_else(|| self.home.join(&bucket.name), PathBuf::from);
+            let folder = bucket
+                .url
+                .strip_prefix("file://")
+                .map_or_else(|| self.home.join(&bucket.name), PathBuf::from);
             (bucket.name, Root { folder, url: bucket.url })
         };
         self.list().into_iter().filter(|bucket| bucket.name != RESCUE).map(of).collect()
@@ -512,11 +604,16 @@ impl Buckets {
         lock(&self.all).get(RESCUE).is_some_and(|rescue| rescue.bucket.added_ms > 0)
     }
 
-    /// Why a bucket is none of its own: another is open at the same place. Possible before markers, as copies in what they are copies of.
+    /// Why a bucket is none of its own: another is open at the same place. Possible before markers,
+    /// as copies in what they are copies of.
     fn twin(&self, bucket: &Bucket) -> Option<String> {
         let all = lock(&self.all);
         let is_open = |entry: &&Entry| !matches!(entry.reach, Reach::Closed(_));
-        let is_same = |entry: &&Entry| entry.bucket.id.is_some() && entry.bucket.id == bucket.id && entry.bucket.name != bucket.name;
+        let is_same = |entry: &&Entry| {
+            entry.bucket.id.is_some()
+                && entry.bucket.id == bucket.id
+                && entry.bucket.name != bucket.name
+        };
         let other = all.values().filter(is_open).find(is_same)?;
         let (other, name) = (&other.bucket.name, &bucket.name);
         Some(format!(
@@ -526,7 +623,10 @@ impl Buckets {
     }
 
     fn entry(&self, name: &str) -> Result<Entry, BucketError> {
-        let entry = lock(&self.all).get(name).cloned().ok_or_else(|| BucketError::NoSuchBucket(name.to_owned()))?;
+        let entry = lock(&self.all)
+            .get(name)
+            .cloned()
+            .ok_or_else(|| BucketError::NoSuchBucket(name.to_owned()))?;
         let Reach::Closed(why) = &entry.reach else { return Ok(entry) };
         if !is_name(name) {
             return Err(entry.away(why.clone()));
@@ -535,7 +635,8 @@ impl Buckets {
             return Err(entry.away(why));
         }
         // The secrets file may be there by now.
-        let (reach, secrets) = Entry::reached(&entry.bucket).map_err(|error| entry.away(error.to_string()))?;
+        let (reach, secrets) =
+            Entry::reached(&entry.bucket).map_err(|error| entry.away(error.to_string()))?;
         let open = Entry { reach, secrets, ..entry };
         let mut all = lock(&self.all);
         if let Some(there) = all.get_mut(name).filter(|there| there.bucket == open.bucket) {

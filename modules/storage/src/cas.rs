@@ -1,8 +1,9 @@
 //! The content-addressed store: `objects/ab/cdef…`, named by the SHA-256 of the content.
 //!
-//! Invariants: an object is visible only once whole and on disk (unique temporary name, fsync, rename, fsync of the
-//! shard); what is read is hashed again, and a damaged object is moved aside and counts as absent; what is put is there, whole, on
-//! return, whatever was there before; collection keeps the store under its bound, oldest use first, deletes nothing while any of it
+//! Invariants: an object is visible only once whole and on disk (unique temporary name, fsync,
+//! rename, fsync of the shard); what is read is hashed again, and a damaged object is moved aside
+//! and counts as absent; what is put is there, whole, on return, whatever was there before;
+//! collection keeps the store under its bound, oldest use first, deletes nothing while any of it
 //! could not be listed, and touches no file that is not called as the store calls its own.
 
 use std::ffi::OsStr;
@@ -20,7 +21,8 @@ use crate::digest::{hex, sha256};
 const TEMPORARY_AGE: Duration = Duration::from_secs(3600);
 /// How the names of temporary files begin.
 const TEMPORARY: &str = ".tmp-";
-/// Digits of a key, a SHA-256 in hex, and of those that name the shard: 256 folders, however many objects.
+/// Digits of a key, a SHA-256 in hex, and of those that name the shard: 256 folders, however many
+/// objects.
 const KEY_DIGITS: usize = 64;
 const SHARD_DIGITS: usize = 2;
 
@@ -46,7 +48,8 @@ pub enum CasError {
 
 /// Whether a name is so many digits of a hash, as the store writes them.
 fn is_hex(name: &OsStr, digits: usize) -> bool {
-    name.len() == digits && name.as_encoded_bytes().iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))
+    name.len() == digits
+        && name.as_encoded_bytes().iter().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(b))
 }
 
 /// A store in one directory.
@@ -71,8 +74,8 @@ impl Store {
         self.root.join("objects").join(shard).join(rest)
     }
 
-    /// Stores content and gives its key. Content that is there already costs reading it: a damaged object of the same length must not
-    /// be taken for it, and is replaced.
+    /// Stores content and gives its key. Content that is there already costs reading it: a damaged
+    /// object of the same length must not be taken for it, and is replaced.
     ///
     /// # Errors
     /// If the disk refuses; nothing is then visible.
@@ -90,7 +93,8 @@ impl Store {
             fs::create_dir_all(shard).map_err(failed)?;
             sync_dir(&self.root.join("objects")).map_err(failed)?;
         }
-        let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(shard).map_err(failed)?;
+        let mut file =
+            tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(shard).map_err(failed)?;
         file.write_all(content).map_err(failed)?;
         file.as_file().sync_all().map_err(failed)?;
         file.persist(&path).map_err(|e| failed(e.error))?;
@@ -116,7 +120,9 @@ impl Store {
         file.read_to_end(&mut content).map_err(failed)?;
         if hex(&sha256(&content)) != key {
             let aside = self.root.join("damaged");
-            fs::create_dir_all(&aside).and_then(|()| fs::rename(&path, aside.join(key))).map_err(failed)?;
+            fs::create_dir_all(&aside)
+                .and_then(|()| fs::rename(&path, aside.join(key)))
+                .map_err(failed)?;
             return Err(CasError::Damaged { key: key.to_owned() });
         }
         // The time of last use orders collection; a read-only store is still readable.
@@ -124,8 +130,8 @@ impl Store {
         Ok(Some(content))
     }
 
-    /// Deletes the objects longest unused until the rest fits `bytes_max`. Gives what is left and how many went.
-    /// Temporary files of writers that died more than an hour ago go too.
+    /// Deletes the objects longest unused until the rest fits `bytes_max`. Gives what is left and
+    /// how many went. Temporary files of writers that died more than an hour ago go too.
     ///
     /// # Errors
     /// If a directory cannot be listed.
@@ -136,7 +142,9 @@ impl Store {
         for shard in fs::read_dir(&objects).map_err(failed)? {
             let shard = shard.map_err(failed)?;
             // Nor is a link followed: what it leads to is not ours.
-            if !is_hex(&shard.file_name(), SHARD_DIGITS) || !shard.file_type().map_err(failed)?.is_dir() {
+            if !is_hex(&shard.file_name(), SHARD_DIGITS)
+                || !shard.file_type().map_err(failed)?.is_dir()
+            {
                 continue;
             }
             let shard = shard.path();
@@ -181,7 +189,8 @@ struct StoredObject {
     path: PathBuf,
 }
 
-/// What of a whole listing goes: old temporary files, and the objects longest unused until the rest fits.
+/// What of a whole listing goes: old temporary files, and the objects longest unused until the rest
+/// fits.
 fn surplus(mut all: Vec<StoredObject>, bytes_max: u64, now: SystemTime) -> Vec<StoredObject> {
     all.sort();
     let mut left: u64 = all.iter().filter(|seen| !seen.temporary).map(|seen| seen.bytes).sum();
@@ -260,7 +269,11 @@ mod tests {
         for damaged in [&b"hellp"[..], b"hell", b"hello and more", b""] {
             fs::write(store.path(&key), damaged).expect("damage");
             assert_eq!(store.put(b"hello").expect("put again"), key);
-            assert_eq!(store.get(&key).expect("whole").as_deref(), Some(&b"hello"[..]), "{damaged:?}");
+            assert_eq!(
+                store.get(&key).expect("whole").as_deref(),
+                Some(&b"hello"[..]),
+                "{damaged:?}"
+            );
         }
     }
 
@@ -270,14 +283,25 @@ mod tests {
         let key = store.put(b"hello").expect("put");
         let (objects, shard) = (folder.path().join("objects"), store.path(&key));
         let elsewhere = tempfile::tempdir().expect("a temporary directory");
-        let theirs = [objects.join("ab"), objects.join("notes/x"), shard.with_file_name("README"), elsewhere.path().join(&key[2..])];
+        let theirs = [
+            objects.join("ab"),
+            objects.join("notes/x"),
+            shard.with_file_name("README"),
+            elsewhere.path().join(&key[2..]),
+        ];
         for path in &theirs {
-            fs::create_dir_all(path.parent().expect("a folder")).and_then(|()| fs::write(path, "work")).expect("written");
+            fs::create_dir_all(path.parent().expect("a folder"))
+                .and_then(|()| fs::write(path, "work"))
+                .expect("written");
         }
         std::os::unix::fs::symlink(elsewhere.path(), objects.join("cd")).expect("linked");
         fs::create_dir(shard.with_file_name("0".repeat(62))).expect("made");
         assert_eq!(store.collect(0).expect("collected"), (0, 1));
-        assert!(theirs.iter().all(|path| path.exists()) && shard.with_file_name("0".repeat(62)).is_dir() && !shard.exists());
+        assert!(
+            theirs.iter().all(|path| path.exists())
+                && shard.with_file_name("0".repeat(62)).is_dir()
+                && !shard.exists()
+        );
     }
 
     #[test]

@@ -5,9 +5,11 @@
 //! brahman-file 1 sha256 <hex of the content>    the format of this line, and what the content is to hash to
 //! ```
 //!
-//! Invariants: a file is replaced whole or not at all; content that is not what was written is an error and never given; a file without
-//! such a line is one of an earlier version, or one that somebody has written by hand: its reader judges whether it makes sense, and its
-//! next writing gives it one. Nothing here knows what is in a file, nor what must stop because it cannot be read.
+//! Invariants: a file is replaced whole or not at all; content that is not what was written is an
+//! error and never given; a file without such a line is one of an earlier version, or one that
+//! somebody has written by hand: its reader judges whether it makes sense, and its next writing
+//! gives it one. Nothing here knows what is in a file, nor what must stop because it cannot be
+//! read.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -30,7 +32,8 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 pub struct CheckedContent {
     /// Its content, without the line of the checksum.
     pub bytes: Vec<u8>,
-    /// Whether it had a checksum, which was right. Otherwise it is to be written anew, once it was found to make sense.
+    /// Whether it had a checksum, which was right. Otherwise it is to be written anew, once it was
+    /// found to make sense.
     pub has_sum: bool,
 }
 
@@ -116,7 +119,9 @@ fn open(path: &Path, mut bytes: Vec<u8>) -> Result<CheckedContent, CheckedError>
     // What was cut off in its last line is not whole either.
     let end = if bytes.last() == Some(&b'\n') { bytes.len() - 1 } else { bytes.len() };
     let start = memchr::memrchr(b'\n', &bytes[..end]).map_or(0, |at| at + 1);
-    let Some(line) = bytes[start..end].strip_prefix(MARK.as_bytes()) else { return Ok(CheckedContent { bytes, has_sum: false }) };
+    let Some(line) = bytes[start..end].strip_prefix(MARK.as_bytes()) else {
+        return Ok(CheckedContent { bytes, has_sum: false });
+    };
     let damaged = || CheckedError::Damaged { path: path.to_owned() };
     let line = std::str::from_utf8(line).map_err(|_| damaged())?;
     let (format, sum) = line.split_once(' ').ok_or_else(damaged)?;
@@ -124,7 +129,9 @@ fn open(path: &Path, mut bytes: Vec<u8>) -> Result<CheckedContent, CheckedError>
     if format > FORMAT {
         return Err(CheckedError::Newer { path: path.to_owned(), format });
     }
-    if format != FORMAT || sum.strip_prefix("sha256 ") != Some(hex(&sha256(&bytes[..start])).as_str()) {
+    if format != FORMAT
+        || sum.strip_prefix("sha256 ") != Some(hex(&sha256(&bytes[..start])).as_str())
+    {
         return Err(damaged());
     }
     bytes.truncate(start);
@@ -144,7 +151,10 @@ mod tests {
         assert_eq!(read(&path).expect("none yet"), None);
         write(&path, b"{\"a\": 1}").expect("written");
         let whole = fs::read(&path).expect("there");
-        assert_eq!(read(&path).expect("read"), Some(CheckedContent { bytes: b"{\"a\": 1}\n".to_vec(), has_sum: true }));
+        assert_eq!(
+            read(&path).expect("read"),
+            Some(CheckedContent { bytes: b"{\"a\": 1}\n".to_vec(), has_sum: true })
+        );
         for at in 0..whole.len() {
             let mut flipped = whole.clone();
             flipped[at] ^= 1;
@@ -152,13 +162,22 @@ mod tests {
             let taken = open(&path, flipped.clone());
             assert!(!matches!(&taken, Ok(CheckedContent { has_sum: true, .. })), "{at}");
             if let Ok(CheckedContent { bytes, .. }) = taken {
-                assert!(serde_json::from_slice::<serde_json::Value>(&bytes).is_err(), "{at}: {}", String::from_utf8_lossy(&bytes));
+                assert!(
+                    serde_json::from_slice::<serde_json::Value>(&bytes).is_err(),
+                    "{at}: {}",
+                    String::from_utf8_lossy(&bytes)
+                );
             }
         }
         for length in 0..whole.len() {
             let taken = open(&path, whole[..length].to_vec());
-            let value = taken.ok().and_then(|checked| serde_json::from_slice::<serde_json::Value>(&checked.bytes).ok());
-            assert!(value.is_none_or(|value| value == serde_json::json!({"a": 1})), "{length}: it is all there, or it is refused");
+            let value = taken.ok().and_then(|checked| {
+                serde_json::from_slice::<serde_json::Value>(&checked.bytes).ok()
+            });
+            assert!(
+                value.is_none_or(|value| value == serde_json::json!({"a": 1})),
+                "{length}: it is all there, or it is refused"
+            );
         }
     }
 
@@ -168,13 +187,25 @@ mod tests {
         let path = folder.path().join("x.json");
         for old in ["", "[1]", "[1]\n", "[\n1]\n\n"] {
             fs::write(&path, old).expect("written");
-            assert_eq!(read(&path).expect("read"), Some(CheckedContent { bytes: old.as_bytes().to_vec(), has_sum: false }), "{old:?}");
+            assert_eq!(
+                read(&path).expect("read"),
+                Some(CheckedContent { bytes: old.as_bytes().to_vec(), has_sum: false }),
+                "{old:?}"
+            );
         }
         fs::write(&path, "[1]\nbrahman-file 2 blake3 0\n").expect("written");
         let refused = read(&path).expect_err("it is newer").to_string();
-        assert!(refused.contains("x.json") && refused.contains("format 2") && refused.contains("newer brahman"), "{refused}");
+        assert!(
+            refused.contains("x.json")
+                && refused.contains("format 2")
+                && refused.contains("newer brahman"),
+            "{refused}"
+        );
         fs::write(&path, "[1]\nbrahman-file 1 sha256 0\n").expect("written");
         let refused = read(&path).expect_err("it is damaged").to_string();
-        assert!(refused.contains("x.json") && refused.contains("remove its last line"), "{refused}");
+        assert!(
+            refused.contains("x.json") && refused.contains("remove its last line"),
+            "{refused}"
+        );
     }
 }

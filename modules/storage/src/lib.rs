@@ -1,12 +1,15 @@
 //! Bytes that survive.
 //!
 //! * [`atomic`]: a file is the old one or the new one, whatever dies when.
-//! * `bounded`: values that outlive their process, bounded in bytes, the oldest out first (feature `bounded`).
-//! * `buckets`: folders and S3 by name, with a journal of every operation that failed (feature `buckets`).
+//! * `bounded`: values that outlive their process, bounded in bytes, the oldest out first (feature
+//!   `bounded`).
+//! * `buckets`: folders and S3 by name, with a journal of every operation that failed (feature
+//!   `buckets`).
 //! * [`cas`]: the content-addressed store: sharded, fsynced, verified on read, bounded.
 //! * [`checked`]: small files of state, with a checksum in their last line.
 //! * [`digest`]: SHA-256 in hex, of bytes and of files.
-//! * [`log`]: an append-only journal: whole lines or nothing, linked to one another, damage quarantined.
+//! * [`log`]: an append-only journal: whole lines or nothing, linked to one another, damage
+//!   quarantined.
 //! * [`node`]: by which name a catalog is known in buckets that others use as well.
 //! * [`secrets`]: connection URLs and passwords by name, from a file that only its owner can read.
 //! * [`writable`]: whether a folder can be written to, and what is refused where it cannot.

@@ -4,20 +4,29 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A predecessor may hold a lock a little longer than it lives: sled's thread that writes in the background lets go last.
+/// A predecessor may hold a lock a little longer than it lives: sled's thread that writes in the
+/// background lets go last.
 const LONGEST: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Opens the sled database in `folder`, again and again for a moment while another holds it, or looks whether one does. `is_refusal`
-/// tells errors that a lock may have caused.
-pub(crate) fn once_unlocked<T, E>(folder: &Path, is_refusal: impl Fn(&E) -> bool, mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+/// Opens the sled database in `folder`, again and again for a moment while another holds it, or
+/// looks whether one does. `is_refusal` tells errors that a lock may have caused.
+pub(crate) fn once_unlocked<T, E>(
+    folder: &Path,
+    is_refusal: impl Fn(&E) -> bool,
+    mut open: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
     // The file that sled locks, in the same way.
     let (file, began) = (folder.join("db"), Instant::now());
     loop {
         let is_free = wait(&file, LONGEST.saturating_sub(began.elapsed()));
         match open() {
             // What fails though nobody holds it may have met one who looked as well.
-            Err(error) if is_free && is_refusal(&error) && file.exists() && began.elapsed() < LONGEST => std::thread::sleep(PAUSE),
+            Err(error)
+                if is_free && is_refusal(&error) && file.exists() && began.elapsed() < LONGEST =>
+            {
+                std::thread::sleep(PAUSE)
+            }
             opened => return opened,
         }
     }
@@ -32,7 +41,8 @@ pub(crate) fn is_held(folder: &Path) -> bool {
 fn wait(file: &Path, longest: Duration) -> bool {
     let began = Instant::now();
     loop {
-        let held = File::open(file).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+        let held = File::open(file)
+            .is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
         if !held || began.elapsed() >= longest {
             return !held;
         }
@@ -70,7 +80,12 @@ mod tests {
             std::thread::sleep(2 * PAUSE);
             drop(db);
         });
-        once_unlocked(folder.path(), |error| matches!(error, sled::Error::Io(_)), || sled::open(folder.path())).expect("opened again");
+        once_unlocked(
+            folder.path(),
+            |error| matches!(error, sled::Error::Io(_)),
+            || sled::open(folder.path()),
+        )
+        .expect("opened again");
         holder.join().expect("let go");
     }
 }

@@ -1,11 +1,12 @@
-//! An append-only journal of JSON lines, each a record with a number, checksums, and a link to the one before (the format is in
-//! `log/record.rs`); beside it `<name>.head` says how far it has come.
+//! An append-only journal of JSON lines, each a record with a number, checksums, and a link to the
+//! one before (the format is in `log/record.rs`); beside it `<name>.head` says how far it has come.
 //!
-//! A batch is one write and one fdatasync, and is acknowledged after. Opening truncates a torn last line and counts it; lines that are
-//! damaged, missing or out of place are counted, what there is of them is copied to `<name>.quarantine`, and the journal is begun
-//! anew with the others: never skipped in silence. Compaction writes a new file beside, fsyncs it and renames. Invariant: what
-//! `append` returned for is read again after any crash, and nothing is read that was not written. A journal that cannot be written to
-//! is read all the same.
+//! A batch is one write and one fdatasync, and is acknowledged after. Opening truncates a torn last
+//! line and counts it; lines that are damaged, missing or out of place are counted, what there is
+//! of them is copied to `<name>.quarantine`, and the journal is begun anew with the others: never
+//! skipped in silence. Compaction writes a new file beside, fsyncs it and renames. Invariant: what
+//! `append` returned for is read again after any crash, and nothing is read that was not written. A
+//! journal that cannot be written to is read all the same.
 
 mod head;
 mod record;
@@ -44,7 +45,8 @@ pub struct Damage {
 }
 
 impl Damage {
-    /// Whether something that was acknowledged is not as it was written. A torn line alone is no damage.
+    /// Whether something that was acknowledged is not as it was written. A torn line alone is no
+    /// damage.
     #[must_use]
     pub fn is_loss(&self) -> bool {
         self.quarantined + self.missing + self.misplaced > 0
@@ -70,14 +72,17 @@ fn payload_of<T: Serialize>(record: &T) -> io::Result<Box<RawValue>> {
     let payload = to_raw_value(record)?;
     let length = payload.get().len();
     if length > PAYLOAD_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a record of {length} bytes, expected at most {PAYLOAD_MAX}")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("a record of {length} bytes, expected at most {PAYLOAD_MAX}"),
+        ));
     }
     Ok(payload)
 }
 
 impl Log {
-    /// Opens a journal, making it if need be, and reads what it holds. Where nothing can be written it is only read, and whatever
-    /// is appended is refused.
+    /// Opens a journal, making it if need be, and reads what it holds. Where nothing can be written
+    /// it is only read, and whatever is appended is refused.
     ///
     /// # Errors
     /// As the file system gives them.
@@ -107,9 +112,18 @@ impl Log {
         let head = Head::read(path);
         let mut reading = Reading::of(&bytes, head);
         let mut records = Vec::with_capacity(reading.records.len());
-        reading.keep(|payload| serde_json::from_str(payload).map(|record| records.push(record)).is_ok());
+        reading.keep(|payload| {
+            serde_json::from_str(payload).map(|record| records.push(record)).is_ok()
+        });
         let (damage, last) = (reading.damage, reading.last);
-        let mut log = Self { path: path.to_owned(), file, next: last.seq + 1, link: last.link, cut: None, damage };
+        let mut log = Self {
+            path: path.to_owned(),
+            file,
+            next: last.seq + 1,
+            link: last.link,
+            cut: None,
+            damage,
+        };
         if let Some(file) = &log.file {
             if damage.is_loss() || last.seq > NUMBER_MAX / 2 {
                 log.set_aside(&reading)?;
@@ -120,7 +134,8 @@ impl Log {
                     file.sync_data()?;
                 }
                 if head.is_none() && reading.is_linked() {
-                    // Where its end is can be told again from here on. What a process that was killed has written may not be on the disk yet.
+                    // Where its end is can be told again from here on. What a process that was
+                    // killed has written may not be on the disk yet.
                     file.sync_data()?;
                     last.note(path);
                 }
@@ -135,11 +150,15 @@ impl Log {
         let Damage { missing, misplaced, .. } = reading.damage;
         if missing + misplaced > 0 {
             // A gap has no lines: a note stands for it.
-            serde_json::to_writer(&mut aside, &serde_json::json!({"missing": missing, "misplaced": misplaced}))?;
+            serde_json::to_writer(
+                &mut aside,
+                &serde_json::json!({"missing": missing, "misplaced": misplaced}),
+            )?;
             aside.push(b'\n');
         }
         self.keep_aside(&aside)?;
-        let payloads = reading.records.iter().map(|record| serde_json::from_str::<&RawValue>(record.payload));
+        let payloads =
+            reading.records.iter().map(|record| serde_json::from_str::<&RawValue>(record.payload));
         let payloads: Vec<&RawValue> = payloads.collect::<Result<_, _>>()?;
         self.begin_anew(&payloads)
     }
@@ -148,13 +167,14 @@ impl Log {
         if lines.is_empty() {
             return Ok(());
         }
-        let mut quarantine = OpenOptions::new().append(true).create(true).open(self.quarantine())?;
+        let mut quarantine =
+            OpenOptions::new().append(true).create(true).open(self.quarantine())?;
         quarantine.write_all(lines)?;
         quarantine.sync_all()
     }
 
-    /// Says, until somebody has looked at it, that records are missing which only their reader can miss: that is noted beside what was
-    /// set aside, and [`Self::shortfall`] has it from then on.
+    /// Says, until somebody has looked at it, that records are missing which only their reader can
+    /// miss: that is noted beside what was set aside, and [`Self::shortfall`] has it from then on.
     ///
     /// # Errors
     /// As the file system gives them; `ReadOnlyFilesystem` where the journal can only be read.
@@ -167,7 +187,8 @@ impl Log {
         self.keep_aside(&line)
     }
 
-    /// Lines that were set aside, as they lie there, the last so many of them: whoever knows what records mean may name them.
+    /// Lines that were set aside, as they lie there, the last so many of them: whoever knows what
+    /// records mean may name them.
     #[must_use]
     pub fn lines_aside(&self) -> Vec<String> {
         let bytes = fs::read(self.quarantine()).unwrap_or_default();
@@ -186,7 +207,8 @@ impl Log {
         for (payload, seq) in payloads.iter().zip(1..) {
             last = Head { seq, link: encode(last.link, seq, payload, &mut bytes)? };
         }
-        // The old chain's head must not be held against the new chain, wherever a crash comes between the two.
+        // The old chain's head must not be held against the new chain, wherever a crash comes
+        // between the two.
         Head::forget(&self.path)?;
         atomic::write(&self.path, &bytes)?;
         self.file = Some(OpenOptions::new().read(true).append(true).open(&self.path)?);
@@ -198,7 +220,10 @@ impl Log {
     /// The file, at the end of what was acknowledged.
     fn writable(&mut self) -> io::Result<&File> {
         let Some(file) = &self.file else {
-            let why = format!("{} was opened where nothing can be written: make it writable, then restart the module", self.path.display());
+            let why = format!(
+                "{} was opened where nothing can be written: make it writable, then restart the module",
+                self.path.display()
+            );
             return Err(io::Error::new(io::ErrorKind::ReadOnlyFilesystem, why));
         };
         if let Some(length) = self.cut {
@@ -211,8 +236,8 @@ impl Log {
     /// Appends a batch; on return it is durable.
     ///
     /// # Errors
-    /// As the file system gives them; then none of the batch counts, whatever of it reached the disk. `ReadOnlyFilesystem` where the
-    /// journal can only be read.
+    /// As the file system gives them; then none of the batch counts, whatever of it reached the
+    /// disk. `ReadOnlyFilesystem` where the journal can only be read.
     pub fn append<T: Serialize>(&mut self, records: &[T]) -> io::Result<()> {
         let (mut bytes, mut link) = (Vec::new(), self.link);
         for (record, seq) in records.iter().zip(self.next..) {
@@ -269,13 +294,16 @@ impl Log {
         self.file.is_none()
     }
 
-    /// Why it may hold less than was written, until somebody has looked at what was set aside and moved that away.
+    /// Why it may hold less than was written, until somebody has looked at what was set aside and
+    /// moved that away.
     #[must_use]
     pub fn shortfall(&self) -> Option<String> {
         let (journal, quarantine) = (self.path.display(), self.quarantine());
         let Damage { quarantined, missing, misplaced, .. } = self.damage;
         let found = match self.damage.is_loss() {
-            true => format!("{quarantined} damaged, {missing} missing and {misplaced} misplaced records"),
+            true => format!(
+                "{quarantined} damaged, {missing} missing and {misplaced} misplaced records"
+            ),
             false => "damaged or missing records".to_owned(),
         };
         match quarantine.try_exists() {
@@ -285,7 +313,8 @@ impl Log {
                 quarantine.display()
             )),
             // Where nothing can be written nothing was set aside.
-            Ok(false) => (self.is_read_only() && self.damage.is_loss()).then(|| format!("{journal} has {found}")),
+            Ok(false) => (self.is_read_only() && self.damage.is_loss())
+                .then(|| format!("{journal} has {found}")),
         }
     }
 }

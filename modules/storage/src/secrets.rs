@@ -1,4 +1,5 @@
-//! Secrets by name: connection URLs and passwords that stand in one file, which only its owner can read.
+//! Secrets by name: connection URLs and passwords that stand in one file, which only its owner can
+//! read.
 //!
 //! ```toml
 //! [shop]
@@ -16,8 +17,8 @@
 //! per_minute = 600
 //! ```
 //!
-//! Invariants: a file that others can read, or that belongs to another user, is refused by name; no message and no
-//! `Debug` holds a value.
+//! Invariants: a file that others can read, or that belongs to another user, is refused by name; no
+//! message and no `Debug` holds a value.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -92,7 +93,8 @@ pub enum SecretError {
     },
 }
 
-/// Where secrets are: `$BRAHMAN_SECRETS`, else `brahman/secrets.toml` in the user's configuration, else `/etc/brahman`.
+/// Where secrets are: `$BRAHMAN_SECRETS`, else `brahman/secrets.toml` in the user's configuration,
+/// else `/etc/brahman`.
 #[must_use]
 pub fn file() -> PathBuf {
     let mut places = places();
@@ -115,7 +117,8 @@ fn places() -> Vec<PathBuf> {
 /// Where a file was looked for that is not there: in every place, if it is one of them.
 fn looked_at(path: &Path) -> String {
     let places = places();
-    let looked = if places.iter().any(|place| place == path) { places } else { vec![path.to_owned()] };
+    let looked =
+        if places.iter().any(|place| place == path) { places } else { vec![path.to_owned()] };
     looked.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
@@ -125,7 +128,9 @@ fn looked_at(path: &Path) -> String {
 /// [`SecretError`].
 pub fn read(path: &Path, name: &str) -> Result<Secret, SecretError> {
     let all = read_all(path)?;
-    all.get(name).cloned().ok_or_else(|| SecretError::NoSuchSecret { path: path.to_owned(), name: name.to_owned() })
+    all.get(name)
+        .cloned()
+        .ok_or_else(|| SecretError::NoSuchSecret { path: path.to_owned(), name: name.to_owned() })
 }
 
 /// Reads every secret, by name.
@@ -145,7 +150,10 @@ pub fn read_all(path: &Path) -> Result<BTreeMap<String, Secret>, SecretError> {
         return Err(unfit(format!("belongs to uid {}, expected uid {own}: chown it", meta.uid())));
     }
     if meta.mode() & 0o077 != 0 {
-        return Err(unfit(format!("has mode {:04o}, expected 0600: chmod 600 it", meta.mode() & 0o7777)));
+        return Err(unfit(format!(
+            "has mode {:04o}, expected 0600: chmod 600 it",
+            meta.mode() & 0o7777
+        )));
     }
     let mut text = String::new();
     if meta.len() > FILE_BYTES_MAX {
@@ -173,7 +181,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         let write = |text: &str, mode: u32| {
             std::fs::write(file.path(), text).expect("written");
-            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).expect("set");
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode))
+                .expect("set");
         };
         write("[shop]\nurl = 'postgres://x'\npassword = 'p@:/%\" s'\n", 0o600);
         let secret = read(file.path(), "shop").expect("read");
@@ -184,16 +193,27 @@ mod tests {
         let none = Path::new("/no/such/secrets.toml");
         let error = read(none, "shop").expect_err("there is none").to_string();
         assert!(error.contains("/no/such/secrets.toml"), "{error}");
-        assert!(looked_at(Path::new("/etc/brahman/secrets.toml")).ends_with("/etc/brahman/secrets.toml"));
+        assert!(
+            looked_at(Path::new("/etc/brahman/secrets.toml"))
+                .ends_with("/etc/brahman/secrets.toml")
+        );
         write("[shop]\npassword = 'hunter2' hunter2\n", 0o600);
         let error = read(file.path(), "shop").expect_err("no TOML").to_string();
         assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
         write("[lake]\npassword = 'p'\ntoken = 't'\ncustomer_key = 'hunter2'\n", 0o600);
         let secret = read(file.path(), "lake").expect("read");
-        assert_eq!((secret.token.as_deref(), secret.customer_key.as_deref()), (Some("t"), Some("hunter2")));
+        assert_eq!(
+            (secret.token.as_deref(), secret.customer_key.as_deref()),
+            (Some("t"), Some("hunter2"))
+        );
         assert!(!format!("{secret:?}").contains("hunter2"));
         write("[shop]\npassword = 'hunter2'\n", 0o640);
         let error = read(file.path(), "shop").expect_err("others can read it").to_string();
-        assert!(error.contains("0640") && error.contains("chmod 600") && error.contains(&file.path().display().to_string()), "{error}");
+        assert!(
+            error.contains("0640")
+                && error.contains("chmod 600")
+                && error.contains(&file.path().display().to_string()),
+            "{error}"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Named moments at which a test can stop a program as if it were killed.
 //!
-//! Code that must survive a crash anywhere passes each of its steps here. In a product nothing is asked; a test hands in
-//! a function that fails at the step it wants, and afterwards looks at what is on disk.
+//! Code that must survive a crash anywhere passes each of its steps here. In a product nothing is
+//! asked; a test hands in a function that fails at the step it wants, and afterwards looks at what
+//! is on disk.
 
 use std::fmt;
 use std::io;

@@ -1,7 +1,9 @@
-//! Whether a folder can be written to: a state on a read-only disk is served from, and whatever would change it is refused.
+//! Whether a folder can be written to: a state on a read-only disk is served from, and whatever
+//! would change it is refused.
 //!
-//! It is asked by making a file, not by looking at permissions: those do not bind root, and a mount does not show in them. Nothing
-//! is left behind, not even after a kill, for the file never has a name. Invariant: a full disk is not a read-only one.
+//! It is asked by making a file, not by looking at permissions: those do not bind root, and a mount
+//! does not show in them. Nothing is left behind, not even after a kill, for the file never has a
+//! name. Invariant: a full disk is not a read-only one.
 
 use std::fs;
 use std::io;
@@ -38,7 +40,8 @@ pub fn check(folder: &Path) -> Result<(), ReadOnly> {
     }
 }
 
-/// Makes a folder and those above it. Where nothing can be written one that is missing stays missing, which is no error: false.
+/// Makes a folder and those above it. Where nothing can be written one that is missing stays
+/// missing, which is no error: false.
 ///
 /// # Errors
 /// As the file system gives them.
@@ -60,14 +63,21 @@ mod tests {
         check(folder.path()).expect("writable");
         check(&folder.path().join("not/there/yet")).expect("it can be made");
         assert_eq!(fs::read_dir(folder.path()).expect("listed").count(), 0);
-        assert!(make_folder(&folder.path().join("a/b")).expect("made") && folder.path().join("a/b").is_dir());
+        assert!(
+            make_folder(&folder.path().join("a/b")).expect("made")
+                && folder.path().join("a/b").is_dir()
+        );
     }
 
     #[test]
     fn a_folder_of_the_kernel_s_is_read_only_for_root_as_well() {
         // Nobody makes files there, whoever he is.
         let refused = check(Path::new("/sys/kernel")).expect_err("no file can be made there");
-        assert!(refused.to_string().contains("/sys/kernel") && refused.to_string().contains("nothing is changed"), "{refused}");
+        assert!(
+            refused.to_string().contains("/sys/kernel")
+                && refused.to_string().contains("nothing is changed"),
+            "{refused}"
+        );
     }
 
     #[test]

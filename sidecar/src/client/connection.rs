@@ -8,8 +8,12 @@ use std::time::Duration;
 use brahman_card::interface::Method;
 use brahman_card::wire::fault::Fault;
 use brahman_card::wire::frame::FrameBuffer;
-use brahman_card::wire::header::{ReplyHeader, leading_number, push_number_member, push_text_member};
-use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_UID, MESSAGE_BYTES_MAX};
+use brahman_card::wire::header::{
+    ReplyHeader, leading_number, push_number_member, push_text_member,
+};
+use brahman_card::wire::{
+    KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_UID, MESSAGE_BYTES_MAX,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -29,8 +33,8 @@ pub struct Connection {
     answer: Wait,
     /// The number of the call under way, if it has one.
     call: Option<u64>,
-    /// Whether the last call is over, and its answer gave its number back: only then can the next answer be told from one that
-    /// comes too late or twice.
+    /// Whether the last call is over, and its answer gave its number back: only then can the next
+    /// answer be told from one that comes too late or twice.
     is_clean: bool,
 }
 
@@ -54,7 +58,8 @@ impl RawReply {
     /// [`ClientError::Protocol`] if they are not.
     pub fn typed<R: DeserializeOwned>(self) -> Result<Answer<R>, ClientError> {
         let raw: &[u8] = if self.parameters.is_empty() { b"{}" } else { &self.parameters };
-        let value = serde_json::from_slice(raw).map_err(|error| ClientError::Protocol(error.into()))?;
+        let value =
+            serde_json::from_slice(raw).map_err(|error| ClientError::Protocol(error.into()))?;
         Ok(Answer { value, provider: self.provider, mock: self.mock })
     }
 }
@@ -80,13 +85,18 @@ pub fn encode_call<P: Serialize>(
         }
     }
     if let Some(deadline) = options.deadline {
-        push_number_member(&mut out, KEY_DEADLINE, u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX));
+        push_number_member(
+            &mut out,
+            KEY_DEADLINE,
+            u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        );
     }
     if let Some(uid) = options.uid {
         push_number_member(&mut out, KEY_UID, uid.into());
     }
     if !options.require.is_empty() {
-        let require = serde_json::to_string(&options.require).map_err(|e| ClientError::Unsendable(e.into()))?;
+        let require = serde_json::to_string(&options.require)
+            .map_err(|e| ClientError::Unsendable(e.into()))?;
         out.extend_from_slice(format!("\"{KEY_REQUIRE}\":{require},").as_bytes());
     }
     for (key, value) in [(KEY_CONTEXT, &options.context), (KEY_TRACE, &options.trace)] {
@@ -107,7 +117,12 @@ pub fn encode_call<P: Serialize>(
 ///
 /// # Errors
 /// As [`encode_call`].
-pub fn encode_method<M: Method>(ask: &M::In, options: &CallOptions, more: bool, upgrade: bool) -> Result<Vec<u8>, ClientError> {
+pub fn encode_method<M: Method>(
+    ask: &M::In,
+    options: &CallOptions,
+    more: bool,
+    upgrade: bool,
+) -> Result<Vec<u8>, ClientError> {
     encode_call(M::NAME, ask, options, more, upgrade)
 }
 
@@ -117,7 +132,9 @@ impl Connection {
     /// # Errors
     /// [`ClientError::Connect`], which names the socket.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path).await.map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
+        let stream = UnixStream::connect(path)
+            .await
+            .map_err(|source| ClientError::Connect { path: path.to_owned(), source })?;
         let (frames, answer) = (FrameBuffer::nul(), Wait::new(ANSWER_POLL));
         Ok(Self { stream, frames, path: path.to_owned(), answer, call: None, is_clean: false })
     }
@@ -127,8 +144,8 @@ impl Connection {
         &self.path
     }
 
-    /// Whether another call may be made by somebody else: the last one is over for certain, nothing lies unread, and the
-    /// other end has not hung up.
+    /// Whether another call may be made by somebody else: the last one is over for certain, nothing
+    /// lies unread, and the other end has not hung up.
     #[must_use]
     pub fn is_reusable(&self) -> bool {
         self.is_clean && !self.frames.has_partial() && !has_unread(&self.stream)
@@ -138,12 +155,17 @@ impl Connection {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn call<P: Serialize, R: DeserializeOwned>(&mut self, method: &str, parameters: &P) -> Result<R, ClientError> {
+    pub async fn call<P: Serialize, R: DeserializeOwned>(
+        &mut self,
+        method: &str,
+        parameters: &P,
+    ) -> Result<R, ClientError> {
         let message = encode_call(method, parameters, &CallOptions::default(), false, false)?;
         Ok(self.exchange(&message).await?.typed()?.value)
     }
 
-    /// Calls a method of a shipped interface and waits for its one reply: its types are the method's own.
+    /// Calls a method of a shipped interface and waits for its one reply: its types are the
+    /// method's own.
     ///
     /// # Errors
     /// As [`Connection::call`].
@@ -186,15 +208,19 @@ impl Connection {
             let frame = self.frames.next_frame().map_err(|e| ClientError::Protocol(e.into()))?;
             if let Some(frame) = frame {
                 self.answer.over();
-                let header = ReplyHeader::skim(frame).map_err(|e| ClientError::Protocol(e.into()))?;
+                let header =
+                    ReplyHeader::skim(frame).map_err(|e| ClientError::Protocol(e.into()))?;
                 if header.call.is_some() && header.call != self.call {
-                    // An answer to somebody else's call: nothing on this connection can be trusted any more.
+                    // An answer to somebody else's call: nothing on this connection can be trusted
+                    // any more.
                     return Err(ClientError::Closed { path: self.path.clone() });
                 }
                 self.is_clean = header.call.is_some() && !header.continues;
                 if let Some(name) = header.error {
-                    let raw: &[u8] = if header.parameters.is_empty() { b"{}" } else { header.parameters };
-                    let parameters = serde_json::from_slice(raw).map_err(|e| ClientError::Protocol(e.into()))?;
+                    let raw: &[u8] =
+                        if header.parameters.is_empty() { b"{}" } else { header.parameters };
+                    let parameters =
+                        serde_json::from_slice(raw).map_err(|e| ClientError::Protocol(e.into()))?;
                     return Err(ClientError::Fault(Fault::received(name, parameters)));
                 }
                 return Ok(RawReply {

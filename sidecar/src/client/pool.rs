@@ -1,7 +1,7 @@
 //! Idle connections to one socket, kept for the next call.
 //!
-//! Invariants: a connection is lent only if nothing of an earlier call can come on it, and only for the socket that it leads to; a pool
-//! is bounded.
+//! Invariants: a connection is lent only if nothing of an earlier call can come on it, and only for
+//! the socket that it leads to; a pool is bounded.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,8 @@ impl Pool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An idle connection to this socket, if there is one. Those to another are dropped: it is not used any more.
+    /// An idle connection to this socket, if there is one. Those to another are dropped: it is not
+    /// used any more.
     pub(super) fn take(&self, socket: &Path) -> Option<Connection> {
         let candidate = {
             let mut idle = self.idle();

@@ -1,4 +1,5 @@
-//! The way to one flow: who serves it now, by the broker's word, and idle connections to that provider.
+//! The way to one flow: who serves it now, by the broker's word, and idle connections to that
+//! provider.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,7 +35,8 @@ impl Route {
     pub(super) fn follow(mesh: &Path, interface: &str, options: &CallOptions) -> Self {
         let (sender, latest) = watch::channel(None);
         let require = Some(options.require.clone()).filter(|r| !r.is_empty());
-        let question = FlowIn { flow: interface.to_owned(), context: options.context.clone(), require };
+        let question =
+            FlowIn { flow: interface.to_owned(), context: options.context.clone(), require };
         let follower = tokio::spawn(follow(mesh.to_owned(), question, sender));
         Self { latest, idle: Pool::default(), follower, mesh: mesh.to_owned() }
     }
@@ -44,8 +46,8 @@ impl Route {
         self.mesh.with_file_name("").join(&target.socket)
     }
 
-    /// The provider now. Waits for the broker's first word, and for a provider that is on its way; not for one that
-    /// nothing says will come.
+    /// The provider now. Waits for the broker's first word, and for a provider that is on its way;
+    /// not for one that nothing says will come.
     pub(super) async fn target(&self, wait: Duration) -> Option<Match> {
         let decided = |latest: &Latest| match latest {
             None => false,
@@ -62,7 +64,11 @@ impl Route {
     }
 
     /// Sends a message to the provider on an idle or a fresh connection.
-    pub(super) async fn exchange(&self, target: &Match, message: &[u8]) -> Result<RawReply, ClientError> {
+    pub(super) async fn exchange(
+        &self,
+        target: &Match,
+        message: &[u8],
+    ) -> Result<RawReply, ClientError> {
         let mut connection = self.idle.connect(&self.socket_of(target)).await?;
         let mut outcome = connection.exchange(message).await;
         if let Ok(reply) = &mut outcome {
@@ -80,7 +86,8 @@ async fn follow(mesh: PathBuf, question: FlowIn, latest: watch::Sender<Latest>) 
     let mut pauses = PAUSES;
     loop {
         let watching = async {
-            let message = encode_method::<method::Watch>(&question, &CallOptions::default(), true, false)?;
+            let message =
+                encode_method::<method::Watch>(&question, &CallOptions::default(), true, false)?;
             let mut connection = Connection::connect(&mesh).await?;
             connection.send(&message).await?;
             loop {
@@ -91,7 +98,11 @@ async fn follow(mesh: PathBuf, question: FlowIn, latest: watch::Sender<Latest>) 
         };
         let ended: Result<(), ClientError> = watching.await;
         if let Err(error) = ended {
-            tracing::debug!(error = chain(&error), flow = question.flow, "the broker's watch ended");
+            tracing::debug!(
+                error = chain(&error),
+                flow = question.flow,
+                "the broker's watch ended"
+            );
         }
         pauses.wait().await;
     }

@@ -38,7 +38,8 @@ impl Holder {
     }
 
     pub(super) fn text(&self) -> Vec<u8> {
-        [MARK, format!("{} ", self.pid).as_bytes(), self.socket.as_os_str().as_bytes(), b"\n"].concat()
+        [MARK, format!("{} ", self.pid).as_bytes(), self.socket.as_os_str().as_bytes(), b"\n"]
+            .concat()
     }
 
     /// Who has last written into a lock's file, whether he holds it or not.
@@ -52,7 +53,8 @@ impl Holder {
         let file = regular(&state.join(LOCK))?;
         let inode = file.metadata().ok()?.ino();
         let holder = Self::parse(&text(&file).ok()?)?;
-        // To ask the lock itself would hold it for a moment, and might turn a mesh away that is just starting.
+        // To ask the lock itself would hold it for a moment, and might turn a mesh away that is
+        // just starting.
         held_locks().contains(&(holder.pid, inode)).then_some(holder)
     }
 }
@@ -64,13 +66,16 @@ pub(super) fn regular(path: &Path) -> Option<File> {
     file.metadata().is_ok_and(|meta| meta.is_file()).then_some(file)
 }
 
-/// Locks that processes hold, by their processes and files: an inode alone, for file systems tell devices in several ways.
+/// Locks that processes hold, by their processes and files: an inode alone, for file systems tell
+/// devices in several ways.
 pub(super) fn held_locks() -> BTreeSet<(u32, u64)> {
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     let held = locks.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         match fields[..] {
-            [_, "FLOCK", _, "WRITE", pid, place, ..] => Some((pid.parse::<u32>().ok()?, place.rsplit(':').next()?.parse::<u64>().ok()?)),
+            [_, "FLOCK", _, "WRITE", pid, place, ..] => {
+                Some((pid.parse::<u32>().ok()?, place.rsplit(':').next()?.parse::<u64>().ok()?))
+            }
             _ => None,
         }
     });

@@ -1,8 +1,10 @@
-//! Which meshes run on this machine, by the states that they hold: no two may lie within one another.
+//! Which meshes run on this machine, by the states that they hold: no two may lie within one
+//! another.
 //!
-//! The kernel says who holds which lock (`/proc/locks`), and the open files of that process say where it is (`/proc/<pid>/fd`). What a
-//! file says of its holder only informs. Of other users' meshes, and where there is no `/proc`, nothing is known. Invariants: looking holds
-//! no lock, and waits for no pipe and no device; a mesh that has ended is not here, whatever it has left.
+//! The kernel says who holds which lock (`/proc/locks`), and the open files of that process say
+//! where it is (`/proc/<pid>/fd`). What a file says of its holder only informs. Of other users'
+//! meshes, and where there is no `/proc`, nothing is known. Invariants: looking holds no lock, and
+//! waits for no pipe and no device; a mesh that has ended is not here, whatever it has left.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use super::holder::{self, Holder, LOCK};
 
-/// The registry of buckets in a state. Its format is the storage crate's; only where folders lie is read here.
+/// The registry of buckets in a state. Its format is the storage crate's; only where folders lie is
+/// read here.
 const BUCKETS: &str = "catalog/.registry/buckets.json";
 /// Far more than a registry has.
 const BUCKETS_BYTES_MAX: u64 = 1 << 20;
@@ -27,18 +30,23 @@ pub struct LiveMesh {
 }
 
 impl LiveMesh {
-    /// Its buckets that are folders outside of its state, by their names, as far as they can be read.
+    /// Its buckets that are folders outside of its state, by their names, as far as they can be
+    /// read.
     #[must_use]
     pub fn buckets(&self) -> Vec<(String, PathBuf)> {
         let text = holder::regular(&self.state.join(BUCKETS)).and_then(|file| {
             let mut text = Vec::new();
             file.take(BUCKETS_BYTES_MAX).read_to_end(&mut text).ok().map(|_| text)
         });
-        folders(&text.unwrap_or_default()).into_iter().filter(|(_, folder)| !folder.starts_with(&self.state)).collect()
+        folders(&text.unwrap_or_default())
+            .into_iter()
+            .filter(|(_, folder)| !folder.starts_with(&self.state))
+            .collect()
     }
 }
 
-/// Names and folders in the text of a registry: a list, or what has one, and behind it whatever there is.
+/// Names and folders in the text of a registry: a list, or what has one, and behind it whatever
+/// there is.
 fn folders(text: &[u8]) -> Vec<(String, PathBuf)> {
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<serde_json::Value>();
     let Some(Ok(read)) = values.next() else { return Vec::new() };
@@ -50,7 +58,8 @@ fn folders(text: &[u8]) -> Vec<(String, PathBuf)> {
     all.into_iter().flatten().filter_map(of).collect()
 }
 
-/// All meshes of this user. Those of others have no say, for anybody may lock a file that is called so.
+/// All meshes of this user. Those of others have no say, for anybody may lock a file that is called
+/// so.
 #[must_use]
 pub fn live() -> Vec<LiveMesh> {
     let (held, own) = (holder::held_locks(), nix::unistd::geteuid().as_raw());
@@ -64,15 +73,22 @@ pub fn live() -> Vec<LiveMesh> {
             if path.file_name().is_none_or(|name| name != LOCK) {
                 continue;
             }
-            let (Ok(open), Ok(there)) = (fs::metadata(file.path()), fs::symlink_metadata(&path)) else { continue };
+            let (Ok(open), Ok(there)) = (fs::metadata(file.path()), fs::symlink_metadata(&path))
+            else {
+                continue;
+            };
             if open.uid() != own || !open.is_file() {
                 continue;
             }
             // In another mount namespace another file may be called so.
-            if (open.dev(), open.ino()) != (there.dev(), there.ino()) || !held.contains(&(pid, open.ino())) {
+            if (open.dev(), open.ino()) != (there.dev(), there.ino())
+                || !held.contains(&(pid, open.ino()))
+            {
                 continue;
             }
-            if let (Some(state), Some(holder)) = (path.parent(), Holder::noted_in(&path).filter(|holder| holder.pid == pid)) {
+            if let (Some(state), Some(holder)) =
+                (path.parent(), Holder::noted_in(&path).filter(|holder| holder.pid == pid))
+            {
                 meshes.push(LiveMesh { state: state.to_owned(), holder });
             }
         }
@@ -100,7 +116,8 @@ mod tests {
         let state = home.path().canonicalize().expect("there").join("state");
         fs::create_dir_all(state.join("catalog/.registry")).expect("made");
         let registry = r#"{"version": 2, "buckets": [{"name": "lake", "url": "file:///mnt/lake"}, {"name": "sea", "url": "s3://sea"}]}"#;
-        fs::write(state.join(BUCKETS), format!("{registry}\nbrahman-file 1 sha256 0\n")).expect("written");
+        fs::write(state.join(BUCKETS), format!("{registry}\nbrahman-file 1 sha256 0\n"))
+            .expect("written");
         let socket = Path::new("/run/x.sock");
         let lock = StateLock::take(&state, socket).expect("taken");
         let found = |all: Vec<LiveMesh>| all.into_iter().find(|mesh| mesh.state == state);
@@ -109,7 +126,10 @@ mod tests {
         assert_eq!(mesh.buckets(), [("lake".to_owned(), PathBuf::from("/mnt/lake"))]);
         assert!(found(others(&state)).is_none() && found(others(home.path())).is_some());
         drop(lock);
-        assert!(found(live()).is_none() && state.join(LOCK).exists(), "what it has left is no mesh");
+        assert!(
+            found(live()).is_none() && state.join(LOCK).exists(),
+            "what it has left is no mesh"
+        );
     }
 
     #[test]
@@ -124,7 +144,10 @@ mod tests {
     #[test]
     fn a_registry_that_is_no_plain_file_is_not_waited_for() {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let mesh = LiveMesh { state: home.path().to_owned(), holder: Holder { pid: 1, socket: "/run/x.sock".into() } };
+        let mesh = LiveMesh {
+            state: home.path().to_owned(),
+            holder: Holder { pid: 1, socket: "/run/x.sock".into() },
+        };
         let registry = home.path().join(BUCKETS);
         fs::create_dir_all(registry.parent().expect("a folder")).expect("made");
         std::os::unix::fs::symlink("/dev/zero", &registry).expect("linked");

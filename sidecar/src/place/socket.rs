@@ -1,7 +1,8 @@
 //! Unix sockets by path, without harm to what lies there.
 //!
-//! Invariants: the only file ever removed is a socket (by `lstat`, so never through a link) that belongs to our uid and
-//! that nobody answers on, or the very file that this process bound. Anything else is left and named.
+//! Invariants: the only file ever removed is a socket (by `lstat`, so never through a link) that
+//! belongs to our uid and that nobody answers on, or the very file that this process bound.
+//! Anything else is left and named.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +22,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum BindError {
     /// Something lies at the path that is not ours to remove.
-    #[error("{path} is {what}: only a dead socket of one's own is ever replaced; move it away, or choose another path")]
+    #[error(
+        "{path} is {what}: only a dead socket of one's own is ever replaced; move it away, or choose another path"
+    )]
     NotOurs {
         /// The path.
         path: PathBuf,
@@ -35,7 +38,9 @@ pub enum BindError {
         path: PathBuf,
     },
     /// The path is too long for the kernel.
-    #[error("{path} is {length} bytes long, a socket's path may have {SOCKET_PATH_BYTES_MAX}; choose a shorter one")]
+    #[error(
+        "{path} is {length} bytes long, a socket's path may have {SOCKET_PATH_BYTES_MAX}; choose a shorter one"
+    )]
     TooLong {
         /// The path.
         path: PathBuf,
@@ -57,7 +62,8 @@ pub enum BindError {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// The file itself, not opened for anything: while this is held its inode's number is given to no other file.
+    /// The file itself, not opened for anything: while this is held its inode's number is given to
+    /// no other file.
     anchor: Option<File>,
 }
 
@@ -78,20 +84,24 @@ impl SocketFile {
     pub fn remove(&self) {
         let own = self.anchor.as_ref().and_then(|anchor| anchor.metadata().ok());
         let found = std::fs::symlink_metadata(&self.path).ok();
-        let same = found.zip(own).is_some_and(|(f, o)| f.file_type().is_socket() && (f.dev(), f.ino()) == (o.dev(), o.ino()));
+        let same = found.zip(own).is_some_and(|(f, o)| {
+            f.file_type().is_socket() && (f.dev(), f.ino()) == (o.dev(), o.ino())
+        });
         if same && let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(socket = %self.path.display(), %error, "the socket stays behind");
         }
     }
 }
 
-/// Binds a listening socket, 0600, or 0660 for a group. A dead socket of our own is replaced; a live one is left alone.
+/// Binds a listening socket, 0600, or 0660 for a group. A dead socket of our own is replaced; a
+/// live one is left alone.
 ///
 /// # Errors
 /// [`BindError`]; nothing was removed unless it was a dead socket of ours.
 pub fn listen(path: &Path, group: Option<u32>) -> Result<(UnixListener, SocketFile), BindError> {
     clear(path, SocketType::STREAM)?;
-    let listener = UnixListener::bind(path).map_err(|source| BindError::Io { path: path.to_owned(), source })?;
+    let listener = UnixListener::bind(path)
+        .map_err(|source| BindError::Io { path: path.to_owned(), source })?;
     Ok((listener, guarded(path, group)?))
 }
 
@@ -101,7 +111,8 @@ pub fn listen(path: &Path, group: Option<u32>) -> Result<(UnixListener, SocketFi
 /// [`BindError`]; nothing was removed unless it was a dead socket of ours.
 pub fn datagram(path: &Path) -> Result<(UnixDatagram, SocketFile), BindError> {
     clear(path, SocketType::DGRAM)?;
-    let socket = UnixDatagram::bind(path).map_err(|source| BindError::Io { path: path.to_owned(), source })?;
+    let socket = UnixDatagram::bind(path)
+        .map_err(|source| BindError::Io { path: path.to_owned(), source })?;
     Ok((socket, guarded(path, None)?))
 }
 
@@ -128,7 +139,8 @@ pub fn examine(path: &Path) -> Result<(), BindError> {
 fn clear(path: &Path, kind: SocketType) -> Result<(), BindError> {
     if leftover(path, kind)? {
         tracing::info!(socket = %path.display(), "replacing a dead socket");
-        std::fs::remove_file(path).map_err(|source| BindError::Io { path: path.to_owned(), source })?;
+        std::fs::remove_file(path)
+            .map_err(|source| BindError::Io { path: path.to_owned(), source })?;
     }
     Ok(())
 }
@@ -178,10 +190,12 @@ pub fn described(found: &std::fs::Metadata) -> &'static str {
     }
 }
 
-/// Whether some process holds the socket at this path. Only a refusal by the kernel says that none does.
+/// Whether some process holds the socket at this path. Only a refusal by the kernel says that none
+/// does.
 fn answers(path: &Path, kind: SocketType) -> io::Result<bool> {
     // Not blocking: the holder may be stopped, with a full queue.
-    let socket = socket_with(AddressFamily::UNIX, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
+    let socket =
+        socket_with(AddressFamily::UNIX, kind, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC, None)?;
     match connect(&socket, &SocketAddrUnix::new(path)?) {
         Ok(()) | Err(Errno::AGAIN | Errno::INPROGRESS) => Ok(true),
         // A socket of another kind, which the kernel finds only while it is held.
@@ -224,7 +238,10 @@ mod tests {
         ] {
             for error in [listen(&path(name), None).err(), datagram(&path(name)).err()] {
                 let words = error.map(|e| e.to_string()).unwrap_or_default();
-                assert!(words.contains(what) && words.contains(name) && words.contains("move it away"), "{name}: {words}");
+                assert!(
+                    words.contains(what) && words.contains(name) && words.contains("move it away"),
+                    "{name}: {words}"
+                );
             }
             assert!(std::fs::symlink_metadata(path(name)).is_ok(), "{name} is still there");
         }

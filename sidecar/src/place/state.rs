@@ -1,10 +1,12 @@
 //! The lock on a state folder: one mesh at a time writes what is in it.
 //!
-//! init locks (`flock`) the file `.lock` in it for as long as it lives, and writes down who it is. Invariants: the kernel lets go of
-//! the lock with the process, however that ends, and no module inherits it; the lock is the truth, and what the file says only informs, so
-//! that one which is left behind keeps nobody out; the file stays, for one that is removed locks nothing; a file that no mesh made is
-//! neither written nor removed. No state lies within another's that is in use, around one, nor so to one of its buckets. Where nothing can
-//! be written there is nothing to guard.
+//! init locks (`flock`) the file `.lock` in it for as long as it lives, and writes down who it is.
+//! Invariants: the kernel lets go of the lock with the process, however that ends, and no module
+//! inherits it; the lock is the truth, and what the file says only informs, so that one which is
+//! left behind keeps nobody out; the file stays, for one that is removed locks nothing; a file that
+//! no mesh made is neither written nor removed. No state lies within another's that is in use,
+//! around one, nor so to one of its buckets. Where nothing can be written there is nothing to
+//! guard.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, Seek, SeekFrom, Write};
@@ -23,7 +25,8 @@ use super::holder::{self, LOCK, MARK, text};
 use super::meshes::{self, LiveMesh};
 use super::socket::described;
 
-/// Whoever looks whether a lock is held holds it for a moment: longer than that nobody is mistaken for a mesh.
+/// Whoever looks whether a lock is held holds it for a moment: longer than that nobody is mistaken
+/// for a mesh.
 const LOOKED_AT: Duration = Duration::from_millis(200);
 /// How long other meshes' buckets are compared.
 const COMPARED_WITHIN: Duration = Duration::from_secs(5);
@@ -88,7 +91,9 @@ pub enum StateError {
         holder: String,
     },
     /// Something lies in the lock's place that no mesh made.
-    #[error("{path} is {what}, which no mesh made and so none touches; move it away, or choose another --state")]
+    #[error(
+        "{path} is {what}, which no mesh made and so none touches; move it away, or choose another --state"
+    )]
     NotOurs {
         /// The path.
         path: PathBuf,
@@ -123,8 +128,9 @@ pub struct StateLock {
     pub former: Option<Holder>,
 }
 
-/// Refuses a state folder, before it is made, that would lie inside the state of another mesh that runs, around one, or so to one of its
-/// buckets. Of what a mesh that has ended left behind nothing keeps anybody out.
+/// Refuses a state folder, before it is made, that would lie inside the state of another mesh that
+/// runs, around one, or so to one of its buckets. Of what a mesh that has ended left behind nothing
+/// keeps anybody out.
 ///
 /// # Errors
 /// [`StateError::Overlaps`], [`StateError::InBucket`].
@@ -133,12 +139,20 @@ pub fn check_place(state: &Path) -> Result<(), StateError> {
     // By the locks themselves, which other users' meshes have as well.
     if let Some(outer) = real.ancestors().skip(1).find(|folder| is_held_by_a_mesh(folder)) {
         let holder = Holder::of(outer).map(|holder| of_holder(&holder)).unwrap_or_default();
-        return Err(StateError::Overlaps { state: state.to_owned(), lies: INSIDE, other: outer.to_owned(), holder });
+        return Err(StateError::Overlaps {
+            state: state.to_owned(),
+            lies: INSIDE,
+            other: outer.to_owned(),
+            holder,
+        });
     }
-    // A neighbour's bucket may lie on a disk that does not answer: what is compared by then counts, and nobody waits for the rest.
+    // A neighbour's bucket may lie on a disk that does not answer: what is compared by then counts,
+    // and nobody waits for the rest.
     let (said, heard) = mpsc::channel();
     let (asked, place) = (state.to_owned(), real.clone());
-    std::thread::spawn(move || said.send(meshes::others(&place).iter().try_for_each(|mesh| apart(&asked, &place, mesh))));
+    std::thread::spawn(move || {
+        said.send(meshes::others(&place).iter().try_for_each(|mesh| apart(&asked, &place, mesh)))
+    });
     heard.recv_timeout(COMPARED_WITHIN).unwrap_or_else(|_| {
         tracing::warn!("whether {} lies in or around a bucket of another mesh cannot be told: a disk does not answer", state.display());
         Ok(())
@@ -153,15 +167,27 @@ fn lies(real: &Path, other: &Path) -> Option<&'static str> {
     if real.starts_with(other) { Some(INSIDE) } else { other.starts_with(real).then_some(AROUND) }
 }
 
-/// Refuses a state that overlaps another mesh's, or one of its buckets. The same folder is refused by its lock, which says more.
+/// Refuses a state that overlaps another mesh's, or one of its buckets. The same folder is refused
+/// by its lock, which says more.
 fn apart(state: &Path, real: &Path, mesh: &LiveMesh) -> Result<(), StateError> {
     let holder = || of_holder(&mesh.holder);
     if let Some(lies) = lies(real, &mesh.state).filter(|_| *real != mesh.state) {
-        return Err(StateError::Overlaps { state: state.to_owned(), lies, other: mesh.state.clone(), holder: holder() });
+        return Err(StateError::Overlaps {
+            state: state.to_owned(),
+            lies,
+            other: mesh.state.clone(),
+            holder: holder(),
+        });
     }
     for (bucket, folder) in mesh.buckets() {
         if let Some(lies) = lies(real, &self::real(&folder)) {
-            return Err(StateError::InBucket { state: state.to_owned(), lies, bucket, folder, holder: holder() });
+            return Err(StateError::InBucket {
+                state: state.to_owned(),
+                lies,
+                bucket,
+                folder,
+                holder: holder(),
+            });
         }
     }
     Ok(())
@@ -172,11 +198,15 @@ fn of_holder(Holder { pid, socket }: &Holder) -> String {
     format!(" (on {}, whose brahman-init is process {pid})", socket.display())
 }
 
-/// The real path of a folder that may have yet to be made: that of the first one above it that is there, and what is missing.
+/// The real path of a folder that may have yet to be made: that of the first one above it that is
+/// there, and what is missing.
 fn real(folder: &Path) -> PathBuf {
     let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     let there = absolute.ancestors().find_map(|folder| Some((folder, folder.canonicalize().ok()?)));
-    there.map_or_else(|| absolute.clone(), |(folder, real)| absolute.strip_prefix(folder).map_or(real.clone(), |rest| real.join(rest)))
+    there.map_or_else(
+        || absolute.clone(),
+        |(folder, real)| absolute.strip_prefix(folder).map_or(real.clone(), |rest| real.join(rest)),
+    )
 }
 
 /// Whether a mesh that runs has its lock in a folder.
@@ -194,7 +224,9 @@ fn lock(file: &File) -> io::Result<bool> {
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(true),
-            Err(TryLockError::WouldBlock) if began.elapsed() < LOOKED_AT => std::thread::sleep(PAUSE),
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOOKED_AT => {
+                std::thread::sleep(PAUSE)
+            }
             Err(TryLockError::WouldBlock) => return Ok(false),
             Err(TryLockError::Error(error)) => return Err(error),
         }
@@ -210,8 +242,9 @@ impl StateLock {
         Self::take_for(state, mesh, false)
     }
 
-    /// Takes the lock for work on a state that no mesh has, so that none starts on it meanwhile. Whose it was before stays noted, so that
-    /// the next mesh still ends what that one may have left running; `mesh` is noted where it was nobody's.
+    /// Takes the lock for work on a state that no mesh has, so that none starts on it meanwhile.
+    /// Whose it was before stays noted, so that the next mesh still ends what that one may have
+    /// left running; `mesh` is noted where it was nobody's.
     ///
     /// # Errors
     /// [`StateError`]; nothing was changed then.
@@ -222,18 +255,28 @@ impl StateLock {
     fn take_for(state: &Path, mesh: &Path, keeps_former: bool) -> Result<Self, StateError> {
         let path = state.join(LOCK);
         let failed = |source: io::Error| StateError::Io { path: path.clone(), source };
-        let not_ours = |what: &str| StateError::NotOurs { path: path.clone(), what: what.to_owned() };
+        let not_ours =
+            |what: &str| StateError::NotOurs { path: path.clone(), what: what.to_owned() };
         let flags = OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        let (file, read_only) = match open(&path, flags | OFlag::O_CREAT | OFlag::O_RDWR, Mode::S_IRUSR | Mode::S_IWUSR) {
+        let (file, read_only) = match open(
+            &path,
+            flags | OFlag::O_CREAT | OFlag::O_RDWR,
+            Mode::S_IRUSR | Mode::S_IWUSR,
+        ) {
             Ok(file) => (File::from(file), false),
-            Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => match open(&path, flags | OFlag::O_RDONLY, Mode::empty()) {
-                Ok(file) => (File::from(file), true),
-                Err(Errno::ENOENT) => {
-                    tracing::warn!("{} cannot be written to: what is there is served, and nothing is changed", state.display());
-                    return Ok(Self { file: None, former: None });
+            Err(Errno::EROFS | Errno::EACCES | Errno::EPERM) => {
+                match open(&path, flags | OFlag::O_RDONLY, Mode::empty()) {
+                    Ok(file) => (File::from(file), true),
+                    Err(Errno::ENOENT) => {
+                        tracing::warn!(
+                            "{} cannot be written to: what is there is served, and nothing is changed",
+                            state.display()
+                        );
+                        return Ok(Self { file: None, former: None });
+                    }
+                    Err(error) => return Err(failed(error.into())),
                 }
-                Err(error) => return Err(failed(error.into())),
-            },
+            }
             Err(Errno::ELOOP) => return Err(not_ours("a symbolic link")),
             Err(Errno::EISDIR) => return Err(not_ours("a folder")),
             Err(error) => return Err(failed(error.into())),
@@ -253,21 +296,34 @@ impl StateLock {
         let former = Holder::parse(&text);
         match (taken, &former) {
             (true, Some(Holder { pid, socket })) => {
-                return Err(StateError::Taken { state: state.to_owned(), socket: socket.clone(), pid: *pid });
+                return Err(StateError::Taken {
+                    state: state.to_owned(),
+                    socket: socket.clone(),
+                    pid: *pid,
+                });
             }
             (true, None) => {
-                let holder = holder::holder_of(found.ino()).map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
+                let holder = holder::holder_of(found.ino())
+                    .map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
                 return Err(StateError::TakenBySomebody { state: state.to_owned(), holder });
             }
             // What was cut off while it was written is a mark's beginning, or begins with one.
-            (false, _) if !text.starts_with(MARK) && !MARK.starts_with(&text) => return Err(not_ours("a regular file")),
+            (false, _) if !text.starts_with(MARK) && !MARK.starts_with(&text) => {
+                return Err(not_ours("a regular file"));
+            }
             (false, _) => {}
         }
         if !read_only {
-            let socket = former.as_ref().filter(|_| keeps_former).map_or(mesh, |former| former.socket.as_path());
+            let socket = former
+                .as_ref()
+                .filter(|_| keeps_former)
+                .map_or(mesh, |former| former.socket.as_path());
             let own = Holder { pid: std::process::id(), socket: socket.to_owned() };
             let mut writing = &file;
-            let written = file.set_len(0).and_then(|()| writing.seek(SeekFrom::Start(0))).and_then(|_| writing.write_all(&own.text()));
+            let written = file
+                .set_len(0)
+                .and_then(|()| writing.seek(SeekFrom::Start(0)))
+                .and_then(|_| writing.write_all(&own.text()));
             if let Err(error) = written {
                 tracing::warn!(%error, "who holds the state could not be noted in {}", path.display());
             }
@@ -294,21 +350,28 @@ mod tests {
         let lock = StateLock::take_at_rest(state.path(), two).expect("taken");
         assert!(matches!(StateLock::take(state.path(), two), Err(StateError::Taken { .. })));
         drop(lock);
-        let former = StateLock::take(state.path(), two).expect("taken").former.expect("it was somebody's");
+        let former =
+            StateLock::take(state.path(), two).expect("taken").former.expect("it was somebody's");
         assert_eq!(former.socket, one);
     }
 
     #[test]
     fn a_state_is_one_mesh_s_and_says_whose() {
         let state = tempfile::tempdir().expect("a temporary directory");
-        let (one, two) = (Path::new("/run/one/brahman.sock"), Path::new("/run/t w\u{f6}/brahman.sock"));
+        let (one, two) =
+            (Path::new("/run/one/brahman.sock"), Path::new("/run/t w\u{f6}/brahman.sock"));
         let lock = StateLock::take(state.path(), one).expect("taken");
         assert!(lock.is_held() && lock.former.is_none());
         let own = Holder { pid: std::process::id(), socket: one.to_owned() };
         assert_eq!(Holder::of(state.path()), Some(own.clone()));
         let refused = StateLock::take(state.path(), two).expect_err("it is taken");
         let words = refused.to_string();
-        assert!(refused.is_configuration() && words.contains("/run/one/brahman.sock") && words.contains(&own.pid.to_string()), "{words}");
+        assert!(
+            refused.is_configuration()
+                && words.contains("/run/one/brahman.sock")
+                && words.contains(&own.pid.to_string()),
+            "{words}"
+        );
         drop(lock);
         assert_eq!(Holder::of(state.path()), None);
         let lock = StateLock::take(state.path(), two).expect("taken");
@@ -317,28 +380,45 @@ mod tests {
     }
 
     #[test]
-    fn a_state_in_or_around_another_mesh_s_is_refused_by_name_while_that_runs_and_one_beside_it_is_not() {
+    fn a_state_in_or_around_another_mesh_s_is_refused_by_name_while_that_runs_and_one_beside_it_is_not()
+     {
         let home = tempfile::tempdir().expect("a temporary directory");
         let (outer, beside) = (home.path().join("outer"), home.path().join("beside"));
-        std::fs::create_dir_all(outer.join("catalog/.registry")).and_then(|()| std::fs::create_dir(&beside)).expect("made");
-        let bucket =
-            format!(r#"{{"version": 2, "buckets": [{{"name": "lake", "url": "file://{}"}}]}}"#, home.path().join("lake/x").display());
+        std::fs::create_dir_all(outer.join("catalog/.registry"))
+            .and_then(|()| std::fs::create_dir(&beside))
+            .expect("made");
+        let bucket = format!(
+            r#"{{"version": 2, "buckets": [{{"name": "lake", "url": "file://{}"}}]}}"#,
+            home.path().join("lake/x").display()
+        );
         std::fs::write(outer.join("catalog/.registry/buckets.json"), bucket).expect("written");
         let mesh = StateLock::take(&outer, Path::new("/run/x.sock")).expect("taken");
         std::os::unix::fs::symlink(&outer, home.path().join("link")).expect("linked");
         let real = outer.canonicalize().expect("there").display().to_string();
         let pid = std::process::id().to_string();
-        let inside = [outer.join("buckets/primary"), outer.join("not/yet"), home.path().join("link/x")];
-        for (state, lies) in inside.iter().map(|state| (state.as_path(), INSIDE)).chain([(home.path(), AROUND)]) {
+        let inside =
+            [outer.join("buckets/primary"), outer.join("not/yet"), home.path().join("link/x")];
+        for (state, lies) in
+            inside.iter().map(|state| (state.as_path(), INSIDE)).chain([(home.path(), AROUND)])
+        {
             let refused = check_place(state).expect_err("it is another's");
             let words = refused.to_string();
             for expected in [real.as_str(), lies, "/run/x.sock", &pid, "--state"] {
-                assert!(words.contains(expected) && refused.is_configuration(), "{expected}: {words}");
+                assert!(
+                    words.contains(expected) && refused.is_configuration(),
+                    "{expected}: {words}"
+                );
             }
         }
         for (state, lies) in [("lake/x/y", INSIDE), ("lake/x", INSIDE), ("lake", AROUND)] {
-            let refused = check_place(&home.path().join(state)).expect_err("its bucket").to_string();
-            assert!(refused.contains("bucket `lake`") && refused.contains(lies) && refused.contains("/run/x.sock"), "{refused}");
+            let refused =
+                check_place(&home.path().join(state)).expect_err("its bucket").to_string();
+            assert!(
+                refused.contains("bucket `lake`")
+                    && refused.contains(lies)
+                    && refused.contains("/run/x.sock"),
+                "{refused}"
+            );
         }
         let fine = [&outer, &beside, &beside.join("not/yet"), &home.path().join("lakes")];
         fine.iter().for_each(|state| check_place(state).expect("it is nobody else's"));
@@ -354,7 +434,8 @@ mod tests {
     }
 
     #[test]
-    fn whoever_only_looks_at_a_lock_keeps_nobody_from_taking_it_and_who_holds_one_in_silence_is_told_by_process() {
+    fn whoever_only_looks_at_a_lock_keeps_nobody_from_taking_it_and_who_holds_one_in_silence_is_told_by_process()
+     {
         let state = tempfile::tempdir().expect("a temporary directory");
         drop(StateLock::take(state.path(), Path::new("/run/x.sock")).expect("taken"));
         let looking = File::open(state.path().join(LOCK)).expect("there");
@@ -362,9 +443,19 @@ mod tests {
         let other = std::thread::spawn(move || drop(looking));
         let lock = StateLock::take(state.path(), Path::new("/run/y.sock")).expect("taken");
         other.join().expect("it ends");
-        File::options().write(true).open(state.path().join(LOCK)).and_then(|file| file.set_len(0)).expect("it has yet to say who it is");
-        let refused = StateLock::take(state.path(), Path::new("/run/z.sock")).expect_err("it is held").to_string();
-        assert!(refused.contains(&format!("process {}", std::process::id())) && refused.contains("--state"), "{refused}");
+        File::options()
+            .write(true)
+            .open(state.path().join(LOCK))
+            .and_then(|file| file.set_len(0))
+            .expect("it has yet to say who it is");
+        let refused = StateLock::take(state.path(), Path::new("/run/z.sock"))
+            .expect_err("it is held")
+            .to_string();
+        assert!(
+            refused.contains(&format!("process {}", std::process::id()))
+                && refused.contains("--state"),
+            "{refused}"
+        );
         drop(lock);
     }
 

@@ -1,6 +1,7 @@
 //! The accept loop: who may come in, how many, and what happens when descriptors run out.
 //!
-//! Invariant: no accept error ends the loop. Out of descriptors, a spare one is given up to tell the caller so.
+//! Invariant: no accept error ends the loop. Out of descriptors, a spare one is given up to tell
+//! the caller so.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -63,8 +64,13 @@ impl Drop for Place {
 }
 
 /// Accepts until `stop` is cancelled; each connection runs `handle` as a task of `tracker`.
-pub async fn accept<F, Fut>(listener: UnixListener, limits: AcceptLimits, stop: &CancellationToken, tracker: &TaskTracker, handle: F)
-where
+pub async fn accept<F, Fut>(
+    listener: UnixListener,
+    limits: AcceptLimits,
+    stop: &CancellationToken,
+    tracker: &TaskTracker,
+    handle: F,
+) where
     F: Fn(UnixStream, Peer) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
@@ -80,11 +86,19 @@ where
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                if matches!(error.raw_os_error().map(Errno::from_raw), Some(Errno::EMFILE | Errno::ENFILE)) {
+                if matches!(
+                    error.raw_os_error().map(Errno::from_raw),
+                    Some(Errno::EMFILE | Errno::ENFILE)
+                ) {
                     tracing::warn!(%error, "out of file descriptors: refusing a connection");
                     drop(spare.take());
-                    if let Ok(Ok((stream, _))) = tokio::time::timeout(PAUSE, listener.accept()).await {
-                        refuse(&stream, &Fault::overloaded("this service is out of file descriptors", 200));
+                    if let Ok(Ok((stream, _))) =
+                        tokio::time::timeout(PAUSE, listener.accept()).await
+                    {
+                        refuse(
+                            &stream,
+                            &Fault::overloaded("this service is out of file descriptors", 200),
+                        );
                     }
                     spare = File::open("/dev/null").ok();
                 } else {
@@ -103,7 +117,13 @@ where
         };
         if peer.uid != own_uid && peer.uid != 0 && !is_of_group(&peer) {
             tracing::warn!(uid = peer.uid, pid = peer.pid, "another user was turned away");
-            refuse(&stream, &Fault::permission_denied(format!("this mesh belongs to uid {own_uid}, not to uid {}", peer.uid)));
+            refuse(
+                &stream,
+                &Fault::permission_denied(format!(
+                    "this mesh belongs to uid {own_uid}, not to uid {}",
+                    peer.uid
+                )),
+            );
             continue;
         }
         match place(&counts, peer.uid, limits) {
@@ -115,7 +135,12 @@ where
                 });
             }
             Err(fault) => {
-                tracing::warn!(uid = peer.uid, pid = peer.pid, "connection refused: {}", fault.message());
+                tracing::warn!(
+                    uid = peer.uid,
+                    pid = peer.pid,
+                    "connection refused: {}",
+                    fault.message()
+                );
                 refuse(&stream, &fault);
             }
         }
@@ -130,15 +155,24 @@ fn is_of_group(peer: &Peer) -> bool {
     }
 }
 
-fn place(counts: &Arc<Mutex<HashMap<u32, usize>>>, uid: u32, limits: AcceptLimits) -> Result<Place, Fault> {
+fn place(
+    counts: &Arc<Mutex<HashMap<u32, usize>>>,
+    uid: u32,
+    limits: AcceptLimits,
+) -> Result<Place, Fault> {
     let mut held = counts.lock().unwrap_or_else(PoisonError::into_inner);
     let total: usize = held.values().sum();
     let own = held.get(&uid).copied().unwrap_or(0);
     // A lone uid may fill all but an eighth; beside others, each newcomer shares what is left.
     let reserve = limits.connections / 8;
-    if total >= limits.connections || (own > 0 && total + reserve >= limits.connections && own * 2 > total) {
+    if total >= limits.connections
+        || (own > 0 && total + reserve >= limits.connections && own * 2 > total)
+    {
         return Err(Fault::overloaded(
-            format!("{total} connections are open, {own} of them uid {uid}'s; the limit is {}", limits.connections),
+            format!(
+                "{total} connections are open, {own} of them uid {uid}'s; the limit is {}",
+                limits.connections
+            ),
             500,
         ));
     }

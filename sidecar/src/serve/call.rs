@@ -84,7 +84,8 @@ impl Call {
     /// Sends one of many replies; waits while the caller is slow.
     ///
     /// # Errors
-    /// `ExpectedMore` if the call was not made with `more`; an internal fault if the connection is gone.
+    /// `ExpectedMore` if the call was not made with `more`; an internal fault if the connection is
+    /// gone.
     pub async fn send<T: Serialize + Sync>(&self, value: &T) -> Result<(), Fault> {
         if !self.more {
             return Err(Fault::expected_more(self.method()));
@@ -108,7 +109,10 @@ impl Call {
         if self.uid == own || self.uid == 0 {
             return Ok(());
         }
-        Err(Fault::permission_denied(format!("uid {} may not have files opened by uid {own}: send the content instead", self.uid)))
+        Err(Fault::permission_denied(format!(
+            "uid {} may not have files opened by uid {own}: send the content instead",
+            self.uid
+        )))
     }
 
     /// Whether this caller may change what is everybody's: only the server's own user, or root.
@@ -120,7 +124,11 @@ impl Call {
         if self.uid == own || self.uid == 0 {
             return Ok(());
         }
-        let why = format!("{} is for the mesh's own user (uid {own}) and root, not for uid {}", self.method(), self.uid);
+        let why = format!(
+            "{} is for the mesh's own user (uid {own}) and root, not for uid {}",
+            self.method(),
+            self.uid
+        );
         Err(Fault::permission_denied(why))
     }
 }
@@ -161,7 +169,9 @@ impl Reply {
     /// # Errors
     /// An internal fault if the value is not JSON.
     pub fn of<T: Serialize>(value: &T) -> Result<Self, Fault> {
-        serde_json::to_vec(value).map(Self::Json).map_err(|e| Fault::internal(format!("the reply is not JSON: {}", chain(&e))))
+        serde_json::to_vec(value)
+            .map(Self::Json)
+            .map_err(|e| Fault::internal(format!("the reply is not JSON: {}", chain(&e))))
     }
 
     /// A reply without fields.
@@ -186,7 +196,12 @@ impl Reply {
 }
 
 /// Frames parameters that are JSON text already; `head` is of [`reply_head`].
-pub(super) fn frame_reply(head: &[u8], json: &[u8], continues: bool, delimiter: u8) -> Result<Vec<u8>, Fault> {
+pub(super) fn frame_reply(
+    head: &[u8],
+    json: &[u8],
+    continues: bool,
+    delimiter: u8,
+) -> Result<Vec<u8>, Fault> {
     let mut out = Vec::with_capacity(head.len() + json.len() + 40);
     out.extend_from_slice(head);
     if continues {
@@ -196,7 +211,10 @@ pub(super) fn frame_reply(head: &[u8], json: &[u8], continues: bool, delimiter: 
     out.extend_from_slice(json);
     out.extend_from_slice(&[b'}', delimiter]);
     if out.len() > MESSAGE_BYTES_MAX {
-        let why = format!("the reply has {} bytes, a message at most {MESSAGE_BYTES_MAX}: ask for less, or use a bulk method", out.len());
+        let why = format!(
+            "the reply has {} bytes, a message at most {MESSAGE_BYTES_MAX}: ask for less, or use a bulk method",
+            out.len()
+        );
         return Err(Fault::overloaded(why, 0));
     }
     Ok(out)
@@ -208,8 +226,14 @@ pub(super) fn frame_reply(head: &[u8], json: &[u8], continues: bool, delimiter: 
 ///
 /// # Errors
 /// An internal fault if the value is not JSON; `Overloaded` if it is longer than a message may be.
-pub fn encode_reply<T: Serialize>(head: &[u8], value: &T, continues: bool, delimiter: u8) -> Result<Vec<u8>, Fault> {
-    let json = serde_json::to_vec(value).map_err(|e| Fault::internal(format!("the reply is not JSON: {}", chain(&e))))?;
+pub fn encode_reply<T: Serialize>(
+    head: &[u8],
+    value: &T,
+    continues: bool,
+    delimiter: u8,
+) -> Result<Vec<u8>, Fault> {
+    let json = serde_json::to_vec(value)
+        .map_err(|e| Fault::internal(format!("the reply is not JSON: {}", chain(&e))))?;
     frame_reply(head, &json, continues, delimiter)
 }
 
@@ -220,7 +244,8 @@ pub fn encode_reply<T: Serialize>(head: &[u8], value: &T, continues: bool, delim
 pub fn encode_fault(head: &[u8], fault: &Fault, delimiter: u8) -> Vec<u8> {
     let mut out = head.to_vec();
     // A Fault holds strings and JSON values only, so it is always JSON.
-    let json = serde_json::to_vec(fault).unwrap_or_else(|_| format!("{{\"error\":\"{INTERNAL}\"}}").into_bytes());
+    let json = serde_json::to_vec(fault)
+        .unwrap_or_else(|_| format!("{{\"error\":\"{INTERNAL}\"}}").into_bytes());
     out.extend_from_slice(&json[1..]);
     out.push(delimiter);
     out

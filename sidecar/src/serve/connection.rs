@@ -1,7 +1,8 @@
 //! One connection: read a call, run it while still reading, write what it answers.
 //!
-//! Invariants: a hang-up drops the call's future at once; calls on one connection are answered in order; a reader that
-//! takes nothing for [`WRITE_STALL`] loses the connection, and never stalls another.
+//! Invariants: a hang-up drops the call's future at once; calls on one connection are answered in
+//! order; a reader that takes nothing for [`WRITE_STALL`] loses the connection, and never stalls
+//! another.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -34,11 +35,13 @@ pub const WRITE_STALL: Duration = Duration::from_secs(30);
 pub const PARTIAL_MAX: Duration = Duration::from_secs(30);
 /// How often it is asked whether a peer that has finished sending is still there.
 pub const GONE_EVERY: Duration = Duration::from_secs(1);
-/// Long calls that are worked on at once off the I/O thread; each holds a thread, and may need another for its own work.
+/// Long calls that are worked on at once off the I/O thread; each holds a thread, and may need
+/// another for its own work.
 const LONG_CALLS: usize = 4;
 /// After this many bytes of a message on its way, others on the thread have their turn.
 const SLICE_BYTES: usize = 256 * 1024;
-/// A call longer than this is worked on off the I/O thread: reading its JSON would keep others waiting.
+/// A call longer than this is worked on off the I/O thread: reading its JSON would keep others
+/// waiting.
 const LONG_CALL_BYTES: usize = 256 * 1024;
 /// Streamed replies that may wait for a slow reader.
 const REPLIES_WAITING: usize = 8;
@@ -53,7 +56,13 @@ pub(super) struct ServerState<S> {
 
 impl<S> ServerState<S> {
     pub(super) fn new(service: Arc<S>, options: ServeOptions, drain: CancellationToken) -> Self {
-        Self { service, options, in_flight: AtomicUsize::new(0), drain, own_uid: nix::unistd::geteuid().as_raw() }
+        Self {
+            service,
+            options,
+            in_flight: AtomicUsize::new(0),
+            drain,
+            own_uid: nix::unistd::geteuid().as_raw(),
+        }
     }
 }
 
@@ -73,7 +82,11 @@ enum After {
     Upgrade(Vec<u8>, Continuation),
 }
 
-pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared: Arc<ServerState<S>>) {
+pub(super) async fn converse<S: Service>(
+    stream: UnixStream,
+    peer: Peer,
+    shared: Arc<ServerState<S>>,
+) {
     let mut frames = FrameBuffer::default();
     frames.reserve_from(Box::new(Charge::of(peer.uid)));
     let mut read_open = true;
@@ -89,8 +102,12 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
             }
             Ok(None) if !read_open => {
                 if frames.has_partial() && !hung_up(&stream) {
-                    let fault = Fault::invalid_parameter("(message)", "expected a whole JSON object before the end of input");
-                    let _ = write_all(&stream, &encode_fault(b"{", &fault, frames.delimiter())).await;
+                    let fault = Fault::invalid_parameter(
+                        "(message)",
+                        "expected a whole JSON object before the end of input",
+                    );
+                    let _ =
+                        write_all(&stream, &encode_fault(b"{", &fault, frames.delimiter())).await;
                 }
                 return;
             }
@@ -105,7 +122,9 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
                 let waiting = async {
                     if frames.has_partial() {
                         let until = *partial_since.get_or_insert_with(Instant::now) + PARTIAL_MAX;
-                        tokio::time::timeout_at(until.into(), stream.readable()).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()))
+                        tokio::time::timeout_at(until.into(), stream.readable())
+                            .await
+                            .unwrap_or(Err(io::ErrorKind::TimedOut.into()))
                     } else {
                         stream.readable().await
                     }
@@ -125,14 +144,27 @@ pub(super) async fn converse<S: Service>(stream: UnixStream, peer: Peer, shared:
                 continue;
             }
             Err(error) => {
-                let fault = Fault::overloaded(format!("{}; send large data through a bulk method", chain(&error)), 0);
+                let fault = Fault::overloaded(
+                    format!("{}; send large data through a bulk method", chain(&error)),
+                    0,
+                );
                 // The rest of the long message is still coming; the fault has to leave first.
                 let _ = write_all(&stream, &encode_fault(b"{", &fault, frames.delimiter())).await;
                 linger(&stream).await;
                 return;
             }
         };
-        match run_call(&stream, peer, &shared, &mut frames, &mut read_open, std::mem::take(&mut is_first), frame).await {
+        match run_call(
+            &stream,
+            peer,
+            &shared,
+            &mut frames,
+            &mut read_open,
+            std::mem::take(&mut is_first),
+            frame,
+        )
+        .await
+        {
             Ok(After::Next) => {}
             Ok(After::Close) => return,
             Ok(After::Upgrade(confirm, then)) => {
@@ -166,13 +198,17 @@ async fn run_call<S: Service>(
     let header = match CallHeader::skim(&frame) {
         Ok(header) => header,
         Err(error) => {
-            let fault = Fault::invalid_parameter("(message)", format!("not a Varlink call: {}", chain(&error)));
+            let fault = Fault::invalid_parameter(
+                "(message)",
+                format!("not a Varlink call: {}", chain(&error)),
+            );
             write_all(stream, &encode_fault(b"{", &fault, delimiter)).await?;
             // Where one message is broken the next one's beginning cannot be trusted.
             return Ok(After::Close);
         }
     };
-    // Whoever gave up while the call lay in the backlog does not want it done; a oneway call is nobody's to wait for.
+    // Whoever gave up while the call lay in the backlog does not want it done; a oneway call is
+    // nobody's to wait for.
     if is_first && !header.oneway && hung_up(stream) {
         return Ok(After::Close);
     }
@@ -184,14 +220,25 @@ async fn run_call<S: Service>(
     let (oneway, deadline) = (call.oneway, call.deadline);
 
     // What has no end of its own is bounded by the number of connections alone.
-    let is_endless = call.more && brahman_card::interface::is_endless(call.interface(), call.method());
+    let is_endless =
+        call.more && brahman_card::interface::is_endless(call.interface(), call.method());
     let busy = if is_endless { 0 } else { shared.in_flight.fetch_add(1, Ordering::Relaxed) };
     let _count = (!is_endless).then(|| InFlight(&shared.in_flight));
     let work = async {
         if busy >= shared.options.in_flight_max {
-            return Err(Fault::overloaded(format!("{busy} calls are in flight, the limit is {}", shared.options.in_flight_max), 100));
+            return Err(Fault::overloaded(
+                format!(
+                    "{busy} calls are in flight, the limit is {}",
+                    shared.options.in_flight_max
+                ),
+                100,
+            ));
         }
-        if call.frame.len() > LONG_CALL_BYTES { dispatch_aside(shared, call).await } else { guarded(dispatch(shared, call)).await }
+        if call.frame.len() > LONG_CALL_BYTES {
+            dispatch_aside(shared, call).await
+        } else {
+            guarded(dispatch(shared, call)).await
+        }
     };
     tokio::pin!(work);
     let outcome = loop {
@@ -200,7 +247,8 @@ async fn run_call<S: Service>(
             outcome = &mut work => break outcome,
             Some(message) = streamed.recv() => write_all(stream, &message).await?,
             () = deadline.passed() => break Err(Fault::deadline_exceeded("the call ran")),
-            // What has no end of its own ends with the service, and whoever watches begins anew with the next.
+            // What has no end of its own ends with the service, and whoever watches begins anew
+            // with the next.
             () = shared.drain.cancelled(), if is_endless => return Ok(After::Close),
             ready = stream.readable(), if *read_open && frames.has_room() => {
                 ready?;
@@ -223,7 +271,8 @@ async fn run_call<S: Service>(
     answer(stream, outcome, oneway, &head, delimiter).await
 }
 
-/// A call as its message's header has it; the frame itself is its own once the header is not needed any more.
+/// A call as its message's header has it; the frame itself is its own once the header is not needed
+/// any more.
 fn call_of(
     frame: &[u8],
     header: &CallHeader<'_>,
@@ -254,11 +303,19 @@ fn call_of(
 }
 
 /// Writes what came of a call; a oneway call is answered with nothing.
-async fn answer(stream: &UnixStream, outcome: Result<Reply, Fault>, oneway: bool, head: &[u8], delimiter: u8) -> io::Result<After> {
+async fn answer(
+    stream: &UnixStream,
+    outcome: Result<Reply, Fault>,
+    oneway: bool,
+    head: &[u8],
+    delimiter: u8,
+) -> io::Result<After> {
     let framed = match outcome {
         Ok(Reply::Json(json)) => frame_reply(head, &json, false, delimiter),
         Ok(Reply::Upgrade(json, then)) => match frame_reply(head, &json, false, delimiter) {
-            Ok(_) if oneway => Err(Fault::invalid_parameter("oneway", "expected an upgrade to be answered")),
+            Ok(_) if oneway => {
+                Err(Fault::invalid_parameter("oneway", "expected an upgrade to be answered"))
+            }
             Ok(confirm) => return Ok(After::Upgrade(confirm, then)),
             Err(fault) => Err(fault),
         },
@@ -279,14 +336,22 @@ async fn answer(stream: &UnixStream, outcome: Result<Reply, Fault>, oneway: bool
 async fn guarded(work: impl Future<Output = Result<Reply, Fault>>) -> Result<Reply, Fault> {
     let mut work = std::pin::pin!(work);
     std::future::poll_fn(|context| {
-        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(context)));
-        polled.unwrap_or_else(|_| std::task::Poll::Ready(Err(Fault::internal("the call panicked; the module's log has the place"))))
+        let polled =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work.as_mut().poll(context)));
+        polled.unwrap_or_else(|_| {
+            std::task::Poll::Ready(Err(Fault::internal(
+                "the call panicked; the module's log has the place",
+            )))
+        })
     })
     .await
 }
 
 /// [`dispatch`] on a thread that nobody else waits for. A hang-up ends the work there as here.
-async fn dispatch_aside<S: Service>(shared: &Arc<ServerState<S>>, call: Call) -> Result<Reply, Fault> {
+async fn dispatch_aside<S: Service>(
+    shared: &Arc<ServerState<S>>,
+    call: Call,
+) -> Result<Reply, Fault> {
     static PERMITS: Semaphore = Semaphore::const_new(LONG_CALLS);
     // The semaphore is never closed.
     let permit = PERMITS.acquire().await.map_err(|e| Fault::internal(chain(&e)))?;
@@ -302,7 +367,9 @@ async fn dispatch_aside<S: Service>(shared: &Arc<ServerState<S>>, call: Call) ->
             }
         })
     });
-    work.await.unwrap_or_else(|error| Err(Fault::internal(format!("the call panicked: {}", chain(&error)))))
+    work.await.unwrap_or_else(|error| {
+        Err(Fault::internal(format!("the call panicked: {}", chain(&error))))
+    })
 }
 
 /// The fault for a header key that is named like one of ours and is none.
@@ -310,8 +377,13 @@ async fn dispatch_aside<S: Service>(shared: &Arc<ServerState<S>>, call: Call) ->
 pub fn unknown_key(key: &str) -> Fault {
     use brahman_card::wire::{KEY_CALL, KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE};
     let known = [KEY_CONTEXT, KEY_DEADLINE, KEY_REQUIRE, KEY_TRACE, KEY_CALL];
-    let meant = brahman_card::card::nearest(key, known).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-    Fault::invalid_parameter(key, format!("no such key in a call's header, there are {}{meant}", known.join(", ")))
+    let meant = brahman_card::card::nearest(key, known)
+        .map(|near| format!("; did you mean `{near}`?"))
+        .unwrap_or_default();
+    Fault::invalid_parameter(
+        key,
+        format!("no such key in a call's header, there are {}{meant}", known.join(", ")),
+    )
 }
 
 async fn dispatch<S: Service>(shared: &Arc<ServerState<S>>, call: Call) -> Result<Reply, Fault> {
@@ -331,19 +403,27 @@ async fn dispatch<S: Service>(shared: &Arc<ServerState<S>>, call: Call) -> Resul
         }
         // What is logged while the call runs bears its trace.
         let span = match &call.trace {
-            Some(trace) => tracing::error_span!("call", method = call.method(), trace = trace.as_str()),
+            Some(trace) => {
+                tracing::error_span!("call", method = call.method(), trace = trace.as_str())
+            }
             None => tracing::Span::none(),
         };
         span.in_scope(|| tracing::debug!(uid = call.uid, "called"));
         return Arc::clone(&shared.service).call(call).instrument(span).await;
     }
     match call.method() {
-        "GetInfo" => parameters::none(call.raw_parameters())
-            .and_then(|()| Reply::of(&info(&shared.options.provider, shared.service.interfaces().iter().map(|i| i.name.to_owned())))),
+        "GetInfo" => parameters::none(call.raw_parameters()).and_then(|()| {
+            Reply::of(&info(
+                &shared.options.provider,
+                shared.service.interfaces().iter().map(|i| i.name.to_owned()),
+            ))
+        }),
         "GetInterfaceDescription" => {
             let wanted: DescriptionIn = call.parameters()?;
             let mut all = shared.service.interfaces().iter().copied().chain([&service::INTERFACE]);
-            let found = all.find(|i| i.name == wanted.interface).ok_or_else(|| Fault::interface_not_found(&wanted.interface))?;
+            let found = all
+                .find(|i| i.name == wanted.interface)
+                .ok_or_else(|| Fault::interface_not_found(&wanted.interface))?;
             Reply::of(&DescriptionOut { description: found.idl().to_owned() })
         }
         _ => Err(call.unknown()),
@@ -382,7 +462,11 @@ pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
             }
             Ok(true)
         }
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(true),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+        {
+            Ok(true)
+        }
         Err(error) => Err(error),
     }
 }
@@ -392,14 +476,21 @@ pub fn fill(stream: &UnixStream, frames: &mut FrameBuffer) -> io::Result<bool> {
 pub fn hung_up(stream: &UnixStream) -> bool {
     let mut fds = [PollFd::new(stream.as_fd(), PollFlags::empty())];
     let asked = poll(&mut fds, PollTimeout::ZERO);
-    asked.is_err() || fds[0].revents().is_none_or(|found| found.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+    asked.is_err()
+        || fds[0]
+            .revents()
+            .is_none_or(|found| found.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
-/// Whether bytes lie unread on a connection on which nothing is under way, or it has ended: then it must not be used for a
-/// call, which would take them for its answer. Asks the kernel; the runtime may not have heard of them yet.
+/// Whether bytes lie unread on a connection on which nothing is under way, or it has ended: then it
+/// must not be used for a call, which would take them for its answer. Asks the kernel; the runtime
+/// may not have heard of them yet.
 #[must_use]
 pub fn has_unread(stream: &UnixStream) -> bool {
-    !matches!(recv(stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT), Err(Errno::AGAIN))
+    !matches!(
+        recv(stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT),
+        Err(Errno::AGAIN)
+    )
 }
 
 /// Writes parts one after the other, in one system call where the socket takes them at once.
@@ -410,7 +501,11 @@ pub async fn write_parts(stream: &UnixStream, parts: &[&[u8]]) -> io::Result<()>
     let slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
     let mut skip = match stream.try_write_vectored(&slices) {
         Ok(n) => n,
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) =>
+        {
+            0
+        }
         Err(error) => return Err(error),
     };
     for part in parts {
@@ -431,7 +526,9 @@ pub async fn write_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> 
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => bytes = &bytes[n..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::timeout(WRITE_STALL, stream.writable()).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+                tokio::time::timeout(WRITE_STALL, stream.writable())
+                    .await
+                    .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -440,7 +537,8 @@ pub async fn write_all(stream: &UnixStream, mut bytes: &[u8]) -> io::Result<()> 
     Ok(())
 }
 
-/// Reads and drops what still comes, for a moment, so that closing does not discard the fault just written.
+/// Reads and drops what still comes, for a moment, so that closing does not discard the fault just
+/// written.
 pub async fn linger(stream: &UnixStream) {
     let mut sink = vec![0_u8; 64 * 1024];
     let drained = async {

@@ -1,14 +1,16 @@
 //! Memory for what is on its way: counted for the process and for each user, before it is taken.
 //!
-//! Invariants: what all connections hold in half messages and replies stays below [`PROCESS_BYTES_MAX`]; one user leaves a
-//! quarter of it to others. What is held comes back on drop.
+//! Invariants: what all connections hold in half messages and replies stays below
+//! [`PROCESS_BYTES_MAX`]; one user leaves a quarter of it to others. What is held comes back on
+//! drop.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use brahman_card::wire::frame::Reservation;
 
-/// What messages on their way may hold in one process: sixteen of the longest, or 60,000 usual ones.
+/// What messages on their way may hold in one process: sixteen of the longest, or 60,000 usual
+/// ones.
 pub const PROCESS_BYTES_MAX: usize = 256 << 20;
 /// A buffer of up to this size is not counted.
 const SHORT_BYTES: usize = 32 * 1024;
@@ -62,7 +64,8 @@ impl Charge {
 
 impl Reservation for Charge {
     fn resize(&mut self, bytes: usize) -> bool {
-        // Short messages have room whatever the long ones hold: the number of connections bounds them.
+        // Short messages have room whatever the long ones hold: the number of connections bounds
+        // them.
         let bytes = if bytes <= SHORT_BYTES { 0 } else { bytes };
         if bytes == self.bytes {
             return true;

@@ -1,7 +1,8 @@
-//! Waiting for a message: by asking again and again while that is cheaper than being woken (ADR 14).
+//! Waiting for a message: by asking again and again while that is cheaper than being woken (ADR
+//! 14).
 //!
-//! Invariants: every poll is bounded; who calls now and then is never polled for; where others work on the core, polling
-//! ends by itself.
+//! Invariants: every poll is bounded; who calls now and then is never polled for; where others work
+//! on the core, polling ends by itself.
 
 use std::io;
 use std::sync::LazyLock;
@@ -14,21 +15,26 @@ use rustix::net::{RecvFlags, recv};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-/// How long the next call of one who calls quickly is polled for: a wake-up costs 10 to 50 µs, most where a virtual machine
-/// has let an idle core go.
+/// How long the next call of one who calls quickly is polled for: a wake-up costs 10 to 50 µs, most
+/// where a virtual machine has let an idle core go.
 pub const NEXT_CALL_POLL: Duration = Duration::from_micros(200);
-/// Questions to a polled socket between two turns of this thread's other tasks: a turn takes as long as a few of them.
+/// Questions to a polled socket between two turns of this thread's other tasks: a turn takes as
+/// long as a few of them.
 const ASKED_PER_TURN: u32 = 8;
-/// Who had to wait longer than this for another turn shares its core with somebody who works, not with others that poll.
+/// Who had to wait longer than this for another turn shares its core with somebody who works, not
+/// with others that poll.
 const TURN_MAX: Duration = Duration::from_micros(500);
-/// How long nobody in this process polls after that: the first time, at most, and less for each poll that was answered.
+/// How long nobody in this process polls after that: the first time, at most, and less for each
+/// poll that was answered.
 const PAUSE_MIN_US: u64 = 2_000;
 const PAUSE_MAX_US: u64 = 1_000_000;
 const PAUSE_LESS_US: u64 = 1_000;
 
-/// Waiting for the next message on a connection: polled for if the last one came soon, else slept for.
+/// Waiting for the next message on a connection: polled for if the last one came soon, else slept
+/// for.
 ///
-/// Whoever calls now and then costs nothing; whoever calls again and again spares a wake-up a message.
+/// Whoever calls now and then costs nothing; whoever calls again and again spares a wake-up a
+/// message.
 #[derive(Debug)]
 pub struct Wait {
     soon: Duration,
@@ -44,7 +50,8 @@ impl Wait {
         Self { soon, pays: false, since: None, crowd: &CROWD }
     }
 
-    /// Begins to wait, by [`poll_briefly`] where that pays. Says whether something came; the rest of the wait is the caller's.
+    /// Begins to wait, by [`poll_briefly`] where that pays. Says whether something came; the rest
+    /// of the wait is the caller's.
     pub async fn poll(&mut self, stream: &UnixStream, frames: &mut FrameBuffer) -> bool {
         if self.since.is_some() {
             return false;
@@ -63,19 +70,24 @@ impl Wait {
 
 /// Asks a socket again and again, for `longest` at most, and reads what comes into the buffer.
 ///
-/// A wake-up costs more than a short answer takes. Other tasks run between two questions, so only one that is alone on
-/// its thread loses nothing by waiting this way. Where somebody else works on the core, nobody in this process polls for a
-/// while: whoever sleeps is served first when he is woken, whoever polls is served in turn. Says whether something came; an
-/// end or an error is left to [`fill`].
-pub async fn poll_briefly(stream: &UnixStream, frames: &mut FrameBuffer, longest: Duration) -> bool {
+/// A wake-up costs more than a short answer takes. Other tasks run between two questions, so only
+/// one that is alone on its thread loses nothing by waiting this way. Where somebody else works on
+/// the core, nobody in this process polls for a while: whoever sleeps is served first when he is
+/// woken, whoever polls is served in turn. Says whether something came; an end or an error is left
+/// to [`fill`].
+pub async fn poll_briefly(
+    stream: &UnixStream,
+    frames: &mut FrameBuffer,
+    longest: Duration,
+) -> bool {
     CROWD.poll(stream, frames, longest).await
 }
 
-/// Who else wants the core, as polling shows it, and when to poll again: twice as late each time, and sooner with every
-/// poll that was answered.
+/// Who else wants the core, as polling shows it, and when to poll again: twice as late each time,
+/// and sooner with every poll that was answered.
 ///
-/// A single long turn is a hiccup (a virtual machine has some every second); only where one follows the other does
-/// polling cost.
+/// A single long turn is a hiccup (a virtual machine has some every second); only where one follows
+/// the other does polling cost.
 #[derive(Debug)]
 struct Crowd {
     turn_max: Duration,
@@ -115,7 +127,8 @@ impl Crowd {
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 _ => return false,
             }
-            // First to whoever else wants this core, perhaps the one that is to answer; then to this thread's tasks.
+            // First to whoever else wants this core, perhaps the one that is to answer; then to
+            // this thread's tasks.
             std::thread::yield_now();
             asked += 1;
             if asked.is_multiple_of(ASKED_PER_TURN) {
@@ -159,8 +172,9 @@ impl Crowd {
     }
 }
 
-/// Tells the runtime that a read got less than it had room for: the socket is empty, and the next wait is spared a read that
-/// finds nothing. After a read that filled its room this would be wrong: the rest would never be heard of.
+/// Tells the runtime that a read got less than it had room for: the socket is empty, and the next
+/// wait is spared a read that finds nothing. After a read that filled its room this would be wrong:
+/// the rest would never be heard of.
 pub(super) fn drained(stream: &UnixStream) {
     let _ = stream.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
@@ -208,9 +222,15 @@ mod tests {
         ours.readable().await.expect("open");
         let mut patient = Wait { pays: true, ..wait(LONG) };
         assert!(patient.poll(&ours, &mut frames).await);
-        assert!(frames.next_frame().expect("short enough").is_none(), "the buffer is smaller than that");
+        assert!(
+            frames.next_frame().expect("short enough").is_none(),
+            "the buffer is smaller than that"
+        );
         while frames.next_frame().expect("short enough").is_none() {
-            tokio::time::timeout(LONG, ours.readable()).await.expect("the rest is there").expect("open");
+            tokio::time::timeout(LONG, ours.readable())
+                .await
+                .expect("the rest is there")
+                .expect("open");
             assert!(fill(&ours, &mut frames).expect("open"));
         }
     }

@@ -1,5 +1,5 @@
-//! Promise 2: an answer is its caller's own, says who gave it, and takes nothing in silence. Against providers that a stranger
-//! wrote, through the broker and straight.
+//! Promise 2: an answer is its caller's own, says who gave it, and takes nothing in silence.
+//! Against providers that a stranger wrote, through the broker and straight.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -69,7 +69,8 @@ async fn mesh_of(card: (String, String)) -> Mesh {
 
 #[tokio::test]
 async fn an_answer_to_a_call_that_was_not_made_reaches_nobody() {
-    // As often and as late as it likes: twice at once, twice a moment later, an answer to a oneway call, a stream for a single call.
+    // As often and as late as it likes: twice at once, twice a moment later, an answer to a oneway
+    // call, a stream for a single call.
     let handle = r#"
 def handle(c, m):
     p = m.get("parameters") or {}
@@ -89,24 +90,40 @@ def handle(c, m):
             if how == "oneway" {
                 first.send(&json!({"method": method, "oneway": true, "parameters": {"who": "A"}}));
             } else {
-                assert_eq!(first.call(method, json!({"who": "A", "how": how}))["parameters"]["for"], "A");
-                let _ = client.call::<_, Value>(method, &json!({"who": "A", "how": how}), &CallOptions::default()).await;
+                assert_eq!(
+                    first.call(method, json!({"who": "A", "how": how}))["parameters"]["for"],
+                    "A"
+                );
+                let _ = client
+                    .call::<_, Value>(
+                        method,
+                        &json!({"who": "A", "how": how}),
+                        &CallOptions::default(),
+                    )
+                    .await;
             }
             let mut others: Vec<Raw> = (0..3).map(|_| Raw::connect(&mesh.socket())).collect();
             for (i, other) in others.iter_mut().enumerate() {
                 other.send(&json!({"method": method, "parameters": {"who": i}}));
             }
             for (i, other) in others.iter_mut().enumerate() {
-                assert_eq!(other.receive().expect("a reply")["parameters"]["for"], i, "{how}, {method}, round {round}");
+                assert_eq!(
+                    other.receive().expect("a reply")["parameters"]["for"],
+                    i,
+                    "{how}, {method}, round {round}"
+                );
             }
-            let direct = client.call::<_, Value>(method, &json!({"who": "D"}), &CallOptions::default()).await.expect("answered");
+            let direct = client
+                .call::<_, Value>(method, &json!({"who": "D"}), &CallOptions::default())
+                .await
+                .expect("answered");
             assert_eq!(direct.value["for"], "D", "{how}, {method}, round {round}");
         }
     }
 }
 
-/// Several connections, a provider that misbehaves as it is told, and a model of who must hear what: each its own answer, or a
-/// typed error, or nothing for a oneway call; never another's.
+/// Several connections, a provider that misbehaves as it is told, and a model of who must hear
+/// what: each its own answer, or a typed error, or nothing for a oneway call; never another's.
 #[tokio::test]
 async fn whatever_a_provider_does_everybody_hears_his_own() {
     let handle = r#"
@@ -125,18 +142,33 @@ def handle(c, m):
     if how == "later": threading.Timer(0.005, lambda: reply(c, mine)).start()
     if how == "and hang up": c.close()
 "#;
-    let restart = "supervision.restart = { initial_ms = 5, max_ms = 20, intensity = 1000, period_s = 60 }";
+    let restart =
+        "supervision.restart = { initial_ms = 5, max_ms = 20, intensity = 1000, period_s = 60 }";
     let mesh = mesh_of(stranger("t", "org.example.T", &["Get"], handle, restart)).await;
-    let hows = ["well", "close", "garbage", "error", "continues", "number", "twice key", "slow", "twice", "later", "and hang up"];
+    let hows = [
+        "well",
+        "close",
+        "garbage",
+        "error",
+        "continues",
+        "number",
+        "twice key",
+        "slow",
+        "twice",
+        "later",
+        "and hang up",
+    ];
     let mut random = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = |n: usize| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random =
+            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(random >> 33).expect("fits") % n
     };
     let mut connections: Vec<Raw> = (0..6).map(|_| Raw::connect(&mesh.socket())).collect();
     let (mut heard, mut refused) = (0, 0);
     for step in 0..150 {
-        // Some of them ask at once, several calls in a row, some oneway; then each reads what it is owed.
+        // Some of them ask at once, several calls in a row, some oneway; then each reads what it is
+        // owed.
         let mut owed: Vec<Vec<String>> = vec![Vec::new(); connections.len()];
         for _ in 0..=next(5) {
             let (at, how, method) = (next(6), hows[next(hows.len())], ["Get", "Put"][next(2)]);
@@ -183,22 +215,35 @@ def handle(c, m):
             for extra in [json!({}), json!({"org.brahman.trace": "x"})] {
                 let mut call = json!({"method": "org.example.T.Get", "parameters": parameters});
                 for part in [&header, &extra] {
-                    call.as_object_mut().expect("an object").extend(part.as_object().expect("an object").clone());
+                    call.as_object_mut()
+                        .expect("an object")
+                        .extend(part.as_object().expect("an object").clone());
                 }
                 let mut raw = Raw::connect(&mesh.socket());
                 raw.send(&call);
                 let reply = raw.receive().expect("a reply");
-                let keys: Vec<&str> = reply.as_object().expect("an object").keys().map(String::as_str).collect();
+                let keys: Vec<&str> =
+                    reply.as_object().expect("an object").keys().map(String::as_str).collect();
                 if extra == json!({}) {
-                    assert!(keys.iter().all(|k| ["parameters", "error", "continues"].contains(k)), "{call}: {reply}");
+                    assert!(
+                        keys.iter().all(|k| ["parameters", "error", "continues"].contains(k)),
+                        "{call}: {reply}"
+                    );
                 } else {
                     assert_eq!(reply["org.brahman.provider"], "t", "{call}: {reply}");
                 }
                 if parameters == json!({}) {
                     let seen = &reply["parameters"]["keys"];
                     let allowed = ["method", "more", "parameters"];
-                    let plain = seen.as_array().expect("keys").iter().all(|k| k.as_str().is_some_and(|k| allowed.contains(&k)));
-                    assert!(plain, "a Card that does not want the uid is spared all additions: {seen}");
+                    let plain = seen
+                        .as_array()
+                        .expect("keys")
+                        .iter()
+                        .all(|k| k.as_str().is_some_and(|k| allowed.contains(&k)));
+                    assert!(
+                        plain,
+                        "a Card that does not want the uid is spared all additions: {seen}"
+                    );
                 }
             }
         }
@@ -217,8 +262,11 @@ def handle(c, m):
             ("com.example.Nothing.At", json!({})),
         ] {
             let reply = raw.call(method, parameters);
-            let strange =
-                reply.as_object().expect("an object").keys().find(|k| !["parameters", "error", "continues"].contains(&k.as_str()));
+            let strange = reply
+                .as_object()
+                .expect("an object")
+                .keys()
+                .find(|k| !["parameters", "error", "continues"].contains(&k.as_str()));
             assert_eq!(strange, None, "{} {method}: {reply}", path.display());
         }
     }
@@ -232,18 +280,34 @@ def handle(c, m):
     if p.get("sleep"): time.sleep(p["sleep"])
     if not m.get("oneway"): reply(c, {"parameters": {"for": p.get("who")}})
 "#;
-    let mesh = mesh_of(stranger("t", "org.example.T", &["Get"], handle, "quotas = { in_flight = 2, queue = 1 }")).await;
-    Raw::connect(&mesh.socket()).send(&json!({"method": "org.example.T.Get", "oneway": true, "parameters": {"sleep": 5}}));
+    let mesh = mesh_of(stranger(
+        "t",
+        "org.example.T",
+        &["Get"],
+        handle,
+        "quotas = { in_flight = 2, queue = 1 }",
+    ))
+    .await;
+    Raw::connect(&mesh.socket())
+        .send(&json!({"method": "org.example.T.Get", "oneway": true, "parameters": {"sleep": 5}}));
     let begun = Instant::now();
     let queue = || {
-        mesh.brahman_json(&["status"])["modules"].as_array().expect("modules").iter().find(|m| m["label"] == "t").expect("t")["queue"]
+        mesh.brahman_json(&["status"])["modules"]
+            .as_array()
+            .expect("modules")
+            .iter()
+            .find(|m| m["label"] == "t")
+            .expect("t")["queue"]
             .clone()
     };
     while queue() != 1 {
         assert!(begun.elapsed() < Duration::from_secs(4), "the oneway call is counted");
     }
     let asked = Instant::now();
-    assert_eq!(Raw::connect(&mesh.socket()).call("org.example.T.Get", json!({"who": "B"}))["parameters"]["for"], "B");
+    assert_eq!(
+        Raw::connect(&mesh.socket()).call("org.example.T.Get", json!({"who": "B"}))["parameters"]["for"],
+        "B"
+    );
     assert!(asked.elapsed() < Duration::from_secs(2), "a stranger waited {:?}", asked.elapsed());
     while queue() != 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "its place comes back");
@@ -252,7 +316,17 @@ def handle(c, m):
 
 #[tokio::test]
 async fn unknown_parameters_are_refused_by_name_in_every_method() {
-    let cards = ["broker", "embed-mock", "catalog", "ingest", "index", "profiles", "score-mock", "rerank-mock"].map(shipped);
+    let cards = [
+        "broker",
+        "embed-mock",
+        "catalog",
+        "ingest",
+        "index",
+        "profiles",
+        "score-mock",
+        "rerank-mock",
+    ]
+    .map(shipped);
     let mesh = Setup::new(&cards).context("test").up().await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     let mut raw = Raw::connect(&mesh.socket());
@@ -261,15 +335,20 @@ async fn unknown_parameters_are_refused_by_name_in_every_method() {
         for method in interface.methods.iter().map(|method| method.name) {
             for more in [false, true] {
                 let name = format!("{}.{method}", interface.name);
-                raw.send(&json!({"method": name, "more": more, "parameters": {"no_such_parameter": 1}}));
+                raw.send(
+                    &json!({"method": name, "more": more, "parameters": {"no_such_parameter": 1}}),
+                );
                 let reply = raw.receive().unwrap_or_else(|| panic!("{name}: no reply"));
                 let expected_more = reply["error"] == "org.varlink.service.ExpectedMore" && !more;
-                let refused =
-                    reply["error"] == "org.varlink.service.InvalidParameter" && reply["parameters"]["parameter"] == "no_such_parameter";
+                let refused = reply["error"] == "org.varlink.service.InvalidParameter"
+                    && reply["parameters"]["parameter"] == "no_such_parameter";
                 assert!(refused || expected_more, "{name} (more: {more}): {reply}");
                 raw.send(&json!({"method": name, "more": more, "parameters": ["x"]}));
                 let reply = raw.receive().unwrap_or_else(|| panic!("{name}: no reply"));
-                assert_eq!(reply["error"], "org.varlink.service.InvalidParameter", "{name} with a list (more: {more}): {reply}");
+                assert_eq!(
+                    reply["error"], "org.varlink.service.InvalidParameter",
+                    "{name} with a list (more: {more}): {reply}"
+                );
             }
             methods += 1;
         }
@@ -287,11 +366,21 @@ async fn a_last_message_needs_no_delimiter_and_a_cut_one_is_answered() {
             let mut raw = Raw::connect(&path);
             raw.write(text.as_bytes());
             raw.finish();
-            assert_eq!(raw.receive().expect("an answer")["parameters"]["dim"], 32, "{}", path.display());
+            assert_eq!(
+                raw.receive().expect("an answer")["parameters"]["dim"],
+                32,
+                "{}",
+                path.display()
+            );
             let mut cut = Raw::connect(&path);
             cut.write(&text.as_bytes()[..text.len() - 2]);
             cut.finish();
-            assert_eq!(cut.receive().expect("a word")["error"], "org.varlink.service.InvalidParameter", "{}", path.display());
+            assert_eq!(
+                cut.receive().expect("a word")["error"],
+                "org.varlink.service.InvalidParameter",
+                "{}",
+                path.display()
+            );
             assert!(cut.receive().is_none());
         }
     }

@@ -1,4 +1,5 @@
-//! One client, one message or one dead process stops nobody else: memory, time and places are bounded, and what kills is set aside.
+//! One client, one message or one dead process stops nobody else: memory, time and places are
+//! bounded, and what kills is set aside.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +18,21 @@ def handle(c, m):
 "#;
 
 async fn mesh(more: &str) -> Mesh {
-    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock"), stranger("t", "org.example.T", &["Get"], QUICK, more)]).up().await;
+    let mesh = Setup::new(&[
+        shipped("broker"),
+        shipped("embed-mock"),
+        stranger("t", "org.example.T", &["Get"], QUICK, more),
+    ])
+    .up()
+    .await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     mesh
 }
 
 /// The longest that somebody else's small calls take while `work` is under way.
 fn longest_beside(socket: &std::path::Path, work: impl FnOnce() + Send) -> Duration {
-    let (stop, longest) = (std::sync::atomic::AtomicBool::new(false), std::sync::Mutex::new(Duration::ZERO));
+    let (stop, longest) =
+        (std::sync::atomic::AtomicBool::new(false), std::sync::Mutex::new(Duration::ZERO));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut raw = Raw::connect(socket);
@@ -50,12 +58,21 @@ async fn the_worst_message_of_each_size_keeps_nobody_waiting() {
                 "{{\n \"method\": \"org.brahman.Embed.EmbedText\",\n \"parameters\": {{\"texts\": [\n{}\"\"]}}}}",
                 " \"a\",\n".repeat(size / 6)
             );
-            let brackets =
-                format!("{{\"method\":\"org.brahman.Embed.EmbedText\",\"parameters\":{{\"texts\":[{}[]]}}}}", "[],".repeat(size / 3));
+            let brackets = format!(
+                "{{\"method\":\"org.brahman.Embed.EmbedText\",\"parameters\":{{\"texts\":[{}[]]}}}}",
+                "[],".repeat(size / 3)
+            );
             let blank = format!("{}{{}}", "\n".repeat(size));
-            let quotes =
-                format!("{{\"method\":\"org.brahman.Embed.EmbedText\",\"parameters\":{{\"texts\":[{}\"\"]}}}}", "\"\",".repeat(size / 3));
-            for (what, message) in [("lines", lines), ("brackets", brackets), ("blank lines", blank), ("quotes", quotes)] {
+            let quotes = format!(
+                "{{\"method\":\"org.brahman.Embed.EmbedText\",\"parameters\":{{\"texts\":[{}\"\"]}}}}",
+                "\"\",".repeat(size / 3)
+            );
+            for (what, message) in [
+                ("lines", lines),
+                ("brackets", brackets),
+                ("blank lines", blank),
+                ("quotes", quotes),
+            ] {
                 let begun = Instant::now();
                 let waited = longest_beside(&mesh.socket(), || {
                     let mut raw = Raw::connect(&path);
@@ -63,9 +80,17 @@ async fn the_worst_message_of_each_size_keeps_nobody_waiting() {
                     raw.write(b"\n");
                     let _ = raw.receive();
                 });
-                // In a debug build, on a machine that runs other tests beside this one; without bounds it is seconds to minutes.
-                assert!(waited < Duration::from_millis(1500), "{what} of {size}: somebody else waited {waited:?}");
-                assert!(begun.elapsed() < Duration::from_secs(30), "{what} of {size} took {:?}", begun.elapsed());
+                // In a debug build, on a machine that runs other tests beside this one; without
+                // bounds it is seconds to minutes.
+                assert!(
+                    waited < Duration::from_millis(1500),
+                    "{what} of {size}: somebody else waited {waited:?}"
+                );
+                assert!(
+                    begun.elapsed() < Duration::from_secs(30),
+                    "{what} of {size} took {:?}",
+                    begun.elapsed()
+                );
             }
         }
     }
@@ -78,26 +103,41 @@ def handle(c, m):
     p = m["parameters"]
     c.sendall(('{"parameters":{"x":[' + p["of"] * (p["size"] // len(p["of"])) + 'null]}}').encode() + b"\0")
 "#;
-    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock"), stranger("t", "org.example.T", &[], handle, "")]).up().await;
+    let mesh = Setup::new(&[
+        shipped("broker"),
+        shipped("embed-mock"),
+        stranger("t", "org.example.T", &[], handle, ""),
+    ])
+    .up()
+    .await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     for size in [100_000, 1_000_000, 15_000_000] {
         for of in ["[],", "\"\",", "\"\\\\\",", "\n", "7,"] {
             for end in ["\0", "\n"] {
                 let waited = longest_beside(&mesh.socket(), || {
                     use std::io::{Read as _, Write as _};
-                    let mut stream = std::os::unix::net::UnixStream::connect(mesh.socket()).expect("connected");
+                    let mut stream =
+                        std::os::unix::net::UnixStream::connect(mesh.socket()).expect("connected");
                     let call = json!({"method": "org.example.T.Get", "parameters": {"of": of, "size": size}});
                     stream.write_all(format!("{call}{end}").as_bytes()).expect("written");
                     let (mut reply, mut part) = (Vec::new(), vec![0; 1 << 20]);
                     // Between newlines none is left inside.
-                    while !reply.ends_with(end.as_bytes()) || end == "\n" && !reply.ends_with(b"}\n") {
+                    while !reply.ends_with(end.as_bytes())
+                        || end == "\n" && !reply.ends_with(b"}\n")
+                    {
                         let n = stream.read(&mut part).expect("the broker answers");
                         assert!(n > 0, "{size} of {of:?}: the broker hung up");
                         reply.extend_from_slice(&part[..n]);
                     }
-                    assert!(reply.starts_with(b"{\"parameters\":{\"x\":[") && reply.len() > size, "{size} of {of:?}");
+                    assert!(
+                        reply.starts_with(b"{\"parameters\":{\"x\":[") && reply.len() > size,
+                        "{size} of {of:?}"
+                    );
                 });
-                assert!(waited < Duration::from_millis(1500), "{size} of {of:?}: somebody else waited {waited:?}");
+                assert!(
+                    waited < Duration::from_millis(1500),
+                    "{size} of {of:?}: somebody else waited {waited:?}"
+                );
             }
         }
     }
@@ -106,7 +146,8 @@ def handle(c, m):
 #[tokio::test]
 async fn half_messages_hold_no_more_memory_than_their_budget() {
     let mesh = mesh("").await;
-    for (label, path) in [("broker", mesh.socket()), ("embed-mock", mesh.beside("embed-mock.sock"))] {
+    for (label, path) in [("broker", mesh.socket()), ("embed-mock", mesh.beside("embed-mock.sock"))]
+    {
         let pid = mesh.module(label).await.pid;
         let part = vec![b'x'; 12 << 20];
         let mut held: Vec<std::os::unix::net::UnixStream> = Vec::new();
@@ -115,18 +156,26 @@ async fn half_messages_hold_no_more_memory_than_their_budget() {
             use std::io::{Read as _, Write as _};
             let mut stream = std::os::unix::net::UnixStream::connect(&path).expect("connected");
             stream.set_write_timeout(Some(Duration::from_secs(30))).expect("set");
-            let sent = stream.write_all(b"{\"method\":\"a.B\",\"parameters\":{\"x\":\"").and_then(|()| stream.write_all(&part));
+            let sent = stream
+                .write_all(b"{\"method\":\"a.B\",\"parameters\":{\"x\":\"")
+                .and_then(|()| stream.write_all(&part));
             stream.set_read_timeout(Some(Duration::from_millis(50))).expect("set");
             let mut word = [0; 256];
             let said = stream.read(&mut word).unwrap_or(0);
-            refused += usize::from(sent.is_err() || String::from_utf8_lossy(&word[..said]).contains("Overloaded"));
+            refused += usize::from(
+                sent.is_err() || String::from_utf8_lossy(&word[..said]).contains("Overloaded"),
+            );
             held.push(stream);
         }
         let resident = Mesh::resident_mib(pid);
         assert!(refused > 30, "{label}: {refused} of 60 were refused");
         assert!(resident < 450, "{label} holds {resident} MiB");
         drop(held);
-        assert_eq!(mesh.call("org.example.T.Get", json!({"who": "B"})).await.expect("served")["for"], "B", "{label}");
+        assert_eq!(
+            mesh.call("org.example.T.Get", json!({"who": "B"})).await.expect("served")["for"],
+            "B",
+            "{label}"
+        );
     }
 }
 
@@ -168,9 +217,14 @@ async fn a_deadline_is_kept_while_a_stopped_provider_takes_nothing() {
 async fn a_reader_that_reads_nothing_holds_no_place() {
     let mesh = mesh("quotas = { in_flight = 1, queue = 8 }").await;
     let mut lazy = Raw::connect(&mesh.socket());
-    lazy.send(&json!({"method": "org.example.T.Get", "parameters": {"who": "A", "bytes": 8_000_000}}));
+    lazy.send(
+        &json!({"method": "org.example.T.Get", "parameters": {"who": "A", "bytes": 8_000_000}}),
+    );
     let asked = Instant::now();
-    assert_eq!(mesh.call("org.example.T.Get", json!({"who": "B"})).await.expect("served")["for"], "B");
+    assert_eq!(
+        mesh.call("org.example.T.Get", json!({"who": "B"})).await.expect("served")["for"],
+        "B"
+    );
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     assert_eq!(lazy.receive().expect("it may still read")["parameters"]["for"], "A");
 }
@@ -178,8 +232,15 @@ async fn a_reader_that_reads_nothing_holds_no_place() {
 #[tokio::test]
 async fn watchers_hold_no_places() {
     let cards = [shipped("broker"), shipped("catalog")];
-    let cards =
-        cards.map(|(name, text)| (name, text.replace("[payload.native]", "quotas = { in_flight = 4, queue = 1 }\n[payload.native]")));
+    let cards = cards.map(|(name, text)| {
+        (
+            name,
+            text.replace(
+                "[payload.native]",
+                "quotas = { in_flight = 4, queue = 1 }\n[payload.native]",
+            ),
+        )
+    });
     let mesh = Setup::new(&cards).up().await;
     mesh.when_module("catalog", ModuleState::Ready).await;
     let watchers: Vec<Raw> = (0..20)
@@ -196,16 +257,23 @@ async fn watchers_hold_no_places() {
 
 #[tokio::test]
 async fn calls_that_kill_their_provider_are_set_aside_and_nobody_else_pays() {
-    let mesh = mesh("supervision.restart = { initial_ms = 5, max_ms = 20, intensity = 100, period_s = 60 }").await;
+    let mesh = mesh(
+        "supervision.restart = { initial_ms = 5, max_ms = 20, intensity = 100, period_s = 60 }",
+    )
+    .await;
     let restarts = mesh.module("t").await.restarts;
     let innocent = tokio::spawn({
         let socket = mesh.socket();
         async move {
             let client = brahman_sidecar::Client::new(&socket);
             for i in 0..300 {
-                let (ask, options) = (json!({"who": i, "sleep": 0.005}), brahman_sidecar::CallOptions::default());
+                let (ask, options) =
+                    (json!({"who": i, "sleep": 0.005}), brahman_sidecar::CallOptions::default());
                 let answer = client.call::<_, Value>("org.example.T.Get", &ask, &options);
-                assert_eq!(answer.await.unwrap_or_else(|e| panic!("innocent call {i}: {e}")).value["for"], i);
+                assert_eq!(
+                    answer.await.unwrap_or_else(|e| panic!("innocent call {i}: {e}")).value["for"],
+                    i
+                );
             }
         }
     });
@@ -228,18 +296,28 @@ def handle(c, m):
     time.sleep(2)
     reply(c, {"parameters": {"model": "m", "dim": 1, "vectors": [[1.0]], "cached": 0, "truncated": [], "device": "cpu", "elapsed_us": 1, "fingerprint": "x", "mock": True}})
 "#;
-    let mesh = Setup::new(&[shipped("broker"), stranger("t", "org.brahman.Embed", &[], handle, "")]).up().await;
+    let mesh =
+        Setup::new(&[shipped("broker"), stranger("t", "org.brahman.Embed", &[], handle, "")])
+            .up()
+            .await;
     mesh.when_module("t", ModuleState::Ready).await;
     let broker = mesh.module("broker").await.pid;
     std::thread::scope(|scope| {
         let command = scope.spawn(|| mesh.brahman(&["embed", "x"]));
         let is_called = || {
             let status = mesh.brahman_json(&["status"]);
-            status["modules"].as_array().expect("modules").iter().any(|m| m["label"] == "t" && m["queue"] == 1)
+            status["modules"]
+                .as_array()
+                .expect("modules")
+                .iter()
+                .any(|m| m["label"] == "t" && m["queue"] == 1)
         };
         let begun = Instant::now();
         while !is_called() {
-            assert!(begun.elapsed() < Duration::from_secs(30) && !command.is_finished(), "the call is under way");
+            assert!(
+                begun.elapsed() < Duration::from_secs(30) && !command.is_finished(),
+                "the call is under way"
+            );
         }
         mesh.signal(broker, "KILL");
         let out = command.join().expect("it ran");

@@ -1,4 +1,5 @@
-//! Buckets: folders and an S3 of somebody else's making, copies that objects come back from, and failures that are kept.
+//! Buckets: folders and an S3 of somebody else's making, copies that objects come back from, and
+//! failures that are kept.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -33,12 +34,19 @@ pub(crate) async fn dataset(mesh: &Mesh) -> Value {
 /// How a bucket is.
 pub(crate) async fn health(mesh: &Mesh, bucket: &str) -> Value {
     let out = mesh.call("org.brahman.Storage.Health", json!({})).await.expect("asked");
-    out["health"].as_array().expect("health").iter().find(|h| h["name"] == bucket).expect("asked").clone()
+    out["health"]
+        .as_array()
+        .expect("health")
+        .iter()
+        .find(|h| h["name"] == bucket)
+        .expect("asked")
+        .clone()
 }
 
 /// By which a mesh's catalog is known in buckets.
 pub(crate) fn node(mesh: &Mesh) -> String {
-    let text = std::fs::read_to_string(mesh.folder.path().join("state/catalog/node")).expect("there");
+    let text =
+        std::fs::read_to_string(mesh.folder.path().join("state/catalog/node")).expect("there");
     text.lines().next().expect("a name").to_owned()
 }
 
@@ -53,8 +61,12 @@ async fn an_object_that_has_gone_comes_back_from_rescue_if_its_copy_is_right() {
     let copies = mesh.folder.path().join("copies");
     ingest(&mesh, 10);
     assert_eq!(mesh.brahman_json(&["buckets"])["buckets"].as_array().map(Vec::len), Some(2));
-    let added = mesh.brahman_json(&["buckets", "add", "rescue", &format!("file://{}", copies.display())]);
-    assert_eq!((&added["bucket"]["protected"], &added["bucket"]["conditional_put"]), (&json!(true), &json!(true)));
+    let added =
+        mesh.brahman_json(&["buckets", "add", "rescue", &format!("file://{}", copies.display())]);
+    assert_eq!(
+        (&added["bucket"]["protected"], &added["bucket"]["conditional_put"]),
+        (&json!(true), &json!(true))
+    );
     let object = ingest(&mesh, 500);
     let copy = copies.join(key(&object));
     let whole = std::fs::metadata(&object).expect("there").len();
@@ -64,7 +76,11 @@ async fn an_object_that_has_gone_comes_back_from_rescue_if_its_copy_is_right() {
     std::fs::remove_file(&object).expect("removed");
     assert_eq!(dataset(&mesh).await["rescued"], json!([key(&object)]));
     assert!(dataset(&mesh).await["rescued"].is_null());
-    std::fs::OpenOptions::new().write(true).open(&object).and_then(|f| f.set_len(whole / 2)).expect("cut");
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&object)
+        .and_then(|f| f.set_len(whole / 2))
+        .expect("cut");
     let shown = mesh.brahman(&["datasets", "show", "t"]);
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains("restored from bucket rescue") && shown.contains("v0"), "{shown}");
@@ -75,7 +91,11 @@ async fn an_object_that_has_gone_comes_back_from_rescue_if_its_copy_is_right() {
     std::fs::remove_file(&object).expect("removed");
     assert!(dataset(&mesh).await["rescued"].is_null() && !object.exists());
     let errors = mesh.brahman_json(&["errors"]);
-    assert_eq!((&errors["errors"][0]["operation"], &errors["errors"][1]["bucket"]), (&json!("verify"), &json!("primary")), "{errors}");
+    assert_eq!(
+        (&errors["errors"][0]["operation"], &errors["errors"][1]["bucket"]),
+        (&json!("verify"), &json!("primary")),
+        "{errors}"
+    );
     assert_eq!(mesh.brahman_json(&["errors", "--compact", "1"])["kept"], 1);
 
     // Old copies go with the generations that they are of.
@@ -87,11 +107,17 @@ async fn an_object_that_has_gone_comes_back_from_rescue_if_its_copy_is_right() {
         (vec!["buckets", "remove", "rescue"], "cannot be removed"),
         (vec!["buckets", "remove", "none"], "no bucket is called"),
         (vec!["buckets", "add", "x", "ftp://host/x"], "expected file:///folder or s3://"),
-        (vec!["buckets", "add", "x", "s3://b", "-o", "aws_secret_access_key=hunter2"], "secrets file"),
+        (
+            vec!["buckets", "add", "x", "s3://b", "-o", "aws_secret_access_key=hunter2"],
+            "secrets file",
+        ),
     ] {
         let out = mesh.brahman(&arguments);
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
-        assert!(!out.status.success() && text.contains(words) && !text.contains("hunter2"), "{arguments:?}: {text}");
+        assert!(
+            !out.status.success() && text.contains(words) && !text.contains("hunter2"),
+            "{arguments:?}: {text}"
+        );
     }
     // A folder that vanishes is seen.
     let more = mesh.folder.path().join("more");
@@ -100,8 +126,18 @@ async fn an_object_that_has_gone_comes_back_from_rescue_if_its_copy_is_right() {
     let out = mesh.brahman(&["buckets", "health", "--json"]);
     assert_eq!(out.status.code(), Some(1), "{out:?}");
     let told: Value = serde_json::from_slice(&out.stdout).expect("one document");
-    let more = told["health"].as_array().expect("health").iter().find(|h| h["name"] == "more").expect("asked").clone();
-    assert!(more["reachable"] == false && more["hint"].as_str().is_some_and(|hint| hint.contains("mount its disk")), "{told}");
+    let more = told["health"]
+        .as_array()
+        .expect("health")
+        .iter()
+        .find(|h| h["name"] == "more")
+        .expect("asked")
+        .clone();
+    assert!(
+        more["reachable"] == false
+            && more["hint"].as_str().is_some_and(|hint| hint.contains("mount its disk")),
+        "{told}"
+    );
     mesh.brahman_json(&["buckets", "remove", "more"]);
 }
 
@@ -115,16 +151,23 @@ async fn an_object_is_got_and_put_by_key_and_what_a_dataset_is_made_of_is_never_
         let ask = json!({"bucket": "primary", "key": key, "data_base64": encode(data.as_bytes())});
         mesh.call("org.brahman.Storage.PutObject", ask).await
     };
-    let get = async |ask: Value| mesh.call("org.brahman.Storage.GetObject", ask).await.expect("read");
-    let data = |reply: &Value| decode(reply["data_base64"].as_str().expect("base64")).expect("base64");
+    let get =
+        async |ask: Value| mesh.call("org.brahman.Storage.GetObject", ask).await.expect("read");
+    let data =
+        |reply: &Value| decode(reply["data_base64"].as_str().expect("base64")).expect("base64");
     let done = put("notes/a.txt", "hello world").await.expect("put");
     assert_eq!((&done["size"], &done["copied"]), (&json!(11), &json!(true)));
     let got = get(json!({"bucket": "primary", "key": "notes/a.txt"})).await;
-    assert_eq!((data(&got), &got["sha256"], &got["rescue_used"]), (b"hello world".to_vec(), &done["sha256"], &json!(false)));
+    assert_eq!(
+        (data(&got), &got["sha256"], &got["rescue_used"]),
+        (b"hello world".to_vec(), &done["sha256"], &json!(false))
+    );
     assert!(got["verified"].is_null(), "nothing is recorded of it: {got}");
-    let part = get(json!({"bucket": "primary", "key": "notes/a.txt", "offset": 6, "length": 3})).await;
+    let part =
+        get(json!({"bucket": "primary", "key": "notes/a.txt", "offset": 6, "length": 3})).await;
     assert_eq!((data(&part), &part["size"]), (b"wor".to_vec(), &json!(11)));
-    std::fs::remove_file(mesh.folder.path().join("state/buckets/primary/notes/a.txt")).expect("removed");
+    std::fs::remove_file(mesh.folder.path().join("state/buckets/primary/notes/a.txt"))
+        .expect("removed");
     let got = get(json!({"bucket": "primary", "key": "notes/a.txt"})).await;
     assert_eq!((data(&got), &got["rescue_used"]), (b"hello world".to_vec(), &json!(true)));
 
@@ -141,8 +184,19 @@ async fn an_object_is_got_and_put_by_key_and_what_a_dataset_is_made_of_is_never_
     let got = get(ask.clone()).await;
     assert_eq!((data(&got), &got["rescue_used"]), (whole.clone(), &json!(true)));
     std::fs::write(copies.join(&key), &flipped).expect("damaged as well");
-    assert_eq!(mesh.fault("org.brahman.Storage.GetObject", ask).await.name, "org.brahman.Storage.DamagedObject");
-    for bad in [key.as_str(), "manifests/t/1.json", "indexes/x", "../catalog/t.json", "/etc/passwd", "a//b", ""] {
+    assert_eq!(
+        mesh.fault("org.brahman.Storage.GetObject", ask).await.name,
+        "org.brahman.Storage.DamagedObject"
+    );
+    for bad in [
+        key.as_str(),
+        "manifests/t/1.json",
+        "indexes/x",
+        "../catalog/t.json",
+        "/etc/passwd",
+        "a//b",
+        "",
+    ] {
         let refused = put(bad, "x").await.expect_err("refused");
         assert!(refused.to_string().contains("key"), "{bad}: {refused}");
     }
@@ -151,14 +205,23 @@ async fn an_object_is_got_and_put_by_key_and_what_a_dataset_is_made_of_is_never_
         (json!({"bucket": "primary", "key": "none"}), "org.brahman.Storage.NoSuchObject"),
         (json!({"bucket": "none", "key": "a"}), "org.brahman.Storage.NoSuchBucket"),
         (json!({"bucket": "primary", "key": "../../log"}), "org.varlink.service.InvalidParameter"),
-        (json!({"bucket": "primary", "key": "a", "length": 9_000_000}), "org.varlink.service.InvalidParameter"),
+        (
+            json!({"bucket": "primary", "key": "a", "length": 9_000_000}),
+            "org.varlink.service.InvalidParameter",
+        ),
     ] {
         assert_eq!(mesh.fault("org.brahman.Storage.GetObject", ask).await.name, name);
     }
     let large = mesh.folder.path().join("state/buckets/primary/large");
     std::fs::write(large, vec![0; 9 << 20]).expect("written");
-    let fault = mesh.fault("org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": "large"})).await;
-    assert_eq!((&*fault.name, &fault.parameters["size"]), ("org.brahman.Storage.TooLarge", &json!(9 << 20)), "{fault}");
+    let fault = mesh
+        .fault("org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": "large"}))
+        .await;
+    assert_eq!(
+        (&*fault.name, &fault.parameters["size"]),
+        ("org.brahman.Storage.TooLarge", &json!(9 << 20)),
+        "{fault}"
+    );
 }
 
 #[tokio::test]
@@ -174,21 +237,34 @@ async fn copies_of_one_key_in_two_buckets_are_two_and_what_was_put_into_rescue_i
         mesh.call("org.brahman.Storage.PutObject", ask).await
     };
     let get = async |bucket: &str, key: &str| {
-        let got = mesh.call("org.brahman.Storage.GetObject", json!({"bucket": bucket, "key": key})).await.expect("read");
+        let got = mesh
+            .call("org.brahman.Storage.GetObject", json!({"bucket": bucket, "key": key}))
+            .await
+            .expect("read");
         let data = decode(got["data_base64"].as_str().expect("base64")).expect("base64");
         (String::from_utf8(data).expect("text"), got["rescue_used"] == true)
     };
     for (bucket, data) in [("rescue", "its own"), ("primary", "A"), ("lake", "B")] {
         put(bucket, "n/x", data).await.expect("put");
     }
-    assert_eq!(get("rescue", "n/x").await, ("its own".to_owned(), false), "no copy was put over it");
+    assert_eq!(
+        get("rescue", "n/x").await,
+        ("its own".to_owned(), false),
+        "no copy was put over it"
+    );
     std::fs::remove_file(folder("lake/n/x")).expect("removed");
     std::fs::remove_file(folder("state/buckets/primary/n/x")).expect("removed");
-    assert_eq!((get("primary", "n/x").await, get("lake", "n/x").await), (("A".to_owned(), true), ("B".to_owned(), true)));
+    assert_eq!(
+        (get("primary", "n/x").await, get("lake", "n/x").await),
+        (("A".to_owned(), true), ("B".to_owned(), true))
+    );
     put("lake", "n/y", "B").await.expect("put");
-    let fault = mesh.fault("org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": "n/y"})).await;
+    let fault = mesh
+        .fault("org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": "n/y"}))
+        .await;
     assert_eq!(fault.name, "org.brahman.Storage.NoSuchObject", "{fault}");
-    let refused = put("rescue", "objects/primary/n/x", "C").await.expect_err("it is a copy's place");
+    let refused =
+        put("rescue", "objects/primary/n/x", "C").await.expect_err("it is a copy's place");
     assert!(refused.to_string().contains("objects/"), "{refused}");
 }
 
@@ -204,7 +280,12 @@ async fn while_a_dataset_cannot_be_read_no_bucket_goes_and_nothing_is_tidied() {
     std::fs::write(mesh.folder.path().join("state/catalog/u.json"), "{").expect("damaged");
     let pid = mesh.module("catalog").await.pid;
     mesh.signal(pid, "KILL");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
     let out = mesh.brahman(&["buckets", "remove", "big"]);
     let words = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(!out.status.success() && words.contains("dataset `u`"), "{words}");
@@ -224,16 +305,35 @@ async fn a_bucket_that_vanishes_is_told_and_is_begun_anew_only_by_word() {
     let buckets = mesh.folder.path().join("state/buckets");
     std::fs::remove_dir_all(buckets.join("primary")).expect("removed");
     let gone = dataset(&mesh).await;
-    assert_eq!((&gone["missing"], &gone["dataset"]["rows"]), (&json!([key(&object)]), &json!(10)), "the manifest says what there was");
+    assert_eq!(
+        (&gone["missing"], &gone["dataset"]["rows"]),
+        (&json!([key(&object)]), &json!(10)),
+        "the manifest says what there was"
+    );
     let shown = mesh.brahman(&["datasets", "show", "t"]);
-    assert!(String::from_utf8_lossy(&shown.stdout).contains("its bucket is unavailable"), "{shown:?}");
+    assert!(
+        String::from_utf8_lossy(&shown.stdout).contains("its bucket is unavailable"),
+        "{shown:?}"
+    );
     // Its disk may be away: nothing is written until somebody says that it is not.
     let refused = || {
-        let out = mesh.brahman(&["ingest", "files", "t", &mesh.folder.path().join("t.csv").display().to_string()]);
+        let out = mesh.brahman(&[
+            "ingest",
+            "files",
+            "t",
+            &mesh.folder.path().join("t.csv").display().to_string(),
+        ]);
         let words = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(out.status.code() == Some(1) && words.contains("buckets/primary"), "{words}");
     };
-    let anew = || mesh.brahman_json(&["buckets", "add", "primary", &format!("file://{}", buckets.join("primary").display())]);
+    let anew = || {
+        mesh.brahman_json(&[
+            "buckets",
+            "add",
+            "primary",
+            &format!("file://{}", buckets.join("primary").display()),
+        ])
+    };
     refused();
     assert!(!buckets.join("primary").exists(), "nothing was made");
     anew();
@@ -241,7 +341,9 @@ async fn a_bucket_that_vanishes_is_told_and_is_begun_anew_only_by_word() {
     let back = dataset(&mesh).await;
     assert_eq!((&back["missing"], &back["dataset"]["rows"]), (&Value::Null, &json!(20)));
     // Where it cannot be made, the run fails by name, and what was published stands.
-    std::fs::remove_dir_all(&buckets).and_then(|()| std::fs::write(&buckets, "in the way")).expect("in the way");
+    std::fs::remove_dir_all(&buckets)
+        .and_then(|()| std::fs::write(&buckets, "in the way"))
+        .expect("in the way");
     refused();
     assert_eq!(dataset(&mesh).await["dataset"]["generation"], 2);
     std::fs::remove_file(&buckets).expect("removed");
@@ -258,14 +360,18 @@ pub(crate) struct Moto {
 
 impl Moto {
     pub(crate) fn start() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|l| l.local_addr())
+            .expect("a free port")
+            .port();
         let mut process = Command::new(tool("moto_server"))
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("it runs");
-        let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let mut lines =
+            BufReader::new(process.stderr.take().expect("piped")).lines().map_while(Result::ok);
         assert!(lines.any(|line| line.contains("Running on")), "moto ended");
         std::thread::spawn(move || lines.for_each(drop));
         Self { process, port }
@@ -311,8 +417,20 @@ async fn an_s3_of_somebody_elses_making_keeps_copies_and_gives_them_back() {
     std::fs::set_permissions(secrets.path(), std::fs::Permissions::from_mode(0o600)).expect("set");
     let mesh = mesh(|setup| setup.env("BRAHMAN_SECRETS", secrets.path())).await;
     let endpoint = format!("aws_endpoint=http://127.0.0.1:{}", moto.port);
-    let s3 = ["-o", &endpoint, "-o", "aws_region=us-east-1", "-o", "aws_allow_http=true", "-o", "aws_access_key_id=me", "--secret", "moto"];
-    let added = mesh.brahman_json(&[&["buckets", "add", "rescue", "s3://backup/mesh/one"], &s3[..]].concat());
+    let s3 = [
+        "-o",
+        &endpoint,
+        "-o",
+        "aws_region=us-east-1",
+        "-o",
+        "aws_allow_http=true",
+        "-o",
+        "aws_access_key_id=me",
+        "--secret",
+        "moto",
+    ];
+    let added = mesh
+        .brahman_json(&[&["buckets", "add", "rescue", "s3://backup/mesh/one"], &s3[..]].concat());
     assert_eq!(added["bucket"]["conditional_put"], true, "it refuses to put a key twice: {added}");
     let object = ingest(&mesh, 1000);
     while health(&mesh, "rescue").await["backlog_objects"] != 0 {}
@@ -323,7 +441,12 @@ async fn an_s3_of_somebody_elses_making_keeps_copies_and_gives_them_back() {
     // What is not there is refused, and told in words without the key.
     let out = mesh.brahman(&[&["buckets", "add", "none", "s3://no-such-bucket"], &s3[..]].concat());
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(!out.status.success() && text.contains("was not registered") && !text.contains("wery-secret"), "{text}");
+    assert!(
+        !out.status.success()
+            && text.contains("was not registered")
+            && !text.contains("wery-secret"),
+        "{text}"
+    );
     drop(moto);
     let rescue = health(&mesh, "rescue").await;
     assert_eq!(rescue["reachable"], false, "{rescue}");
@@ -331,14 +454,19 @@ async fn an_s3_of_somebody_elses_making_keeps_copies_and_gives_them_back() {
     ingest(&mesh, 20);
     while mesh.brahman_json(&["errors"])["errors"][0]["bucket"] != "rescue" {}
     assert_eq!(dataset(&mesh).await["dataset"]["rows"], 20);
-    let registry = std::fs::read_to_string(mesh.folder.path().join("state/catalog/.registry/buckets.json")).expect("there");
+    let registry =
+        std::fs::read_to_string(mesh.folder.path().join("state/catalog/.registry/buckets.json"))
+            .expect("there");
     let errors = mesh.brahman_json(&["errors"]).to_string();
     assert!(!registry.contains("wery-secret") && !errors.contains("wery-secret"));
 }
 
 #[tokio::test]
 async fn a_dataset_lies_in_the_bucket_that_was_named_and_stays_there() {
-    let mesh = Setup::new(&["broker", "catalog", "ingest", "index", "embed-mock"].map(shipped)).context("test").up().await;
+    let mesh = Setup::new(&["broker", "catalog", "ingest", "index", "embed-mock"].map(shipped))
+        .context("test")
+        .up()
+        .await;
     for (flow, label) in [("Ingest", "ingest"), ("Index", "index"), ("Embed", "embed-mock")] {
         mesh.when_served_by(&format!("org.brahman.{flow}"), label).await;
     }
@@ -349,12 +477,18 @@ async fn a_dataset_lies_in_the_bucket_that_was_named_and_stays_there() {
     let csv = csv.display().to_string();
     let out = mesh.brahman_json(&["ingest", "files", "t", &csv, "--bucket", "big"]);
     let object = &out["objects"][0];
-    assert_eq!(object["url"], json!(format!("file://{}", disk.join(object["key"].as_str().expect("a key")).display())));
+    assert_eq!(
+        object["url"],
+        json!(format!("file://{}", disk.join(object["key"].as_str().expect("a key")).display()))
+    );
     // The next run finds its place by itself, and what is read from it is read there.
     std::fs::write(&csv, "id,text\n1,one\n2,two\n3,three\n").expect("written");
     mesh.brahman_json(&["ingest", "files", "t", &csv]);
     let got = dataset(&mesh).await;
-    assert_eq!((&got["dataset"]["objects"][0]["bucket"], &got["dataset"]["generation"]), (&json!("big"), &json!(2)));
+    assert_eq!(
+        (&got["dataset"]["objects"][0]["bucket"], &got["dataset"]["generation"]),
+        (&json!("big"), &json!(2))
+    );
     mesh.brahman_json(&["index", "create", "t", "--dataset", "t"]);
     assert_eq!(mesh.brahman_json(&["index", "refresh", "t"])["dataset_docs"], 3);
     assert_eq!(mesh.brahman_json(&["datasets", "show", "t"])["sample"]["rows"][2]["text"], "three");
@@ -362,7 +496,12 @@ async fn a_dataset_lies_in_the_bucket_that_was_named_and_stays_there() {
     // And after the catalog has died, too.
     let pid = mesh.module("catalog").await.pid;
     mesh.signal(pid, "KILL");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
     assert_eq!(dataset(&mesh).await["dataset"]["rows"], 3);
     for (arguments, words) in [
         (vec!["buckets", "remove", "big"], "datasets lie in bucket"),
@@ -377,7 +516,10 @@ async fn a_dataset_lies_in_the_bucket_that_was_named_and_stays_there() {
     // A manifest that is lost is made again from what lies there.
     std::fs::remove_file(mesh.folder.path().join("state/catalog/t.json")).expect("removed");
     mesh.signal(mesh.module("catalog").await.pid, "KILL");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready)
+    })
+    .await;
     mesh.when_served_by("org.brahman.Catalog", "catalog").await;
     while mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.is_ok() {}
     mesh.brahman_json(&["datasets", "resync"]);
@@ -397,13 +539,17 @@ pub(crate) fn pyarrow_at(port: u16, url: &str) -> String {
     let script = "import sys, pyarrow.parquet as pq, pyarrow.fs as fs\n\
         s3 = fs.S3FileSystem(access_key='me', secret_key='wery-secret', region='us-east-1', scheme='http', endpoint_override=sys.argv[1])\n\
         print(pq.read_table(sys.argv[2].removeprefix('s3://'), filesystem=s3).to_pylist()[0])";
-    let out = Command::new(tool("python3")).args(["-c", script, &format!("127.0.0.1:{port}"), url]).output().expect("it runs");
+    let out = Command::new(tool("python3"))
+        .args(["-c", script, &format!("127.0.0.1:{port}"), url])
+        .output()
+        .expect("it runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
 }
 
 #[tokio::test]
-async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_overwrite_each_other() {
+async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_overwrite_each_other()
+ {
     let moto = Moto::start();
     assert_eq!(moto.ask("PUT", "/lake"), 200);
     let secrets = tempfile::NamedTempFile::new().expect("a temporary file");
@@ -412,19 +558,38 @@ async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_o
     let one = mesh(|setup| setup.env("BRAHMAN_SECRETS", secrets.path())).await;
     let two = mesh(|setup| setup.env("BRAHMAN_SECRETS", secrets.path())).await;
     let endpoint = format!("aws_endpoint=http://127.0.0.1:{}", moto.port);
-    let s3 = ["-o", &endpoint, "-o", "aws_region=us-east-1", "-o", "aws_allow_http=true", "-o", "aws_access_key_id=me", "--secret", "moto"];
+    let s3 = [
+        "-o",
+        &endpoint,
+        "-o",
+        "aws_region=us-east-1",
+        "-o",
+        "aws_allow_http=true",
+        "-o",
+        "aws_access_key_id=me",
+        "--secret",
+        "moto",
+    ];
     for mesh in [&one, &two] {
         mesh.brahman_json(&[&["buckets", "add", "lake", "s3://lake/data"], &s3[..]].concat());
     }
     let put = |mesh: &Mesh, rows: usize| {
         let csv = mesh.folder.path().join("t.csv");
-        std::fs::write(&csv, format!("id,v\n{}", (0..rows).map(|i| format!("{i},v{i}\n")).collect::<String>())).expect("written");
+        std::fs::write(
+            &csv,
+            format!("id,v\n{}", (0..rows).map(|i| format!("{i},v{i}\n")).collect::<String>()),
+        )
+        .expect("written");
         mesh.brahman(&["ingest", "files", "t", &csv.display().to_string(), "--bucket", "lake"])
     };
     assert!(put(&one, 5).status.success());
     let object = dataset(&one).await["dataset"]["objects"][0].clone();
-    let (url, key) = (object["url"].as_str().expect("a url"), object["key"].as_str().expect("a key"));
-    assert_eq!((url, pyarrow(&moto, url).as_str()), (format!("s3://lake/data/{key}").as_str(), "{'id': 0, 'v': 'v0'}"));
+    let (url, key) =
+        (object["url"].as_str().expect("a url"), object["key"].as_str().expect("a key"));
+    assert_eq!(
+        (url, pyarrow(&moto, url).as_str()),
+        (format!("s3://lake/data/{key}").as_str(), "{'id': 0, 'v': 'v0'}")
+    );
     // There, and nobody's business without a key.
     assert_eq!(moto.ask("HEAD", &format!("/lake/data/manifests/t/{:020}.json", 1)), 403);
 
@@ -440,11 +605,14 @@ async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_o
     two.brahman_json(&["ingest", "files", "t", &csv]);
     two.brahman_json(&["ingest", "files", "u", &csv, "--bucket", "lake"]);
     let other = two.call("org.brahman.Catalog.Get", json!({"name": "u"})).await.expect("there");
-    let other = other["dataset"]["objects"][0]["url"].as_str().expect("a url").replace("s3://", "/");
+    let other =
+        other["dataset"]["objects"][0]["url"].as_str().expect("a url").replace("s3://", "/");
     for name in ["t", "u"] {
         two.call("org.brahman.Catalog.Delete", json!({"name": name})).await.expect("deleted");
     }
-    while moto.ask("HEAD", &other) != 404 || moto.ask("HEAD", &format!("/lake/data/manifests/u/{:020}.json", 1)) != 404 {}
+    while moto.ask("HEAD", &other) != 404
+        || moto.ask("HEAD", &format!("/lake/data/manifests/u/{:020}.json", 1)) != 404
+    {}
     assert_eq!(pyarrow(&moto, url), "{'id': 0, 'v': 'v0'}");
     assert_eq!(moto.ask("HEAD", &format!("/lake/data/manifests/t/{:020}.json", 1)), 403);
 
@@ -461,7 +629,8 @@ async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_o
     );
     assert!(put(&one, 6).status.success());
     assert_eq!(dataset(&one).await["dataset"]["generation"], 3);
-    // Killed in the middle of whatever it does, it leaves the old dataset or the new, and the next run succeeds.
+    // Killed in the middle of whatever it does, it leaves the old dataset or the new, and the next
+    // run succeeds.
     for round in 0..6_u64 {
         let before = dataset(&one).await["dataset"]["rows"].clone();
         let rows = usize::try_from(10 + round).expect("small");
@@ -473,15 +642,24 @@ async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_o
             one.signal(pid, "KILL");
             running.join().expect("it ran")
         });
-        one.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+        one.when(|m| {
+            m.iter().any(|m| {
+                m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid
+            })
+        })
+        .await;
         let after = dataset(&one).await;
         let now = after["dataset"]["rows"].clone();
-        assert!(now == before && !killing.status.success() || now == json!(rows), "{before} {now} {killing:?}");
+        assert!(
+            now == before && !killing.status.success() || now == json!(rows),
+            "{before} {now} {killing:?}"
+        );
         assert!(after["missing"].is_null(), "{after}");
     }
     let last = put(&one, 30);
     assert!(last.status.success(), "{last:?}");
-    let url = dataset(&one).await["dataset"]["objects"][0]["url"].as_str().expect("a url").to_owned();
+    let url =
+        dataset(&one).await["dataset"]["objects"][0]["url"].as_str().expect("a url").to_owned();
     assert_eq!(pyarrow(&moto, &url), "{'id': 0, 'v': 'v0'}");
 
     // What is deleted goes there as well; a bucket that does not answer publishes nothing.
@@ -490,6 +668,11 @@ async fn a_dataset_in_s3_is_put_there_before_it_counts_and_two_catalogs_do_not_o
     drop(moto);
     let refused = put(&one, 7);
     let words = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && words.contains("nothing was published") && !words.contains("wery-secret"), "{words}");
+    assert!(
+        !refused.status.success()
+            && words.contains("nothing was published")
+            && !words.contains("wery-secret"),
+        "{words}"
+    );
     one.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
 }

@@ -1,6 +1,8 @@
-//! Random CSV, JSONL and Parquet files: what ingest makes of them is what DuckDB, polars, pyarrow and Python's json find there.
+//! Random CSV, JSONL and Parquet files: what ingest makes of them is what DuckDB, polars, pyarrow
+//! and Python's json find there.
 //!
-//! `BRAHMAN_DIFFERENTIAL_FILES` says how many (60 unless it does), `BRAHMAN_DIFFERENTIAL_SEED` which.
+//! `BRAHMAN_DIFFERENTIAL_FILES` says how many (60 unless it does), `BRAHMAN_DIFFERENTIAL_SEED`
+//! which.
 
 use std::process::Command;
 
@@ -25,10 +27,13 @@ fn run(arguments: &[&str]) -> String {
 async fn random_files_are_what_other_readers_find_in_them() {
     let (mesh, folder) = (mesh().await, tempfile::tempdir().expect("a folder"));
     let path = folder.path().display().to_string();
-    let (count, seed) = (setting("BRAHMAN_DIFFERENTIAL_FILES", 60), setting("BRAHMAN_DIFFERENTIAL_SEED", 23));
+    let (count, seed) =
+        (setting("BRAHMAN_DIFFERENTIAL_FILES", 60), setting("BRAHMAN_DIFFERENTIAL_SEED", 23));
     run(&["make", &path, &count.to_string(), &seed.to_string()]);
-    let asked: Vec<Value> =
-        serde_json::from_str(&std::fs::read_to_string(folder.path().join("asked.json")).expect("written")).expect("JSON");
+    let asked: Vec<Value> = serde_json::from_str(
+        &std::fs::read_to_string(folder.path().join("asked.json")).expect("written"),
+    )
+    .expect("JSON");
     assert_eq!(asked.len(), count);
     let mut made = Vec::new();
     for one in &asked {
@@ -57,8 +62,13 @@ async fn random_files_are_what_other_readers_find_in_them() {
             Err(error) => json!({"error": error.to_string()}),
         });
     }
-    std::fs::write(folder.path().join("made.json"), serde_json::to_vec(&made).expect("JSON")).expect("written");
+    std::fs::write(folder.path().join("made.json"), serde_json::to_vec(&made).expect("JSON"))
+        .expect("written");
     let said = run(&["compare", &path]);
     let wrong: Vec<&str> = said.lines().filter(|line| !line.ends_with("files compared")).collect();
-    assert!(wrong.is_empty() && said.contains(&format!("{count} files compared")), "seed {seed}: {}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty() && said.contains(&format!("{count} files compared")),
+        "seed {seed}: {}",
+        wrong.join("\n")
+    );
 }

@@ -1,4 +1,5 @@
-//! What the gateway survives: connections that say nothing or little, and clients that hang up before they are answered.
+//! What the gateway survives: connections that say nothing or little, and clients that hang up
+//! before they are answered.
 
 use std::io::Write as _;
 
@@ -42,7 +43,10 @@ async fn a_thousand_idle_and_a_thousand_slow_connections_hold_up_nobody() {
             stream.write_all(&whole[*sent..=*sent]).expect("it takes another byte");
             *sent += 1;
         }
-        assert_eq!((post(&mesh, "/v1/embeddings", &embed).status, get(&mesh, "/v1/models").status), (200, 200));
+        assert_eq!(
+            (post(&mesh, "/v1/embeddings", &embed).status, get(&mesh, "/v1/models").status),
+            (200, 200)
+        );
     }
     for (mut stream, sent) in slow {
         stream.write_all(&whole[sent..]).expect("it takes the rest");
@@ -52,7 +56,9 @@ async fn a_thousand_idle_and_a_thousand_slow_connections_hold_up_nobody() {
     // Places are given back.
     let open = || {
         let figures = get(&mesh, "/metrics").text();
-        let line = figures.lines().find_map(|line| line.strip_prefix("brahman_http_connections ")?.parse::<usize>().ok());
+        let line = figures
+            .lines()
+            .find_map(|line| line.strip_prefix("brahman_http_connections ")?.parse::<usize>().ok());
         line.unwrap_or_else(|| panic!("{figures}"))
     };
     let emptied = async {
@@ -63,7 +69,8 @@ async fn a_thousand_idle_and_a_thousand_slow_connections_hold_up_nobody() {
     tokio::time::timeout(PATIENCE, emptied).await.expect("whoever has gone holds no place");
 }
 
-/// Says at a socket that it has begun, and that whoever asked has hung up. `Watch` has answered once by then.
+/// Says at a socket that it has begun, and that whoever asked has hung up. `Watch` has answered
+/// once by then.
 const WAITING: &str = r#"
 def handle(c, m):
     told = socket.socket(socket.AF_UNIX)
@@ -82,7 +89,8 @@ async fn hang_up(mesh: &Mesh, method: &str, accept: &str) {
     let listener = UnixListener::bind(&path).expect("bound");
     let body = json!({ "path": path }).to_string();
     let mut stream = socket(mesh);
-    let ask = request("POST", &format!("/v1/call/org.example.T.{method}"), &[("accept", accept)], &body);
+    let ask =
+        request("POST", &format!("/v1/call/org.example.T.{method}"), &[("accept", accept)], &body);
     stream.write_all(&ask).expect("it takes the request");
     let heard = async {
         let (told, _) = listener.accept().await.expect("the provider tells");
@@ -100,7 +108,8 @@ async fn hang_up(mesh: &Mesh, method: &str, accept: &str) {
 
 #[tokio::test]
 async fn whoever_hangs_up_ends_the_work_that_he_asked_for() {
-    let cards = [shipped("broker"), shipped("gateway"), stranger("t", "org.example.T", &[], WAITING, "")];
+    let cards =
+        [shipped("broker"), shipped("gateway"), stranger("t", "org.example.T", &[], WAITING, "")];
     let mesh = Setup::new(&cards).up().await;
     mesh.when(|modules| modules.iter().all(|m| m.state == ModuleState::Ready)).await;
     hang_up(&mesh, "Watch", "text/event-stream").await;

@@ -1,4 +1,5 @@
-//! The first hour: a mesh from a checkout, in the background, with Cards of one's own beside the built-in ones.
+//! The first hour: a mesh from a checkout, in the background, with Cards of one's own beside the
+//! built-in ones.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -7,12 +8,18 @@ use brahman_card::ModuleState;
 use brahman_tests::{Setup, binary, script, shipped, stranger};
 use serde_json::{Value, json};
 
-/// A person's home, with the programs of the checkout and nothing installed. The mesh that was started in it ends with it.
+/// A person's home, with the programs of the checkout and nothing installed. The mesh that was
+/// started in it ends with it.
 struct Home(tempfile::TempDir);
 
 impl Home {
     fn new() -> Self {
-        Self(tempfile::Builder::new().prefix("brahman-test-").tempdir().expect("a temporary directory"))
+        Self(
+            tempfile::Builder::new()
+                .prefix("brahman-test-")
+                .tempdir()
+                .expect("a temporary directory"),
+        )
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -21,14 +28,22 @@ impl Home {
 
     fn brahman(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(binary("brahman"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.0.path());
-        command.env("BRAHMAN_SOCKET", self.path("run/brahman.sock")).args(arguments).output().expect("brahman runs")
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.0.path());
+        command
+            .env("BRAHMAN_SOCKET", self.path("run/brahman.sock"))
+            .args(arguments)
+            .output()
+            .expect("brahman runs")
     }
 
     fn json(&self, arguments: &[&str]) -> Value {
         let out = self.brahman(&[arguments, &["--json"]].concat());
         assert!(out.status.success(), "{arguments:?}: {out:?}");
-        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{arguments:?}: {e}: {out:?}"))
+        serde_json::from_slice(&out.stdout)
+            .unwrap_or_else(|e| panic!("{arguments:?}: {e}: {out:?}"))
     }
 
     fn card(&self, name: &str, text: &str) {
@@ -63,7 +78,10 @@ fn up_in_the_background_needs_no_installed_cards_and_says_what_comes_next() {
     assert!(home.brahman(&["status", "--wait", "60"]).status.success());
     let status = home.json(&["status"]);
     assert_eq!(status["context"], "test");
-    let broker = status["modules"].as_array().and_then(|all| all.iter().find(|m| m["label"] == "broker")).expect("a broker");
+    let broker = status["modules"]
+        .as_array()
+        .and_then(|all| all.iter().find(|m| m["label"] == "broker"))
+        .expect("a broker");
     assert_eq!(broker["origin"], "(built in) broker.toml");
     assert!(Home::words(&home.brahman(&["status"])).contains("Cards built in: broker"));
     assert_eq!(home.json(&["embed", "x"])["dim"], 32);
@@ -76,14 +94,24 @@ fn up_in_the_background_needs_no_installed_cards_and_says_what_comes_next() {
 #[test]
 fn what_is_asked_right_after_a_start_waits_for_what_is_still_loading() {
     let home = Home::new();
-    std::fs::create_dir(home.path("cards")).and_then(|()| std::fs::create_dir(home.path("notes"))).expect("made");
+    std::fs::create_dir(home.path("cards"))
+        .and_then(|()| std::fs::create_dir(home.path("notes")))
+        .expect("made");
     for name in ["broker", "embed-mock", "catalog", "ingest", "index"] {
         let (file, text) = shipped(name);
-        std::fs::write(home.path("cards").join(file).with_extension("toml"), text).expect("written");
+        std::fs::write(home.path("cards").join(file).with_extension("toml"), text)
+            .expect("written");
     }
     std::fs::write(home.path("notes/a.md"), "Onions are boiled for an hour.").expect("written");
-    let (cards, notes) = (home.path("cards").display().to_string(), home.path("notes").display().to_string());
-    let up = || assert!(home.brahman(&["up", "--detach", "--cards", &cards, "--context", "test"]).status.success());
+    let (cards, notes) =
+        (home.path("cards").display().to_string(), home.path("notes").display().to_string());
+    let up = || {
+        assert!(
+            home.brahman(&["up", "--detach", "--cards", &cards, "--context", "test"])
+                .status
+                .success()
+        )
+    };
     up();
     assert_eq!(home.json(&["ingest", "files", "n", &notes])["rows"], 1);
     home.json(&["index", "create", "n", "--dataset", "n"]);
@@ -118,20 +146,28 @@ fn of_two_that_start_on_one_socket_at_once_one_runs_and_the_other_says_so() {
         let other = scope.spawn(start);
         [start(), other.join().expect("it ends")]
     });
-    let (up, refused): (Vec<&Output>, Vec<&Output>) = both.iter().partition(|out| out.status.success());
+    let (up, refused): (Vec<&Output>, Vec<&Output>) =
+        both.iter().partition(|out| out.status.success());
     assert_eq!((up.len(), refused.len()), (1, 1), "{both:?}");
     let told: Value = serde_json::from_slice(&up[0].stdout).expect("JSON");
     let command = std::fs::read(format!("/proc/{}/cmdline", told["pid"])).unwrap_or_default();
-    assert!(String::from_utf8_lossy(&command).contains("brahman-init"), "process {} is its init: {both:?}", told["pid"]);
+    assert!(
+        String::from_utf8_lossy(&command).contains("brahman-init"),
+        "process {} is its init: {both:?}",
+        told["pid"]
+    );
 }
 
 #[test]
 fn what_modules_write_is_kept_in_bounds_and_not_in_the_log_of_the_start() {
     let home = Home::new();
     let state = home.path(".local/state/brahman");
-    std::fs::create_dir_all(&state).and_then(|()| std::fs::write(state.join("up.log"), "of an earlier start\n")).expect("written");
+    std::fs::create_dir_all(&state)
+        .and_then(|()| std::fs::write(state.join("up.log"), "of an earlier start\n"))
+        .expect("written");
     // init's own lines tell the last one.
-    let (_, chatter) = script("chatter", "printf 'a word of chatter\\nthe last word\\n'; exit 78", "");
+    let (_, chatter) =
+        script("chatter", "printf 'a word of chatter\\nthe last word\\n'; exit 78", "");
     home.card("chatter.toml", &chatter);
     assert!(home.brahman(&["up", "--detach", "--context", "test"]).status.success());
     assert!(home.brahman(&["status", "--wait", "60"]).status.success());
@@ -139,7 +175,10 @@ fn what_modules_write_is_kept_in_bounds_and_not_in_the_log_of_the_start() {
     let kept = Home::words(&home.brahman(&["logs", "--since", "1h"]));
     assert!(kept.contains("a word of chatter"), "{kept}");
     let own = std::fs::read_to_string(state.join("up.log")).expect("there");
-    assert!(own.starts_with("of an earlier start\n") && own.contains("the mesh is up"), "init's own lines are added: {own}");
+    assert!(
+        own.starts_with("of an earlier start\n") && own.contains("the mesh is up"),
+        "init's own lines are added: {own}"
+    );
     assert!(!own.contains("[chatter]") && !own.contains("a word of chatter"), "{own}");
 }
 
@@ -149,7 +188,10 @@ fn a_mesh_in_the_background_that_cannot_start_says_why() {
     let out = home.brahman(&["up", "--detach", "--context", "no-such-context"]);
     let words = Home::words(&out);
     assert_eq!(out.status.code(), Some(78), "{words}");
-    assert!(words.contains("no Card names the context `no-such-context`") && words.contains("up.log"), "{words}");
+    assert!(
+        words.contains("no Card names the context `no-such-context`") && words.contains("up.log"),
+        "{words}"
+    );
     assert!(!words.contains("exit status"), "init has said why: {words}");
 }
 
@@ -164,15 +206,28 @@ fn a_card_of_ones_own_adds_overrides_or_masks_one_and_hides_no_other() {
     let check = home.brahman(&["check"]);
     let words = Home::words(&check);
     assert!(check.status.success(), "{words}");
-    for expected in ["mine.toml: mine", "(built in) broker.toml: broker", "masks `ingest-mock`", "(built in) embed-mock.toml: not used"] {
+    for expected in [
+        "mine.toml: mine",
+        "(built in) broker.toml: broker",
+        "masks `ingest-mock`",
+        "(built in) embed-mock.toml: not used",
+    ] {
         assert!(words.contains(expected), "{expected}: {words}");
     }
     assert!(home.brahman(&["up", "--detach", "--context", "test"]).status.success());
     let status = home.json(&["status"]);
-    let of = |label: &str| status["modules"].as_array().expect("modules").iter().find(|m| m["label"] == label).cloned();
-    assert_eq!(of("mine").expect("added")["origin"], home.path(".config/brahman/cards/mine.toml").display().to_string());
+    let of = |label: &str| {
+        status["modules"].as_array().expect("modules").iter().find(|m| m["label"] == label).cloned()
+    };
+    assert_eq!(
+        of("mine").expect("added")["origin"],
+        home.path(".config/brahman/cards/mine.toml").display().to_string()
+    );
     assert_eq!(of("embed-mock").expect("overridden")["attributes"]["of"], "mine");
-    assert!(of("broker").is_some() && of("index-mock").is_some() && of("ingest-mock").is_none(), "{status}");
+    assert!(
+        of("broker").is_some() && of("index-mock").is_some() && of("ingest-mock").is_none(),
+        "{status}"
+    );
 }
 
 #[test]
@@ -184,17 +239,25 @@ fn a_folder_of_cards_that_is_named_stands_alone() {
     let alone = home.path("alone").display().to_string();
     assert!(home.brahman(&["up", "--detach", "--cards", &alone]).status.success());
     let status = home.json(&["status"]);
-    let labels: Vec<&Value> = status["modules"].as_array().expect("modules").iter().map(|m| &m["label"]).collect();
+    let labels: Vec<&Value> =
+        status["modules"].as_array().expect("modules").iter().map(|m| &m["label"]).collect();
     assert_eq!(labels, [&json!("broker")]);
 }
 
 #[test]
 fn an_error_names_every_place_that_was_looked_at() {
     let home = Home::new();
-    let out = Command::new(binary("brahman")).env_clear().env("XDG_RUNTIME_DIR", home.path("r")).arg("status").output().expect("it runs");
+    let out = Command::new(binary("brahman"))
+        .env_clear()
+        .env("XDG_RUNTIME_DIR", home.path("r"))
+        .arg("status")
+        .output()
+        .expect("it runs");
     let words = Home::words(&out);
     assert_eq!(out.status.code(), Some(3), "{words}");
-    for place in [home.path("r/brahman").display().to_string(), "brahman up --context prod".to_owned()] {
+    for place in
+        [home.path("r/brahman").display().to_string(), "brahman up --context prod".to_owned()]
+    {
         assert!(words.contains(&place), "{place}: {words}");
     }
     std::fs::create_dir(home.path("empty")).expect("made");
@@ -207,7 +270,8 @@ fn an_error_names_every_place_that_was_looked_at() {
 async fn resolve_takes_what_call_takes_and_other_contexts_are_named() {
     let handle = "def handle(c, m): reply(c, {'parameters': {}})";
     let words = stranger("words", "org.example.Words", &[], handle, "");
-    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock"), words]).context("test").up().await;
+    let mesh =
+        Setup::new(&[shipped("broker"), shipped("embed-mock"), words]).context("test").up().await;
     mesh.when_served_by("org.brahman.Embed", "embed-mock").await;
     mesh.when_served_by("org.example.Words", "words").await;
     for (given, label) in [

@@ -32,14 +32,20 @@ async fn mesh_with(context: &str, more: impl FnOnce(Setup) -> Setup) -> Mesh {
 }
 
 async fn mesh_of(others: &[&str], context: &str, more: impl FnOnce(Setup) -> Setup) -> Mesh {
-    let mut cards: Vec<_> = ["broker", "embed-mock", "embed-real", "catalog", "ingest", "index"].map(shipped).into();
+    let mut cards: Vec<_> =
+        ["broker", "embed-mock", "embed-real", "catalog", "ingest", "index"].map(shipped).into();
     // These tests kill it often: its lives are short, and that is not its fault.
     cards[5].1.push_str("\n[supervision.restart]\ninitial_ms = 1\nmax_ms = 10\nintensity = 100000\nhealthy_after_ms = 1\n");
     cards.extend(others.iter().map(|name| shipped(name)));
     let setup = Setup::new(&cards).context(context);
     let mesh = more(setup).real_model().up().await;
     let needed = ["ingest", "index", if context == "test" { "embed-mock" } else { "embed-real" }];
-    mesh.when(|m| needed.iter().all(|l| m.iter().any(|m| m.card.label.as_str() == *l && m.state == ModuleState::Ready))).await;
+    mesh.when(|m| {
+        needed
+            .iter()
+            .all(|l| m.iter().any(|m| m.card.label.as_str() == *l && m.state == ModuleState::Ready))
+    })
+    .await;
     mesh
 }
 
@@ -48,7 +54,12 @@ fn table(folder: &Path, rows: u32) -> String {
     let mut text = String::from("id,text,lang,year\n");
     for n in 0..rows {
         let lang = ["rust", "python", "go"][n as usize % 3];
-        let _ = writeln!(text, "doc-{n},chapter {n} speaks of topic{} and of {lang} things,{lang},{}", n % 97, 2000 + n % 25);
+        let _ = writeln!(
+            text,
+            "doc-{n},chapter {n} speaks of topic{} and of {lang} things,{lang},{}",
+            n % 97,
+            2000 + n % 25
+        );
     }
     let path = folder.join("table.csv");
     std::fs::write(&path, text).expect("written");
@@ -68,19 +79,37 @@ fn filled(mesh: Mesh, rows: u32) -> Mesh {
 }
 
 fn ids(reply: &Value) -> Vec<String> {
-    reply["results"][0].as_array().expect("hits").iter().map(|h| h["doc_id"].as_str().expect("an id").to_owned()).collect()
+    reply["results"][0]
+        .as_array()
+        .expect("hits")
+        .iter()
+        .map(|h| h["doc_id"].as_str().expect("an id").to_owned())
+        .collect()
 }
 
 async fn again(mesh: &Mesh, label: &str) {
     let pid = mesh.module(label).await.pid;
     mesh.signal(pid, "KILL");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == label && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == label && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn filters_words_and_meaning_find_what_they_say() {
     let mesh = indexed(300).await;
-    let found = mesh.brahman_json(&["search", "t", "topic7", "-k", "50", "--filter", r#"{"lang": "rust", "year": {"$gte": 2010}}"#]);
+    let found = mesh.brahman_json(&[
+        "search",
+        "t",
+        "topic7",
+        "-k",
+        "50",
+        "--filter",
+        r#"{"lang": "rust", "year": {"$gte": 2010}}"#,
+    ]);
     assert!(!ids(&found).is_empty());
     for id in ids(&found) {
         let n: u32 = id[4..].parse().expect("a number");
@@ -91,7 +120,11 @@ async fn filters_words_and_meaning_find_what_they_say() {
     by_words.sort();
     assert_eq!(
         (by_words, &words["mode"], words["provider"].is_null()),
-        (["doc-104", "doc-201", "doc-298", "doc-7"].map(String::from).into(), &json!("lexical"), true)
+        (
+            ["doc-104", "doc-201", "doc-298", "doc-7"].map(String::from).into(),
+            &json!("lexical"),
+            true
+        )
     );
     let both = mesh.brahman_json(&["search", "t", "chapter 7 topic7", "--hybrid", "-k", "3"]);
     assert_eq!((ids(&both)[0].as_str(), &both["mode"]), ("doc-7", &json!("hybrid")));
@@ -101,10 +134,14 @@ async fn filters_words_and_meaning_find_what_they_say() {
         (&json!("exact"), mesh.brahman_json(&["search", "t", "chapter 12"])["results"].clone())
     );
     assert_eq!(mesh.brahman_json(&["index", "get", "t", "doc-5"])["chunks"][0]["doc_id"], "doc-5");
-    for (filter, words) in
-        [(json!({"colour": 1}), "it has doc_id, source, lang, year"), (json!({"lang": {"$like": "r"}}), "$like"), (json!(3), "an object")]
-    {
-        let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "x", "filter": filter})).await;
+    for (filter, words) in [
+        (json!({"colour": 1}), "it has doc_id, source, lang, year"),
+        (json!({"lang": {"$like": "r"}}), "$like"),
+        (json!(3), "an object"),
+    ] {
+        let fault = mesh
+            .fault("org.brahman.Index.Search", json!({"index": "t", "text": "x", "filter": filter}))
+            .await;
         assert!(fault.message().contains(words), "{fault}");
     }
     for bad in [
@@ -118,64 +155,119 @@ async fn filters_words_and_meaning_find_what_they_say() {
         ask["index"] = json!("t");
         mesh.fault("org.brahman.Index.Search", ask).await;
     }
-    assert_eq!(ids(&mesh.brahman_json(&["search", "t", "topic1", "-k", "10000"])).len(), 300, "k beyond all rows gives all rows");
+    assert_eq!(
+        ids(&mesh.brahman_json(&["search", "t", "topic1", "-k", "10000"])).len(),
+        300,
+        "k beyond all rows gives all rows"
+    );
 }
 
 #[tokio::test]
 async fn many_vectors_are_searched_in_arrow_frames() {
     let mesh = indexed(1200).await;
     let texts: Vec<String> = (0..40).map(|n| format!("chapter {n} speaks")).collect();
-    let embedded = mesh.call("org.brahman.Embed.EmbedText", json!({"texts": texts})).await.expect("vectors");
-    let vectors: Vec<Vec<f32>> = serde_json::from_value(embedded["vectors"].clone()).expect("vectors");
+    let embedded =
+        mesh.call("org.brahman.Embed.EmbedText", json!({"texts": texts})).await.expect("vectors");
+    let vectors: Vec<Vec<f32>> =
+        serde_json::from_value(embedded["vectors"].clone()).expect("vectors");
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
     let upgrade = |model: &Value| {
         let ask = json!({"index": "t", "k": 5, "filter": {"lang": "go"}, "model": model});
-        encode_call("org.brahman.Index.SearchBulk", &ask, &CallOptions::default(), false, true).expect("encodes")
+        encode_call("org.brahman.Index.SearchBulk", &ask, &CallOptions::default(), false, true)
+            .expect("encodes")
     };
-    let refused = connection.exchange(&upgrade(&json!("another"))).await.expect_err("the index is of another model");
+    let refused = connection
+        .exchange(&upgrade(&json!("another")))
+        .await
+        .expect_err("the index is of another model");
     assert!(refused.to_string().contains("not of another"), "{refused}");
     connection.exchange(&upgrade(&embedded["model"])).await.expect("upgraded");
     let mut bulk = BulkStream::new(connection.into_upgraded());
     let batch = |vectors: &[Vec<f32>], dim: i32| {
         let item = Arc::new(Field::new("item", DataType::Float32, false));
-        let lists = FixedSizeListArray::try_new(item, dim, Arc::new(Float32Array::from(vectors.concat())), None).expect("lists");
+        let lists = FixedSizeListArray::try_new(
+            item,
+            dim,
+            Arc::new(Float32Array::from(vectors.concat())),
+            None,
+        )
+        .expect("lists");
         RecordBatch::try_from_iter([("vector", Arc::new(lists) as ArrayRef)]).expect("a batch")
     };
     bulk.send(&batch(&[vec![1.0; 3]], 3)).await.expect("sent");
-    let Frame::Fault(fault) = bulk.receive().await.expect("an answer") else { panic!("vectors of 3 numbers were taken") };
+    let Frame::Fault(fault) = bulk.receive().await.expect("an answer") else {
+        panic!("vectors of 3 numbers were taken")
+    };
     assert!(fault.message().contains("32 numbers"), "{fault}");
     bulk.send(&batch(&vectors, 32)).await.expect("sent");
-    let Frame::Batches(batches) = bulk.receive().await.expect("an answer") else { panic!("no hits") };
-    let (ids, scores) = (batches[0]["doc_id"].as_string::<i32>(), batches[0]["score"].as_primitive::<Float32Type>());
+    let Frame::Batches(batches) = bulk.receive().await.expect("an answer") else {
+        panic!("no hits")
+    };
+    let (ids, scores) = (
+        batches[0]["doc_id"].as_string::<i32>(),
+        batches[0]["score"].as_primitive::<Float32Type>(),
+    );
     assert_eq!(ids.len(), 40 * 5);
     let one = mesh
-        .call("org.brahman.Index.Search", json!({"index": "t", "k": 5, "filter": {"lang": "go"}, "vector": vectors[7]}))
+        .call(
+            "org.brahman.Index.Search",
+            json!({"index": "t", "k": 5, "filter": {"lang": "go"}, "vector": vectors[7]}),
+        )
         .await
         .expect("hits");
-    let wanted: Vec<&str> = one["results"][0].as_array().expect("hits").iter().map(|h| h["doc_id"].as_str().expect("an id")).collect();
+    let wanted: Vec<&str> = one["results"][0]
+        .as_array()
+        .expect("hits")
+        .iter()
+        .map(|h| h["doc_id"].as_str().expect("an id"))
+        .collect();
     assert_eq!((35..40).map(|i| ids.value(i)).collect::<Vec<_>>(), wanted);
-    assert!((f64::from(scores.value(35)) - one["results"][0][0]["score"].as_f64().expect("a score")).abs() < 1e-6);
+    assert!(
+        (f64::from(scores.value(35)) - one["results"][0][0]["score"].as_f64().expect("a score"))
+            .abs()
+            < 1e-6
+    );
 
     // By words and by meaning as well: each as `Search` answers it.
     let how = json!({"index": "t", "k": 3, "mode": "hybrid", "fusion": {"weight": 0.25}, "per_document": 1});
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
-    let call = encode_call("org.brahman.Index.SearchBulk", &how, &CallOptions::default(), false, true).expect("encodes");
-    let said: Value = connection.exchange(&call).await.expect("upgraded").typed().expect("no error").value;
-    assert_eq!((&said["mode"], &said["fusion"]["weight"], &said["stale"]), (&json!("hybrid"), &json!(0.25), &json!(false)), "{said}");
+    let call =
+        encode_call("org.brahman.Index.SearchBulk", &how, &CallOptions::default(), false, true)
+            .expect("encodes");
+    let said: Value =
+        connection.exchange(&call).await.expect("upgraded").typed().expect("no error").value;
+    assert_eq!(
+        (&said["mode"], &said["fusion"]["weight"], &said["stale"]),
+        (&json!("hybrid"), &json!(0.25), &json!(false)),
+        "{said}"
+    );
     let mut bulk = BulkStream::new(connection.into_upgraded());
     bulk.send(&batch(&vectors, 32)).await.expect("sent");
-    let Frame::Fault(fault) = bulk.receive().await.expect("an answer") else { panic!("a hybrid search without words was answered") };
+    let Frame::Fault(fault) = bulk.receive().await.expect("an answer") else {
+        panic!("a hybrid search without words was answered")
+    };
     assert!(fault.message().contains("column `text`"), "{fault}");
     let words: ArrayRef = Arc::new(StringArray::from_iter_values(&texts));
     let vector = Arc::clone(batch(&vectors, 32).column(0));
-    bulk.send(&RecordBatch::try_from_iter([("vector", vector), ("text", words)]).expect("a batch")).await.expect("sent");
-    let Frame::Batches(batches) = bulk.receive().await.expect("an answer") else { panic!("no hits") };
-    let (queries, ids) = (batches[0]["query"].as_primitive::<UInt32Type>(), batches[0]["doc_id"].as_string::<i32>());
-    let of: Vec<&str> = (0..ids.len()).filter(|hit| queries.value(*hit) == 7).map(|hit| ids.value(hit)).collect();
+    bulk.send(&RecordBatch::try_from_iter([("vector", vector), ("text", words)]).expect("a batch"))
+        .await
+        .expect("sent");
+    let Frame::Batches(batches) = bulk.receive().await.expect("an answer") else {
+        panic!("no hits")
+    };
+    let (queries, ids) =
+        (batches[0]["query"].as_primitive::<UInt32Type>(), batches[0]["doc_id"].as_string::<i32>());
+    let of: Vec<&str> =
+        (0..ids.len()).filter(|hit| queries.value(*hit) == 7).map(|hit| ids.value(hit)).collect();
     let mut ask = how;
     (ask["text"], ask["vector"]) = (json!(texts[7]), json!(vectors[7]));
     let one = mesh.call("org.brahman.Index.Search", ask).await.expect("hits");
-    let wanted: Vec<&str> = one["results"][0].as_array().expect("hits").iter().map(|h| h["doc_id"].as_str().expect("an id")).collect();
+    let wanted: Vec<&str> = one["results"][0]
+        .as_array()
+        .expect("hits")
+        .iter()
+        .map(|h| h["doc_id"].as_str().expect("an id"))
+        .collect();
     assert_eq!((of.len(), of), (3, wanted));
     assert!(batches[0]["bm25"].null_count() < ids.len() && batches[0]["cosine"].null_count() == 0);
 }
@@ -184,23 +276,37 @@ async fn many_vectors_are_searched_in_arrow_frames() {
 async fn a_refresh_costs_what_changed_and_a_shrunken_dataset_is_followed_to_nothing() {
     let mesh = indexed(1500).await;
     let csv = table(mesh.folder.path(), 1500);
-    let text = std::fs::read_to_string(&csv).expect("there").replace("chapter 3 speaks", "chapter 3 shouts");
+    let text = std::fs::read_to_string(&csv)
+        .expect("there")
+        .replace("chapter 3 speaks", "chapter 3 shouts");
     std::fs::write(&csv, format!("{text}new-1,a new one,rust,2024\n")).expect("written");
     mesh.brahman_json(&["ingest", "files", "t", &csv]);
     let out = mesh.brahman_json(&["index", "refresh", "t"]);
     assert_eq!(
-        ["new_docs", "changed_docs", "removed_docs", "new_chunks", "total"].map(|k| out[k].as_u64()),
+        ["new_docs", "changed_docs", "removed_docs", "new_chunks", "total"]
+            .map(|k| out[k].as_u64()),
         [Some(1), Some(1), Some(0), Some(2), Some(1501)]
     );
-    assert!(out["bytes_written"].as_u64().is_some_and(|n| n < 16_384), "an append of two rows wrote {} bytes", out["bytes_written"]);
+    assert!(
+        out["bytes_written"].as_u64().is_some_and(|n| n < 16_384),
+        "an append of two rows wrote {} bytes",
+        out["bytes_written"]
+    );
     assert_eq!(ids(&mesh.brahman_json(&["search", "t", "shouts", "--lexical"])), ["doc-3"]);
     let stats = mesh.brahman_json(&["index", "stats", "t"])["index"].clone();
     assert_eq!((&stats["appended"], &stats["dead"]), (&json!(2), &json!(1)));
-    let before = mesh.brahman_json(&["search", "t", "chapter 3 shouts", "-k", "20"])["results"].clone();
+    let before =
+        mesh.brahman_json(&["search", "t", "chapter 3 shouts", "-k", "20"])["results"].clone();
     assert_eq!(mesh.brahman_json(&["index", "compact", "t"])["compacted"], true);
     let stats = mesh.brahman_json(&["index", "stats", "t"])["index"].clone();
-    assert_eq!((&stats["appended"], &stats["dead"], &stats["chunks"]), (&json!(0), &json!(0), &json!(1501)));
-    assert_eq!(mesh.brahman_json(&["search", "t", "chapter 3 shouts", "-k", "20"])["results"], before);
+    assert_eq!(
+        (&stats["appended"], &stats["dead"], &stats["chunks"]),
+        (&json!(0), &json!(0), &json!(1501))
+    );
+    assert_eq!(
+        mesh.brahman_json(&["search", "t", "chapter 3 shouts", "-k", "20"])["results"],
+        before
+    );
     // Two refreshes at once: one of them says that the other runs, or both find nothing to do.
     let (one, two) = tokio::join!(
         mesh.call("org.brahman.Index.Refresh", json!({"name": "t"})),
@@ -213,7 +319,10 @@ async fn a_refresh_costs_what_changed_and_a_shrunken_dataset_is_followed_to_noth
     std::fs::write(&csv, "id,text,lang,year\nlast,,rust,2000\n").expect("written");
     mesh.brahman_json(&["ingest", "files", "t", &csv]);
     let out = mesh.brahman_json(&["index", "refresh", "t"]);
-    assert_eq!(["removed_docs", "empty_docs", "total"].map(|k| out[k].as_u64()), [Some(1501), Some(1), Some(0)]);
+    assert_eq!(
+        ["removed_docs", "empty_docs", "total"].map(|k| out[k].as_u64()),
+        [Some(1501), Some(1), Some(0)]
+    );
     assert!(ids(&mesh.brahman_json(&["search", "t", "chapter"])).is_empty());
 }
 
@@ -241,12 +350,29 @@ async fn a_trial_is_kept_a_challenger_is_judged_and_a_rollback_goes_back() {
     let mesh = indexed(1300).await;
     let eval = mesh.brahman_json(&["index", "eval", "t", "--queries", "200"])["eval"].clone();
     assert_eq!((&eval["tune"], &eval["holdout"]), (&json!(200), &json!(200)));
-    let trial = mesh.brahman_json(&["index", "trial", "t", "--m", "8", "--ef-construction", "40", "--note", "small"])["trial"].clone();
+    let trial = mesh.brahman_json(&[
+        "index",
+        "trial",
+        "t",
+        "--m",
+        "8",
+        "--ef-construction",
+        "40",
+        "--note",
+        "small",
+    ])["trial"]
+        .clone();
     assert!(trial["metrics"]["recall_at_k"].as_f64() >= Some(0.9), "{trial}");
-    assert_eq!((&trial["metrics"]["orphans"], &trial["metrics"]["eval_queries"]), (&json!(0), &json!(200)));
+    assert_eq!(
+        (&trial["metrics"]["orphans"], &trial["metrics"]["eval_queries"]),
+        (&json!(0), &json!(200))
+    );
     again(&mesh, "index").await;
     let trials = mesh.brahman_json(&["index", "trials", "t"]);
-    assert_eq!((trials["trials"][0]["id"].clone(), &trials["trials"][0]["note"]), (trial["id"].clone(), &json!("small")));
+    assert_eq!(
+        (trials["trials"][0]["id"].clone(), &trials["trials"][0]["note"]),
+        (trial["id"].clone(), &json!("small"))
+    );
     assert_eq!(mesh.brahman_json(&["index", "best", "t"])["trial"]["id"], trial["id"]);
     let svg = mesh.folder.path().join("trials.svg").display().to_string();
     assert!(mesh.brahman(&["index", "trials", "t", "--plot", &svg]).status.success());
@@ -257,30 +383,49 @@ async fn a_trial_is_kept_a_challenger_is_judged_and_a_rollback_goes_back() {
     assert_eq!(out.status.code(), Some(1), "what was refused is no success");
     let refused: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     assert_eq!((&refused["promoted"], &refused["generation"]), (&json!(false), &json!(1)));
-    assert!(refused["verdict"].as_str().is_some_and(|v| v.starts_with("refused: recall")), "{refused}");
+    assert!(
+        refused["verdict"].as_str().is_some_and(|v| v.starts_with("refused: recall")),
+        "{refused}"
+    );
     let forced = mesh.brahman_json(&["index", "promote", "t", "--target-recall", "1.0", "--force"]);
     assert_eq!(forced["promoted"], true);
     let now = forced["generation"].as_u64().expect("a number");
     let generations = mesh.brahman_json(&["index", "generations", "t"])["generations"].clone();
-    assert_eq!((&generations[0]["current"], &generations[0]["forced"], &generations[0]["m"]), (&json!(true), &json!(true), &json!(8)));
+    assert_eq!(
+        (&generations[0]["current"], &generations[0]["forced"], &generations[0]["m"]),
+        (&json!(true), &json!(true), &json!(8))
+    );
     assert!(generations[0]["measured"]["recall"].as_f64() >= Some(0.9));
     let back = mesh.brahman_json(&["index", "rollback", "t"]);
     assert_eq!((&back["generation"], &back["previous"]), (&json!(1), &json!(now)));
     again(&mesh, "index").await;
-    assert_eq!(mesh.brahman_json(&["search", "t", "chapter 9"])["generation"], 1, "a rollback survives a kill");
+    assert_eq!(
+        mesh.brahman_json(&["search", "t", "chapter 9"])["generation"],
+        1,
+        "a rollback survives a kill"
+    );
     assert_eq!(
         mesh.fault("org.brahman.Index.Rollback", json!({"name": "t", "generation": 99})).await.name,
         "org.brahman.Index.NoSuchGeneration"
     );
-    assert_eq!(mesh.fault("org.brahman.Index.Promote", json!({"name": "t", "trial": "x"})).await.name, "org.brahman.Index.NoSuchTrial");
+    assert_eq!(
+        mesh.fault("org.brahman.Index.Promote", json!({"name": "t", "trial": "x"})).await.name,
+        "org.brahman.Index.NoSuchTrial"
+    );
     // A recall that nothing has, or that everything has, is no target.
     for target in [-1.0, 0.0, 1.01, 1e308] {
-        for (method, mut ask) in
-            [("Trial", json!({"name": "t", "config": {}})), ("Autotune", json!({"name": "t"})), ("Promote", json!({"name": "t"}))]
-        {
+        for (method, mut ask) in [
+            ("Trial", json!({"name": "t", "config": {}})),
+            ("Autotune", json!({"name": "t"})),
+            ("Promote", json!({"name": "t"})),
+        ] {
             ask["target_recall"] = json!(target);
             let fault = mesh.fault(&format!("org.brahman.Index.{method}"), ask).await;
-            assert!(fault.name.ends_with("InvalidParameter") && fault.message().contains("target_recall"), "{method} {target}: {fault}");
+            assert!(
+                fault.name.ends_with("InvalidParameter")
+                    && fault.message().contains("target_recall"),
+                "{method} {target}: {fault}"
+            );
         }
     }
 }
@@ -288,13 +433,19 @@ async fn a_trial_is_kept_a_challenger_is_judged_and_a_rollback_goes_back() {
 #[tokio::test]
 async fn the_agent_tries_what_it_is_asked_to_and_is_off_unless_configured() {
     let off = indexed(300).await;
-    assert_eq!(off.fault("org.brahman.Index.AgentEnqueue", json!({"name": "t"})).await.name, "org.brahman.Index.AgentOff");
+    assert_eq!(
+        off.fault("org.brahman.Index.AgentEnqueue", json!({"name": "t"})).await.name,
+        "org.brahman.Index.AgentOff"
+    );
     assert_eq!(off.brahman_json(&["index", "agent"])["enabled"], false);
     drop(off);
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     let settings = "[agent]\nenabled = true\ncooldown_s = 0\nmax_trials_per_hour = 2\nm = [4, 8]\nef_construction = [16, 32]\n";
     std::fs::write(file.path(), settings).expect("written");
-    let mesh = filled(mesh_with("test", |setup| setup.env("BRAHMAN_INDEX_CONFIG", file.path())).await, 1300);
+    let mesh = filled(
+        mesh_with("test", |setup| setup.env("BRAHMAN_INDEX_CONFIG", file.path())).await,
+        1300,
+    );
     // The first refresh has queued it already, unless the trial has begun.
     assert!(mesh.brahman_json(&["index", "agent", "t"])["queued"].is_boolean());
     let tried = loop {
@@ -316,14 +467,21 @@ async fn the_mock_answers_in_test_keeps_to_itself_and_never_answers_in_prod() {
     let mesh = mesh_of(&["index-mock"], "test", |setup| setup).await;
     mesh.when_served_by("org.brahman.Index", "index-mock").await;
     let mesh = filled(mesh, 300);
-    let found = mesh.call("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"})).await.expect("hits");
+    let found = mesh
+        .call("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"}))
+        .await
+        .expect("hits");
     assert_eq!((&found["engine"], ids(&found)[0].as_str()), (&json!("exact"), "doc-7"));
     again(&mesh, "index-mock").await;
     mesh.when_served_by("org.brahman.Index", "index-mock").await;
-    let after = mesh.call("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"})).await.expect("hits");
+    let after = mesh
+        .call("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"}))
+        .await
+        .expect("hits");
     assert_eq!(after["results"], found["results"], "the same after its death");
     mesh.brahman_json(&["context", "prod"]);
-    let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"})).await;
+    let fault =
+        mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"})).await;
     assert_eq!(fault.name, "org.brahman.Index.NoSuchIndex");
     assert!(!mesh.folder.path().join("state/indexes/t").exists());
 }
@@ -331,9 +489,16 @@ async fn the_mock_answers_in_test_keeps_to_itself_and_never_answers_in_prod() {
 /// Starts a call that says how far it is and waits until it embeds.
 async fn embedding(mesh: &Mesh, method: &str, parameters: Value) -> Connection {
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
-    connection.send(&encode_call(method, &parameters, &CallOptions::default(), true, false).expect("encodes")).await.expect("sent");
+    connection
+        .send(
+            &encode_call(method, &parameters, &CallOptions::default(), true, false)
+                .expect("encodes"),
+        )
+        .await
+        .expect("sent");
     loop {
-        let word: Value = connection.receive().await.expect("a reply").typed().expect("progress").value;
+        let word: Value =
+            connection.receive().await.expect("a reply").typed().expect("progress").value;
         if word["phase"] == "embed" && word["done"].as_u64() > Some(0) {
             return connection;
         }
@@ -344,7 +509,8 @@ async fn embedding(mesh: &Mesh, method: &str, parameters: Value) -> Connection {
 /// The last reply of a call.
 async fn last(mut connection: Connection) -> Value {
     loop {
-        let word: Value = connection.receive().await.expect("a reply").typed().expect("a value").value;
+        let word: Value =
+            connection.receive().await.expect("a reply").typed().expect("a value").value;
         if word["phase"] == "done" {
             return word;
         }
@@ -356,7 +522,9 @@ async fn an_index_moves_to_another_model_as_a_whole_or_not_at_all() {
     let mesh = indexed(1500).await;
     let before = mesh.brahman_json(&["search", "t", "chapter 9"]);
     assert_eq!(
-        mesh.fault("org.brahman.Index.Migrate", json!({"name": "t", "model": "no-such"})).await.name,
+        mesh.fault("org.brahman.Index.Migrate", json!({"name": "t", "model": "no-such"}))
+            .await
+            .name,
         "org.brahman.Index.ModelMismatch"
     );
     mesh.when_module("embed-real", ModuleState::Ready).await;
@@ -364,7 +532,11 @@ async fn an_index_moves_to_another_model_as_a_whole_or_not_at_all() {
     drop(embedding(&mesh, "org.brahman.Index.Migrate", migrate.clone()).await);
     again(&mesh, "index").await;
     let still = mesh.brahman_json(&["search", "t", "chapter 9"]);
-    assert_eq!((&still["model"], &still["results"]), (&before["model"], &before["results"]), "killed in the middle: the old one answers");
+    assert_eq!(
+        (&still["model"], &still["results"]),
+        (&before["model"], &before["results"]),
+        "killed in the middle: the old one answers"
+    );
     // And the context changes while it goes on: not the model.
     let going = embedding(&mesh, "org.brahman.Index.Migrate", migrate.clone()).await;
     mesh.brahman_json(&["context", "prod"]);
@@ -373,12 +545,31 @@ async fn an_index_moves_to_another_model_as_a_whole_or_not_at_all() {
         ["model", "total", "pre_existing_docs", "generation"].map(|k| out[k].clone()),
         [json!("all-MiniLM-L6-v2"), json!(1500), json!(1500), json!(2)]
     );
-    assert!(out["resumed"].as_u64() > Some(0), "what was embedded before the kill is not embedded again: {out}");
+    assert!(
+        out["resumed"].as_u64() > Some(0),
+        "what was embedded before the kill is not embedded again: {out}"
+    );
     let stats = mesh.brahman_json(&["index", "stats", "t"])["index"].clone();
     assert_eq!((&stats["dim"], &stats["chunks"]), (&json!(384), &json!(1500)));
-    assert_eq!(ids(&mesh.brahman_json(&["search", "t", "chapter 9 speaks of topic9 and of rust things", "-k", "1"])), ["doc-9"]);
-    assert_eq!(mesh.brahman_json(&["index", "generations", "t"])["generations"][0]["reason"], "migration");
-    assert_eq!(mesh.brahman_json(&["index", "migrate", "t"])["new_chunks"], 0, "it is there already");
+    assert_eq!(
+        ids(&mesh.brahman_json(&[
+            "search",
+            "t",
+            "chapter 9 speaks of topic9 and of rust things",
+            "-k",
+            "1"
+        ])),
+        ["doc-9"]
+    );
+    assert_eq!(
+        mesh.brahman_json(&["index", "generations", "t"])["generations"][0]["reason"],
+        "migration"
+    );
+    assert_eq!(
+        mesh.brahman_json(&["index", "migrate", "t"])["new_chunks"],
+        0,
+        "it is there already"
+    );
     mesh.brahman_json(&["context", "test"]);
     mesh.brahman_json(&["index", "rollback", "t"]);
     assert_eq!(mesh.brahman_json(&["search", "t", "chapter 9"])["results"], before["results"]);
@@ -394,8 +585,13 @@ async fn a_refresh_is_of_one_model_though_the_context_changes_in_its_middle() {
     mesh.brahman_json(&["context", "test"]);
     let out = last(going).await;
     assert_eq!((&out["model"], &out["total"]), (&json!("all-MiniLM-L6-v2"), &json!(1300)));
-    let found = mesh.brahman_json(&["search", "t", "chapter 9 speaks of topic9 and of rust things"]);
-    assert_eq!((ids(&found)[0].as_str(), &found["provider"]), ("doc-9", &json!("embed-real")), "a search follows the index's model");
+    let found =
+        mesh.brahman_json(&["search", "t", "chapter 9 speaks of topic9 and of rust things"]);
+    assert_eq!(
+        (ids(&found)[0].as_str(), &found["provider"]),
+        ("doc-9", &json!("embed-real")),
+        "a search follows the index's model"
+    );
 }
 
 /// Vectors around one direction, as JSON lines; and queries that point the other way.
@@ -404,7 +600,9 @@ fn cone(folder: &Path, rows: usize) -> (String, Vec<Vec<f32>>) {
     let mut noise = || -> Vec<f32> {
         (0..32)
             .map(|_| {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                random = random
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
                 (random >> 40) as f32 / (1_u64 << 23) as f32 - 1.0
             })
             .collect()
@@ -430,16 +628,32 @@ async fn a_promotion_that_fails_live_searches_is_rolled_back() {
     let (file, queries) = cone(mesh.folder.path(), 6000);
     mesh.brahman_json(&["ingest", "files", "c", &file]);
     // Wide, and slow: on the same queries it finds nearly all.
-    mesh.brahman_json(&["index", "create", "c", "--dataset", "c", "--vector-column", "vector", "--ef-search", "1000"]);
+    mesh.brahman_json(&[
+        "index",
+        "create",
+        "c",
+        "--dataset",
+        "c",
+        "--vector-column",
+        "vector",
+        "--ef-search",
+        "1000",
+    ]);
     mesh.brahman_json(&["index", "refresh", "c"]);
     let thin = json!({"name": "c", "config": {"m": 12, "ef_construction": 60, "ef_search": 10}, "target_recall": 0.6});
     let promoted = mesh.call("org.brahman.Index.Promote", thin).await.expect("judged");
     assert_eq!(promoted["promoted"], true, "{promoted}");
     let stats = mesh.brahman_json(&["index", "stats", "c"])["index"].clone();
-    assert_eq!((&stats["generation"], &stats["shadow"]["verdict"], &stats["shadow"]["target"]), (&json!(2), &json!("open"), &json!(0.6)));
+    assert_eq!(
+        (&stats["generation"], &stats["shadow"]["verdict"], &stats["shadow"]["target"]),
+        (&json!(2), &json!("open"), &json!(0.6))
+    );
     // Nobody asks near the rows: the walk ends far from what is nearest.
     loop {
-        let asked = mesh.call("org.brahman.Index.Search", json!({"index": "c", "vectors": queries})).await.expect("hits");
+        let asked = mesh
+            .call("org.brahman.Index.Search", json!({"index": "c", "vectors": queries}))
+            .await
+            .expect("hits");
         if asked["generation"] == 1 {
             break;
         }
@@ -447,7 +661,14 @@ async fn a_promotion_that_fails_live_searches_is_rolled_back() {
         assert_ne!(stats["shadow"]["verdict"], "kept", "{stats}");
     }
     let log = mesh.log();
-    assert!(log.contains("shadow check: recall") && log.contains("by the one before"), "it is in the log, with what both found");
+    assert!(
+        log.contains("shadow check: recall") && log.contains("by the one before"),
+        "it is in the log, with what both found"
+    );
     again(&mesh, "index").await;
-    assert_eq!(mesh.brahman_json(&["index", "stats", "c"])["index"]["generation"], 1, "and on disk");
+    assert_eq!(
+        mesh.brahman_json(&["index", "stats", "c"])["index"]["generation"],
+        1,
+        "and on disk"
+    );
 }

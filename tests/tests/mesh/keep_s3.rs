@@ -1,5 +1,5 @@
-//! The same promises on two makes of S3, moto and SeaweedFS: one commit, one winner of two, lost answers, scrub, adoption, and kills at
-//! each of its steps.
+//! The same promises on two makes of S3, moto and SeaweedFS: one commit, one winner of two, lost
+//! answers, scrub, adoption, and kills at each of its steps.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -45,9 +45,18 @@ impl Weed {
         let [master, master_grpc, volume, volume_grpc, filer, filer_grpc, s3, s3_grpc] = ports();
         let mut command = Command::new(tool("weed"));
         command.current_dir(folder.path()).env("HOME", folder.path()).env("TMPDIR", folder.path());
-        command.args(["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=300", "-master.telemetry=false"]);
+        command.args([
+            "server",
+            "-s3",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-volume.max=300",
+            "-master.telemetry=false",
+        ]);
         command.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"]);
-        command.arg(format!("-dir={}", folder.path().display())).arg(format!("-s3.config={}", config.display()));
+        command
+            .arg(format!("-dir={}", folder.path().display()))
+            .arg(format!("-s3.config={}", config.display()));
         for (service, port) in [
             ("master.port", master),
             ("master.port.grpc", master_grpc),
@@ -60,8 +69,14 @@ impl Weed {
         ] {
             command.arg(format!("-{service}={port}"));
         }
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
-        let mut lines = BufReader::new(process.stderr.take().expect("piped")).lines().map_while(Result::ok);
+        let mut process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut lines =
+            BufReader::new(process.stderr.take().expect("piped")).lines().map_while(Result::ok);
         assert!(lines.any(|line| line.contains("Start Seaweed S3 API Server")), "SeaweedFS ended");
         std::thread::spawn(move || lines.for_each(drop));
         Self { process, port: s3, _folder: folder }
@@ -84,15 +99,17 @@ enum S3 {
 impl S3 {
     /// Both, one after the other, each with an empty bucket `lake`.
     fn each() -> impl Iterator<Item = Self> {
-        [(|| Self::Moto(Moto::start())) as fn() -> Self, || Self::Weed(Weed::start())].into_iter().map(|start| {
-            let s3 = start();
-            // Its parts find one another in a moment, and tell nobody when.
-            let since = Instant::now();
-            while s3.ask("PUT", "/lake") != Some(200) {
-                assert!(since.elapsed() < PATIENCE, "{} makes no bucket", s3.name());
-            }
-            s3
-        })
+        [(|| Self::Moto(Moto::start())) as fn() -> Self, || Self::Weed(Weed::start())]
+            .into_iter()
+            .map(|start| {
+                let s3 = start();
+                // Its parts find one another in a moment, and tell nobody when.
+                let since = Instant::now();
+                while s3.ask("PUT", "/lake") != Some(200) {
+                    assert!(since.elapsed() < PATIENCE, "{} makes no bucket", s3.name());
+                }
+                s3
+            })
     }
 
     fn name(&self) -> &'static str {
@@ -129,8 +146,18 @@ fn secrets() -> tempfile::NamedTempFile {
 
 fn add(mesh: &Mesh, name: &str, url: &str, port: u16) {
     let endpoint = format!("aws_endpoint=http://127.0.0.1:{port}");
-    let s3 = ["-o", "aws_region=us-east-1", "-o", "aws_allow_http=true", "-o", "aws_access_key_id=me", "--secret", "moto"];
-    let added = mesh.brahman_json(&[&["buckets", "add", name, url, "-o", &endpoint][..], &s3[..]].concat());
+    let s3 = [
+        "-o",
+        "aws_region=us-east-1",
+        "-o",
+        "aws_allow_http=true",
+        "-o",
+        "aws_access_key_id=me",
+        "--secret",
+        "moto",
+    ];
+    let added =
+        mesh.brahman_json(&[&["buckets", "add", name, url, "-o", &endpoint][..], &s3[..]].concat());
     assert_eq!(added["bucket"]["conditional_put"], true, "{added}");
 }
 
@@ -176,13 +203,19 @@ fn path(url: &str) -> String {
 async fn a_commit_counts_once_and_of_two_catalogs_one_wins() {
     for s3 in S3::each() {
         let secrets = secrets();
-        let (one, two) = (mesh_on(s3.port(), secrets.path()).await, mesh_on(s3.port(), secrets.path()).await);
+        let (one, two) =
+            (mesh_on(s3.port(), secrets.path()).await, mesh_on(s3.port(), secrets.path()).await);
         let out = ingest(&one, 5);
         assert!(out.status.success(), "{}: {}", s3.name(), words(&out));
         let url = url(&get(&one).await);
         assert_eq!(pyarrow_at(s3.port(), &url), "{'id': 0, 'v': 'v0'}", "{}", s3.name());
         let refused = ingest(&two, 7);
-        assert!(!refused.status.success() && words(&refused).contains("by somebody else"), "{}: {}", s3.name(), words(&refused));
+        assert!(
+            !refused.status.success() && words(&refused).contains("by somebody else"),
+            "{}: {}",
+            s3.name(),
+            words(&refused)
+        );
         two.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
         for rows in 6..9 {
             assert!(ingest(&one, rows).status.success());
@@ -203,13 +236,23 @@ async fn answers_that_are_lost_leave_one_commit() {
         let secrets = secrets();
         let proxy = Proxy::before(s3.port());
         let mesh = mesh_on(proxy.port(), secrets.path()).await;
-        let manifest = |method: &str, target: &str| method == "PUT" && target.contains("/manifests/");
-        for (generation, fates) in (1..).zip([&[Fate::Unheard][..], &[Fate::Dropped, Fate::Unheard], &[Fate::Refused(409)]]) {
+        let manifest =
+            |method: &str, target: &str| method == "PUT" && target.contains("/manifests/");
+        for (generation, fates) in (1..).zip([
+            &[Fate::Unheard][..],
+            &[Fate::Dropped, Fate::Unheard],
+            &[Fate::Refused(409)],
+        ]) {
             proxy.when(in_turn(fates.to_vec(), manifest));
             let out = ingest(&mesh, 5 + generation);
             assert!(out.status.success(), "{} {fates:?}: {}", s3.name(), words(&out));
             let now = get(&mesh).await["dataset"].clone();
-            assert_eq!((&now["generation"], &now["rows"]), (&json!(generation), &json!(5 + generation)), "{} {fates:?}", s3.name());
+            assert_eq!(
+                (&now["generation"], &now["rows"]),
+                (&json!(generation), &json!(5 + generation)),
+                "{} {fates:?}",
+                s3.name()
+            );
         }
         let url = url(&get(&mesh).await);
         assert_eq!(pyarrow_at(s3.port(), &url), "{'id': 0, 'v': 'v0'}");
@@ -226,11 +269,17 @@ async fn what_is_damaged_in_s3_is_found_and_repaired() {
         assert!(ingest(&mesh, 50).status.success());
         while health(&mesh, "rescue").await["backlog_objects"] != 0 {}
         let object = get(&mesh).await["dataset"]["objects"][0].clone();
-        let (key, url) = (object["key"].as_str().expect("a key"), object["url"].as_str().expect("a url"));
+        let (key, url) =
+            (object["key"].as_str().expect("a key"), object["url"].as_str().expect("a url"));
         // By somebody else's hand, whom moto lets in by his signature alone.
         put(s3.port(), url, "something else");
         let out = mesh.brahman_json(&["buckets", "scrub"]);
-        assert_eq!(out["repaired"], json!([{"bucket": "lake", "key": key}]), "{}: {out}", s3.name());
+        assert_eq!(
+            out["repaired"],
+            json!([{"bucket": "lake", "key": key}]),
+            "{}: {out}",
+            s3.name()
+        );
         assert_eq!(pyarrow_at(s3.port(), url), "{'id': 0, 'v': 'v0'}");
         assert_eq!(mesh.brahman_json(&["buckets", "scrub"])["damaged"], json!([]));
     }
@@ -252,31 +301,67 @@ async fn a_damaged_manifest_is_found_and_written_anew_if_it_is_certainly_ours() 
             s3.name()
         );
         // What stands before its commit says whose it is.
-        let ours = format!(r#"{{"node":"{}","run_id":"{run}","generation":2,"commit":{{}},"sha256":"0"}}"#, node(&mesh));
+        let ours = format!(
+            r#"{{"node":"{}","run_id":"{run}","generation":2,"commit":{{}},"sha256":"0"}}"#,
+            node(&mesh)
+        );
         put(s3.port(), &manifest(2), &ours);
         let out = mesh.brahman_json(&["buckets", "scrub"]);
         let key = |number: u64| format!("manifests/t/{number:020}.json");
-        assert_eq!(out["repaired"], json!([{"bucket": "lake", "key": key(2)}]), "{}: {out}", s3.name());
+        assert_eq!(
+            out["repaired"],
+            json!([{"bucket": "lake", "key": key(2)}]),
+            "{}: {out}",
+            s3.name()
+        );
         assert_eq!(mesh.brahman_json(&["buckets", "scrub"])["damaged"], json!([]), "{}", s3.name());
         // Gone, it would let an older generation pass for the present one.
         delete(s3.port(), &manifest(2));
         let out = mesh.brahman_json(&["buckets", "scrub"]);
-        assert_eq!(out["repaired"], json!([{"bucket": "lake", "key": key(2)}]), "{}: {out}", s3.name());
+        assert_eq!(
+            out["repaired"],
+            json!([{"bucket": "lake", "key": key(2)}]),
+            "{}: {out}",
+            s3.name()
+        );
         assert_eq!(mesh.brahman_json(&["buckets", "scrub"])["damaged"], json!([]), "{}", s3.name());
-        // Of an earlier generation nothing here has all of it; and what nothing says is ours stays as it is.
+        // Of an earlier generation nothing here has all of it; and what nothing says is ours stays
+        // as it is.
         put(s3.port(), &manifest(1), "{");
         let out = mesh.brahman(&["buckets", "scrub", "--json"]);
         let found: Value = serde_json::from_slice(&out.stdout).expect("JSON");
-        assert_eq!((out.status.code(), &found["unrepaired"][0]["key"]), (Some(1), &json!(key(1))), "{}: {found}", s3.name());
+        assert_eq!(
+            (out.status.code(), &found["unrepaired"][0]["key"]),
+            (Some(1), &json!(key(1))),
+            "{}: {found}",
+            s3.name()
+        );
         // Taken up elsewhere it is what it was.
         let other = mesh_on(s3.port(), secrets.path()).await;
-        let taken = other.call("org.brahman.Catalog.Adopt", json!({"bucket": "lake"})).await.expect("adopted");
-        assert_eq!((&taken["adopted"][0]["rows"], &taken["refused"]), (&json!(6), &json!([])), "{}: {taken}", s3.name());
+        let taken = other
+            .call("org.brahman.Catalog.Adopt", json!({"bucket": "lake"}))
+            .await
+            .expect("adopted");
+        assert_eq!(
+            (&taken["adopted"][0]["rows"], &taken["refused"]),
+            (&json!(6), &json!([])),
+            "{}: {taken}",
+            s3.name()
+        );
         // And what is not there is not taken up.
         let refused = other.brahman(&["datasets", "adopt", "lake", "tt"]);
-        assert!(!refused.status.success() && words(&refused).contains("did you mean `t`"), "{}", words(&refused));
-        let fault = other.fault("org.brahman.Catalog.Adopt", json!({"bucket": "lake", "name": "nope"})).await;
-        assert!(fault.name == "org.brahman.Catalog.NoSuchDataset" && fault.message().contains("`nope`"), "{fault}");
+        assert!(
+            !refused.status.success() && words(&refused).contains("did you mean `t`"),
+            "{}",
+            words(&refused)
+        );
+        let fault = other
+            .fault("org.brahman.Catalog.Adopt", json!({"bucket": "lake", "name": "nope"}))
+            .await;
+        assert!(
+            fault.name == "org.brahman.Catalog.NoSuchDataset" && fault.message().contains("`nope`"),
+            "{fault}"
+        );
     }
 }
 
@@ -285,7 +370,10 @@ fn delete(port: u16, url: &str) {
     let script = "import sys, pyarrow.fs as fs\n\
         s3 = fs.S3FileSystem(access_key='me', secret_key='wery-secret', region='us-east-1', scheme='http', endpoint_override=sys.argv[1])\n\
         s3.delete_file(sys.argv[2].removeprefix('s3://'))";
-    let out = Command::new(tool("python3")).args(["-c", script, &format!("127.0.0.1:{port}"), url]).output().expect("it runs");
+    let out = Command::new(tool("python3"))
+        .args(["-c", script, &format!("127.0.0.1:{port}"), url])
+        .output()
+        .expect("it runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
@@ -294,7 +382,10 @@ fn put(port: u16, url: &str, text: &str) {
     let script = "import sys, pyarrow.fs as fs\n\
         s3 = fs.S3FileSystem(access_key='me', secret_key='wery-secret', region='us-east-1', scheme='http', endpoint_override=sys.argv[1])\n\
         with s3.open_output_stream(sys.argv[2].removeprefix('s3://')) as out: out.write(sys.argv[3].encode())";
-    let out = Command::new(tool("python3")).args(["-c", script, &format!("127.0.0.1:{port}"), url, text]).output().expect("it runs");
+    let out = Command::new(tool("python3"))
+        .args(["-c", script, &format!("127.0.0.1:{port}"), url, text])
+        .output()
+        .expect("it runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
 }
 
@@ -320,19 +411,32 @@ async fn a_commit_of_which_every_answer_is_lost_is_unknown_and_said_again_it_is_
         _ => Fate::Answered,
     });
     let fault = mesh.fault("org.brahman.Catalog.Commit", commit.clone()).await;
-    assert_eq!((&*fault.name, &fault.parameters["run_id"]), ("org.brahman.Catalog.Unknown", &commit["run_id"]), "{fault}");
+    assert_eq!(
+        (&*fault.name, &fault.parameters["run_id"]),
+        ("org.brahman.Catalog.Unknown", &commit["run_id"]),
+        "{fault}"
+    );
     assert!(fault.retryable() && !fault.message().contains("nothing was published"), "{fault}");
-    // Neither published nor given up: it is not there yet, its objects stay, and nobody else's number is taken.
+    // Neither published nor given up: it is not there yet, its objects stay, and nobody else's
+    // number is taken.
     mesh.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
     let object = format!("/lake/data/{key}");
     assert!(s3.has(&object) && s3.has(&format!("/lake/data/manifests/t/{:020}.json", 1)));
     let pid = mesh.module("catalog").await.pid;
     mesh.signal(pid, "KILL");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
     proxy.when(|_, _| Fate::Answered);
     let said = mesh.call("org.brahman.Catalog.Commit", commit.clone()).await.expect("said again");
     assert_eq!(said["generation"], 1);
-    assert_eq!(mesh.call("org.brahman.Catalog.Commit", commit).await.expect("and again")["generation"], 1);
+    assert_eq!(
+        mesh.call("org.brahman.Catalog.Commit", commit).await.expect("and again")["generation"],
+        1
+    );
     assert_eq!(get(&mesh).await["dataset"]["generation"], 1);
     assert!(s3.has(&object) && !s3.has(&format!("/lake/data/manifests/t/{:020}.json", 2)));
 }
@@ -366,20 +470,35 @@ async fn an_adoption_that_is_killed_at_any_step_can_be_said_again() {
             proxy.when(|_, _| Fate::Answered);
             mesh.when_module("catalog", ModuleState::Ready).await;
             mesh.when_served_by("org.brahman.Catalog", "catalog").await;
-            // Whatever it came to: it is here once it is said again, whole, with what the other one put there untouched.
+            // Whatever it came to: it is here once it is said again, whole, with what the other one
+            // put there untouched.
             while mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.is_err() {
                 let _ = mesh.brahman(&["datasets", "adopt", "lake", "t"]);
             }
             let seen = get(&mesh).await;
-            assert_eq!((&seen["dataset"]["rows"], &seen["missing"]), (&json!(5), &Value::Null), "{} step {step}", s3.name());
+            assert_eq!(
+                (&seen["dataset"]["rows"], &seen["missing"]),
+                (&json!(5), &Value::Null),
+                "{} step {step}",
+                s3.name()
+            );
             let ours = url(&seen);
             assert!(ours != theirs && s3.has(&path(&theirs)), "{} step {step}", s3.name());
-            assert_eq!(pyarrow_at(s3.port(), &ours), "{'id': 0, 'v': 'v0'}", "{} step {step}", s3.name());
+            assert_eq!(
+                pyarrow_at(s3.port(), &ours),
+                "{'id': 0, 'v': 'v0'}",
+                "{} step {step}",
+                s3.name()
+            );
             // Given up again, nothing of ours is left but what nobody has finished clearing.
             mesh.call("org.brahman.Catalog.Delete", json!({"name": "t"})).await.expect("deleted");
             while s3.has(&path(&ours)) {}
             if !killed {
-                assert!(step > 5, "{}: each of its requests was one at which it was killed", s3.name());
+                assert!(
+                    step > 5,
+                    "{}: each of its requests was one at which it was killed",
+                    s3.name()
+                );
                 break;
             }
         }

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 
 fn lines(out: &Output) -> Vec<Value> {
     assert!(out.status.success(), "{out:?}");
-    String::from_utf8_lossy(&out.stdout).lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+    String::from_utf8_lossy(&out.stdout)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line is JSON"))
+        .collect()
 }
 
 fn texts(lines: &[Value], label: &str) -> Vec<String> {
@@ -28,14 +31,21 @@ async fn logs_survive_init_and_are_read_without_a_mesh() {
     assert!(mesh.brahman(&["down"]).status.success());
     let read = |arguments: &[&str]| {
         let mut command = Command::new(binary("brahman"));
-        command.env_clear().env("HOME", mesh.folder.path()).env("BRAHMAN_SOCKET", mesh.socket()).env("BRAHMAN_STATE", &state);
+        command
+            .env_clear()
+            .env("HOME", mesh.folder.path())
+            .env("BRAHMAN_SOCKET", mesh.socket())
+            .env("BRAHMAN_STATE", &state);
         command.arg("logs").args(arguments).output().expect("it runs")
     };
     let all = lines(&read(&["--since", "1h", "--json"]));
     let mut said = texts(&all, "speaker");
     said.sort_unstable();
     assert_eq!(said, ["one", "two"], "{all:?}");
-    assert!(texts(&all, "init").iter().any(|text| text.contains("the mesh is up")), "init's own lines are kept: {all:?}");
+    assert!(
+        texts(&all, "init").iter().any(|text| text.contains("the mesh is up")),
+        "init's own lines are kept: {all:?}"
+    );
     assert!(all.windows(2).all(|two| two[0]["at_ms"].as_u64() <= two[1]["at_ms"].as_u64()));
     // Without a time, too: the last lines of a module that no longer runs.
     assert_eq!(lines(&read(&["speaker", "--json", "-n", "1"])).len(), 1);
@@ -46,14 +56,19 @@ async fn logs_survive_init_and_are_read_without_a_mesh() {
 
 #[tokio::test]
 async fn a_trace_is_found_in_the_lines_of_its_call() {
-    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock")]).context("test").env("BRAHMAN_LOG", "debug").up().await;
+    let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock")])
+        .context("test")
+        .env("BRAHMAN_LOG", "debug")
+        .up()
+        .await;
     mesh.when_module("embed-mock", ModuleState::Ready).await;
     let list = mesh.call("org.brahman.Init.List", json!({})).await.expect("a list");
     let folder = mesh.folder.path().join("state/logs");
     assert_eq!(list["logs"], folder.display().to_string());
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connected");
     let options = CallOptions { trace: Some("4f 1".into()), ..CallOptions::default() };
-    let call = encode_call("org.brahman.Embed.Info", &Empty {}, &options, false, false).expect("a call");
+    let call =
+        encode_call("org.brahman.Embed.Info", &Empty {}, &options, false, false).expect("a call");
     connection.send(&call).await.expect("sent");
     connection.receive().await.expect("answered");
     let found = async {
@@ -76,7 +91,10 @@ async fn under_systemd_the_journal_has_them_and_logs_says_so() {
     let out = mesh.brahman(&["logs", "--since", "1h"]);
     assert_eq!(out.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&out.stderr).contains("journalctl"), "{out:?}");
-    assert!(mesh.brahman(&["logs", "broker"]).status.success(), "what is in memory is printed all the same");
+    assert!(
+        mesh.brahman(&["logs", "broker"]).status.success(),
+        "what is in memory is printed all the same"
+    );
 }
 
 #[tokio::test]
@@ -100,5 +118,8 @@ async fn a_disk_that_is_full_costs_lines_and_nothing_else() {
         }
     };
     tokio::time::timeout(PATIENCE, waited).await.expect("counted");
-    assert!(String::from_utf8_lossy(&mesh.brahman(&["status"]).stdout).contains("could not be kept on disk"));
+    assert!(
+        String::from_utf8_lossy(&mesh.brahman(&["status"]).stdout)
+            .contains("could not be kept on disk")
+    );
 }

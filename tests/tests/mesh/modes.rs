@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use crate::tables::{mesh, pyarrow};
 
 async fn dataset(mesh: &Mesh) -> Value {
-    mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there")["dataset"].clone()
+    mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there")["dataset"]
+        .clone()
 }
 
 fn more(mut ask: Value, fields: Value) -> Value {
@@ -21,7 +22,10 @@ fn more(mut ask: Value, fields: Value) -> Value {
 
 /// All rows of the dataset as it is, by id.
 async fn rows(mesh: &Mesh) -> String {
-    pyarrow(&dataset(mesh).await, "sorted(zip(t.column('id').to_pylist(), t.column('v').to_pylist()))")
+    pyarrow(
+        &dataset(mesh).await,
+        "sorted(zip(t.column('id').to_pylist(), t.column('v').to_pylist()))",
+    )
 }
 
 #[tokio::test]
@@ -36,11 +40,20 @@ async fn rows_above_the_cursor_take_the_place_of_old_ones_and_late_commits_are_n
     let run = async || mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read");
     let first = run().await;
     assert_eq!((&first["rows"], &first["mode"]), (&json!(1001), &json!("incremental")));
-    assert!(dataset(&mesh).await["watermark"]["bound"].as_str().is_some_and(|b| b.contains("2026-01-01 00:16:40")), "{first}");
+    assert!(
+        dataset(&mesh).await["watermark"]["bound"]
+            .as_str()
+            .is_some_and(|b| b.contains("2026-01-01 00:16:40")),
+        "{first}"
+    );
 
     // Nothing new is no new generation, though thirty seconds are read again.
     let nothing = run().await;
-    assert_eq!((&nothing["generation"], &nothing["rows"]), (&json!(2), &json!(30)), "what is read again takes its own place: {nothing}");
+    assert_eq!(
+        (&nothing["generation"], &nothing["rows"]),
+        (&json!(2), &json!(30)),
+        "what is read again takes its own place: {nothing}"
+    );
 
     // A change, a new row, and one whose commit came late: its time is below the cursor.
     server.psql(
@@ -50,7 +63,9 @@ async fn rows_above_the_cursor_take_the_place_of_old_ones_and_late_commits_are_n
     let second = run().await;
     let note = second["notes"].to_string();
     assert!(note.contains("2 new") && note.contains("rows deleted at the source stay"), "{note}");
-    let expected = server.psql("SELECT '[' || string_agg(format('(%s, ''%s'')', id, v), ', ' ORDER BY id) || ']' FROM t");
+    let expected = server.psql(
+        "SELECT '[' || string_agg(format('(%s, ''%s'')', id, v), ', ' ORDER BY id) || ']' FROM t",
+    );
     assert_eq!(rows(&mesh).await, expected);
 
     // Without a lag and without a change there is nothing to publish.
@@ -60,7 +75,9 @@ async fn rows_above_the_cursor_take_the_place_of_old_ones_and_late_commits_are_n
     assert_eq!((&out["rows"], &out["generation"]), (&json!(0), &generation));
 
     // What cannot be is refused by name, and what was committed stands.
-    server.psql("ALTER TABLE t ADD COLUMN w int; UPDATE t SET at = '2026-01-01 00:30:00Z' WHERE id = 8");
+    server.psql(
+        "ALTER TABLE t ADD COLUMN w int; UPDATE t SET at = '2026-01-01 00:30:00Z' WHERE id = 8",
+    );
     for (fields, why) in [
         (json!({}), "columns have changed"),
         (json!({"cursor": "id"}), "was read by `at`"),
@@ -76,7 +93,8 @@ async fn rows_above_the_cursor_take_the_place_of_old_ones_and_late_commits_are_n
 }
 
 #[tokio::test]
-async fn a_dataset_of_several_runs_whose_manifest_is_lost_comes_back_whole_and_is_read_on_from_where_it_stood() {
+async fn a_dataset_of_several_runs_whose_manifest_is_lost_comes_back_whole_and_is_read_on_from_where_it_stood()
+ {
     let (server, mesh) = (Postgres::start(), mesh().await);
     server.psql("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t SELECT i, 'v' || i FROM generate_series(1, 1000) i");
     let ask = json!({"dataset": "t", "dsn": server.dsn(), "table": "t", "mode": "incremental", "cursor": "id"});
@@ -85,12 +103,20 @@ async fn a_dataset_of_several_runs_whose_manifest_is_lost_comes_back_whole_and_i
     server.psql("INSERT INTO t SELECT i, 'v' || i FROM generate_series(2001, 2010) i");
     run().await;
     let before = dataset(&mesh).await;
-    assert_eq!((&before["rows"], before["objects"].as_array().map(Vec::len)), (&json!(1010), Some(2)));
+    assert_eq!(
+        (&before["rows"], before["objects"].as_array().map(Vec::len)),
+        (&json!(1010), Some(2))
+    );
     let lose = async || {
         let pid = mesh.module("catalog").await.pid;
         std::fs::remove_file(mesh.folder.path().join("state/catalog/t.json")).expect("removed");
         mesh.signal(pid, "KILL");
-        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid)).await;
+        mesh.when(|m| {
+            m.iter().any(|m| {
+                m.card.label.as_str() == "catalog" && m.state == ModuleState::Ready && m.pid != pid
+            })
+        })
+        .await;
     };
     lose().await;
     assert_eq!(mesh.brahman_json(&["datasets"])["datasets"][0]["state"], "lost");
@@ -105,12 +131,17 @@ async fn a_dataset_of_several_runs_whose_manifest_is_lost_comes_back_whole_and_i
     assert!(next["notes"].to_string().contains("1 new"), "{next}");
     assert_eq!(dataset(&mesh).await["rows"], 1011);
 
-    // With an object gone it does not add up: that is said by name, and nothing is published or deleted.
+    // With an object gone it does not add up: that is said by name, and nothing is published or
+    // deleted.
     let gone = before["objects"][0]["path"].as_str().expect("a path").to_owned();
     std::fs::remove_file(&gone).expect("removed");
     lose().await;
     let fault = mesh.fault("org.brahman.Catalog.Resync", json!({"name": "t"})).await;
-    assert_eq!((&*fault.name, &fault.parameters["expected_rows"]), ("org.brahman.Catalog.Incomplete", &json!(1011)), "{fault}");
+    assert_eq!(
+        (&*fault.name, &fault.parameters["expected_rows"]),
+        ("org.brahman.Catalog.Incomplete", &json!(1011)),
+        "{fault}"
+    );
     assert!(fault.message().contains("part-0.parquet"), "{fault}");
     let out = mesh.brahman(&["datasets", "resync", "t"]);
     assert!(!out.status.success());
@@ -121,14 +152,18 @@ async fn a_dataset_of_several_runs_whose_manifest_is_lost_comes_back_whole_and_i
 async fn what_is_read_above_a_cursor_is_looked_through_for_personal_data_as_what_was_read_whole() {
     let (server, mesh) = (Postgres::start(), mesh().await);
     server.psql("CREATE TABLE t (id int PRIMARY KEY, email text)");
-    server.psql("INSERT INTO t SELECT i, 'user' || i || '@example.org' FROM generate_series(1, 200) i");
+    server.psql(
+        "INSERT INTO t SELECT i, 'user' || i || '@example.org' FROM generate_series(1, 200) i",
+    );
     let whole = json!({"dataset": "t", "dsn": server.dsn(), "table": "t"});
     let above = json!({"dataset": "t", "dsn": server.dsn(), "table": "t", "mode": "incremental", "cursor": "id", "key": ["id"]});
     for ask in [&whole, &above, &above] {
         mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read");
         server.psql("INSERT INTO t SELECT max(id) + 1, 'nobody' FROM t");
         let shown = mesh.brahman_json(&["datasets", "show", "t", "--rows", "1"]);
-        let email = shown["dataset"]["pii"]["columns"].as_array().and_then(|all| all.iter().find(|c| c["column"] == "email"));
+        let email = shown["dataset"]["pii"]["columns"]
+            .as_array()
+            .and_then(|all| all.iter().find(|c| c["column"] == "email"));
         assert_eq!(email.map(|column| &column["status"]), Some(&json!("found")), "{shown}");
         assert_eq!(shown["sample"]["masked"], json!(["email"]), "{shown}");
     }
@@ -144,10 +179,17 @@ async fn rows_that_no_cursor_tells_apart_are_read_by_their_key_or_refused_by_nam
     let ask = json!({"dataset": "t", "dsn": server.dsn(), "table": "t", "mode": "incremental", "cursor": "at", "key": ["id"]});
     let keyless = more(ask.clone(), json!({"dataset": "keyless", "key": []}));
     let run = async || mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read");
-    let whole = || server.psql("SELECT '[' || string_agg(format('(%s, ''%s'')', id, v), ', ' ORDER BY id) || ']' FROM t");
+    let whole = || {
+        server.psql("SELECT '[' || string_agg(format('(%s, ''%s'')', id, v), ', ' ORDER BY id) || ']' FROM t")
+    };
     let first = run().await;
     assert!(first["notes"].to_string().contains("3 rows whose `at` is NULL"), "{first}");
-    assert!(dataset(&mesh).await["watermark"]["bound"].as_str().is_some_and(|bound| bound.starts_with("2024-01-02")), "{first}");
+    assert!(
+        dataset(&mesh).await["watermark"]["bound"]
+            .as_str()
+            .is_some_and(|bound| bound.starts_with("2024-01-02")),
+        "{first}"
+    );
     // Nothing has come: nothing is published.
     assert_eq!((&run().await["generation"], rows(&mesh).await), (&json!(1), whole()));
     // The same time as the last one's, no time, and no end of time.
@@ -158,7 +200,10 @@ async fn rows_that_no_cursor_tells_apart_are_read_by_their_key_or_refused_by_nam
     assert_eq!(rows(&mesh).await, whole());
     // Without a key nobody knows.
     let fault = mesh.fault("org.brahman.Ingest.Postgres", keyless.clone()).await;
-    assert!(fault.message().contains("3 rows have a `at` that is infinite or later than tomorrow"), "{fault}");
+    assert!(
+        fault.message().contains("3 rows have a `at` that is infinite or later than tomorrow"),
+        "{fault}"
+    );
     server.psql("DELETE FROM t WHERE at > '9000-01-01 12:00:00Z'");
     mesh.call("org.brahman.Ingest.Postgres", keyless.clone()).await.expect("read");
     server.psql("INSERT INTO t VALUES (10, 'j', '2024-01-03 12:00:00Z')");
@@ -176,13 +221,15 @@ async fn rows_that_no_cursor_tells_apart_are_read_by_their_key_or_refused_by_nam
          INSERT INTO f VALUES ('NaN'), ('Infinity'), ('-Infinity');
          ALTER DATABASE postgres SET extra_float_digits = -10; ALTER DATABASE postgres SET datestyle = 'SQL, DMY'",
     );
-    let by_key =
-        |table: &str| json!({"dataset": table, "dsn": server.dsn(), "table": table, "mode": "keyset", "key": ["k"], "chunk_rows": 7});
+    let by_key = |table: &str| json!({"dataset": table, "dsn": server.dsn(), "table": table, "mode": "keyset", "key": ["k"], "chunk_rows": 7});
     let fault = mesh.fault("org.brahman.Ingest.Postgres", by_key("n")).await;
     assert!(fault.message().contains("1 rows have NULL in the key `k`"), "{fault}");
     for (table, count) in [("u", 50), ("f", 53)] {
         let out = mesh.call("org.brahman.Ingest.Postgres", by_key(table)).await.expect("read");
-        assert_eq!((&out["rows"], pyarrow(&out, "len(set(map(str, t.column('k').to_pylist())))")), (&json!(count), count.to_string()));
+        assert_eq!(
+            (&out["rows"], pyarrow(&out, "len(set(map(str, t.column('k').to_pylist())))")),
+            (&json!(count), count.to_string())
+        );
     }
     // A cursor whose server prints dates in another order goes on from where it was.
     server.psql("INSERT INTO t VALUES (12, 'l', '2024-02-13 12:00:00Z')");
@@ -206,7 +253,10 @@ async fn mariadb_finds_its_own_values_again_whatever_a_backslash_means_there() {
     );
     server.sql("INSERT INTO s VALUES ('a'), (CONCAT('a', CHAR(92), 'b')), (CONCAT('a', CHAR(92), 'c')), (CONCAT('a', CHAR(39)))");
     for (table, count) in [("s", 4), ("b", 4), ("d", 3)] {
-        for ask in [json!({"mode": "keyset", "key": ["k"], "chunk_rows": 1}), json!({"mode": "incremental", "cursor": "k", "key": ["k"]})] {
+        for ask in [
+            json!({"mode": "keyset", "key": ["k"], "chunk_rows": 1}),
+            json!({"mode": "incremental", "cursor": "k", "key": ["k"]}),
+        ] {
             let ask = more(
                 json!({"dataset": format!("{table}.{}", ask["mode"].as_str().expect("a mode")), "dsn": server.dsn(), "table": table}),
                 ask,
@@ -215,8 +265,11 @@ async fn mariadb_finds_its_own_values_again_whatever_a_backslash_means_there() {
             assert_eq!(out["rows"], json!(count), "{out}");
         }
     }
-    let ask = json!({"dataset": "e", "dsn": server.dsn(), "table": "e", "mode": "keyset", "key": ["k"]});
-    assert!(mesh.fault("org.brahman.Ingest.Mysql", ask).await.message().contains("as it sorts them"));
+    let ask =
+        json!({"dataset": "e", "dsn": server.dsn(), "table": "e", "mode": "keyset", "key": ["k"]});
+    assert!(
+        mesh.fault("org.brahman.Ingest.Mysql", ask).await.message().contains("as it sorts them")
+    );
 }
 
 #[tokio::test]
@@ -227,13 +280,30 @@ async fn a_schema_is_read_beyond_a_table_that_may_not_be() {
          INSERT INTO shop.a VALUES (1); INSERT INTO shop.b VALUES (1); INSERT INTO shop.c VALUES (1);
          CREATE ROLE guest LOGIN; GRANT USAGE ON SCHEMA shop TO guest; GRANT SELECT ON shop.a, shop.c TO guest",
     );
-    let dsn = format!("postgres://guest@/postgres?host={}&port={}", server.socket().display(), server.port());
-    let out = mesh.call("org.brahman.Ingest.Postgres", json!({"dataset": "s", "dsn": dsn, "schema": "shop"})).await.expect("read");
-    let names: Vec<&str> = out["datasets"].as_array().expect("datasets").iter().filter_map(|d| d["dataset"].as_str()).collect();
+    let dsn = format!(
+        "postgres://guest@/postgres?host={}&port={}",
+        server.socket().display(),
+        server.port()
+    );
+    let out = mesh
+        .call("org.brahman.Ingest.Postgres", json!({"dataset": "s", "dsn": dsn, "schema": "shop"}))
+        .await
+        .expect("read");
+    let names: Vec<&str> = out["datasets"]
+        .as_array()
+        .expect("datasets")
+        .iter()
+        .filter_map(|d| d["dataset"].as_str())
+        .collect();
     assert_eq!((names, &out["quarantined"]), (vec!["s.a", "s.c"], &json!(1)));
-    assert!(out["quarantine"][0]["source"].as_str().is_some_and(|source| source.contains("\"b\"")), "{out}");
+    assert!(
+        out["quarantine"][0]["source"].as_str().is_some_and(|source| source.contains("\"b\"")),
+        "{out}"
+    );
     server.psql("REVOKE SELECT ON shop.a, shop.c FROM guest");
-    let fault = mesh.fault("org.brahman.Ingest.Postgres", json!({"dataset": "s", "dsn": dsn, "schema": "shop"})).await;
+    let fault = mesh
+        .fault("org.brahman.Ingest.Postgres", json!({"dataset": "s", "dsn": dsn, "schema": "shop"}))
+        .await;
     assert!(fault.message().contains("none of 3 tables could be read"), "{fault}");
 }
 
@@ -272,23 +342,43 @@ async fn a_read_in_parts_goes_on_where_a_kill_stopped_it() {
             .unwrap_or(0)
     };
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
-    let call = encode_call("org.brahman.Ingest.Postgres", &ask, &CallOptions::default(), true, false).expect("encodes");
+    let call =
+        encode_call("org.brahman.Ingest.Postgres", &ask, &CallOptions::default(), true, false)
+            .expect("encodes");
     connection.send(&call).await.expect("sent");
     while parts() < 5 {}
     let pid = mesh.module("ingest").await.pid;
     mesh.signal(pid, "KILL");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
     let there = parts();
     assert!((5..40).contains(&there), "{there} parts were there");
     mesh.fault("org.brahman.Catalog.Get", json!({"name": "t"})).await;
     let out = mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("it goes on");
     let notes = out["notes"].to_string();
-    assert!(notes.contains("not in one snapshot") && notes.contains(&format!("with {there} objects that were there already")), "{notes}");
+    assert!(
+        notes.contains("not in one snapshot")
+            && notes.contains(&format!("with {there} objects that were there already")),
+        "{notes}"
+    );
     assert_eq!(out["rows"], 20_000);
-    assert_eq!(pyarrow(&out, "t.num_rows, len(set(t.column('id').to_pylist())), sum(t.column('v').to_pylist())"), "20000 20000 200010000");
+    assert_eq!(
+        pyarrow(
+            &out,
+            "t.num_rows, len(set(t.column('id').to_pylist())), sum(t.column('v').to_pylist())"
+        ),
+        "20000 20000 200010000"
+    );
     assert!(!book.exists(), "what is finished is forgotten");
     // Again, from the beginning; an empty table is a dataset without rows.
-    assert_eq!(mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read")["rows"], 20_000);
+    assert_eq!(
+        mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read")["rows"],
+        20_000
+    );
     server.psql("TRUNCATE t");
     let empty = mesh.call("org.brahman.Ingest.Postgres", ask).await.expect("read");
     assert_eq!((&empty["rows"], empty["columns"].as_array().map(Vec::len)), (&json!(0), Some(2)));
@@ -304,24 +394,50 @@ async fn a_schema_is_read_in_one_snapshot_of_all_its_tables() {
          INSERT INTO shop.a SELECT i, 100 FROM generate_series(1, 50000) i; INSERT INTO shop.b SELECT i, 100 FROM generate_series(1, 50000) i",
     );
     // Every transaction moves something from one table to the other.
-    let writer = server.writer("UPDATE shop.a SET n = n - 7 WHERE id = 3; UPDATE shop.b SET n = n + 7 WHERE id = 49999;");
+    let writer = server.writer(
+        "UPDATE shop.a SET n = n - 7 WHERE id = 3; UPDATE shop.b SET n = n + 7 WHERE id = 49999;",
+    );
     for _ in 0..3 {
         let ask = json!({"dataset": "s", "dsn": server.dsn(), "schema": "shop"});
         let out = mesh.call("org.brahman.Ingest.Postgres", ask).await.expect("read");
-        let names: Vec<&str> = out["datasets"].as_array().expect("datasets").iter().filter_map(|d| d["dataset"].as_str()).collect();
-        assert_eq!((names, &out["rows"]), (vec!["s.a", "s.b", "s.odd_name", "s.parts"], &json!(100_000)));
+        let names: Vec<&str> = out["datasets"]
+            .as_array()
+            .expect("datasets")
+            .iter()
+            .filter_map(|d| d["dataset"].as_str())
+            .collect();
+        assert_eq!(
+            (names, &out["rows"]),
+            (vec!["s.a", "s.b", "s.odd_name", "s.parts"], &json!(100_000))
+        );
         let mut sum = 0;
         for name in ["s.a", "s.b"] {
-            let there = mesh.call("org.brahman.Catalog.Get", json!({"name": name})).await.expect("there");
-            sum += pyarrow(&there["dataset"], "sum(t.column('n').to_pylist())").parse::<i64>().expect("a number");
+            let there =
+                mesh.call("org.brahman.Catalog.Get", json!({"name": name})).await.expect("there");
+            sum += pyarrow(&there["dataset"], "sum(t.column('n').to_pylist())")
+                .parse::<i64>()
+                .expect("a number");
         }
         assert_eq!(sum, 10_000_000, "one snapshot of both");
-        assert!(out["notes"][0].as_str().is_some_and(|n| n.contains("4 tables in one snapshot")), "{out}");
+        assert!(
+            out["notes"][0].as_str().is_some_and(|n| n.contains("4 tables in one snapshot")),
+            "{out}"
+        );
     }
     drop(writer);
     let held = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'brahman-ingest'";
     while server.psql(held) != "0" {}
-    let two = mesh.brahman_json(&["ingest", "postgres", "two", "--dsn", &server.dsn(), "--table", "shop.a", "--table", "shop.b"]);
+    let two = mesh.brahman_json(&[
+        "ingest",
+        "postgres",
+        "two",
+        "--dsn",
+        &server.dsn(),
+        "--table",
+        "shop.a",
+        "--table",
+        "shop.b",
+    ]);
     assert_eq!(two["datasets"].as_array().map(Vec::len), Some(2));
     for (fields, why) in [
         (json!({"schema": "none"}), "no tables in a schema `none`"),
@@ -330,12 +446,23 @@ async fn a_schema_is_read_in_one_snapshot_of_all_its_tables() {
         (json!({"tables": []}), "expected 1 to"),
         (json!({"schema": "shop", "mode": "incremental", "cursor": "id"}), "mode full"),
     ] {
-        let fault = mesh.fault("org.brahman.Ingest.Postgres", more(json!({"dataset": "s", "dsn": server.dsn()}), fields)).await;
+        let fault = mesh
+            .fault(
+                "org.brahman.Ingest.Postgres",
+                more(json!({"dataset": "s", "dsn": server.dsn()}), fields),
+            )
+            .await;
         assert!(fault.message().contains(why), "{fault}");
     }
     let server = MariaDb::start();
     server.sql("CREATE TABLE a (id INT); CREATE TABLE b (id INT); INSERT INTO a VALUES (1); INSERT INTO b VALUES (1), (2)");
-    let out = mesh.call("org.brahman.Ingest.Mysql", json!({"dataset": "m", "dsn": server.dsn(), "schema": "d"})).await.expect("read");
+    let out = mesh
+        .call(
+            "org.brahman.Ingest.Mysql",
+            json!({"dataset": "m", "dsn": server.dsn(), "schema": "d"}),
+        )
+        .await
+        .expect("read");
     assert_eq!(out["rows"], 3);
     assert!(out["notes"][0].as_str().is_some_and(|n| n.contains("a snapshot of its own")), "{out}");
 }

@@ -1,7 +1,8 @@
-//! Profiles on the mesh: switching between sets of models that share one, what can be named meanwhile, and what a death, a lack of memory or
-//! a missing driver leaves.
+//! Profiles on the mesh: switching between sets of models that share one, what can be named
+//! meanwhile, and what a death, a lack of memory or a missing driver leaves.
 //!
-//! Models are mocks whose Cards declare what they take, where only the gate matters, and small ones that were made where time does.
+//! Models are mocks whose Cards declare what they take, where only the gate matters, and small ones
+//! that were made where time does.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
@@ -18,7 +19,10 @@ use serde_json::{Value, json};
 /// A mock that declares what it takes.
 fn mock(label: &str, mib: u64) -> (String, String) {
     let (_, text) = shipped("embed-mock");
-    let text = text.replace("label = \"embed-mock\"", &format!("label = \"{label}\"\nlimits = {{ vram_mib = {mib} }}"));
+    let text = text.replace(
+        "label = \"embed-mock\"",
+        &format!("label = \"{label}\"\nlimits = {{ vram_mib = {mib} }}"),
+    );
     (label.to_owned(), text)
 }
 
@@ -32,7 +36,8 @@ def handle(c, m):
     stranger(label, "org.example.Slow", &[], handle, &format!("limits = {{ vram_mib = {mib} }}"))
 }
 
-/// A mesh whose main memory is so small that what models take matters, and whose modules give way at once.
+/// A mesh whose main memory is so small that what models take matters, and whose modules give way
+/// at once.
 fn setup(cards: &[(String, String)], mib: u64) -> Setup {
     let mut all = vec![shipped("broker"), shipped("profiles")];
     all.extend(cards.iter().cloned());
@@ -84,23 +89,46 @@ async fn a_switch_frees_one_model_and_loads_the_other_and_the_shared_one_stays()
     define(&mesh, json!({"id": "staffing-recruiter", "modules": ["shared", "phi"]})).await;
     define(&mesh, json!({"id": "docs-assistant", "modules": ["shared", "qwen"]})).await;
     let first = activate(&mesh, "staffing-recruiter").await.expect("activated");
-    assert_eq!((&first["active"], &first["unloaded"]), (&json!("staffing-recruiter"), &json!(["qwen"])), "{first}");
+    assert_eq!(
+        (&first["active"], &first["unloaded"]),
+        (&json!("staffing-recruiter"), &json!(["qwen"])),
+        "{first}"
+    );
     let all = ["shared", "phi", "qwen"];
     let before = mesh.when(|modules| serve(modules, &all, &["shared", "phi"])).await;
     let again = activate(&mesh, "staffing-recruiter").await.expect("activated");
-    assert_eq!((&again["loaded"], &again["unloaded"]), (&json!([]), &json!([])), "the same again is nothing to do");
+    assert_eq!(
+        (&again["loaded"], &again["unloaded"]),
+        (&json!([]), &json!([])),
+        "the same again is nothing to do"
+    );
     // 220 + 660 + 660 MiB do not fit: what is not needed ends first.
     let switched = activate(&mesh, "docs-assistant").await.expect("activated");
-    assert_eq!((&switched["loaded"], &switched["unloaded"]), (&json!(["qwen"]), &json!(["phi"])), "{switched}");
+    assert_eq!(
+        (&switched["loaded"], &switched["unloaded"]),
+        (&json!(["qwen"]), &json!(["phi"])),
+        "{switched}"
+    );
     let after = mesh.when(|modules| serve(modules, &all, &["shared", "qwen"])).await;
-    let pid = |modules: &[ModuleRecord], label: &str| modules.iter().find(|m| m.card.label.as_str() == label).expect("there").pid;
+    let pid = |modules: &[ModuleRecord], label: &str| {
+        modules.iter().find(|m| m.card.label.as_str() == label).expect("there").pid
+    };
     assert_eq!(pid(&before, "shared"), pid(&after, "shared"), "it has not ended");
     let vram = mesh.call("org.brahman.Profiles.Vram", json!({})).await.expect("told");
     let slot = &vram["slots"][0];
-    let reserved: u64 = slot["reservations"].as_array().expect("a list").iter().map(|held| held["mib"].as_u64().expect("a number")).sum();
+    let reserved: u64 = slot["reservations"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|held| held["mib"].as_u64().expect("a number"))
+        .sum();
     assert!(slot["slot"] == "cpu" && slot["capacity_mib"] == 1000 && reserved <= 1000, "{vram}");
     let listed = mesh.brahman_json(&["profile", "list"]);
-    let is_active = |id: &str| listed["profiles"].as_array().is_some_and(|all| all.iter().any(|p| p["id"] == id && p["active"] == true));
+    let is_active = |id: &str| {
+        listed["profiles"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|p| p["id"] == id && p["active"] == true))
+    };
     assert!(is_active("docs-assistant") && !is_active("staffing-recruiter"), "{listed}");
     let left = mesh.call("org.brahman.Profiles.Deactivate", json!({})).await.expect("left");
     assert_eq!((&left["previous"], active(&mesh).await), (&json!("docs-assistant"), Value::Null));
@@ -119,15 +147,36 @@ async fn a_lack_of_room_is_told_whole_and_leaves_the_former_profile_as_it_was() 
     activate(&mesh, "pinned").await.expect("activated");
     let before = mesh.when_module("large", ModuleState::Ready).await.pid;
     let refused = fault(activate(&mesh, "both").await);
-    assert_eq!((refused.name.as_ref(), &refused.parameters["needed_mib"]), ("org.brahman.Profiles.NoRoom", &json!(660)), "{refused}");
-    assert_eq!((&refused.parameters["slot"], &refused.parameters["free_mib"]), (&json!("cpu"), &json!(340)), "{refused}");
+    assert_eq!(
+        (refused.name.as_ref(), &refused.parameters["needed_mib"]),
+        ("org.brahman.Profiles.NoRoom", &json!(660)),
+        "{refused}"
+    );
+    assert_eq!(
+        (&refused.parameters["slot"], &refused.parameters["free_mib"]),
+        (&json!("cpu"), &json!(340)),
+        "{refused}"
+    );
     assert_eq!(refused.parameters["holders"][0]["module"], "large", "{refused}");
     let missing = fault(activate(&mesh, "missing").await);
-    assert_eq!((missing.name.as_ref(), &missing.parameters["model"]), ("org.brahman.Profiles.NoSuchModel", &json!("no-such-module")));
-    assert_eq!(fault(activate(&mesh, "no-such-profile").await).name, "org.brahman.Profiles.NoSuchProfile");
+    assert_eq!(
+        (missing.name.as_ref(), &missing.parameters["model"]),
+        ("org.brahman.Profiles.NoSuchModel", &json!("no-such-module"))
+    );
+    assert_eq!(
+        fault(activate(&mesh, "no-such-profile").await).name,
+        "org.brahman.Profiles.NoSuchProfile"
+    );
     let pinned = mesh.fault("org.brahman.Profiles.Unload", json!({"model": "large"})).await;
-    assert_eq!((pinned.name.as_ref(), &pinned.parameters["module"]), ("org.brahman.Profiles.Pinned", &json!("large")));
-    assert_eq!((active(&mesh).await, mesh.module("large").await.pid), (json!("pinned"), before), "nothing has changed");
+    assert_eq!(
+        (pinned.name.as_ref(), &pinned.parameters["module"]),
+        ("org.brahman.Profiles.Pinned", &json!("large"))
+    );
+    assert_eq!(
+        (active(&mesh).await, mesh.module("large").await.pid),
+        (json!("pinned"), before),
+        "nothing has changed"
+    );
     assert_eq!(mesh.brahman(&["profile", "activate", "no-such-profile"]).status.code(), Some(4));
     mesh.down();
 }
@@ -141,12 +190,17 @@ async fn a_model_that_does_not_load_leaves_the_former_profile_serving() {
     define(&mesh, json!({"id": "bad", "modules": ["broken"]})).await;
     activate(&mesh, "good").await.expect("activated");
     let failed = fault(activate(&mesh, "bad").await);
-    assert_eq!((failed.name.as_ref(), &failed.parameters["module"]), ("org.brahman.Profiles.LoadFailed", &json!("broken")), "{failed}");
+    assert_eq!(
+        (failed.name.as_ref(), &failed.parameters["module"]),
+        ("org.brahman.Profiles.LoadFailed", &json!("broken")),
+        "{failed}"
+    );
     assert_eq!(active(&mesh).await, "good");
     mesh.when_module("good", ModuleState::Ready).await;
     mesh.call("org.brahman.Embed.EmbedText", json!({"texts": ["a text"]})).await.expect("answered");
     let loaded = mesh.call("org.brahman.Profiles.Loaded", json!({})).await.expect("told");
-    let held: Vec<&Value> = loaded["models"].as_array().expect("a list").iter().map(|model| &model["module"]).collect();
+    let held: Vec<&Value> =
+        loaded["models"].as_array().expect("a list").iter().map(|model| &model["module"]).collect();
     assert_eq!(held, [&json!("good")], "nothing is kept for what does not run: {loaded}");
     mesh.down();
 }
@@ -157,33 +211,54 @@ async fn a_death_at_any_step_of_an_activation_leaves_the_one_profile_or_the_othe
     mesh.when(|modules| modules.iter().all(|module| module.state == ModuleState::Ready)).await;
     define(&mesh, json!({"id": "old", "modules": ["old"]})).await;
     define(&mesh, json!({"id": "new", "modules": ["new"]})).await;
-    let state = |modules: &[ModuleRecord], label: &str| modules.iter().find(|m| m.card.label.as_str() == label).map(|m| m.state);
+    let state = |modules: &[ModuleRecord], label: &str| {
+        modules.iter().find(|m| m.card.label.as_str() == label).map(|m| m.state)
+    };
     type Step = fn(Option<ModuleState>, Option<ModuleState>) -> bool;
     let steps: [(&str, Step); 4] = [
         ("asked", |_, _| true),
         ("the old one ends", |old, _| old != Some(ModuleState::Ready)),
-        ("the new one loads", |_, new| matches!(new, Some(ModuleState::Starting | ModuleState::Loading))),
+        ("the new one loads", |_, new| {
+            matches!(new, Some(ModuleState::Starting | ModuleState::Loading))
+        }),
         ("the new one serves", |_, new| new == Some(ModuleState::Ready)),
     ];
     for (words, step) in steps {
         activate(&mesh, "old").await.expect("activated");
         mesh.when(|modules| serve(modules, &["old", "new"], &["old"])).await;
         let service = mesh.module("profiles").await.pid;
-        let mut asking = Connection::connect(&mesh.beside("profiles.sock")).await.expect("connected");
-        let ask = encode_call("org.brahman.Profiles.Activate", &json!({"id": "new"}), &CallOptions::default(), false, false);
+        let mut asking =
+            Connection::connect(&mesh.beside("profiles.sock")).await.expect("connected");
+        let ask = encode_call(
+            "org.brahman.Profiles.Activate",
+            &json!({"id": "new"}),
+            &CallOptions::default(),
+            false,
+            false,
+        );
         asking.send(&ask.expect("a call")).await.expect("sent");
         mesh.when(|modules| step(state(modules, "old"), state(modules, "new"))).await;
         mesh.signal(service, "KILL");
         gone(service).await;
         mesh.when(|modules| {
-            modules.iter().any(|m| m.card.label.as_str() == "profiles" && m.state == ModuleState::Ready && m.pid != service)
+            modules.iter().any(|m| {
+                m.card.label.as_str() == "profiles"
+                    && m.state == ModuleState::Ready
+                    && m.pid != service
+            })
         })
         .await;
         // What was cut off may go on: then the new one is active in the end.
         let now = loop {
-            let now = active(&mesh).await.as_str().unwrap_or_else(|| panic!("{words}: none is active")).to_owned();
+            let now = active(&mesh)
+                .await
+                .as_str()
+                .unwrap_or_else(|| panic!("{words}: none is active"))
+                .to_owned();
             let settled = mesh.when(|modules| serve(modules, &["old", "new"], &[now.as_str()]));
-            if tokio::time::timeout(Duration::from_secs(5), settled).await.is_ok() && active(&mesh).await == json!(now) {
+            if tokio::time::timeout(Duration::from_secs(5), settled).await.is_ok()
+                && active(&mesh).await == json!(now)
+            {
                 break now;
             }
         };
@@ -204,7 +279,8 @@ async fn of_two_activations_at_once_one_comes_after_the_other() {
         let (one, other) = tokio::join!(activate(&mesh, "a"), activate(&mesh, "b"));
         assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
         let now = active(&mesh).await;
-        mesh.when(|modules| serve(modules, &["a", "b"], &[now.as_str().expect("one of them")])).await;
+        mesh.when(|modules| serve(modules, &["a", "b"], &[now.as_str().expect("one of them")]))
+            .await;
     }
     mesh.down();
 }
@@ -225,7 +301,12 @@ async fn calls_for_a_profile_that_is_being_left_are_answered_or_refused_and_none
                 while !*stopped.borrow() {
                     let call = async {
                         let mut connection = Connection::connect(&socket).await?;
-                        connection.call::<_, Value>("org.brahman.Embed.EmbedText", &json!({"texts": ["a text"]})).await
+                        connection
+                            .call::<_, Value>(
+                                "org.brahman.Embed.EmbedText",
+                                &json!({"texts": ["a text"]}),
+                            )
+                            .await
                     };
                     match tokio::time::timeout(PATIENCE, call).await {
                         Ok(Ok(_)) => answered += 1,
@@ -246,23 +327,31 @@ async fn calls_for_a_profile_that_is_being_left_are_answered_or_refused_and_none
         let (answered, refused, lost) = task.await.expect("no panic");
         sums = (sums.0 + answered, sums.1 + refused, sums.2 + lost);
     }
-    println!("calls during four switches: {} answered, {} refused by type, {} lost or hung", sums.0, sums.1, sums.2);
+    println!(
+        "calls during four switches: {} answered, {} refused by type, {} lost or hung",
+        sums.0, sums.1, sums.2
+    );
     assert!(sums.0 > 0 && sums.2 == 0, "{sums:?}");
     mesh.down();
 }
 
 #[tokio::test]
-async fn a_model_that_rests_is_unloaded_and_loaded_by_the_next_call_and_what_a_person_stops_stays_so() {
+async fn a_model_that_rests_is_unloaded_and_loaded_by_the_next_call_and_what_a_person_stops_stays_so()
+ {
     let mesh = up(&[mock("rests", 100)], 1000).await;
     define(&mesh, json!({"id": "p", "modules": ["rests"], "idle_s": 1})).await;
     activate(&mesh, "p").await.expect("activated");
     mesh.when_module("rests", ModuleState::Stopped).await;
     let begun = Instant::now();
-    let out = mesh.call("org.brahman.Embed.EmbedText", json!({"texts": ["a text"]})).await.expect("it is loaded, and answers");
+    let out = mesh
+        .call("org.brahman.Embed.EmbedText", json!({"texts": ["a text"]}))
+        .await
+        .expect("it is loaded, and answers");
     assert_eq!(out["dim"], 32);
     println!("the first call of a model that rested: {:?}", begun.elapsed());
     mesh.when_module("rests", ModuleState::Stopped).await;
-    let told = mesh.call("org.brahman.Profiles.Preload", json!({"model": "rests"})).await.expect("loaded");
+    let told =
+        mesh.call("org.brahman.Profiles.Preload", json!({"model": "rests"})).await.expect("loaded");
     assert_eq!(told["loaded"], json!(["rests"]));
     // In one that lets it stay, so that nobody but a person stops it.
     define(&mesh, json!({"id": "q", "modules": ["rests"]})).await;
@@ -281,7 +370,11 @@ async fn a_machine_without_nvml_is_told_so_in_time_and_has_a_main_memory() {
     let vram = mesh.call("org.brahman.Profiles.Vram", json!({})).await.expect("an answer");
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     assert_eq!((&vram["gpus"], &vram["slots"][0]["slot"]), (&json!([]), &json!("cpu")), "{vram}");
-    assert!(vram["reason"].as_str().is_some_and(|reason| reason.contains("no GPU")) && vram.get("external").is_none(), "{vram}");
+    assert!(
+        vram["reason"].as_str().is_some_and(|reason| reason.contains("no GPU"))
+            && vram.get("external").is_none(),
+        "{vram}"
+    );
     let shown = mesh.brahman(&["gpu"]);
     let text = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.status.success() && text.contains("no GPU") && text.contains("cpu"), "{shown:?}");
@@ -309,11 +402,16 @@ fn ollama() -> String {
             }
             let request = String::from_utf8_lossy(&bytes).into_owned();
             let body = match request.split_whitespace().nth(1) {
-                Some("/api/ps") => r#"{"models":[{"name":"phi:latest","size":2147483648,"size_vram":1073741824}]}"#,
+                Some("/api/ps") => {
+                    r#"{"models":[{"name":"phi:latest","size":2147483648,"size_vram":1073741824}]}"#
+                }
                 Some("/api/tags") => r#"{"models":[{"name":"phi:latest"},{"name":"qwen:latest"}]}"#,
                 _ => r#"{"done":true}"#,
             };
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
             // Whoever asked may have gone.
             let _ = stream.write_all(format!("{head}{body}").as_bytes());
         }
@@ -321,7 +419,8 @@ fn ollama() -> String {
     address
 }
 
-/// One that has a model, and never answers whoever has it load that; gives its address, and word of each such request.
+/// One that has a model, and never answers whoever has it load that; gives its address, and word of
+/// each such request.
 fn stuck_ollama() -> (String, std::sync::mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("bound"));
@@ -345,7 +444,10 @@ fn stuck_ollama() -> (String, std::sync::mpsc::Receiver<()>) {
                 continue;
             }
             let body = r#"{"models":[{"name":"large:latest"}]}"#;
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+                body.len()
+            );
             // Whoever asked may have gone.
             let _ = stream.write_all(format!("{head}{body}").as_bytes());
         }
@@ -360,9 +462,17 @@ async fn an_ollama_server_that_loads_for_ever_holds_up_no_switch() {
     mesh.when(|modules| modules.iter().all(|module| module.state == ModuleState::Ready)).await;
     define(&mesh, json!({"id": "a", "modules": ["a"]})).await;
     let mut asking = Connection::connect(&mesh.beside("profiles.sock")).await.expect("connected");
-    let ask = encode_call("org.brahman.Profiles.Preload", &json!({"model": "large"}), &CallOptions::default(), false, false);
+    let ask = encode_call(
+        "org.brahman.Profiles.Preload",
+        &json!({"model": "large"}),
+        &CallOptions::default(),
+        false,
+        false,
+    );
     asking.send(&ask.expect("a call")).await.expect("sent");
-    tokio::task::spawn_blocking(move || heard.recv_timeout(PATIENCE).expect("it is asked to load")).await.expect("no panic");
+    tokio::task::spawn_blocking(move || heard.recv_timeout(PATIENCE).expect("it is asked to load"))
+        .await
+        .expect("no panic");
     let begun = Instant::now();
     activate(&mesh, "a").await.expect("activated");
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
@@ -373,7 +483,9 @@ async fn an_ollama_server_that_loads_for_ever_holds_up_no_switch() {
 fn is_whole(request: &[u8]) -> bool {
     let text = String::from_utf8_lossy(request).to_lowercase();
     let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
     body.len() >= length.unwrap_or(0)
 }
 
@@ -382,24 +494,39 @@ async fn an_ollama_server_is_shown_and_reached_and_one_that_is_down_or_silent_ho
     // It listens, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let silent_at = format!("http://{}", silent.local_addr().expect("bound"));
-    let down = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port that is free again");
-    for (address, answers) in [(ollama(), true), (silent_at, false), (format!("http://{down}"), false)] {
+    let down = TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a port that is free again");
+    for (address, answers) in
+        [(ollama(), true), (silent_at, false), (format!("http://{down}"), false)]
+    {
         let mesh = setup(&[], 1000).env("BRAHMAN_OLLAMA_URL", &address).up().await;
         mesh.when_module("profiles", ModuleState::Ready).await;
         let begun = Instant::now();
         let vram = mesh.call("org.brahman.Profiles.Vram", json!({})).await.expect("an answer");
         assert!(begun.elapsed() < Duration::from_secs(4), "{address}: {:?}", begun.elapsed());
         let external = &vram["external"];
-        assert_eq!((external["url"] == json!(address), external["reason"].is_null()), (true, answers), "{external}");
+        assert_eq!(
+            (external["url"] == json!(address), external["reason"].is_null()),
+            (true, answers),
+            "{external}"
+        );
         let preloaded = mesh.call("org.brahman.Profiles.Preload", json!({"model": "qwen"})).await;
         if !answers {
             assert_eq!(fault(preloaded).name, "org.brahman.Profiles.LoadFailed");
             continue;
         }
-        assert_eq!((&external["models"][0]["name"], &external["models"][0]["vram_mib"]), (&json!("phi:latest"), &json!(1024)));
+        assert_eq!(
+            (&external["models"][0]["name"], &external["models"][0]["vram_mib"]),
+            (&json!("phi:latest"), &json!(1024))
+        );
         assert_eq!(preloaded.expect("loaded")["external"], true);
-        let unloaded = mesh.call("org.brahman.Profiles.Unload", json!({"model": "phi"})).await.expect("taken");
-        assert!(unloaded["notes"][0].as_str().is_some_and(|note| note.contains("still lists")), "it lies: {unloaded}");
+        let unloaded =
+            mesh.call("org.brahman.Profiles.Unload", json!({"model": "phi"})).await.expect("taken");
+        assert!(
+            unloaded["notes"][0].as_str().is_some_and(|note| note.contains("still lists")),
+            "it lies: {unloaded}"
+        );
         assert_eq!(
             fault(mesh.call("org.brahman.Profiles.Preload", json!({"model": "none"})).await).name,
             "org.brahman.Profiles.NoSuchModel"
@@ -416,11 +543,17 @@ async fn indexed() -> Mesh {
         let csv = mesh.folder.path().join(format!("{name}.csv"));
         std::fs::write(&csv, "id,text\n1,ships\n2,trains\n").expect("written");
         let csv = csv.display().to_string();
-        for arguments in
-            [&["ingest", "files", name, csv.as_str()][..], &["index", "create", name, "--dataset", name], &["index", "refresh", name]]
-        {
+        for arguments in [
+            &["ingest", "files", name, csv.as_str()][..],
+            &["index", "create", name, "--dataset", name],
+            &["index", "refresh", name],
+        ] {
             let out = mesh.brahman(arguments);
-            assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+            assert!(
+                out.status.success(),
+                "{arguments:?}: {}",
+                String::from_utf8_lossy(&out.stderr)
+            );
         }
     }
     mesh
@@ -428,12 +561,20 @@ async fn indexed() -> Mesh {
 
 async fn at(socket: &Path, method: &str, parameters: Value) -> Result<Value, ClientError> {
     let mut connection = Connection::connect(socket).await?;
-    tokio::time::timeout(PATIENCE, connection.call(method, &parameters)).await.unwrap_or(Err(ClientError::Deadline(PATIENCE)))
+    tokio::time::timeout(PATIENCE, connection.call(method, &parameters))
+        .await
+        .unwrap_or(Err(ClientError::Deadline(PATIENCE)))
 }
 
-/// That what another profile binds can be named through no door, and what this one binds through each.
+/// That what another profile binds can be named through no door, and what this one binds through
+/// each.
 async fn assert_scope(mesh: &Mesh, profile: &str, bound: &str, other: &str) {
-    let found = mesh.call("org.brahman.Index.Search", json!({"index": bound, "text": "ships", "mode": "lexical"})).await;
+    let found = mesh
+        .call(
+            "org.brahman.Index.Search",
+            json!({"index": bound, "text": "ships", "mode": "lexical"}),
+        )
+        .await;
     assert_eq!(found.expect("found")["results"][0][0]["doc_id"], "1", "{bound}");
     mesh.call("org.brahman.Catalog.Get", json!({"name": bound})).await.expect("there");
     let (index, catalog) = (mesh.beside("index.sock"), mesh.beside("catalog.sock"));
@@ -445,26 +586,57 @@ async fn assert_scope(mesh: &Mesh, profile: &str, bound: &str, other: &str) {
         (index.clone(), "org.brahman.Index.Stats", json!({"name": other})),
         (index.clone(), "org.brahman.Index.Delete", json!({"name": other})),
         (index.clone(), "org.brahman.Index.Trials", json!({"name": other})),
-        (index, "org.brahman.Index.Create", json!({"name": bound, "dataset": other, "id_column": "id", "text_column": "text"})),
+        (
+            index,
+            "org.brahman.Index.Create",
+            json!({"name": bound, "dataset": other, "id_column": "id", "text_column": "text"}),
+        ),
         (mesh.socket(), "org.brahman.Catalog.Get", json!({"name": other})),
         (catalog.clone(), "org.brahman.Catalog.Sample", json!({"name": other})),
         (catalog.clone(), "org.brahman.Catalog.Copy", json!({"name": bound, "to": other})),
         (catalog.clone(), "org.brahman.Catalog.Delete", json!({"name": other})),
-        (catalog.clone(), "org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": key})),
-        (catalog.clone(), "org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": format!("indexes/{other}/index.json")})),
-        (catalog.clone(), "org.brahman.Storage.GetObject", json!({"bucket": "primary", "key": format!("manifests/{other}/1.json")})),
+        (
+            catalog.clone(),
+            "org.brahman.Storage.GetObject",
+            json!({"bucket": "primary", "key": key}),
+        ),
+        (
+            catalog.clone(),
+            "org.brahman.Storage.GetObject",
+            json!({"bucket": "primary", "key": format!("indexes/{other}/index.json")}),
+        ),
+        (
+            catalog.clone(),
+            "org.brahman.Storage.GetObject",
+            json!({"bucket": "primary", "key": format!("manifests/{other}/1.json")}),
+        ),
         (catalog, "org.brahman.Storage.Scrub", json!({"dataset": other})),
         (mesh.beside("ingest.sock"), "org.brahman.Ingest.Unwatch", json!({"dataset": other})),
     ] {
         let refused = fault(at(&socket, method, parameters).await);
         assert_eq!(refused.name, "org.brahman.Profiles.Forbidden", "{method}: {refused}");
-        assert_eq!((&refused.parameters["profile"], &refused.parameters["name"]), (&json!(profile), &json!(other)), "{method}");
+        assert_eq!(
+            (&refused.parameters["profile"], &refused.parameters["name"]),
+            (&json!(profile), &json!(other)),
+            "{method}"
+        );
     }
     let names = |list: &Value, what: &str| -> Vec<String> {
-        list[what].as_array().expect("a list").iter().map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+        list[what]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|one| one["name"].as_str().expect("a name").to_owned())
+            .collect()
     };
-    assert_eq!(names(&mesh.call("org.brahman.Index.List", json!({})).await.expect("listed"), "indexes"), [bound]);
-    assert_eq!(names(&mesh.call("org.brahman.Catalog.List", json!({})).await.expect("listed"), "datasets"), [bound]);
+    assert_eq!(
+        names(&mesh.call("org.brahman.Index.List", json!({})).await.expect("listed"), "indexes"),
+        [bound]
+    );
+    assert_eq!(
+        names(&mesh.call("org.brahman.Catalog.List", json!({})).await.expect("listed"), "datasets"),
+        [bound]
+    );
     // Nor is it told by what is of everything.
     for (method, parameters) in [
         ("org.brahman.Ingest.Runs", json!({})),
@@ -473,8 +645,16 @@ async fn assert_scope(mesh: &Mesh, profile: &str, bound: &str, other: &str) {
         ("org.brahman.Storage.Errors", json!({})),
         ("org.brahman.Storage.Scrub", json!({})),
     ] {
-        let told = mesh.call(method, parameters).await.unwrap_or_else(|error| panic!("{method}: {error}")).to_string();
-        assert!(!told.contains(&format!("\"{other}\"")) && !told.contains(&format!("datasets/{other}/")), "{method}: {told}");
+        let told = mesh
+            .call(method, parameters)
+            .await
+            .unwrap_or_else(|error| panic!("{method}: {error}"))
+            .to_string();
+        assert!(
+            !told.contains(&format!("\"{other}\""))
+                && !told.contains(&format!("datasets/{other}/")),
+            "{method}: {told}"
+        );
     }
     let folder = mesh.folder.path().join("copy");
     std::fs::create_dir_all(&folder).expect("made");
@@ -491,7 +671,9 @@ async fn assert_scope(mesh: &Mesh, profile: &str, bound: &str, other: &str) {
         );
     }
     let mut watching = Connection::connect(&mesh.beside("catalog.sock")).await.expect("connected");
-    let watch = encode_call("org.brahman.Catalog.Watch", &json!({}), &CallOptions::default(), true, false).expect("a call");
+    let watch =
+        encode_call("org.brahman.Catalog.Watch", &json!({}), &CallOptions::default(), true, false)
+            .expect("a call");
     watching.send(&watch).await.expect("sent");
     let word: Value = watching.receive().await.expect("told").typed().expect("a word").value;
     let seen: Vec<&String> = word["generations"].as_object().expect("by name").keys().collect();
@@ -503,30 +685,52 @@ async fn with_a_profile_active_only_what_it_binds_can_be_named_through_any_door_
     let mesh = indexed().await;
     let folder = mesh.folder.path().join("profiles");
     std::fs::create_dir_all(&folder).expect("made");
-    let write = |id: &str, text: &str| std::fs::write(folder.join(format!("{id}.toml")), text).expect("written");
+    let write = |id: &str, text: &str| {
+        std::fs::write(folder.join(format!("{id}.toml")), text).expect("written")
+    };
     write("recruiter", "indexes = [\"cvs\"]\ndatasets = [\"cvs\"]\nbucket = \"staffing\"\n");
     write("assistant", "indexes = [\"docs\", \"later\"]\ndatasets = [\"docs\"]\n");
     activate(&mesh, "recruiter").await.expect("activated");
     assert_scope(&mesh, "recruiter", "cvs", "docs").await;
     let buckets = mesh.call("org.brahman.Storage.Buckets", json!({})).await.expect("listed");
-    let made = buckets["buckets"].as_array().expect("a list").iter().any(|bucket| bucket["name"] == "staffing");
+    let made = buckets["buckets"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .any(|bucket| bucket["name"] == "staffing");
     assert!(made && mesh.folder.path().join("state/buckets/staffing").is_dir(), "{buckets}");
     let switched = activate(&mesh, "assistant").await.expect("activated");
-    assert!(switched["notes"][0].as_str().is_some_and(|note| note.contains("no index `later`")), "{switched}");
+    assert!(
+        switched["notes"][0].as_str().is_some_and(|note| note.contains("no index `later`")),
+        "{switched}"
+    );
     assert_scope(&mesh, "assistant", "docs", "cvs").await;
     for label in ["profiles", "index", "catalog", "broker"] {
         let pid = mesh.module(label).await.pid;
         mesh.signal(pid, "KILL");
         gone(pid).await;
-        mesh.when(|modules| modules.iter().any(|m| m.card.label.as_str() == label && m.state == ModuleState::Ready && m.pid != pid)).await;
+        mesh.when(|modules| {
+            modules.iter().any(|m| {
+                m.card.label.as_str() == label && m.state == ModuleState::Ready && m.pid != pid
+            })
+        })
+        .await;
         assert_scope(&mesh, "assistant", "docs", "cvs").await;
     }
     let person = mesh.brahman(&["search", "cvs", "ships"]);
     let said = String::from_utf8_lossy(&person.stderr).into_owned();
-    assert!(!person.status.success() && said.contains("profile `assistant`") && said.contains("`cvs`"), "{said}");
+    assert!(
+        !person.status.success() && said.contains("profile `assistant`") && said.contains("`cvs`"),
+        "{said}"
+    );
     mesh.call("org.brahman.Profiles.Deactivate", json!({})).await.expect("left");
     for name in ["cvs", "docs"] {
-        mesh.call("org.brahman.Index.Search", json!({"index": name, "text": "ships", "mode": "lexical"})).await.expect("found");
+        mesh.call(
+            "org.brahman.Index.Search",
+            json!({"index": name, "text": "ships", "mode": "lexical"}),
+        )
+        .await
+        .expect("found");
     }
     mesh.down();
 }
@@ -536,14 +740,29 @@ fn real(setup: &Setup, name: &str) -> (String, String) {
     let folder = setup.cache().with_file_name(format!("model-{name}"));
     MadeModel::pooled_by(&["mean_tokens"]).write(&folder);
     let (_, text) = shipped("embed-real");
-    let text = text.replace("label = \"embed-real\"", &format!("label = \"embed-{name}\"\nlimits = {{ vram_mib = 200 }}"));
+    let text = text.replace(
+        "label = \"embed-real\"",
+        &format!("label = \"embed-{name}\"\nlimits = {{ vram_mib = 200 }}"),
+    );
     let text = text.replace("all-MiniLM-L6-v2\" }", &format!("model-{name}\" }}"));
-    (format!("embed-{name}"), format!("{text}\n[environment]\nBRAHMAN_MODEL_DIR = \"{}\"\n", folder.display()))
+    (
+        format!("embed-{name}"),
+        format!("{text}\n[environment]\nBRAHMAN_MODEL_DIR = \"{}\"\n", folder.display()),
+    )
 }
 
 async fn embed(mesh: &Mesh, model: &str) -> Result<Value, ClientError> {
-    let options = CallOptions { require: [("model".to_owned(), format!("model-{model}"))].into(), ..CallOptions::default() };
-    let message = encode_call("org.brahman.Embed.EmbedText", &json!({"texts": ["river stone"]}), &options, false, false)?;
+    let options = CallOptions {
+        require: [("model".to_owned(), format!("model-{model}"))].into(),
+        ..CallOptions::default()
+    };
+    let message = encode_call(
+        "org.brahman.Embed.EmbedText",
+        &json!({"texts": ["river stone"]}),
+        &options,
+        false,
+        false,
+    )?;
     let mut connection = Connection::connect(&mesh.socket()).await?;
     Ok(connection.exchange(&message).await?.typed::<Value>()?.value)
 }
@@ -551,18 +770,34 @@ async fn embed(mesh: &Mesh, model: &str) -> Result<Value, ClientError> {
 #[tokio::test]
 async fn a_switch_takes_little_longer_than_loading_the_new_model_does() {
     let base = Setup::new(&[shipped("broker"), shipped("profiles")]).context("prod").real_model();
-    let base = base.env("BRAHMAN_DEVICE", "cpu").env("BRAHMAN_NVML", "/no/such/nvml.so").env("BRAHMAN_PROFILES_RESIDENCY_S", "0");
+    let base = base
+        .env("BRAHMAN_DEVICE", "cpu")
+        .env("BRAHMAN_NVML", "/no/such/nvml.so")
+        .env("BRAHMAN_PROFILES_RESIDENCY_S", "0");
     let cards = ["shared", "one", "two"].map(|name| real(&base, name));
     let mesh = base.with_cards(&cards).up().await;
     mesh.when(|modules| modules.iter().all(|module| module.state == ModuleState::Ready)).await;
-    define(&mesh, json!({"id": "one", "modules": ["embed-shared", "embed-one"], "pinned": ["embed-shared"]})).await;
-    define(&mesh, json!({"id": "two", "modules": ["embed-shared", "embed-two"], "pinned": ["embed-shared"]})).await;
+    define(
+        &mesh,
+        json!({"id": "one", "modules": ["embed-shared", "embed-one"], "pinned": ["embed-shared"]}),
+    )
+    .await;
+    define(
+        &mesh,
+        json!({"id": "two", "modules": ["embed-shared", "embed-two"], "pinned": ["embed-shared"]}),
+    )
+    .await;
     activate(&mesh, "two").await.expect("activated");
     embed(&mesh, "two").await.expect("answered");
     // Its own load time, with its files in the page cache, from asking to the first answer.
-    mesh.call("org.brahman.Profiles.Unload", json!({"model": "model-two"})).await.expect("unloaded");
+    mesh.call("org.brahman.Profiles.Unload", json!({"model": "model-two"}))
+        .await
+        .expect("unloaded");
     let begun = Instant::now();
-    let told = mesh.call("org.brahman.Profiles.Preload", json!({"model": "model-two"})).await.expect("loaded");
+    let told = mesh
+        .call("org.brahman.Profiles.Preload", json!({"model": "model-two"}))
+        .await
+        .expect("loaded");
     embed(&mesh, "two").await.expect("answered");
     let load = begun.elapsed();
     assert_eq!(told["loaded"], json!(["embed-two"]));
@@ -575,11 +810,15 @@ async fn a_switch_takes_little_longer_than_loading_the_new_model_does() {
     embed(&mesh, "two").await.expect("answered");
     let switch = begun.elapsed();
     let bar = load.mul_f64(1.5) + Duration::from_millis(100);
-    println!("a switch from deactivation to the first answer: {switch:?}; loading alone: {load:?}; the bar: {bar:?}");
+    println!(
+        "a switch from deactivation to the first answer: {switch:?}; loading alone: {load:?}; the bar: {bar:?}"
+    );
     assert_eq!(mesh.module("embed-shared").await.pid, shared, "the shared one stays");
-    // Two cores that others use as well: the figure above is what counts, and this is what would be a fault.
+    // Two cores that others use as well: the figure above is what counts, and this is what would be
+    // a fault.
     assert!(switch < bar * 3 + Duration::from_secs(1), "{switch:?}");
-    let refused = fault(mesh.call("org.brahman.Profiles.Preload", json!({"model": "model-one"})).await);
+    let refused =
+        fault(mesh.call("org.brahman.Profiles.Preload", json!({"model": "model-one"})).await);
     assert_eq!(refused.name, "org.brahman.Profiles.Forbidden", "{refused}");
     mesh.down();
 }

@@ -1,4 +1,5 @@
-//! Models pulled from a hub that behaves as the Hugging Face hub does, and from one that does not; several of them served side by side.
+//! Models pulled from a hub that behaves as the Hugging Face hub does, and from one that does not;
+//! several of them served side by side.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -34,8 +35,15 @@ impl<'a> Person<'a> {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary("brahman"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.home.path());
-        command.env("BRAHMAN_CACHE", self.cache()).env("HF_ENDPOINT", self.hub.endpoint()).args(arguments).stdin(Stdio::null());
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home.path());
+        command
+            .env("BRAHMAN_CACHE", self.cache())
+            .env("HF_ENDPOINT", self.hub.endpoint())
+            .args(arguments)
+            .stdin(Stdio::null());
         command
     }
 
@@ -80,7 +88,10 @@ fn said(out: &Output) -> String {
 #[track_caller]
 fn refused(out: &Output, code: i32, words: &[&str]) {
     let said = said(out);
-    assert!(out.status.code() == Some(code) && words.iter().all(|word| said.contains(word)), "expected {code}, {words:?}: {out:?}");
+    assert!(
+        out.status.code() == Some(code) && words.iter().all(|word| said.contains(word)),
+        "expected {code}, {words:?}: {out:?}"
+    );
 }
 
 /// Requests for contents of large files.
@@ -93,34 +104,67 @@ fn a_repository_is_pulled_once_checked_and_pinned() {
     let (hub, commit) = hub_of("acme/made", &split());
     let person = Person::of(&hub);
     let pulled = person.json(&["models", "pull", "acme/made"]);
-    assert_eq!((&pulled["name"], &pulled["revision"], &pulled["refusal"]), (&json!("made"), &json!(commit), &Value::Null), "{pulled}");
-    let (came, all) = (pulled["fetched"].as_u64().expect("a number"), pulled["bytes"].as_u64().expect("a number"));
+    assert_eq!(
+        (&pulled["name"], &pulled["revision"], &pulled["refusal"]),
+        (&json!("made"), &json!(commit), &Value::Null),
+        "{pulled}"
+    );
+    let (came, all) = (
+        pulled["fetched"].as_u64().expect("a number"),
+        pulled["bytes"].as_u64().expect("a number"),
+    );
     assert!(came > 0 && came <= all, "{pulled}");
     let folder = person.cache().join("models/made");
-    let manifest: Value = serde_json::from_slice(&std::fs::read(folder.join("brahman.json")).expect("there")).expect("JSON");
-    assert_eq!((&manifest["repository"], &manifest["revision"]), (&json!("acme/made"), &json!(commit)));
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("brahman.json")).expect("there"))
+            .expect("JSON");
+    assert_eq!(
+        (&manifest["repository"], &manifest["revision"]),
+        (&json!("acme/made"), &json!(commit))
+    );
     assert_eq!(manifest["graph"], "onnx/model.onnx");
     let pins = manifest["sha256"].as_object().expect("pins");
-    for name in ["onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json", "config.json", "modules.json", "1_Pooling/config.json"] {
+    for name in [
+        "onnx/model.onnx",
+        "onnx/model.onnx_data",
+        "tokenizer.json",
+        "config.json",
+        "modules.json",
+        "1_Pooling/config.json",
+    ] {
         assert!(pins.contains_key(name) && folder.join(name).is_file(), "{name}: {manifest}");
     }
     assert!(!folder.join("README.md").exists(), "what is for people stays there");
     // As the hub's own client has it.
     let repository = person.shared().join("models--acme--made");
     assert_eq!(std::fs::read_to_string(repository.join("refs/main")).expect("noted"), commit);
-    let link = std::fs::read_link(repository.join("snapshots").join(&commit).join("onnx/model.onnx")).expect("a link");
-    assert_eq!(link, Path::new("../../../blobs").join(pins["onnx/model.onnx"].as_str().expect("a sha256")));
+    let link =
+        std::fs::read_link(repository.join("snapshots").join(&commit).join("onnx/model.onnx"))
+            .expect("a link");
+    assert_eq!(
+        link,
+        Path::new("../../../blobs").join(pins["onnx/model.onnx"].as_str().expect("a sha256"))
+    );
 
-    // Once more, from another of our caches, and by its new state: nothing of what is there comes again.
+    // Once more, from another of our caches, and by its new state: nothing of what is there comes
+    // again.
     let asked = hub.seen().len();
     assert_eq!(person.json(&["models", "pull", "acme/made"])["fetched"], 0);
     assert_eq!(hub.seen().len(), asked, "one that is pinned and whole is not asked for");
     let other = person.home.path().join("other").display().to_string();
-    let out = person.command(&["models", "pull", "acme/made", "--json"]).env("BRAHMAN_CACHE", &other).output().expect("brahman runs");
+    let out = person
+        .command(&["models", "pull", "acme/made", "--json"])
+        .env("BRAHMAN_CACHE", &other)
+        .output()
+        .expect("brahman runs");
     let shared: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     assert_eq!(shared["fetched"], 0, "the hub's cache is shared: {out:?}");
     let newer = publish(&hub, "acme/made", &MadeModel { seed: 1, ..split() }, false);
-    assert_eq!(person.json(&["models", "pull", "acme/made"])["revision"], json!(commit), "it is pinned");
+    assert_eq!(
+        person.json(&["models", "pull", "acme/made"])["revision"],
+        json!(commit),
+        "it is pinned"
+    );
     // What was damaged here comes again, as it was.
     std::fs::remove_file(folder.join("tokenizer.json")).expect("removed");
     publish(&hub, "acme/made", &split(), false);
@@ -133,14 +177,24 @@ fn a_repository_is_pulled_once_checked_and_pinned() {
     assert!(moved["fetched"].as_u64() < moved["bytes"].as_u64(), "{moved}");
 
     let listed = person.json(&["models", "list"]);
-    assert_eq!((&listed["models"][0]["name"], &listed["models"][0]["repository"]), (&json!("made"), &json!(format!("acme/made@{newer}"))));
+    assert_eq!(
+        (&listed["models"][0]["name"], &listed["models"][0]["repository"]),
+        (&json!("made"), &json!(format!("acme/made@{newer}")))
+    );
     // Its files are another model's, too.
     person.json(&["models", "pull", "acme/made", "--name", "twin"]);
-    refused(&person.brahman(&["models", "remove", "made", "--hub-cache"]), 6, &["twin", "acme/made"]);
+    refused(
+        &person.brahman(&["models", "remove", "made", "--hub-cache"]),
+        6,
+        &["twin", "acme/made"],
+    );
     assert!(folder.exists() && repository.exists(), "nothing was removed");
     person.json(&["models", "remove", "twin"]);
     let removed = person.json(&["models", "remove", "made", "--hub-cache"]);
-    assert!(removed["hub_cache"].is_string() && !folder.exists() && !repository.exists(), "{removed}");
+    assert!(
+        removed["hub_cache"].is_string() && !folder.exists() && !repository.exists(),
+        "{removed}"
+    );
     refused(&person.brahman(&["models", "remove", "made"]), 4, &["made"]);
 }
 
@@ -149,8 +203,18 @@ fn the_token_opens_what_is_gated_and_goes_nowhere_else() {
     let hub = Hub::start();
     publish(&hub, "acme/gated", &made(), true);
     let person = Person::of(&hub);
-    refused(&person.brahman(&["models", "pull", "acme/gated"]), 1, &["401", "HF_TOKEN", "/acme/gated", "accepted"]);
-    let with = |token: &str, model: &str| person.command(&["models", "pull", model]).env("HF_TOKEN", token).output().expect("brahman runs");
+    refused(
+        &person.brahman(&["models", "pull", "acme/gated"]),
+        1,
+        &["401", "HF_TOKEN", "/acme/gated", "accepted"],
+    );
+    let with = |token: &str, model: &str| {
+        person
+            .command(&["models", "pull", model])
+            .env("HF_TOKEN", token)
+            .output()
+            .expect("brahman runs")
+    };
     let wrong = with("hf_wrong", "acme/gated");
     refused(&wrong, 1, &["403", "token of HF_TOKEN"]);
     assert!(!said(&wrong).contains("hf_wrong"), "a token is not shown");
@@ -158,7 +222,11 @@ fn the_token_opens_what_is_gated_and_goes_nowhere_else() {
     assert!(blobs(&hub).iter().all(|request| request.token.is_none()), "{:?}", blobs(&hub));
     assert!(hub.seen().iter().any(|request| request.token.as_deref() == Some(TOKEN)));
     // What is not there is told only to who has a token.
-    refused(&person.brahman(&["models", "pull", "acme/none"]), 1, &["private, gated or not there", "HF_TOKEN"]);
+    refused(
+        &person.brahman(&["models", "pull", "acme/none"]),
+        1,
+        &["private, gated or not there", "HF_TOKEN"],
+    );
     refused(&with(TOKEN, "acme/none"), 4, &["404"]);
 }
 
@@ -176,7 +244,10 @@ fn what_was_cut_off_goes_on_where_it_stopped() {
     let person = Person::of(&hub);
     let out = person.brahman(&["models", "pull", "acme/made"]);
     assert!(out.status.success(), "{out:?}");
-    assert!(said(&out).contains("cut off after 100 of") && said(&out).contains("trying again"), "{out:?}");
+    assert!(
+        said(&out).contains("cut off after 100 of") && said(&out).contains("trying again"),
+        "{out:?}"
+    );
     let from: Vec<Option<usize>> = blobs(&hub).iter().take(4).map(|request| request.from).collect();
     assert_eq!(from, [None, Some(100), Some(200), Some(300)]);
 }
@@ -186,12 +257,19 @@ fn a_pull_that_was_killed_goes_on_where_it_stood() {
     let (hub, _) = hub_of("acme/made", &made());
     hub.when(|request| if request.is_cdn { Trouble::Stall(150) } else { Trouble::None });
     let person = Person::of(&hub);
-    let mut killed = person.command(&["models", "pull", "acme/made"]).stderr(Stdio::null()).spawn().expect("brahman runs");
+    let mut killed = person
+        .command(&["models", "pull", "acme/made"])
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("brahman runs");
     hub.stalled();
     let blobs_folder = person.shared().join("models--acme--made/blobs");
     let half = || {
-        let is_partial = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().ends_with(".incomplete");
-        let mut partials = std::fs::read_dir(&blobs_folder).into_iter().flatten().flatten().filter(is_partial);
+        let is_partial = |entry: &std::fs::DirEntry| {
+            entry.file_name().to_string_lossy().ends_with(".incomplete")
+        };
+        let mut partials =
+            std::fs::read_dir(&blobs_folder).into_iter().flatten().flatten().filter(is_partial);
         partials.any(|entry| entry.metadata().is_ok_and(|meta| meta.len() == 150))
     };
     // There is no event for what another process has written.
@@ -206,9 +284,15 @@ fn a_pull_that_was_killed_goes_on_where_it_stood() {
     assert!(!person.cache().join("models/made").exists(), "a half is no model");
     let out = person.brahman(&["models", "pull", "acme/made"]);
     assert!(out.status.success(), "{out:?}");
-    assert_eq!(blobs(&hub).iter().map(|request| request.from).take(2).collect::<Vec<_>>(), [None, Some(150)]);
+    assert_eq!(
+        blobs(&hub).iter().map(|request| request.from).take(2).collect::<Vec<_>>(),
+        [None, Some(150)]
+    );
     let left = std::fs::read_dir(person.cache().join("models")).expect("there").flatten();
-    let left: Vec<_> = left.map(|entry| entry.file_name()).filter(|name| !name.to_string_lossy().ends_with("~lock")).collect();
+    let left: Vec<_> = left
+        .map(|entry| entry.file_name())
+        .filter(|name| !name.to_string_lossy().ends_with("~lock"))
+        .collect();
     assert_eq!(left, ["made"], "nothing is left of it");
 }
 
@@ -218,11 +302,15 @@ fn two_pulls_at_once_fetch_one_file_once() {
     hub.when(|request| if request.is_cdn { Trouble::Stall(10) } else { Trouble::None });
     let person = Person::of(&hub);
     let mut first = person.command(&["models", "pull", "acme/made"]);
-    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("brahman runs");
+    let mut first =
+        first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("brahman runs");
     hub.stalled();
     // Of another of our caches, and the same of the hub.
     let mut second = person.command(&["models", "pull", "acme/made"]);
-    second.env("BRAHMAN_CACHE", person.home.path().join("other")).stdout(Stdio::null()).stderr(Stdio::piped());
+    second
+        .env("BRAHMAN_CACHE", person.home.path().join("other"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut second = second.spawn().expect("brahman runs");
     let mut lines = BufReader::new(second.stderr.take().expect("a pipe")).lines();
     let word = lines.next().expect("it says that it waits").expect("text");
@@ -231,7 +319,10 @@ fn two_pulls_at_once_fetch_one_file_once() {
     hub.release();
     // What it says from now on is read, so that it is not held up.
     let rest: Vec<String> = lines.map_while(Result::ok).collect();
-    assert!(first.wait().expect("it ends").success() && second.wait().expect("it ends").success(), "{rest:?}");
+    assert!(
+        first.wait().expect("it ends").success() && second.wait().expect("it ends").success(),
+        "{rest:?}"
+    );
     let mut targets: Vec<String> = blobs(&hub).into_iter().map(|request| request.target).collect();
     let all = targets.len();
     targets.sort();
@@ -245,20 +336,42 @@ fn a_hub_that_lies_is_not_believed() {
     let person = Person::of(&hub);
     let pull = || person.brahman(&["models", "pull", "acme/made"]);
     let blobs_folder = person.shared().join("models--acme--made/blobs");
-    let is_graph = |request: &HubRequest| request.target.contains("/resolve/") && request.target.ends_with("onnx/model.onnx");
+    let is_graph = |request: &HubRequest| {
+        request.target.contains("/resolve/") && request.target.ends_with("onnx/model.onnx")
+    };
 
-    // The same length and another content; another length; more than there is room for; nothing to check it by.
+    // The same length and another content; another length; more than there is room for; nothing to
+    // check it by.
     let folder = tempfile::tempdir().expect("a temporary directory");
     made().write(folder.path());
-    let other = vec![7; std::fs::read(folder.path().join("onnx/model.onnx")).expect("written").len()];
-    hub.when(move |request| if request.is_cdn { Trouble::Body(other.clone()) } else { Trouble::None });
+    let other =
+        vec![7; std::fs::read(folder.path().join("onnx/model.onnx")).expect("written").len()];
+    hub.when(
+        move |request| if request.is_cdn { Trouble::Body(other.clone()) } else { Trouble::None },
+    );
     refused(&pull(), 1, &["sha256", "was removed"]);
-    assert_eq!(std::fs::read_dir(&blobs_folder).expect("there").count(), 0, "nothing of it is kept");
+    assert_eq!(
+        std::fs::read_dir(&blobs_folder).expect("there").count(),
+        0,
+        "nothing of it is kept"
+    );
     hub.when(|request| if request.is_cdn { Trouble::Body(vec![7; 10]) } else { Trouble::None });
     refused(&pull(), 1, &["10 bytes where the hub says"]);
-    hub.when(move |request| if is_graph(request) { Trouble::Header("X-Linked-Size", (1_u64 << 60).to_string()) } else { Trouble::None });
+    hub.when(move |request| {
+        if is_graph(request) {
+            Trouble::Header("X-Linked-Size", (1_u64 << 60).to_string())
+        } else {
+            Trouble::None
+        }
+    });
     refused(&pull(), 1, &["no room", "HF_HUB_CACHE"]);
-    hub.when(move |request| if is_graph(request) { Trouble::Header("X-Linked-ETag", "\"abc\"".to_owned()) } else { Trouble::None });
+    hub.when(move |request| {
+        if is_graph(request) {
+            Trouble::Header("X-Linked-ETag", "\"abc\"".to_owned())
+        } else {
+            Trouble::None
+        }
+    });
     refused(&pull(), 1, &["cannot be checked"]);
     assert!(!person.cache().join("models/made").exists());
     // A server that knows no ranges, and half a file that is not of this one.
@@ -273,10 +386,20 @@ fn a_hub_that_lies_is_not_believed() {
     let out = pull();
     assert!(out.status.success(), "{out:?}");
     hub.heal();
-    let id = blobs(&hub)[0].target.trim_start_matches("/blobs/").split('?').next().unwrap_or_default().to_owned();
+    let id = blobs(&hub)[0]
+        .target
+        .trim_start_matches("/blobs/")
+        .split('?')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
     std::fs::write(blobs_folder.join(&id), "damaged").expect("written");
-    std::fs::write(blobs_folder.join(format!("{id}.incomplete")), "not a part of it").expect("written");
-    let again = person.command(&["models", "pull", "acme/made"]).env("BRAHMAN_CACHE", person.home.path().join("other")).output();
+    std::fs::write(blobs_folder.join(format!("{id}.incomplete")), "not a part of it")
+        .expect("written");
+    let again = person
+        .command(&["models", "pull", "acme/made"])
+        .env("BRAHMAN_CACHE", person.home.path().join("other"))
+        .output();
     let again = again.expect("brahman runs");
     assert!(again.status.success() && said(&again).contains("from its beginning"), "{again:?}");
 }
@@ -298,13 +421,21 @@ fn a_hub_that_is_busy_is_asked_again_and_one_that_is_gone_is_told() {
     let later = busy("3600");
     hub.when(move |_| later.clone());
     refused(&person.brahman(&["models", "pull", "acme/other"]), 5, &["429", "3600 s", "HF_TOKEN"]);
-    let gone = person.command(&["models", "pull", "acme/other"]).env("HF_ENDPOINT", "http://127.0.0.1:1").output().expect("brahman runs");
+    let gone = person
+        .command(&["models", "pull", "acme/other"])
+        .env("HF_ENDPOINT", "http://127.0.0.1:1")
+        .output()
+        .expect("brahman runs");
     refused(&gone, 1, &["cannot be reached", "HF_ENDPOINT", "HF_HUB_OFFLINE"]);
     // Offline what is in the hub's cache is as good, and nobody is asked.
     let asked = hub.seen().len();
     let offline = |model: &str| {
         let mut command = person.command(&["models", "pull", model]);
-        command.env("HF_HUB_OFFLINE", "1").env("BRAHMAN_CACHE", person.home.path().join("other")).output().expect("brahman runs")
+        command
+            .env("HF_HUB_OFFLINE", "1")
+            .env("BRAHMAN_CACHE", person.home.path().join("other"))
+            .output()
+            .expect("brahman runs")
     };
     let out = offline("acme/made");
     assert!(out.status.success(), "{out:?}");
@@ -316,25 +447,54 @@ fn a_hub_that_is_busy_is_asked_again_and_one_that_is_gone_is_told() {
 fn a_published_model_is_called_by_its_name_and_held_against_its_files() {
     let hub = Hub::start();
     // Its repository says nothing of pooling, as exporters leave it; fastembed's list does.
-    publish(&hub, "Xenova/bge-small-en-v1.5", &MadeModel { nested: true, ..MadeModel::default() }, false);
+    publish(
+        &hub,
+        "Xenova/bge-small-en-v1.5",
+        &MadeModel { nested: true, ..MadeModel::default() },
+        false,
+    );
     let person = Person::of(&hub);
     let pulled = person.json(&["models", "pull", "BGE-small-en-v1.5"]);
-    assert_eq!((&pulled["name"], &pulled["kind"], &pulled["refusal"]), (&json!("bge-small-en-v1.5"), &json!("embedding"), &Value::Null));
-    let manifest = std::fs::read(person.cache().join("models/bge-small-en-v1.5/brahman.json")).expect("there");
+    assert_eq!(
+        (&pulled["name"], &pulled["kind"], &pulled["refusal"]),
+        (&json!("bge-small-en-v1.5"), &json!("embedding"), &Value::Null)
+    );
+    let manifest =
+        std::fs::read(person.cache().join("models/bge-small-en-v1.5/brahman.json")).expect("there");
     let manifest: Value = serde_json::from_slice(&manifest).expect("JSON");
     assert_eq!((&manifest["pooling"], &manifest["dim"]), (&json!("cls"), &json!(384)));
     let found = person.json(&["models", "search", "bge", "small", "english"]);
     let is_it = |model: &&Value| model["name"] == "bge-small-en-v1.5" && model["variant"] == "fp32";
-    assert_eq!(found["models"].as_array().expect("models").iter().find(is_it).expect("it is known")["installed"], true);
+    assert_eq!(
+        found["models"].as_array().expect("models").iter().find(is_it).expect("it is known")["installed"],
+        true
+    );
     // A repository that says otherwise than the list.
-    publish(&hub, "Xenova/bge-base-en-v1.5", &MadeModel { nested: true, ..MadeModel::pooled_by(&["mean_tokens"]) }, false);
-    refused(&person.brahman(&["models", "pull", "bge-base-en-v1.5"]), 1, &["pooled by cls", "say mean"]);
-    refused(&person.brahman(&["models", "pull", "bge-smal-en-v1.5"]), 4, &["did you mean `bge-small-en-v1.5`?"]);
+    publish(
+        &hub,
+        "Xenova/bge-base-en-v1.5",
+        &MadeModel { nested: true, ..MadeModel::pooled_by(&["mean_tokens"]) },
+        false,
+    );
+    refused(
+        &person.brahman(&["models", "pull", "bge-base-en-v1.5"]),
+        1,
+        &["pooled by cls", "say mean"],
+    );
+    refused(
+        &person.brahman(&["models", "pull", "bge-smal-en-v1.5"]),
+        4,
+        &["did you mean `bge-small-en-v1.5`?"],
+    );
     refused(&person.brahman(&["models", "pull", "bge-small-en-v1.5:int3"]), 4, &["fp32, int8"]);
     refused(&person.brahman(&["models", "pull", "a/b/c"]), 6, &["OWNER/NAME"]);
     // One that leaves open what no list knows is brought, and told.
     publish(&hub, "acme/mute", &MadeModel::default(), false);
-    refused(&person.brahman(&["models", "pull", "acme/mute"]), 1, &["cannot be served as it is", "pooled"]);
+    refused(
+        &person.brahman(&["models", "pull", "acme/mute"]),
+        1,
+        &["cannot be served as it is", "pooled"],
+    );
     assert!(person.cache().join("models/mute/brahman.json").exists());
     refused(&person.brahman(&["models", "pull", "other/mute"]), 6, &["--name"]);
 }
@@ -342,9 +502,14 @@ fn a_published_model_is_called_by_its_name_and_held_against_its_files() {
 /// `brahman` against a mesh, with its Cards and this hub.
 fn with_cards(mesh: &Mesh, hub: &Hub, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary("brahman"));
-    command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("BRAHMAN_SOCKET", mesh.socket());
+    command
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("BRAHMAN_SOCKET", mesh.socket());
     command.env("HOME", mesh.folder.path()).env("BRAHMAN_CACHE", mesh.folder.path().join("cache"));
-    command.env("BRAHMAN_CARDS", mesh.folder.path().join("cards")).env("HF_ENDPOINT", hub.endpoint());
+    command
+        .env("BRAHMAN_CARDS", mesh.folder.path().join("cards"))
+        .env("HF_ENDPOINT", hub.endpoint());
     let out = command.args(arguments).stdin(Stdio::null()).output().expect("brahman runs");
     assert!(out.status.success(), "{arguments:?}: {out:?}");
     out
@@ -353,7 +518,12 @@ fn with_cards(mesh: &Mesh, hub: &Hub, arguments: &[&str]) -> Output {
 fn vector(mesh: &Mesh, model: &str, text: &str) -> Vec<f64> {
     let out = mesh.brahman_json(&["embed", text, "--model", model]);
     assert_eq!(out["model"], model);
-    out["vectors"][0].as_array().expect("a vector").iter().map(|x| x.as_f64().expect("a number")).collect()
+    out["vectors"][0]
+        .as_array()
+        .expect("a vector")
+        .iter()
+        .map(|x| x.as_f64().expect("a number"))
+        .collect()
 }
 
 #[tokio::test]
@@ -376,15 +546,29 @@ async fn models_are_enabled_side_by_side_and_chosen_by_name() {
         mesh.when_module(label, ModuleState::Ready).await;
     }
     for (name, model) in [("one", &one), ("two", &two)] {
-        for (got, want) in vector(&mesh, name, "river stone bread").iter().zip(model.vector("", "river stone bread")) {
+        for (got, want) in vector(&mesh, name, "river stone bread")
+            .iter()
+            .zip(model.vector("", "river stone bread"))
+        {
             assert!((got - want).abs() < 1e-5, "{name}: {got}, expected {want}");
         }
-        assert!(mesh.folder.path().join("cache/vectors").join(format!("embed-{name}")).is_dir(), "each has a cache of its own");
+        assert!(
+            mesh.folder.path().join("cache/vectors").join(format!("embed-{name}")).is_dir(),
+            "each has a cache of its own"
+        );
     }
-    // Whoever names none gets the one that ranks first; whoever names what is not there is told what is.
+    // Whoever names none gets the one that ranks first; whoever names what is not there is told
+    // what is.
     assert_eq!(mesh.brahman_json(&["embed", "card"])["model"], "one");
-    refused(&mesh.brahman(&["embed", "card", "--model", "three"]), 4, &["embed-one", "has `one`", "has `two`"]);
-    assert_eq!(mesh.brahman_json(&["call", "embed.Info", "--require", "model=two"])["model"], "two");
+    refused(
+        &mesh.brahman(&["embed", "card", "--model", "three"]),
+        4,
+        &["embed-one", "has `one`", "has `two`"],
+    );
+    assert_eq!(
+        mesh.brahman_json(&["call", "embed.Info", "--require", "model=two"])["model"],
+        "two"
+    );
 
     // An index asks for its own, whatever the context offers first.
     let notes = mesh.folder.path().join("notes");
@@ -394,9 +578,17 @@ async fn models_are_enabled_side_by_side_and_chosen_by_name() {
     mesh.brahman_json(&["index", "create", "notes", "--dataset", "notes", "--model", "two"]);
     mesh.brahman_json(&["index", "refresh", "notes"]);
     let found = mesh.brahman_json(&["search", "notes", "river"]);
-    assert_eq!((&found["model"], &found["provider"]), (&json!("two"), &json!("embed-two")), "{found}");
+    assert_eq!(
+        (&found["model"], &found["provider"]),
+        (&json!("two"), &json!("embed-two")),
+        "{found}"
+    );
     assert_eq!(mesh.brahman_json(&["search", "notes", "river", "--model", "two"])["model"], "two");
-    refused(&mesh.brahman(&["search", "notes", "river", "--model", "one"]), 1, &["holds vectors of two", "not of one"]);
+    refused(
+        &mesh.brahman(&["search", "notes", "river", "--model", "one"]),
+        1,
+        &["holds vectors of two", "not of one"],
+    );
 
     // And says so, once nobody serves it.
     let busy = Command::new(binary("brahman"))
@@ -409,7 +601,12 @@ async fn models_are_enabled_side_by_side_and_chosen_by_name() {
     refused(&busy, 6, &["models disable two"]);
     with_cards(&mesh, &hub, &["models", "disable", "two"]);
     mesh.brahman_json(&["reload"]);
-    mesh.when(|modules| !modules.iter().any(|module| module.card.label.as_str() == "embed-two")).await;
-    refused(&mesh.brahman(&["search", "notes", "stone"]), 4, &["vectors of index `notes` are of two", "models enable two"]);
+    mesh.when(|modules| !modules.iter().any(|module| module.card.label.as_str() == "embed-two"))
+        .await;
+    refused(
+        &mesh.brahman(&["search", "notes", "stone"]),
+        4,
+        &["vectors of index `notes` are of two", "models enable two"],
+    );
     assert_eq!(mesh.brahman_json(&["embed", "card"])["model"], "one");
 }

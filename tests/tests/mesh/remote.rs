@@ -1,5 +1,5 @@
-//! Embedding on servers that somebody else runs: in each of their dialects, through whatever goes wrong with them, and with another one to
-//! take over.
+//! Embedding on servers that somebody else runs: in each of their dialects, through whatever goes
+//! wrong with them, and with another one to take over.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Output;
@@ -15,13 +15,23 @@ use serde_json::{Value, json};
 const KEY: &str = "sk-hunter2";
 
 /// The Card of the examples, for this server; more of its environment behind.
-fn card(label: &str, dialect: &str, server: &EmbedServer, model: &str, environment: &str) -> (String, String) {
+fn card(
+    label: &str,
+    dialect: &str,
+    server: &EmbedServer,
+    model: &str,
+    environment: &str,
+) -> (String, String) {
     let path = repository().join("examples/remote-embeddings/embed-http.toml");
     let text = std::fs::read_to_string(path).expect("the example");
     let (head, _) = text.split_once("\n[environment]\n").expect("an environment");
-    let head = head.replace("label = \"embed-http\"", &format!("label = \"{label}\"")).replace("nomic-embed-text", model);
+    let head = head
+        .replace("label = \"embed-http\"", &format!("label = \"{label}\""))
+        .replace("nomic-embed-text", model);
     let url = server.url();
-    let own = format!("BRAHMAN_EMBED_SERVER = \"{dialect}+{url}\"\nBRAHMAN_EMBED_SERVER_MODEL = \"{model}\"\n{environment}");
+    let own = format!(
+        "BRAHMAN_EMBED_SERVER = \"{dialect}+{url}\"\nBRAHMAN_EMBED_SERVER_MODEL = \"{model}\"\n{environment}"
+    );
     (label.to_owned(), format!("{head}\n[environment]\n{own}"))
 }
 
@@ -49,7 +59,9 @@ fn near(got: &Value, want: &[f64]) {
 }
 
 async fn embed(mesh: &Mesh, texts: &[&str]) -> Value {
-    mesh.call("org.brahman.Embed.EmbedText", json!({ "texts": texts })).await.unwrap_or_else(|error| panic!("{error}\n{}", mesh.log()))
+    mesh.call("org.brahman.Embed.EmbedText", json!({ "texts": texts }))
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", mesh.log()))
 }
 
 #[tokio::test]
@@ -61,7 +73,11 @@ async fn each_dialect_is_spoken_and_what_is_cached_costs_no_request() {
         let texts: Vec<String> = (0..9).map(|i| format!("text {i}")).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let out = embed(&mesh, &texts).await;
-        assert_eq!((&out["model"], &out["dim"], &out["cached"]), (&json!(model), &json!(DIM), &json!(0)), "{dialect}: {out}");
+        assert_eq!(
+            (&out["model"], &out["dim"], &out["cached"]),
+            (&json!(model), &json!(DIM), &json!(0)),
+            "{dialect}: {out}"
+        );
         for (got, text) in out["vectors"].as_array().expect("vectors").iter().zip(&texts) {
             near(got, &vector(model, text, DIM));
         }
@@ -79,16 +95,27 @@ async fn each_dialect_is_spoken_and_what_is_cached_costs_no_request() {
 
         // What it is known by, and what it did when it was tried.
         let info = mesh.call("org.brahman.Embed.Info", json!({})).await.expect("an answer");
-        assert!(info["fingerprint"].as_str().is_some_and(|print| print.starts_with("by-name-")), "{info}");
+        assert!(
+            info["fingerprint"].as_str().is_some_and(|print| print.starts_with("by-name-")),
+            "{info}"
+        );
         let probe = json!({ "url": server.url(), "dialect": dialect, "distance": 0.0, "long_texts": "refused", "verified": true });
         assert_eq!(info["server"], probe, "{dialect}");
         let attributes = mesh.module("embed-http").await.attributes;
-        assert_eq!((attributes["determinism"].as_str(), attributes["dim"].as_str()), ("same bits", "8"));
+        assert_eq!(
+            (attributes["determinism"].as_str(), attributes["dim"].as_str()),
+            ("same bits", "8")
+        );
 
         // A long text is refused, or cut if the call wants that and the server can.
         let long = "y".repeat(WINDOW + 1);
-        let fault = mesh.fault("org.brahman.Embed.EmbedText", json!({ "texts": ["short", long] })).await;
-        assert_eq!((&*fault.name, &fault.parameters["index"]), ("org.brahman.Embed.BadOutput", &json!(1)), "{fault}");
+        let fault =
+            mesh.fault("org.brahman.Embed.EmbedText", json!({ "texts": ["short", long] })).await;
+        assert_eq!(
+            (&*fault.name, &fault.parameters["index"]),
+            ("org.brahman.Embed.BadOutput", &json!(1)),
+            "{fault}"
+        );
         let ask = json!({ "texts": ["short", long], "truncate": true, "partial": true });
         let out = mesh.call("org.brahman.Embed.EmbedText", ask).await.expect("an answer");
         near(&out["vectors"][0], &vector(model, "short", DIM));
@@ -96,9 +123,15 @@ async fn each_dialect_is_spoken_and_what_is_cached_costs_no_request() {
             assert_eq!(out["failed"][0]["index"], 1, "{out}");
         } else {
             near(&out["vectors"][1], &vector(model, &long[..WINDOW], DIM));
-            assert_eq!(out["truncated"], json!([{ "index": 1, "tokens": WINDOW + 1, "kept": WINDOW, "at_least": true }]));
+            assert_eq!(
+                out["truncated"],
+                json!([{ "index": 1, "tokens": WINDOW + 1, "kept": WINDOW, "at_least": true }])
+            );
             let fault = mesh.fault("org.brahman.Embed.EmbedText", json!({ "texts": [long] })).await;
-            assert_eq!(fault.name, "org.brahman.Embed.TextTooLong", "the cache knows that it was cut");
+            assert_eq!(
+                fault.name, "org.brahman.Embed.TextTooLong",
+                "the cache knows that it was cut"
+            );
         }
         let fault = mesh.fault("org.brahman.Embed.Tokenize", json!({ "texts": ["x"] })).await;
         assert_eq!(fault.name, "org.varlink.service.MethodNotImplemented");
@@ -139,7 +172,11 @@ async fn what_a_server_does_wrong_harms_no_other_text() {
     let out = mesh.call("org.brahman.Embed.EmbedText", ask).await.expect("an answer");
     near(&out["vectors"][0], &vector("m", "one", DIM));
     near(&out["vectors"][2], &vector("m", "two", DIM));
-    assert_eq!((&out["failed"][0]["index"], &out["failed"][0]["error"]), (&json!(1), &json!("org.brahman.Embed.BadOutput")), "{out}");
+    assert_eq!(
+        (&out["failed"][0]["index"], &out["failed"][0]["error"]),
+        (&json!(1), &json!("org.brahman.Embed.BadOutput")),
+        "{out}"
+    );
     // What is no answer at all.
     server.always(EmbedTrouble::Body(b"<!doctype html><h1>Welcome to nginx!</h1>".to_vec()));
     let fault = mesh.fault("org.brahman.Embed.EmbedText", json!({ "texts": ["other"] })).await;
@@ -147,7 +184,11 @@ async fn what_a_server_does_wrong_harms_no_other_text() {
     // One that has no time says when it has.
     server.always(EmbedTrouble::Status(429, Some(("Retry-After", "3600".to_owned()))));
     let fault = mesh.fault("org.brahman.Embed.EmbedText", json!({ "texts": ["later"] })).await;
-    assert_eq!((&*fault.name, &fault.parameters["retry_after_ms"]), ("org.brahman.Broker.Overloaded", &json!(3_600_000)), "{fault}");
+    assert_eq!(
+        (&*fault.name, &fault.parameters["retry_after_ms"]),
+        ("org.brahman.Broker.Overloaded", &json!(3_600_000)),
+        "{fault}"
+    );
     // None of it is in the cache.
     server.heal();
     let out = embed(&mesh, &["poison", "other", "later"]).await;
@@ -159,7 +200,11 @@ async fn what_a_server_does_wrong_harms_no_other_text() {
 async fn a_key_is_sent_and_a_wrong_one_is_named_but_not_shown() {
     let server = EmbedServer::start(Some(KEY));
     let secrets = tempfile::NamedTempFile::new().expect("a temporary file");
-    std::fs::write(secrets.path(), format!("[right]\npassword = \"{KEY}\"\n[wrong]\npassword = \"sk-other\"\n")).expect("written");
+    std::fs::write(
+        secrets.path(),
+        format!("[right]\npassword = \"{KEY}\"\n[wrong]\npassword = \"sk-other\"\n"),
+    )
+    .expect("written");
     std::fs::set_permissions(secrets.path(), std::fs::Permissions::from_mode(0o600)).expect("set");
     let with = |label: &str, token: &str| card(label, "openai", &server, "m", token);
     let cards = [
@@ -168,7 +213,12 @@ async fn a_key_is_sent_and_a_wrong_one_is_named_but_not_shown() {
         with("embed-none", ""),
         with("embed-written", &format!("BRAHMAN_EMBED_TOKEN = \"{KEY}\"\n")),
     ];
-    let mesh = Setup::new(&[shipped("broker")]).with_cards(&cards).context("prod").env("BRAHMAN_SECRETS", secrets.path()).up().await;
+    let mesh = Setup::new(&[shipped("broker")])
+        .with_cards(&cards)
+        .context("prod")
+        .env("BRAHMAN_SECRETS", secrets.path())
+        .up()
+        .await;
     mesh.when_module("embed-right", ModuleState::Ready).await;
     assert!(server.seen().iter().any(|request| request.token.as_deref() == Some(KEY)));
     for (label, words) in [
@@ -203,7 +253,9 @@ async fn a_server_that_is_away_leaves_what_is_cached_and_another_takes_over() {
 
     // It starts without its server, as it was known to be.
     mesh.brahman_json(&["restart", "embed-first"]);
-    let is_back = |m: &ModuleRecord| m.card.label.as_str() == "embed-first" && m.incarnation > 1 && m.state == ModuleState::Ready;
+    let is_back = |m: &ModuleRecord| {
+        m.card.label.as_str() == "embed-first" && m.incarnation > 1 && m.state == ModuleState::Ready
+    };
     mesh.when(|modules| modules.iter().any(is_back)).await;
     assert_eq!(model("kept").await, "one");
     let asked = mesh.brahman_json(&["call", "embed.Info", "--require", "model=one"]);
@@ -217,21 +269,29 @@ async fn a_server_that_is_away_leaves_what_is_cached_and_another_takes_over() {
         assert!(begun.elapsed() < PATIENCE, "{}", mesh.log());
         number += 1;
     }
-    assert_eq!(mesh.brahman_json(&["call", "embed.Info", "--require", "model=one"])["server"]["verified"], true);
+    assert_eq!(
+        mesh.brahman_json(&["call", "embed.Info", "--require", "model=one"])["server"]["verified"],
+        true
+    );
 }
 
 #[tokio::test]
 async fn a_caller_in_a_hurry_takes_the_server_from_nobody() {
     let server = EmbedServer::start(None);
-    let mesh = up(&[card("embed-http", "ollama", &server, "m", "BRAHMAN_EMBED_CONCURRENCY = \"1\"\n")]).await;
+    let mesh =
+        up(&[card("embed-http", "ollama", &server, "m", "BRAHMAN_EMBED_CONCURRENCY = \"1\"\n")])
+            .await;
     server.when(|request| {
         let is_slow = request.texts.iter().any(|text| text.contains("slow"));
         if is_slow { EmbedTrouble::Silent } else { EmbedTrouble::None }
     });
     for text in ["slow", "as slow"] {
-        let options = CallOptions { deadline: Some(Duration::from_millis(400)), ..CallOptions::default() };
+        let options =
+            CallOptions { deadline: Some(Duration::from_millis(400)), ..CallOptions::default() };
         let ask = json!({ "texts": [text] });
-        let message = client::encode_call("org.brahman.Embed.EmbedText", &ask, &options, false, false).expect("a call");
+        let message =
+            client::encode_call("org.brahman.Embed.EmbedText", &ask, &options, false, false)
+                .expect("a call");
         let mut connection = Connection::connect(&mesh.socket()).await.expect("connected");
         let error = connection.exchange(&message).await.expect_err("too late");
         assert!(error.to_string().contains("DeadlineExceeded"), "{error}");
@@ -254,32 +314,47 @@ async fn another_model_behind_the_name_is_refused() {
     server.always(EmbedTrouble::Dim(DIM * 2));
     for text in ["new", "newer"] {
         let fault = mesh.fault("org.brahman.Embed.EmbedText", json!({ "texts": [text] })).await;
-        assert!(fault.message().contains("16 numbers") && fault.message().contains("expected 8"), "{fault}");
+        assert!(
+            fault.message().contains("16 numbers") && fault.message().contains("expected 8"),
+            "{fault}"
+        );
         assert!(!fault.retryable());
     }
     server.heal();
     let fault = mesh.fault("org.brahman.Embed.EmbedText", json!({ "texts": ["new"] })).await;
-    assert!(fault.message().contains("another model"), "one that has changed once is not trusted again: {fault}");
+    assert!(
+        fault.message().contains("another model"),
+        "one that has changed once is not trusted again: {fault}"
+    );
     assert_eq!(embed(&mesh, &["kept"]).await["cached"], 1);
 
     // And when it starts: of another length, or with other vectors of the same.
     for trouble in [EmbedTrouble::Dim(DIM * 2), EmbedTrouble::OtherModel] {
         server.always(trouble);
         let _ = mesh.brahman(&["restart", "embed-http"]);
-        let reason = mesh.when_module("embed-http", ModuleState::Failed).await.reason.unwrap_or_default();
-        assert!(reason.contains("BRAHMAN_EMBED_REVISION") && reason.contains("another model"), "{reason}");
+        let reason =
+            mesh.when_module("embed-http", ModuleState::Failed).await.reason.unwrap_or_default();
+        assert!(
+            reason.contains("BRAHMAN_EMBED_REVISION") && reason.contains("another model"),
+            "{reason}"
+        );
         server.heal();
         mesh.brahman_json(&["restart", "embed-http"]);
         mesh.when_module("embed-http", ModuleState::Ready).await;
     }
-    assert_eq!(embed(&mesh, &["kept", "new"]).await["cached"], 1, "nothing of the other is in the cache");
+    assert_eq!(
+        embed(&mesh, &["kept", "new"]).await["cached"],
+        1,
+        "nothing of the other is in the cache"
+    );
 
     // One whose answers cannot be right is not used at all.
     let confused = EmbedServer::start(None);
     confused.always(EmbedTrouble::Misordered);
     mesh.write_card(&card("embed-confused", "ollama", &confused, "m", ""));
     mesh.brahman_json(&["reload"]);
-    let reason = mesh.when_module("embed-confused", ModuleState::Failed).await.reason.unwrap_or_default();
+    let reason =
+        mesh.when_module("embed-confused", ModuleState::Failed).await.reason.unwrap_or_default();
     assert!(reason.contains("another order"), "{reason}");
     // One that cuts in silence is used, and every answer says so.
     let silent = EmbedServer::start(None);
@@ -297,14 +372,29 @@ async fn a_servers_model_is_enabled_by_a_command() {
     let mesh = Setup::new(&[shipped("broker"), shipped("embed-mock")]).up().await;
     let cards = mesh.folder.path().join("cards").display().to_string();
     let url = server.url();
-    let enable = ["models", "enable", "--http", url.as_str(), "--kind", "openai", "--model", "acme/small", "--cards", cards.as_str()];
+    let enable = [
+        "models",
+        "enable",
+        "--http",
+        url.as_str(),
+        "--kind",
+        "openai",
+        "--model",
+        "acme/small",
+        "--cards",
+        cards.as_str(),
+    ];
     let enabled = mesh.brahman_json(&enable);
-    assert_eq!((&enabled["label"], &enabled["model"]), (&json!("embed-small"), &json!("acme/small")));
+    assert_eq!(
+        (&enabled["label"], &enabled["model"]),
+        (&json!("embed-small"), &json!("acme/small"))
+    );
     mesh.brahman_json(&["reload"]);
     mesh.when_module("embed-small", ModuleState::Ready).await;
     let out = mesh.brahman_json(&["embed", "x", "--model", "acme/small"]);
     near(&out["vectors"][0], &vector("acme/small", "x", DIM));
     mesh.brahman_json(&["models", "disable", "acme/small", "--cards", &cards]);
     mesh.brahman_json(&["reload"]);
-    mesh.when(|modules| !modules.iter().any(|module| module.card.label.as_str() == "embed-small")).await;
+    mesh.when(|modules| !modules.iter().any(|module| module.card.label.as_str() == "embed-small"))
+        .await;
 }

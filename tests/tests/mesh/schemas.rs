@@ -1,13 +1,16 @@
 //! Every shape that `--json` prints has a schema in `docs/schemas`, and is as that says.
 //!
-//! Those of the interfaces' own replies are made of their types: `BRAHMAN_UPDATE_SCHEMAS=1` writes them anew. What the command makes itself
-//! (`error`, `disk`, `gc`, `backup`, …) is written by hand there.
+//! Those of the interfaces' own replies are made of their types: `BRAHMAN_UPDATE_SCHEMAS=1` writes
+//! them anew. What the command makes itself (`error`, `disk`, `gc`, `backup`, …) is written by hand
+//! there.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use brahman_card::ModuleState;
-use brahman_card::interface::{Method, broker, catalog, embed, index, ingest, init, profiles, rerank, score, service, storage};
+use brahman_card::interface::{
+    Method, broker, catalog, embed, index, ingest, init, profiles, rerank, score, service, storage,
+};
 use brahman_tests::{Setup, repository, shipped};
 use schemars::JsonSchema;
 use schemars::generate::SchemaGenerator;
@@ -49,8 +52,17 @@ fn replies() -> BTreeMap<&'static str, Value> {
         ("context", reply::<broker::method::GetContext>()),
         ("reload", reply::<init::method::Reload>()),
         ("logs", of_type::<init::Line>()),
-        ("introspect", either([reply::<service::method::GetInfo>(), reply::<service::method::GetInterfaceDescription>()])),
-        ("embed", either([reply::<embed::method::EmbedText>(), reply::<embed::method::EmbedFile>()])),
+        (
+            "introspect",
+            either([
+                reply::<service::method::GetInfo>(),
+                reply::<service::method::GetInterfaceDescription>(),
+            ]),
+        ),
+        (
+            "embed",
+            either([reply::<embed::method::EmbedText>(), reply::<embed::method::EmbedFile>()]),
+        ),
         ("rerank", reply::<rerank::method::Rerank>()),
         ("ingest-files", reply::<ingest::method::Files>()),
         ("ingest-postgres", reply::<ingest::method::Postgres>()),
@@ -67,14 +79,20 @@ fn replies() -> BTreeMap<&'static str, Value> {
         ("datasets-copy", reply::<catalog::method::Copy>()),
         ("datasets-pin", reply::<catalog::method::Pin>()),
         ("datasets-unpin", reply::<catalog::method::Unpin>()),
-        ("datasets-resync", either([reply::<catalog::method::Resync>(), reply::<catalog::method::ResyncMissing>()])),
+        (
+            "datasets-resync",
+            either([reply::<catalog::method::Resync>(), reply::<catalog::method::ResyncMissing>()]),
+        ),
         ("datasets-adopt", reply::<catalog::method::Adopt>()),
         ("buckets", reply::<storage::method::Buckets>()),
         ("buckets-add", reply::<storage::method::AddBucket>()),
         ("buckets-health", reply::<storage::method::Health>()),
         ("buckets-put", reply::<storage::method::PutObject>()),
         ("buckets-scrub", reply::<storage::method::Scrub>()),
-        ("errors", either([reply::<storage::method::Errors>(), reply::<storage::method::CompactErrors>()])),
+        (
+            "errors",
+            either([reply::<storage::method::Errors>(), reply::<storage::method::CompactErrors>()]),
+        ),
         ("index-create", reply::<index::method::Create>()),
         ("index-refresh", reply::<index::method::Refresh>()),
         ("index-migrate", reply::<index::method::Migrate>()),
@@ -83,11 +101,17 @@ fn replies() -> BTreeMap<&'static str, Value> {
         ("index-unpin", reply::<index::method::Unpin>()),
         ("index-move", reply::<index::method::Move>()),
         ("index-compact", reply::<index::method::Compact>()),
-        ("index-eval", either([reply::<index::method::EvalAutogen>(), reply::<index::method::EvalList>()])),
+        (
+            "index-eval",
+            either([reply::<index::method::EvalAutogen>(), reply::<index::method::EvalList>()]),
+        ),
         ("index-trial", reply::<index::method::Trial>()),
         ("index-best", reply::<index::method::Best>()),
         ("index-autotune", reply::<index::method::Autotune>()),
-        ("index-agent", either([reply::<index::method::AgentStatus>(), reply::<index::method::AgentEnqueue>()])),
+        (
+            "index-agent",
+            either([reply::<index::method::AgentStatus>(), reply::<index::method::AgentEnqueue>()]),
+        ),
         ("index-list", reply::<index::method::List>()),
         ("index-stats", reply::<index::method::Stats>()),
         ("index-get", reply::<index::method::Get>()),
@@ -96,7 +120,10 @@ fn replies() -> BTreeMap<&'static str, Value> {
         ("index-delete", reply::<index::method::Delete>()),
         ("search", reply::<index::method::Search>()),
         ("score-matrix", reply::<score::method::ScoreMatrix>()),
-        ("score-weights", either([reply::<score::method::Weights>(), reply::<score::method::ResetWeights>()])),
+        (
+            "score-weights",
+            either([reply::<score::method::Weights>(), reply::<score::method::ResetWeights>()]),
+        ),
         ("profile-list", reply::<profiles::method::List>()),
         ("profile-show", of_type::<profiles::ProfileInfo>()),
         ("profile-activate", reply::<profiles::method::Activate>()),
@@ -110,7 +137,8 @@ fn replies() -> BTreeMap<&'static str, Value> {
     // The command names what it read the texts from.
     let rerank = all.get_mut("rerank").expect("just put there");
     let what = "Files or lines of the results, in their order.";
-    rerank["properties"]["sources"] = json!({ "type": "array", "items": { "type": "string" }, "description": what });
+    rerank["properties"]["sources"] =
+        json!({ "type": "array", "items": { "type": "string" }, "description": what });
     all
 }
 
@@ -126,7 +154,10 @@ fn the_schemas_that_are_documented_are_those_of_the_types() {
             differing.push(name);
         }
     }
-    assert!(differing.is_empty(), "docs/schemas is not up to date for {differing:?}: run this test with BRAHMAN_UPDATE_SCHEMAS=1");
+    assert!(
+        differing.is_empty(),
+        "docs/schemas is not up to date for {differing:?}: run this test with BRAHMAN_UPDATE_SCHEMAS=1"
+    );
 }
 
 /// What of a value is not as a schema says: the keywords that are used there, and no others.
@@ -140,7 +171,11 @@ fn flaws(value: &Value, schema: &Value, root: &Value, place: &str) -> Vec<String
     for keyword in ["anyOf", "oneOf"] {
         if let Some(choices) = schema[keyword].as_array() {
             let fits = choices.iter().any(|choice| flaws(value, choice, root, place).is_empty());
-            return if fits { Vec::new() } else { vec![format!("{place}: none of {keyword} fits {value}")] };
+            return if fits {
+                Vec::new()
+            } else {
+                vec![format!("{place}: none of {keyword} fits {value}")]
+            };
         }
     }
     let kinds: Vec<&str> = match &schema["type"] {
@@ -163,8 +198,13 @@ fn flaws(value: &Value, schema: &Value, root: &Value, place: &str) -> Vec<String
     }
     let mut all = Vec::new();
     if let Some(object) = value.as_object() {
-        let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        all.extend(required.filter(|key| !object.contains_key(*key)).map(|key| format!("{place}: `{key}` is missing")));
+        let required =
+            schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        all.extend(
+            required
+                .filter(|key| !object.contains_key(*key))
+                .map(|key| format!("{place}: `{key}` is missing")),
+        );
         for (key, below) in object {
             let known = &schema["properties"][key];
             let rest = &schema["additionalProperties"];
@@ -183,7 +223,8 @@ fn flaws(value: &Value, schema: &Value, root: &Value, place: &str) -> Vec<String
 }
 
 fn assert_shape(name: &str, value: &Value) {
-    let text = std::fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("{}: {error}", file(name).display()));
+    let text = std::fs::read_to_string(file(name))
+        .unwrap_or_else(|error| panic!("{}: {error}", file(name).display()));
     let schema: Value = serde_json::from_str(&text).expect("a schema is JSON");
     let flaws = flaws(value, &schema, &schema, name);
     assert!(flaws.is_empty(), "{flaws:#?}\n{value}");
@@ -191,7 +232,8 @@ fn assert_shape(name: &str, value: &Value) {
 
 #[tokio::test]
 async fn what_commands_print_is_as_its_schema_says() {
-    let mesh = Setup::new(&["broker", "catalog", "ingest", "embed-mock", "index"].map(shipped)).up().await;
+    let mesh =
+        Setup::new(&["broker", "catalog", "ingest", "embed-mock", "index"].map(shipped)).up().await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     let at = |name: &str| mesh.folder.path().join(name).display().to_string();
     std::fs::write(at("d.csv"), "id,text\n1,ships\n2,trains\n").expect("written");
@@ -247,7 +289,11 @@ async fn what_commands_print_is_as_its_schema_says() {
     for line in String::from_utf8_lossy(&logs.stdout).lines() {
         assert_shape("logs", &serde_json::from_str(line).expect("one object a line"));
     }
-    for arguments in [&["datasets", "show", "nothing", "--json"][..], &["no-such-command", "--json"], &["search", "i", "x", "--json"]] {
+    for arguments in [
+        &["datasets", "show", "nothing", "--json"][..],
+        &["no-such-command", "--json"],
+        &["search", "i", "x", "--json"],
+    ] {
         let out = mesh.brahman(arguments);
         assert!(out.stdout.is_empty(), "{arguments:?}");
         assert_shape("error", &serde_json::from_slice(&out.stderr).expect("one object"));
@@ -258,9 +304,14 @@ async fn what_commands_print_is_as_its_schema_says() {
 #[test]
 fn a_value_that_is_not_as_its_schema_says_is_noticed() {
     let schema = of_type::<catalog::CopyOut>();
-    let whole = json!({"name": "d", "generation": 1, "rows": 2, "run_id": "r", "more": "is welcome"});
+    let whole =
+        json!({"name": "d", "generation": 1, "rows": 2, "run_id": "r", "more": "is welcome"});
     assert_eq!(flaws(&whole, &schema, &schema, "copy"), Vec::<String>::new());
-    for bad in [json!({"name": "d"}), json!([]), json!({"name": 1, "generation": 1, "rows": 2, "run_id": "r"})] {
+    for bad in [
+        json!({"name": "d"}),
+        json!([]),
+        json!({"name": 1, "generation": 1, "rows": 2, "run_id": "r"}),
+    ] {
         assert!(!flaws(&bad, &schema, &schema, "copy").is_empty(), "{bad}");
     }
 }

@@ -19,7 +19,9 @@ async fn mock() -> Mesh {
 /// All replies of a streamed matrix.
 async fn matrix(mesh: &Mesh, ask: Value) -> (Vec<Row>, MatrixSummary) {
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connected");
-    let call = encode_call("org.brahman.Score.ScoreMatrix", &ask, &CallOptions::default(), true, false).expect("encoded");
+    let call =
+        encode_call("org.brahman.Score.ScoreMatrix", &ask, &CallOptions::default(), true, false)
+            .expect("encoded");
     connection.send(&call).await.expect("sent");
     let mut rows = Vec::new();
     loop {
@@ -31,7 +33,9 @@ async fn matrix(mesh: &Mesh, ask: Value) -> (Vec<Row>, MatrixSummary) {
         }
         assert_eq!(value["phase"], "row");
         let mut row = value;
-        row.as_object_mut().expect("an object").retain(|k, _| !["phase", "done", "of"].contains(&k.as_str()));
+        row.as_object_mut()
+            .expect("an object")
+            .retain(|k, _| !["phase", "done", "of"].contains(&k.as_str()));
         rows.push(serde_json::from_value(row).expect("a row"));
     }
 }
@@ -49,7 +53,10 @@ async fn the_memory_that_foretells_an_answer_ranks_first() {
         let made = planted(seed, 20, 12, 2, 20, true);
         let key = made.foretold_by.iter().flatten().next().expect("one is told").clone();
         let out: Value = connection
-            .call("org.brahman.Score.ScoreMatrix", &json!({ "conversation": made.conversation, "fresh": true }))
+            .call(
+                "org.brahman.Score.ScoreMatrix",
+                &json!({ "conversation": made.conversation, "fresh": true }),
+            )
             .await
             .expect("scored");
         let rows: Vec<Row> = serde_json::from_value(out["rows"].clone()).expect("rows");
@@ -70,14 +77,17 @@ fn induction() -> std::path::PathBuf {
 }
 
 async fn real(more: impl FnOnce(Setup) -> Setup) -> Mesh {
-    let setup = Setup::new(&["broker", "score-real", "score-mock"].map(shipped)).context("prod").real_model();
+    let setup = Setup::new(&["broker", "score-real", "score-mock"].map(shipped))
+        .context("prod")
+        .real_model();
     let mesh = more(setup.env("BRAHMAN_SCORE_MODEL", induction())).up().await;
     mesh.when_module("score-real", ModuleState::Ready).await;
     mesh
 }
 
 async fn logprobs(mesh: &Mesh, tokens: &[u32]) -> Vec<f64> {
-    let out = mesh.call("org.brahman.Score.Logprobs", json!({ "tokens": tokens })).await.expect("scored");
+    let out =
+        mesh.call("org.brahman.Score.Logprobs", json!({ "tokens": tokens })).await.expect("scored");
     assert_eq!((out["mock"].as_bool(), out["device"].as_str()), (Some(false), Some("cpu")));
     // Nothing is put before ids: nothing precedes the first.
     assert!(out["logprobs"][0].is_null(), "{out}");
@@ -127,9 +137,17 @@ async fn a_real_model_tells_the_memory_that_matters_from_a_shuffled_one() {
     // The figures are those of plain passes over the same bytes.
     let bytes = |keep: &[&str]| -> Vec<u32> {
         let entries = conversation["conversation"].as_array().expect("a list").iter();
-        let kept = entries.filter(|e| e.get("key").and_then(Value::as_str).is_none_or(|k| keep.contains(&k)));
-        let text: String =
-            kept.map(|e| format!("{}: {}\n", e["role"].as_str().expect("a role"), e["text"].as_str().expect("text"))).collect();
+        let kept = entries
+            .filter(|e| e.get("key").and_then(Value::as_str).is_none_or(|k| keep.contains(&k)));
+        let text: String = kept
+            .map(|e| {
+                format!(
+                    "{}: {}\n",
+                    e["role"].as_str().expect("a role"),
+                    e["text"].as_str().expect("text")
+                )
+            })
+            .collect();
         std::iter::once(0).chain(text.bytes().map(u32::from)).collect()
     };
     let response = "Renmu keeps the barometer in Tasvoli.".len();
@@ -146,8 +164,17 @@ async fn the_figures_are_those_of_numpy_on_the_same_weights() {
     let mesh = real(|setup| setup).await;
     let file = std::fs::read(induction().join("reference.json")).expect("made by make.py");
     let reference: Value = serde_json::from_slice(&file).expect("JSON");
-    let out = mesh.call("org.brahman.Score.Logprobs", json!({ "text": reference["text"] })).await.expect("scored");
-    let numbers = |list: &Value| list.as_array().expect("a list").iter().map(|x| x.as_f64().expect("a number")).collect::<Vec<_>>();
+    let out = mesh
+        .call("org.brahman.Score.Logprobs", json!({ "text": reference["text"] }))
+        .await
+        .expect("scored");
+    let numbers = |list: &Value| {
+        list.as_array()
+            .expect("a list")
+            .iter()
+            .map(|x| x.as_f64().expect("a number"))
+            .collect::<Vec<_>>()
+    };
     let (ours, theirs) = (numbers(&out["logprobs"]), numbers(&reference["logprobs"]));
     assert!(ours.len() == theirs.len() && ours.len() > 2000, "{} and {}", ours.len(), theirs.len());
     let worst = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
@@ -178,7 +205,9 @@ async fn shared_beginnings_are_read_once_and_a_small_budget_only_costs_time() {
     }
     mesh.down();
     let mesh = real(|setup| setup.env("BRAHMAN_SCORE_BUDGET_MIB", "1")).await;
-    let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "conversation": made.conversation })).await;
+    let fault = mesh
+        .fault("org.brahman.Score.ScoreMatrix", json!({ "conversation": made.conversation }))
+        .await;
     assert_eq!(fault.name, "org.brahman.Score.OutOfBudget");
     assert!(fault.message().contains("BRAHMAN_SCORE_BUDGET_MIB"), "{fault}");
 }
@@ -188,13 +217,17 @@ async fn odd_conversations_get_an_answer_that_fits() {
     let mesh = mock().await;
     let (hello, hi) = (entry("user", "Hello."), entry("assistant", "Hi."));
     // No memories; no responses; nothing at all.
-    let (rows, done) = matrix(&mesh, json!({ "conversation": { "conversation": [hello, hi] } })).await;
+    let (rows, done) =
+        matrix(&mesh, json!({ "conversation": { "conversation": [hello, hi] } })).await;
     assert_eq!((rows.len(), done.memories, done.responses), (0, 0, 1));
-    let (rows, done) = matrix(&mesh, json!({ "conversation": { "conversation": [memory("a", "A."), hello] } })).await;
+    let (rows, done) =
+        matrix(&mesh, json!({ "conversation": { "conversation": [memory("a", "A."), hello] } }))
+            .await;
     assert_eq!((rows.len(), done.responses, rows[0].deltas.len()), (1, 0, 0));
     let (rows, done) = matrix(&mesh, json!({ "conversation": { "conversation": [] } })).await;
     assert_eq!((rows.len(), done.tokens), (0, 0));
-    // A memory that appears twice is removed in both places; one after the last response changes nothing; empty texts.
+    // A memory that appears twice is removed in both places; one after the last response changes
+    // nothing; empty texts.
     let twice = json!({ "conversation": { "system": [entry("system", "Be brief.")], "conversation": [
         memory("twice", "Kolva is the name of the boat."), hello, entry("assistant", ""),
         memory("twice", "The boat is called Kolva, once more."), memory("empty", ""), hello,
@@ -210,9 +243,13 @@ async fn odd_conversations_get_an_answer_that_fits() {
         memory("one", "The code of the gate is Zarnip."), memory("two", "The code of the gate is Zarnip."), hello,
         entry("assistant", "The code of the gate is Zarnip."),
     ]});
-    let (rows, _) = matrix(&mesh, json!({ "conversation": copies, "groups": [["one", "two"]] })).await;
+    let (rows, _) =
+        matrix(&mesh, json!({ "conversation": copies, "groups": [["one", "two"]] })).await;
     let row = |key: &str| rows.iter().find(|row| row.key == key).expect("a row");
-    assert!(row("one+two").deltas[0] > 4.0 * row("one").deltas[0].max(row("two").deltas[0]), "{rows:?}");
+    assert!(
+        row("one+two").deltas[0] > 4.0 * row("one").deltas[0].max(row("two").deltas[0]),
+        "{rows:?}"
+    );
     // A hundred thousand tokens.
     let long = "All work and no play. ".repeat(4600);
     let out = mesh
@@ -231,26 +268,47 @@ async fn odd_conversations_get_an_answer_that_fits() {
         { "role": "user", "content": [{ "type": "text", "text": "Where is" }, { "type": "text", "text": " the key?" }] },
         { "role": "assistant", "content": said },
     ]);
-    let entries = [entry("system", "Be brief."), memory("key", said), entry("user", "Where is the key?"), entry("assistant", said)];
+    let entries = [
+        entry("system", "Be brief."),
+        memory("key", said),
+        entry("user", "Where is the key?"),
+        entry("assistant", said),
+    ];
     let (chat, _) = matrix(&mesh, json!({ "messages": messages })).await;
-    let (ours, _) = matrix(&mesh, json!({ "conversation": { "conversation": entries }, "fresh": true })).await;
-    assert!(chat[0].deltas[0] > 20.0 && chat[0].deltas == ours[0].deltas && chat[0].key == "key", "{chat:?}");
+    let (ours, _) =
+        matrix(&mesh, json!({ "conversation": { "conversation": entries }, "fresh": true })).await;
+    assert!(
+        chat[0].deltas[0] > 20.0 && chat[0].deltas == ours[0].deltas && chat[0].key == "key",
+        "{chat:?}"
+    );
     // Bad input is named.
     let bad = async |conversation: Value, words: &str| {
-        let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "conversation": conversation })).await;
+        let fault = mesh
+            .fault("org.brahman.Score.ScoreMatrix", json!({ "conversation": conversation }))
+            .await;
         assert!(fault.to_string().contains(words), "{fault}");
     };
-    bad(json!({ "conversation": [{ "role": "memory", "text": "x" }] }), "conversation[0].key").await;
+    bad(json!({ "conversation": [{ "role": "memory", "text": "x" }] }), "conversation[0].key")
+        .await;
     bad(json!({ "conversation": [entry("assitant", "x")] }), "assitant").await;
     bad(json!({ "conversation": [{ "role": "user" }] }), "neither `text` nor `tokens`").await;
     bad(json!({ "conversation": [{ "role": "user", "text": "a", "tokens": [1] }] }), "both").await;
     bad(json!({ "conversation": [{ "role": "user", "tokens": [1, 256] }] }), "token 256").await;
     let tokens = |role: &str, key: Option<usize>| json!({ "role": role, "tokens": [97], "key": key.map(|k| k.to_string()) });
-    let many: Vec<Value> = (0..2000).map(|k| tokens("memory", Some(k))).chain((0..1100).map(|_| tokens("assistant", None))).collect();
+    let many: Vec<Value> = (0..2000)
+        .map(|k| tokens("memory", Some(k)))
+        .chain((0..1100).map(|_| tokens("assistant", None)))
+        .collect();
     bad(json!({ "conversation": many }), "2000 rows over 2200000 cells").await;
-    let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "conversation": twice["conversation"], "path": "/x" })).await;
+    let fault = mesh
+        .fault(
+            "org.brahman.Score.ScoreMatrix",
+            json!({ "conversation": twice["conversation"], "path": "/x" }),
+        )
+        .await;
     assert!(fault.message().contains("expected one of them"), "{fault}");
-    let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "path": "relative.json" })).await;
+    let fault =
+        mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "path": "relative.json" })).await;
     assert_eq!(fault.name, "org.brahman.Score.FileUnreadable");
 }
 
@@ -261,7 +319,9 @@ async fn a_killed_scorer_goes_on_where_it_was() {
     let file = mesh.folder.path().join("c.json");
     std::fs::write(&file, made.conversation.to_string()).expect("written");
     let ask = json!({ "path": file, "max_age_s": 3600 });
-    let call = |method: &str| encode_call(method, &ask, &CallOptions::default(), true, false).expect("encoded");
+    let call = |method: &str| {
+        encode_call(method, &ask, &CallOptions::default(), true, false).expect("encoded")
+    };
     // The broker holds whole replies, not whole streams: rows come as they are done.
     let mut direct = Connection::connect(&mesh.socket()).await.expect("connected");
     direct.send(&call("org.brahman.Score.ScoreIncremental")).await.expect("sent");
@@ -276,15 +336,26 @@ async fn a_killed_scorer_goes_on_where_it_was() {
     mesh.when_module("score-real", ModuleState::Ready).await;
     let done = mesh.call("org.brahman.Score.ScoreIncremental", ask.clone()).await.expect("scored");
     let rows = done["rows"].as_array().expect("rows");
-    assert!(rows.iter().all(|row| !told.contains_key(row["key"].as_str().expect("a key"))), "scored twice: {rows:?}");
+    assert!(
+        rows.iter().all(|row| !told.contains_key(row["key"].as_str().expect("a key"))),
+        "scored twice: {rows:?}"
+    );
     assert!(done["fresh"].as_u64() >= Some(3) && done["failed"] == 0, "{done}");
-    assert_eq!(done["fresh"].as_u64().unwrap_or(0) + done["due"].as_u64().unwrap_or(0) + done["late"].as_u64().unwrap_or(0), 20);
+    assert_eq!(
+        done["fresh"].as_u64().unwrap_or(0)
+            + done["due"].as_u64().unwrap_or(0)
+            + done["late"].as_u64().unwrap_or(0),
+        20
+    );
     // A matrix that was cut off goes on as well.
     let mut cut = Connection::connect(&mesh.socket()).await.expect("connected");
     let whole = json!({ "conversation": planted(12, 20, 40, 2, 60, false).conversation });
-    cut.send(&encode_call("org.brahman.Score.ScoreMatrix", &whole, &CallOptions::default(), true, false).expect("encoded"))
-        .await
-        .expect("sent");
+    cut.send(
+        &encode_call("org.brahman.Score.ScoreMatrix", &whole, &CallOptions::default(), true, false)
+            .expect("encoded"),
+    )
+    .await
+    .expect("sent");
     for _ in 0..8 {
         let row: Value = cut.receive().await.expect("a reply").typed().expect("no error").value;
         assert_eq!(row["cached"], false);
@@ -308,20 +379,32 @@ async fn a_caller_that_hangs_up_stops_the_passes_and_two_callers_get_their_answe
     let short = planted(6, 5, 6, 1, 60, false);
     let mut gone = Connection::connect(&mesh.socket()).await.expect("connected");
     let ask = json!({ "conversation": long.conversation, "fresh": true });
-    let call = encode_call("org.brahman.Score.ScoreMatrix", &ask, &CallOptions::default(), true, false).expect("encoded");
+    let call =
+        encode_call("org.brahman.Score.ScoreMatrix", &ask, &CallOptions::default(), true, false)
+            .expect("encoded");
     gone.send(&call).await.expect("sent");
     let _ = gone.receive().await.expect("it has begun");
     drop(gone);
     // The thread is free again long before the long matrix would be done.
     let (one, two) = tokio::join!(
-        mesh.call("org.brahman.Score.ScoreMatrix", json!({ "conversation": short.conversation, "fresh": true })),
-        mesh.call("org.brahman.Score.ScoreMatrix", json!({ "conversation": short.conversation, "fresh": true })),
+        mesh.call(
+            "org.brahman.Score.ScoreMatrix",
+            json!({ "conversation": short.conversation, "fresh": true })
+        ),
+        mesh.call(
+            "org.brahman.Score.ScoreMatrix",
+            json!({ "conversation": short.conversation, "fresh": true })
+        ),
     );
     let (one, two) = (one.expect("scored"), two.expect("scored"));
     assert_eq!(one["rows"], two["rows"]);
     // A deadline ends it with a typed error.
-    let options = CallOptions { deadline: Some(std::time::Duration::from_millis(300)), ..CallOptions::default() };
-    let call = encode_call("org.brahman.Score.ScoreMatrix", &ask, &options, false, false).expect("encoded");
+    let options = CallOptions {
+        deadline: Some(std::time::Duration::from_millis(300)),
+        ..CallOptions::default()
+    };
+    let call = encode_call("org.brahman.Score.ScoreMatrix", &ask, &options, false, false)
+        .expect("encoded");
     let ended = Connection::connect(&mesh.socket()).await.expect("connected").exchange(&call).await;
     assert!(ended.is_err_and(|e| e.to_string().contains("deadline")));
 }
@@ -335,19 +418,33 @@ async fn a_person_sees_what_matters() {
     let (file, page) = (file.display().to_string(), html.display().to_string());
     let out = mesh.brahman(&["score", "matrix", &file, "--html", &page]);
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    assert!(out.status.success() && text.contains("fact-0") && text.contains("██"), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(
+        out.status.success() && text.contains("fact-0") && text.contains("██"),
+        "{text}{}",
+        String::from_utf8_lossy(&out.stderr)
+    );
     let written = std::fs::read_to_string(&html).expect("written");
-    assert!(written.contains("\"key\":\"fact-0\"") && written.contains("\"role\":\"user\""), "the conversation stands beside the matrix");
+    assert!(
+        written.contains("\"key\":\"fact-0\"") && written.contains("\"role\":\"user\""),
+        "the conversation stands beside the matrix"
+    );
     let json = mesh.brahman_json(&["score", "matrix", &file]);
     assert_eq!(json["rows"].as_array().map(Vec::len), Some(6));
     let one = mesh.brahman_json(&["score", "memory", &file, "fact-0"]);
     assert_eq!(one["present"], true);
     let absent = mesh.brahman(&["score", "memory", &file, "nothing"]);
     let why = String::from_utf8_lossy(&absent.stderr).into_owned();
-    assert!(absent.status.code() == Some(4) && why.contains("`nothing`"), "what does not exist is not found: {why}");
+    assert!(
+        absent.status.code() == Some(4) && why.contains("`nothing`"),
+        "what does not exist is not found: {why}"
+    );
     let tuned = mesh.brahman_json(&["score", "finetune", &file, "--count", "6"]);
-    let divergences: Vec<f64> =
-        tuned["results"].as_array().expect("results").iter().map(|r| r["divergence"].as_f64().expect("a number")).collect();
+    let divergences: Vec<f64> = tuned["results"]
+        .as_array()
+        .expect("results")
+        .iter()
+        .map(|r| r["divergence"].as_f64().expect("a number"))
+        .collect();
     assert!(!divergences.is_empty() && divergences.is_sorted_by(|a, b| a >= b), "{tuned}");
     let check = mesh.brahman_json(&["models", "check", &induction().display().to_string()]);
     assert_eq!(check["usable"], true);
@@ -364,7 +461,8 @@ fn model_that_fails_after_z(to: &std::path::Path) {
         std::fs::copy(induction().join(file), to.join(file)).expect("copied");
     }
     let mut onnx = std::fs::read(induction().join("model.onnx")).expect("read");
-    // The table of byte pairs: its name, the tag of its data, a length of three bytes, and 256 rows of 256 numbers.
+    // The table of byte pairs: its name, the tag of its data, a length of three bytes, and 256 rows
+    // of 256 numbers.
     let name = b"pairs\x4a";
     let table = onnx.windows(name.len()).position(|w| w == name).expect("a table") + name.len() + 3;
     let row = table + usize::from(b'Z') * 256 * 4;
@@ -391,13 +489,24 @@ async fn a_row_that_fails_does_not_lose_the_others_and_a_model_that_cannot_is_re
     let (rows, done) = matrix(&mesh, json!({ "conversation": conversation })).await;
     let row = |key: &str| rows.iter().find(|row| row.key == key).expect("a row");
     assert_eq!((done.failed, rows.len()), (1, 2));
-    assert!(row("between").error.as_ref().is_some_and(|e| e.contains("not finite")) && row("between").deltas.is_empty(), "{rows:?}");
+    assert!(
+        row("between").error.as_ref().is_some_and(|e| e.contains("not finite"))
+            && row("between").deltas.is_empty(),
+        "{rows:?}"
+    );
     assert!(row("first").error.is_none() && row("first").deltas.len() == 1, "{rows:?}");
     let fault = mesh.fault("org.brahman.Score.Logprobs", json!({ "text": "aZb" })).await;
     assert_eq!(fault.name, "org.brahman.Score.BadOutput");
-    assert!(mesh.call("org.brahman.Score.Logprobs", json!({ "text": "ab" })).await.is_ok(), "it serves on");
-    let fault = mesh.fault("org.brahman.Score.Logprobs", json!({ "text": "a".repeat(20_000) })).await;
-    assert_eq!((fault.name.as_ref(), &fault.parameters["tokens"]), ("org.brahman.Score.ContextTooLong", &json!(20_001)));
+    assert!(
+        mesh.call("org.brahman.Score.Logprobs", json!({ "text": "ab" })).await.is_ok(),
+        "it serves on"
+    );
+    let fault =
+        mesh.fault("org.brahman.Score.Logprobs", json!({ "text": "a".repeat(20_000) })).await;
+    assert_eq!(
+        (fault.name.as_ref(), &fault.parameters["tokens"]),
+        ("org.brahman.Score.ContextTooLong", &json!(20_001))
+    );
     mesh.down();
 
     // A tokenizer of another model; no model at all. Both are said, and nothing is offered.
@@ -406,16 +515,30 @@ async fn a_row_that_fails_does_not_lose_the_others_and_a_model_that_cannot_is_re
     for file in ["model.onnx", "config.json"] {
         std::fs::copy(induction().join(file), other.join(file)).expect("copied");
     }
-    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(induction().join("tokenizer.json")).expect("read")).expect("JSON");
+    let mut tokenizer: Value =
+        serde_json::from_slice(&std::fs::read(induction().join("tokenizer.json")).expect("read"))
+            .expect("JSON");
     tokenizer["model"]["vocab"]["more"] = json!(256);
     std::fs::write(other.join("tokenizer.json"), tokenizer.to_string()).expect("written");
-    for (model, words) in [(other, "belong to different models"), (folder.path().join("nowhere"), "model.onnx cannot be read")] {
-        let setup = Setup::new(&["broker", "score-real", "score-mock"].map(shipped)).context("prod").real_model();
+    for (model, words) in [
+        (other, "belong to different models"),
+        (folder.path().join("nowhere"), "model.onnx cannot be read"),
+    ] {
+        let setup = Setup::new(&["broker", "score-real", "score-mock"].map(shipped))
+            .context("prod")
+            .real_model();
         let mesh = setup.env("BRAHMAN_SCORE_MODEL", &model).up().await;
         let failed = mesh.when_module("score-real", ModuleState::Failed).await;
-        assert!(failed.reason.as_deref().is_some_and(|why| why.contains(words)), "{:?}", failed.reason);
+        assert!(
+            failed.reason.as_deref().is_some_and(|why| why.contains(words)),
+            "{:?}",
+            failed.reason
+        );
         let fault = mesh.fault("org.brahman.Score.Logprobs", json!({ "text": "a" })).await;
-        assert_eq!(fault.name, "org.brahman.Broker.NoProvider", "a mock never answers in prod: {fault}");
+        assert_eq!(
+            fault.name, "org.brahman.Broker.NoProvider",
+            "a mock never answers in prod: {fault}"
+        );
     }
 }
 
@@ -425,16 +548,22 @@ async fn a_server_scores_and_its_end_is_told() {
     use std::process::{Command, Stdio};
     let script = brahman_tests::repository().join("tests/assets/vllm.py");
     let token = "t0k:en/ with spaces";
-    let mut server =
-        Command::new(crate::foreign::tool("python3")).arg(script).env("TOKEN", token).stdout(Stdio::piped()).spawn().expect("started");
+    let mut server = Command::new(crate::foreign::tool("python3"))
+        .arg(script)
+        .env("TOKEN", token)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("started");
     let mut port = String::new();
     BufReader::new(server.stdout.take().expect("piped")).read_line(&mut port).expect("a port");
     let folder = tempfile::tempdir().expect("a folder");
     let secrets = folder.path().join("secrets.toml");
     std::fs::write(&secrets, format!("[lm]\npassword = \"{token}\"\n")).expect("written");
-    std::fs::set_permissions(&secrets, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("private");
+    std::fs::set_permissions(&secrets, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .expect("private");
     let served = |setup: Setup| {
-        let setup = setup.env("BRAHMAN_SCORE_SERVER", format!("vllm+http://127.0.0.1:{}", port.trim()));
+        let setup =
+            setup.env("BRAHMAN_SCORE_SERVER", format!("vllm+http://127.0.0.1:{}", port.trim()));
         setup.env("BRAHMAN_SECRETS", &secrets).env("BRAHMAN_SCORE_TOKEN", "secret:lm")
     };
     let mesh = real(served).await;
@@ -448,8 +577,14 @@ async fn a_server_scores_and_its_end_is_told() {
     // What is known stays known; what is not fails with the server's name.
     let (again, _) = matrix(&mesh, json!({ "path": file, "top": 2 })).await;
     assert!(again.iter().all(|row| row.cached));
-    let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "path": file, "fresh": true })).await;
-    assert!(fault.name == "org.brahman.Score.ServerFailed" && fault.retryable() && fault.message().contains(port.trim()), "{fault}");
+    let fault =
+        mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "path": file, "fresh": true })).await;
+    assert!(
+        fault.name == "org.brahman.Score.ServerFailed"
+            && fault.retryable()
+            && fault.message().contains(port.trim()),
+        "{fault}"
+    );
     assert!(!mesh.log().contains(token), "the token is in no log");
 }
 
@@ -474,17 +609,27 @@ async fn fifty_answers_that_one_memory_states_rank_it_first() {
 async fn models_of_five_layouts_give_the_figures_of_numpy() {
     for name in ["gpt", "llama", "gemma", "uncached", "merged"] {
         let folder = brahman_tests::repository().join("tests/assets/small").join(name);
-        let reference: Value =
-            serde_json::from_slice(&std::fs::read(folder.join("reference.json")).expect("made by make.py")).expect("JSON");
+        let reference: Value = serde_json::from_slice(
+            &std::fs::read(folder.join("reference.json")).expect("made by make.py"),
+        )
+        .expect("JSON");
         let mesh = real(|setup| setup.env("BRAHMAN_SCORE_MODEL", &folder)).await;
         let info = mesh.call("org.brahman.Score.Info", json!({})).await.expect("told");
         assert_eq!((&info["window"], &info["vocabulary"]), (&json!(4096), &json!(256)), "{name}");
-        let out = mesh.call("org.brahman.Score.Logprobs", json!({ "text": reference["text"] })).await.expect("scored");
-        let (ours, theirs) = (out["logprobs"].as_array().expect("a list"), reference["logprobs"].as_array().expect("a list"));
+        let out = mesh
+            .call("org.brahman.Score.Logprobs", json!({ "text": reference["text"] }))
+            .await
+            .expect("scored");
+        let (ours, theirs) = (
+            out["logprobs"].as_array().expect("a list"),
+            reference["logprobs"].as_array().expect("a list"),
+        );
         assert_eq!(ours.len(), theirs.len(), "{name}");
         for (at, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
             match (ours.as_f64(), theirs.as_f64()) {
-                (Some(ours), Some(theirs)) => assert!((ours - theirs).abs() <= 1e-4, "{name} {at}: {ours} {theirs}"),
+                (Some(ours), Some(theirs)) => {
+                    assert!((ours - theirs).abs() <= 1e-4, "{name} {at}: {ours} {theirs}")
+                }
                 // Nothing stands before a text unless the tokenizer puts something there.
                 (ours, theirs) => assert_eq!((ours, theirs, at), (None, None, 0), "{name}"),
             }
@@ -495,9 +640,16 @@ async fn models_of_five_layouts_give_the_figures_of_numpy() {
         let (rows, done) = matrix(&mesh, json!({ "conversation": conversation })).await;
         let first = out["logprobs"][0].is_null();
         let mut sums = Vec::new();
-        for before in [format!("memory: {fact}\nuser: Where?\nassistant: "), "user: Where?\nassistant: ".to_owned()] {
+        for before in [
+            format!("memory: {fact}\nuser: Where?\nassistant: "),
+            "user: Where?\nassistant: ".to_owned(),
+        ] {
             let begin: &[u32] = if first { &[] } else { &[1] };
-            let ids: Vec<u32> = begin.iter().copied().chain(format!("{before}{said}").bytes().map(u32::from)).collect();
+            let ids: Vec<u32> = begin
+                .iter()
+                .copied()
+                .chain(format!("{before}{said}").bytes().map(u32::from))
+                .collect();
             let plain = logprobs(&mesh, &ids).await;
             sums.push(plain[plain.len() - said.len()..].iter().sum::<f64>());
         }

@@ -17,15 +17,20 @@ fn with(cards: &[(String, String)]) -> Setup {
     Setup::new(&[&[shipped("broker")], cards].concat())
 }
 
-/// A folder with `cards/`, and brahman-init on `run/brahman.sock` in it, to be started with whatever a test wants changed.
+/// A folder with `cards/`, and brahman-init on `run/brahman.sock` in it, to be started with
+/// whatever a test wants changed.
 struct Bare(tempfile::TempDir);
 
 impl Bare {
     fn new(cards: &[(String, String)]) -> Self {
-        let folder = tempfile::Builder::new().prefix("brahman-test-").tempdir().expect("a temporary directory");
+        let folder = tempfile::Builder::new()
+            .prefix("brahman-test-")
+            .tempdir()
+            .expect("a temporary directory");
         std::fs::create_dir(folder.path().join("cards")).expect("made");
         for (name, text) in cards {
-            std::fs::write(folder.path().join("cards").join(format!("{name}.toml")), text).expect("written");
+            std::fs::write(folder.path().join("cards").join(format!("{name}.toml")), text)
+                .expect("written");
         }
         Self(folder)
     }
@@ -43,8 +48,17 @@ impl Bare {
     fn init_under(&self, wrapper: &[&str], socket: &Path) -> Command {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]).args(wrapper).arg(binary("brahman-init"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.0.path());
-        command.arg("--socket").arg(socket).arg("--state").arg(self.path("state")).arg("--cards").arg(self.path("cards"));
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.0.path());
+        command
+            .arg("--socket")
+            .arg(socket)
+            .arg("--state")
+            .arg(self.path("state"))
+            .arg("--cards")
+            .arg(self.path("cards"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command
     }
@@ -69,7 +83,9 @@ async fn answer(socket: &Path, method: &str) -> Value {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{method} is not answered"))
+    tokio::time::timeout(PATIENCE, asking)
+        .await
+        .unwrap_or_else(|_| panic!("{method} is not answered"))
 }
 
 #[tokio::test]
@@ -86,21 +102,42 @@ async fn a_module_deaf_to_sigterm_does_not_outlive_the_next_init_nor_down() {
         assert!(runs(pid), "it is deaf");
         if down {
             let out = mesh.brahman(&["down"]);
-            assert!(out.status.success() && String::from_utf8_lossy(&out.stderr).contains("left running"), "{out:?}");
+            assert!(
+                out.status.success()
+                    && String::from_utf8_lossy(&out.stderr).contains("left running"),
+                "{out:?}"
+            );
             assert!(!runs(pid));
-            assert_eq!(mesh.brahman(&["down"]).status.code(), Some(3), "the second time there is nothing");
+            assert_eq!(
+                mesh.brahman(&["down"]).status.code(),
+                Some(3),
+                "the second time there is nothing"
+            );
             continue;
         }
         let log = std::fs::File::create(mesh.folder.path().join("log")).expect("created");
         let mut again = Command::new(binary("brahman-init"))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .args(["--socket", &mesh.socket().display().to_string(), "--state", &mesh.folder.path().join("state").display().to_string()])
-            .args(["--cards", &mesh.folder.path().join("cards").display().to_string(), "--context", "test"])
+            .args([
+                "--socket",
+                &mesh.socket().display().to_string(),
+                "--state",
+                &mesh.folder.path().join("state").display().to_string(),
+            ])
+            .args([
+                "--cards",
+                &mesh.folder.path().join("cards").display().to_string(),
+                "--context",
+                "test",
+            ])
             .stderr(log)
             .spawn()
             .expect("it starts");
-        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "embed-mock" && m.state == ModuleState::Ready)).await;
+        mesh.when(|m| {
+            m.iter().any(|m| m.card.label.as_str() == "embed-mock" && m.state == ModuleState::Ready)
+        })
+        .await;
         assert!(!runs(pid));
         assert!(mesh.log().contains("ignoring SIGTERM: killed"), "{}", mesh.log());
         mesh.signal(again.id(), "TERM");
@@ -113,13 +150,23 @@ async fn an_init_that_is_ended_at_once_leaves_nothing() {
     let bare = Bare::new(&[shipped("broker"), shipped("embed-mock")]);
     for round in 0..20_u64 {
         let socket = bare.path("run/brahman.sock");
-        // Without a wrapper: the signal is for init, and a wrapper in its own first moments would die of it alone.
-        let mut init = bare.init_under(&[], &socket).args(["--context", "test"]).stderr(Stdio::null()).spawn().expect("it starts");
-        // Some moment of its start, another each time; which one is no promise, that nothing is left is.
+        // Without a wrapper: the signal is for init, and a wrapper in its own first moments would
+        // die of it alone.
+        let mut init = bare
+            .init_under(&[], &socket)
+            .args(["--context", "test"])
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        // Some moment of its start, another each time; which one is no promise, that nothing is
+        // left is.
         for _ in 0..round * 400 {
             tokio::task::yield_now().await;
         }
-        let done = Command::new("kill").args(["-INT", &init.id().to_string()]).status().expect("kill runs");
+        let done = Command::new("kill")
+            .args(["-INT", &init.id().to_string()])
+            .status()
+            .expect("kill runs");
         assert!(done.success());
         let ended = init.wait().expect("it ends");
         let mark = format!("BRAHMAN_SOCKET={}", socket.display());
@@ -142,7 +189,11 @@ async fn a_wrapper_s_child_may_say_that_the_module_is_ready() {
     let python = "import os,socket,time\ns=socket.socket(socket.AF_UNIX,socket.SOCK_DGRAM)\ns.sendto(b\"READY=1\",os.environ[\"NOTIFY_SOCKET\"])\ntime.sleep(1000)";
     let mesh = with(&[
         script("wrapped", &format!("python3 -c '{python}'; true"), ""),
-        script("twice", &format!("sh -c \"sh -c 'exec python3 -' ; true\" <<'E'\n{python}\nE\ntrue"), ""),
+        script(
+            "twice",
+            &format!("sh -c \"sh -c 'exec python3 -' ; true\" <<'E'\n{python}\nE\ntrue"),
+            "",
+        ),
     ])
     .up()
     .await;
@@ -158,15 +209,24 @@ async fn a_stopped_module_is_killed_and_replaced() {
     let mesh = with(&[(name, quick)]).context("test").up().await;
     let pid = mesh.when_module("embed-mock", ModuleState::Ready).await.pid;
     mesh.signal(pid, "STOP");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "embed-mock" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "embed-mock" && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
     assert!(!runs(pid));
 }
 
 #[test]
 fn every_shipped_card_has_a_watchdog() {
-    for entry in std::fs::read_dir(brahman_tests::repository().join("packaging/cards")).expect("the Cards").flatten() {
+    for entry in std::fs::read_dir(brahman_tests::repository().join("packaging/cards"))
+        .expect("the Cards")
+        .flatten()
+    {
         let text = std::fs::read(entry.path()).expect("read");
-        let card = brahman_card::Card::parse(&entry.path().display().to_string(), &text).expect("a good Card");
+        let card = brahman_card::Card::parse(&entry.path().display().to_string(), &text)
+            .expect("a good Card");
         assert!(card.watchdog_s > 0, "{}", card.label);
     }
 }
@@ -176,13 +236,17 @@ async fn what_attaches_by_itself_is_drained_not_restarted_and_takes_nobody_s_nam
     let mesh = with(&[shipped("embed-mock")]).context("test").up().await;
     mesh.when_module("embed-mock", ModuleState::Ready).await;
     let attach = async |label: &str, socket: &str| {
-        let offer = json!([{"name": "embed", "type": {"interface": {"name": "org.brahman.Embed"}}}]);
+        let offer =
+            json!([{"name": "embed", "type": {"interface": {"name": "org.brahman.Embed"}}}]);
         let card = json!({"schema_version": 1, "label": label, "service_socket": socket, "payload": "virtual", "flow": {"output": offer}});
         let ask = json!({"card": card});
-        let message = encode_call("org.brahman.Init.Attach", &ask, &CallOptions::default(), true, false).expect("a call");
+        let message =
+            encode_call("org.brahman.Init.Attach", &ask, &CallOptions::default(), true, false)
+                .expect("a call");
         let mut session = Connection::connect(&mesh.beside("init.sock")).await.expect("connected");
         session.send(&message).await.expect("sent");
-        let first: Result<AttachOut, ClientError> = async { Ok(session.receive().await?.typed()?.value) }.await;
+        let first: Result<AttachOut, ClientError> =
+            async { Ok(session.receive().await?.typed()?.value) }.await;
         first.map(|word| (session, word))
     };
     for (label, socket, words) in [
@@ -195,12 +259,14 @@ async fn what_attaches_by_itself_is_drained_not_restarted_and_takes_nobody_s_nam
     }
     let (mut session, _) = attach("mine", "mine.sock").await.expect("attached");
     for method in ["Restart", "Start"] {
-        let fault = mesh.fault(&format!("org.brahman.Init.{method}"), json!({"label": "mine"})).await;
+        let fault =
+            mesh.fault(&format!("org.brahman.Init.{method}"), json!({"label": "mine"})).await;
         assert_eq!(fault.name, "org.brahman.Init.NotSupervised");
         assert!(fault.message().contains("attached by itself"), "{fault}");
     }
     mesh.call("org.brahman.Init.Stop", json!({"label": "mine"})).await.expect("asked");
-    let told = tokio::time::timeout(PATIENCE, session.receive()).await.expect("a word").expect("received");
+    let told =
+        tokio::time::timeout(PATIENCE, session.receive()).await.expect("a word").expect("received");
     assert!(told.typed::<AttachOut>().expect("typed").value.drain);
     drop(session);
     mesh.when(|m| !m.iter().any(|m| m.card.label.as_str() == "mine")).await;
@@ -209,15 +275,20 @@ async fn what_attaches_by_itself_is_drained_not_restarted_and_takes_nobody_s_nam
 #[tokio::test]
 async fn a_member_of_the_group_uses_what_cards_allow_and_administers_nothing() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("this test changes its uid and so needs root; the rule it tests is the same for any user");
+        eprintln!(
+            "this test changes its uid and so needs root; the rule it tests is the same for any user"
+        );
         return;
     }
-    let setup = with(&[shipped("embed-mock"), shipped("catalog")]).context("test").env("BRAHMAN_GROUP", "61234");
+    let setup = with(&[shipped("embed-mock"), shipped("catalog")])
+        .context("test")
+        .env("BRAHMAN_GROUP", "61234");
     let mesh = setup.up().await;
     for label in ["embed-mock", "catalog"] {
         mesh.when_module(label, ModuleState::Ready).await;
     }
-    std::fs::set_permissions(mesh.folder.path(), std::fs::Permissions::from_mode(0o755)).expect("opened");
+    std::fs::set_permissions(mesh.folder.path(), std::fs::Permissions::from_mode(0o755))
+        .expect("opened");
     let ask = |gid: u32, socket: &str, call: &str| {
         let python = format!(
             "import os,socket,sys\nos.setgroups([])\nos.setgid({gid})\nos.setuid(61235)\ns=socket.socket(socket.AF_UNIX)\ntry: s.connect({:?})\nexcept PermissionError: print('denied'); sys.exit()\ns.sendall({call:?}.encode()+b'\\0')\nprint(s.recv(65536).decode())",
@@ -234,11 +305,20 @@ async fn a_member_of_the_group_uses_what_cards_allow_and_administers_nothing() {
     for socket in ["catalog.sock", "notify.sock"] {
         assert_eq!(ask(61234, socket, embed), "denied", "{socket}: for the owner alone");
     }
-    assert!(ask(61234, "init.sock", r#"{"method":"org.brahman.Init.List"}"#).contains("embed-mock"));
-    for (method, parameters) in
-        [("Shutdown", "{}"), ("Reload", "{}"), ("Stop", r#"{"label":"catalog"}"#), ("Logs", r#"{"label":"catalog"}"#)]
-    {
-        let words = ask(61234, "init.sock", &format!(r#"{{"method":"org.brahman.Init.{method}","parameters":{parameters}}}"#));
+    assert!(
+        ask(61234, "init.sock", r#"{"method":"org.brahman.Init.List"}"#).contains("embed-mock")
+    );
+    for (method, parameters) in [
+        ("Shutdown", "{}"),
+        ("Reload", "{}"),
+        ("Stop", r#"{"label":"catalog"}"#),
+        ("Logs", r#"{"label":"catalog"}"#),
+    ] {
+        let words = ask(
+            61234,
+            "init.sock",
+            &format!(r#"{{"method":"org.brahman.Init.{method}","parameters":{parameters}}}"#),
+        );
         assert!(words.contains("PermissionDenied") && words.contains("61235"), "{method}: {words}");
     }
     let attach = r#"{"method":"org.brahman.Init.Attach","more":true,"parameters":{"card":{"schema_version":1,"label":"false","payload":"virtual"}}}"#;
@@ -251,14 +331,22 @@ async fn a_second_init_on_the_same_socket_is_refused_and_the_first_unharmed() {
     let mesh = with(&[shipped("embed-mock")]).context("test").up().await;
     let second = std::process::Command::new(binary("brahman-init"))
         .env_clear()
-        .args(["--socket", &mesh.socket().display().to_string(), "--state", &mesh.folder.path().join("other").display().to_string()])
+        .args([
+            "--socket",
+            &mesh.socket().display().to_string(),
+            "--state",
+            &mesh.folder.path().join("other").display().to_string(),
+        ])
         .args(["--cards", &mesh.folder.path().join("cards").display().to_string()])
         .output()
         .expect("it runs");
     assert_eq!(second.status.code(), Some(1));
     let words = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(words.contains("another brahman-init runs on"), "{words}");
-    assert_eq!(mesh.call("org.brahman.Embed.EmbedText", json!({"texts": ["x"]})).await.expect("served")["dim"], 32);
+    assert_eq!(
+        mesh.call("org.brahman.Embed.EmbedText", json!({"texts": ["x"]})).await.expect("served")["dim"],
+        32
+    );
 }
 
 #[tokio::test]
@@ -290,7 +378,11 @@ async fn modules_that_fail_say_why_and_harm_nobody() {
         ("mute", "not ready within 1 s"),
     ] {
         let module = mesh
-            .when(|modules| modules.iter().any(|m| m.card.label.as_str() == label && m.state == ModuleState::Failed))
+            .when(|modules| {
+                modules
+                    .iter()
+                    .any(|m| m.card.label.as_str() == label && m.state == ModuleState::Failed)
+            })
             .await
             .into_iter()
             .find(|m| m.card.label.as_str() == label)
@@ -313,12 +405,15 @@ async fn a_module_that_ignores_sigterm_is_killed_with_its_grandchildren() {
     )])
     .up()
     .await;
-    let modules = mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "stubborn" && m.pid != 0)).await;
+    let modules =
+        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "stubborn" && m.pid != 0)).await;
     let pid = modules.iter().find(|m| m.card.label.as_str() == "stubborn").expect("there").pid;
     let leaked: u32 = loop {
         let logs = mesh.brahman(&["logs", "stubborn"]);
         let text = String::from_utf8_lossy(&logs.stdout).into_owned();
-        if let Some(n) = text.split("leaked ").nth(1).and_then(|t| t.split_whitespace().next()?.parse().ok()) {
+        if let Some(n) =
+            text.split("leaked ").nth(1).and_then(|t| t.split_whitespace().next()?.parse().ok())
+        {
             break n;
         }
         tokio::task::yield_now().await;
@@ -332,17 +427,23 @@ async fn a_module_that_ignores_sigterm_is_killed_with_its_grandchildren() {
 
 #[tokio::test]
 async fn a_flood_of_logs_is_bounded_and_the_mesh_stays_quick() {
-    let mesh = with(&[script("flood", "while :; do echo 0123456789012345678901234567890123456789; done", ""), shipped("embed-mock")])
-        .context("test")
-        .up()
-        .await;
+    let mesh = with(&[
+        script("flood", "while :; do echo 0123456789012345678901234567890123456789; done", ""),
+        shipped("embed-mock"),
+    ])
+    .context("test")
+    .up()
+    .await;
     mesh.when_module("embed-mock", ModuleState::Ready).await;
     let started = std::time::Instant::now();
     for _ in 0..200 {
         mesh.call("org.brahman.Embed.EmbedText", json!({"texts": ["x"]})).await.expect("served");
     }
     assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
-    let logs = mesh.call("org.brahman.Init.Logs", json!({"label": "flood", "lines": 100_000})).await.expect("logs");
+    let logs = mesh
+        .call("org.brahman.Init.Logs", json!({"label": "flood", "lines": 100_000}))
+        .await
+        .expect("logs");
     let lines = logs["lines"].as_array().expect("lines").len();
     assert!((1..=1000).contains(&lines), "{lines}");
 }
@@ -360,7 +461,10 @@ async fn a_foreign_program_is_ready_by_sd_notify() {
 
 #[tokio::test]
 async fn a_reload_touches_only_what_changed_and_a_bad_card_changes_nothing() {
-    let mesh = with(&[shipped("embed-mock"), script("extra", "exec sleep 1000", "")]).context("test").up().await;
+    let mesh = with(&[shipped("embed-mock"), script("extra", "exec sleep 1000", "")])
+        .context("test")
+        .up()
+        .await;
     let before = mesh.when_module("embed-mock", ModuleState::Ready).await.pid;
     mesh.write_card(&("bad".into(), "schema_version = 1\nlabel = \"BAD\"\n".into()));
     let fault = mesh.fault("org.brahman.Init.Reload", json!({})).await;
@@ -370,7 +474,11 @@ async fn a_reload_touches_only_what_changed_and_a_bad_card_changes_nothing() {
     mesh.write_card(&script("fresh", "exec sleep 1000", ""));
     // SIGHUP does what Reload does.
     mesh.signal(mesh.init_pid(), "HUP");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "fresh") && !m.iter().any(|m| m.card.label.as_str() == "extra")).await;
+    mesh.when(|m| {
+        m.iter().any(|m| m.card.label.as_str() == "fresh")
+            && !m.iter().any(|m| m.card.label.as_str() == "extra")
+    })
+    .await;
     assert_eq!(mesh.module("embed-mock").await.pid, before);
 }
 
@@ -402,12 +510,27 @@ async fn when_init_is_killed_its_modules_end_and_a_new_init_takes_over() {
     gone(broker).await;
     let again = std::process::Command::new(binary("brahman-init"))
         .env_clear()
-        .args(["--socket", &mesh.socket().display().to_string(), "--state", &mesh.folder.path().join("state").display().to_string()])
-        .args(["--cards", &mesh.folder.path().join("cards").display().to_string(), "--context", "test"])
+        .args([
+            "--socket",
+            &mesh.socket().display().to_string(),
+            "--state",
+            &mesh.folder.path().join("state").display().to_string(),
+        ])
+        .args([
+            "--cards",
+            &mesh.folder.path().join("cards").display().to_string(),
+            "--context",
+            "test",
+        ])
         .stderr(std::process::Stdio::null())
         .spawn();
     let mut again = again.expect("it starts");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "embed-mock" && m.state == ModuleState::Ready && m.pid != mock)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "embed-mock" && m.state == ModuleState::Ready && m.pid != mock
+        })
+    })
+    .await;
     mesh.signal(again.id(), "TERM");
     assert!(again.wait().expect("it ends").success());
 }
@@ -417,15 +540,26 @@ async fn stop_start_and_restart_do_as_they_say() {
     let mesh = with(&[shipped("embed-mock")]).context("test").up().await;
     let first = mesh.when_module("embed-mock", ModuleState::Ready).await.pid;
     let stopped = mesh.brahman(&["stop", "embed-mock"]);
-    assert!(stopped.status.success() && String::from_utf8_lossy(&stopped.stdout).contains("embed-mock is stopped"), "{stopped:?}");
+    assert!(
+        stopped.status.success()
+            && String::from_utf8_lossy(&stopped.stdout).contains("embed-mock is stopped"),
+        "{stopped:?}"
+    );
     // When the command is over, so is what it does.
     assert_eq!(mesh.module("embed-mock").await.state, ModuleState::Stopped);
     mesh.when_module("embed-mock", ModuleState::Stopped).await;
-    assert_eq!(mesh.fault("org.brahman.Embed.Info", json!({})).await.name, "org.brahman.Broker.NoProvider");
+    assert_eq!(
+        mesh.fault("org.brahman.Embed.Info", json!({})).await.name,
+        "org.brahman.Broker.NoProvider"
+    );
     let started = mesh.brahman_json(&["start", "embed-mock"]);
     let second = mesh.module("embed-mock").await;
     assert_eq!(second.state, ModuleState::Ready);
-    assert_eq!((&started["state"], &started["modules"][0]["pid"]), (&json!("ready"), &json!(second.pid)), "{started}");
+    assert_eq!(
+        (&started["state"], &started["modules"][0]["pid"]),
+        (&json!("ready"), &json!(second.pid)),
+        "{started}"
+    );
     assert!(mesh.brahman(&["restart", "embed-mock"]).status.success());
     let third = mesh.module("embed-mock").await;
     assert!(third.state == ModuleState::Ready && third.pid != second.pid && second.pid != first);
@@ -433,7 +567,10 @@ async fn stop_start_and_restart_do_as_they_say() {
 
 #[tokio::test]
 async fn a_start_that_fails_says_so_and_one_that_waits_for_nobody_is_not_waited_for() {
-    let mesh = with(&[script("bad", "echo no model here >&2; exit 78", ""), script("needy", "exec sleep 1000", "requires = [\"bad\"]")]);
+    let mesh = with(&[
+        script("bad", "echo no model here >&2; exit 78", ""),
+        script("needy", "exec sleep 1000", "requires = [\"bad\"]"),
+    ]);
     let mesh = mesh.up().await;
     mesh.when_module("bad", ModuleState::Failed).await;
     for (label, words) in [("bad", "bad is failed"), ("needy", "waits for `bad`")] {
@@ -455,7 +592,8 @@ async fn a_call_waits_for_a_module_that_drains_and_is_to_start_again() {
         for command in commands {
             assert!(mesh.brahman(&[*command, "slow", "--no-wait"]).status.success());
         }
-        let then = mesh.call("org.example.Slow.Ask", json!({})).await.expect("it waits for the next life");
+        let then =
+            mesh.call("org.example.Slow.Ask", json!({})).await.expect("it waits for the next life");
         assert_ne!(then["pid"], first["pid"]);
     }
 }
@@ -467,7 +605,10 @@ async fn systemd_is_told_ready_only_once_the_broker_is() {
     let ear = tokio::net::UnixDatagram::bind(&path).expect("bound");
     // A broker that cannot start: init itself must not claim that the mesh is up.
     let (name, card) = shipped("broker");
-    let slow = card.replace("exec = \"brahman-broker\"", "exec = \"/bin/sh\"\nargv = [\"-c\", \"exec sleep 1000\"]");
+    let slow = card.replace(
+        "exec = \"brahman-broker\"",
+        "exec = \"/bin/sh\"\nargv = [\"-c\", \"exec sleep 1000\"]",
+    );
     let mesh = Setup::new(&[(name.clone(), slow)]).env("NOTIFY_SOCKET", &path).spawn();
     mesh.when_module("broker", ModuleState::Starting).await;
     mesh.write_card(&(name, card));
@@ -475,7 +616,10 @@ async fn systemd_is_told_ready_only_once_the_broker_is() {
     let mut words = String::new();
     let mut bytes = [0; 512];
     while !words.contains("READY=1") {
-        let n = tokio::time::timeout(brahman_tests::PATIENCE, ear.recv(&mut bytes)).await.expect("a word").expect("received");
+        let n = tokio::time::timeout(brahman_tests::PATIENCE, ear.recv(&mut bytes))
+            .await
+            .expect("a word")
+            .expect("received");
         words.push_str(&String::from_utf8_lossy(&bytes[..n]));
         words.push('\n');
     }

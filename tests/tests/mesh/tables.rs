@@ -23,7 +23,9 @@ async fn mesh_with(more: impl FnOnce(Setup) -> Setup) -> Mesh {
 
 pub(crate) fn files(out: &Value) -> Vec<String> {
     let objects = out["objects"].as_array().expect("objects").iter();
-    objects.map(|o| o["url"].as_str().expect("a url").trim_start_matches("file://").to_owned()).collect()
+    objects
+        .map(|o| o["url"].as_str().expect("a url").trim_start_matches("file://").to_owned())
+        .collect()
 }
 
 /// Runs a line of Python over a table that pyarrow has read from an answer's objects.
@@ -31,13 +33,20 @@ pub(crate) fn pyarrow(out: &Value, expression: &str) -> String {
     let program = format!(
         "import sys, pyarrow as pa, pyarrow.parquet as pq\nt = pa.concat_tables([pq.read_table(f) for f in sys.argv[1:]])\nprint({expression})"
     );
-    let out = Command::new(tool("python3")).arg("-c").arg(program).args(files(out)).output().expect("it runs");
+    let out = Command::new(tool("python3"))
+        .arg("-c")
+        .arg(program)
+        .args(files(out))
+        .output()
+        .expect("it runs");
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
 }
 
 async fn read(mesh: &Mesh, dsn: &str, table: &str) -> Value {
-    mesh.call("org.brahman.Ingest.Postgres", json!({"dataset": "t", "dsn": dsn, "table": table})).await.expect("read")
+    mesh.call("org.brahman.Ingest.Postgres", json!({"dataset": "t", "dsn": dsn, "table": table}))
+        .await
+        .expect("read")
 }
 
 #[tokio::test]
@@ -55,7 +64,12 @@ async fn every_postgres_type_reads_as_psql_prints_it() {
         .args(files(&out))
         .output()
         .expect("it runs");
-    assert_eq!(String::from_utf8_lossy(&compared.stdout).trim(), "fine", "{}", String::from_utf8_lossy(&compared.stderr));
+    assert_eq!(
+        String::from_utf8_lossy(&compared.stdout).trim(),
+        "fine",
+        "{}",
+        String::from_utf8_lossy(&compared.stderr)
+    );
     let made: Vec<(&str, u64)> = out["columns"]
         .as_array()
         .expect("columns")
@@ -70,7 +84,11 @@ async fn every_postgres_type_reads_as_psql_prints_it() {
     // The catalog has the source's types, and no index was asked for them.
     let dataset = mesh.brahman_json(&["datasets", "t"])["dataset"].clone();
     assert_eq!(dataset["columns"][8]["source_type"], "numeric(12,2)");
-    assert!(dataset["lineage"]["inputs"][0].as_str().is_some_and(|i| i.ends_with("/postgres.public.every") && !i.contains("tester")));
+    assert!(
+        dataset["lineage"]["inputs"][0]
+            .as_str()
+            .is_some_and(|i| i.ends_with("/postgres.public.every") && !i.contains("tester"))
+    );
 }
 
 /// A table of enough pages for several workers.
@@ -85,7 +103,8 @@ fn large(server: &Postgres, rows: u32) {
 async fn several_workers_see_one_snapshot_whatever_is_written_meanwhile() {
     let (server, mesh) = (Postgres::with(&["max_wal_size=4GB"]), mesh().await);
     large(&server, 60_000);
-    // Amounts wander, rows are taken away and put elsewhere; their number and their sum stay in every transaction.
+    // Amounts wander, rows are taken away and put elsewhere; their number and their sum stay in
+    // every transaction.
     let writer = server.writer(
         "UPDATE large SET amount = amount + CASE WHEN id % 2 = 0 THEN 7 ELSE -7 END WHERE id IN (SELECT 2 * (random() * 14000)::int + k FROM generate_series(0, 1) k); \
          WITH gone AS (DELETE FROM large WHERE id = (SELECT id FROM large WHERE id > 30000 ORDER BY random() LIMIT 1) RETURNING amount, filler) \
@@ -94,12 +113,19 @@ async fn several_workers_see_one_snapshot_whatever_is_written_meanwhile() {
     for _ in 0..3 {
         let ask = json!({"dataset": "t", "dsn": server.dsn(), "table": "large", "parallel": 4});
         let out = mesh.call("org.brahman.Ingest.Postgres", ask).await.expect("read");
-        assert_eq!((&out["rows"], &out["parallel"], out["objects"].as_array().map(Vec::len)), (&json!(60_000), &json!(3), Some(3)));
+        assert_eq!(
+            (&out["rows"], &out["parallel"], out["objects"].as_array().map(Vec::len)),
+            (&json!(60_000), &json!(3), Some(3))
+        );
         let checked = pyarrow(&out, "t.num_rows, len(set(t.column('id').to_pylist()))");
         assert_eq!(checked, "60000 60000", "no row twice, none missing");
     }
     drop(writer);
-    assert_eq!(server.psql("select max(id) > 60000, count(*) from large"), "t|60000", "there was a writer");
+    assert_eq!(
+        server.psql("select max(id) > 60000, count(*) from large"),
+        "t|60000",
+        "there was a writer"
+    );
     let sum = server.psql("select sum(amount) from large");
     let out = read(&mesh, &server.dsn(), "large").await;
     assert_eq!(pyarrow(&out, "sum(t.column('amount').to_pylist())"), sum);
@@ -121,12 +147,22 @@ async fn views_partitions_queries_and_odd_names_are_read_and_what_is_special_is_
     assert!(view["notes"][0].as_str().is_some_and(|n| n.contains("is a view")), "{view}");
     let odd = read(&mesh, &server.dsn(), "Odd Name").await;
     assert_eq!(pyarrow(&odd, "t.to_pylist()"), "[{'the \"id\"': 1, 'select': 'x'}]");
-    assert_eq!(odd["drift"].as_array().map(Vec::len), Some(4), "two columns came and two went: {odd}");
+    assert_eq!(
+        odd["drift"].as_array().map(Vec::len),
+        Some(4),
+        "two columns came and two went: {odd}"
+    );
     let none = read(&mesh, &server.dsn(), "nothing").await;
-    assert_eq!((&none["rows"], pyarrow(&none, "t.schema.names")), (&json!(0), "['id', 't']".to_owned()));
+    assert_eq!(
+        (&none["rows"], pyarrow(&none, "t.schema.names")),
+        (&json!(0), "['id', 't']".to_owned())
+    );
     let query = json!({"dataset": "t", "dsn": server.dsn(), "query": "select region, count(*) as n from parts group by 1 order by 1; "});
     let query = mesh.call("org.brahman.Ingest.Postgres", query).await.expect("read");
-    assert_eq!(pyarrow(&query, "t.to_pylist()"), "[{'region': 'a', 'n': 300}, {'region': 'b', 'n': 600}]");
+    assert_eq!(
+        pyarrow(&query, "t.to_pylist()"),
+        "[{'region': 'a', 'n': 300}, {'region': 'b', 'n': 600}]"
+    );
     for (ask, words) in [
         (json!({"table": "absent"}), "no table `absent`; it has public.Odd Name"),
         (json!({"query": "select 1 as a, 2 as a"}), "two columns `a`"),
@@ -141,7 +177,11 @@ async fn views_partitions_queries_and_odd_names_are_read_and_what_is_special_is_
         let fault = mesh.fault("org.brahman.Ingest.Postgres", ask).await;
         assert!(fault.message().contains(words), "{fault}");
     }
-    assert_eq!(mesh.brahman_json(&["datasets", "t"])["dataset"]["rows"], 2, "what failed published nothing");
+    assert_eq!(
+        mesh.brahman_json(&["datasets", "t"])["dataset"]["rows"],
+        2,
+        "what failed published nothing"
+    );
 }
 
 #[tokio::test]
@@ -153,8 +193,15 @@ async fn no_password_is_ever_shown() {
     server.psql("create table t (id int); insert into t values (1), (2)");
     let mut toml = String::new();
     for (n, password) in passwords.iter().enumerate() {
-        server.psql(&format!("create role r{n} login password '{}'; grant select on t to r{n}", password.replace('\'', "''")));
-        toml.push_str(&format!("[r{n}]\nurl = \"postgres://r{n}@127.0.0.1:{}/postgres\"\npassword = {}\n", server.port(), json!(password)));
+        server.psql(&format!(
+            "create role r{n} login password '{}'; grant select on t to r{n}",
+            password.replace('\'', "''")
+        ));
+        toml.push_str(&format!(
+            "[r{n}]\nurl = \"postgres://r{n}@127.0.0.1:{}/postgres\"\npassword = {}\n",
+            server.port(),
+            json!(password)
+        ));
         toml.push_str(&format!(
             "[wrong{n}]\nurl = \"postgres://r{n}@127.0.0.1:{}/postgres\"\npassword = {}\n",
             server.port(),
@@ -175,7 +222,13 @@ async fn no_password_is_ever_shown() {
             format!("mysql://r{n}:{password}@{at}"),
             format!("r{n}:{password}@{at}"),
         ] {
-            match mesh.call("org.brahman.Ingest.Postgres", json!({"dataset": "t", "dsn": dsn, "table": "t"})).await {
+            match mesh
+                .call(
+                    "org.brahman.Ingest.Postgres",
+                    json!({"dataset": "t", "dsn": dsn, "table": "t"}),
+                )
+                .await
+            {
                 Ok(out) => said.push(out.to_string()),
                 Err(error) => said.push(format!("{error:?}")),
             }
@@ -183,23 +236,36 @@ async fn no_password_is_ever_shown() {
         said.push(mesh.brahman_json(&["datasets", "t"]).to_string());
         said.push(mesh.call("org.brahman.Ingest.Runs", json!({})).await.expect("runs").to_string());
         said.push(mesh.log());
-        let shown: Vec<&String> = said.iter().filter(|s| s.contains(password) || s.contains(&encoded)).collect();
+        let shown: Vec<&String> =
+            said.iter().filter(|s| s.contains(password) || s.contains(&encoded)).collect();
         assert!(shown.is_empty(), "{password} is in {shown:?}");
     }
     // A file that others can read is not read.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     std::fs::set_permissions(secrets.path(), mode).expect("set");
-    let fault = mesh.fault("org.brahman.Ingest.Postgres", json!({"dataset": "t", "dsn": "secret:r0", "table": "t"})).await;
-    assert!(fault.message().contains("chmod 600") && fault.message().contains(&secrets.path().display().to_string()), "{fault}");
+    let fault = mesh
+        .fault(
+            "org.brahman.Ingest.Postgres",
+            json!({"dataset": "t", "dsn": "secret:r0", "table": "t"}),
+        )
+        .await;
+    assert!(
+        fault.message().contains("chmod 600")
+            && fault.message().contains(&secrets.path().display().to_string()),
+        "{fault}"
+    );
 }
 
 /// Starts a call and waits until rows have come.
 async fn under_way(mesh: &Mesh, ask: Value) -> Connection {
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
-    let call = encode_call("org.brahman.Ingest.Postgres", &ask, &CallOptions::default(), true, false).expect("encodes");
+    let call =
+        encode_call("org.brahman.Ingest.Postgres", &ask, &CallOptions::default(), true, false)
+            .expect("encodes");
     connection.send(&call).await.expect("sent");
     loop {
-        let word: Value = connection.receive().await.expect("a reply").typed().expect("progress").value;
+        let word: Value =
+            connection.receive().await.expect("a reply").typed().expect("progress").value;
         assert_ne!(word["phase"], "done", "it was too quick to be disturbed");
         if word["rows"].as_u64() > Some(0) {
             return connection;
@@ -210,7 +276,9 @@ async fn under_way(mesh: &Mesh, ask: Value) -> Connection {
 /// The error that ends a call.
 async fn error_of(connection: &mut Connection) -> String {
     loop {
-        if let Err(error) = connection.receive().await.and_then(|reply| reply.typed::<Value>().map(drop)) {
+        if let Err(error) =
+            connection.receive().await.and_then(|reply| reply.typed::<Value>().map(drop))
+        {
             return format!("{error:?}");
         }
     }
@@ -227,8 +295,7 @@ async fn kills_stalls_and_hang_ups_publish_nothing_and_leave_nothing_running() {
     server.psql("create table small (id int); insert into small values (1)");
     assert_eq!(read(&mesh, &server.dsn(), "small").await["generation"], 1);
     // Slow from its hundred thousandth row on: somebody can do something meanwhile.
-    let slow =
-        "select i as id, md5(i::text) as t, case when i > 100000 then pg_sleep(0.01)::text end as s from generate_series(1, 200000) i";
+    let slow = "select i as id, md5(i::text) as t, case when i > 100000 then pg_sleep(0.01)::text end as s from generate_series(1, 200000) i";
     let ask = json!({"dataset": "t", "dsn": server.dsn(), "query": slow});
     let stands = |why: &str| {
         let dataset = mesh.brahman_json(&["datasets", "t"])["dataset"].clone();
@@ -243,8 +310,13 @@ async fn kills_stalls_and_hang_ups_publish_nothing_and_leave_nothing_running() {
     server
         .psql("create table slow_one as select i as id, case when i > 100000 then 0.01 else 0 end as s from generate_series(1, 200000) i");
     server.psql("create view slow as select id, case when s > 0 then pg_sleep(s)::text end as t from slow_one");
-    let going = under_way(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "slow"})).await;
-    for change in ["drop view slow", "alter table slow_one drop column s cascade", "drop table slow_one cascade"] {
+    let going =
+        under_way(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "slow"})).await;
+    for change in [
+        "drop view slow",
+        "alter table slow_one drop column s cascade",
+        "drop table slow_one cascade",
+    ] {
         server.psql(&format!(
             "set lock_timeout = '20ms'; do $$ begin execute '{change}'; raise exception 'done under the read'; exception when lock_not_available then null; end $$"
         ));
@@ -254,8 +326,13 @@ async fn kills_stalls_and_hang_ups_publish_nothing_and_leave_nothing_running() {
     stands("a hang-up of a view's read");
 
     let mut cancelled = under_way(&mesh, ask.clone()).await;
-    let run = mesh.call("org.brahman.Ingest.Runs", json!({})).await.expect("runs")["runs"][0]["run_id"].clone();
-    assert_eq!(mesh.call("org.brahman.Ingest.Cancel", json!({"run_id": run})).await.expect("heard")["cancelled"], true);
+    let run =
+        mesh.call("org.brahman.Ingest.Runs", json!({})).await.expect("runs")["runs"][0]["run_id"]
+            .clone();
+    assert_eq!(
+        mesh.call("org.brahman.Ingest.Cancel", json!({"run_id": run})).await.expect("heard")["cancelled"],
+        true
+    );
     let fault = error_of(&mut cancelled).await;
     assert!(fault.contains("Cancelled"), "{fault}");
     while running(&server) != "0" {}
@@ -265,11 +342,17 @@ async fn kills_stalls_and_hang_ups_publish_nothing_and_leave_nothing_running() {
     let pid = mesh.module("ingest").await.pid;
     mesh.signal(pid, "KILL");
     drop(going);
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
     while running(&server) != "0" {}
     stands("SIGKILL of ingest");
 
-    let stalling = json!({"dataset": "t", "dsn": server.dsn(), "query": "select pg_sleep(600)", "stall_s": 1});
+    let stalling =
+        json!({"dataset": "t", "dsn": server.dsn(), "query": "select pg_sleep(600)", "stall_s": 1});
     let fault = mesh.fault("org.brahman.Ingest.Postgres", stalling).await;
     assert!(fault.message().contains("sent nothing for 1 s") && fault.retryable(), "{fault}");
     let late = json!({"dataset": "t", "dsn": server.dsn(), "query": slow, "deadline_s": 1});
@@ -287,11 +370,22 @@ async fn kills_stalls_and_hang_ups_publish_nothing_and_leave_nothing_running() {
     let fault = error_of(&mut broken).await;
     assert!(fault.contains("SourceFailed") && fault.contains("nothing was published"), "{fault}");
     stands("SIGKILL of the server");
-    let unreachable = mesh.fault("org.brahman.Ingest.Postgres", json!({"dataset": "t", "dsn": server.dsn(), "table": "small"})).await;
-    assert!(unreachable.message().contains("connecting") && unreachable.retryable(), "{unreachable}");
+    let unreachable = mesh
+        .fault(
+            "org.brahman.Ingest.Postgres",
+            json!({"dataset": "t", "dsn": server.dsn(), "table": "small"}),
+        )
+        .await;
+    assert!(
+        unreachable.message().contains("connecting") && unreachable.retryable(),
+        "{unreachable}"
+    );
     let runs = mesh.folder.path().join("state/buckets/primary/datasets/t");
     let left = std::fs::read_dir(runs).expect("there").count();
-    assert!(left <= 2, "{left} folders: that of the dataset, and that of the run whose process was killed");
+    assert!(
+        left <= 2,
+        "{left} folders: that of the dataset, and that of the run whose process was killed"
+    );
 }
 
 async fn read_mysql(mesh: &Mesh, ask: Value) -> Value {
@@ -303,7 +397,8 @@ async fn every_mariadb_type_reads_as_mariadb_prints_it() {
     let (server, mesh) = (MariaDb::start(), mesh().await);
     let folder = repository().join("tests/tests/mesh/tables");
     server.sql(&std::fs::read_to_string(folder.join("mysql.sql")).expect("there"));
-    let out = read_mysql(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "every"})).await;
+    let out =
+        read_mysql(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "every"})).await;
     assert_eq!(out["rows"], 4);
     let compared = Command::new(tool("python3"))
         .arg(folder.join("compare_mysql.py"))
@@ -311,16 +406,36 @@ async fn every_mariadb_type_reads_as_mariadb_prints_it() {
         .args(files(&out))
         .output()
         .expect("it runs");
-    assert_eq!(String::from_utf8_lossy(&compared.stdout).trim(), "fine", "{}", String::from_utf8_lossy(&compared.stderr));
-    let column = |name: &str| out["columns"].as_array().expect("columns").iter().find(|c| c["name"] == name).expect("there").clone();
-    assert_eq!((&column("da")["nulls_made"], &column("dt")["nulls_made"], &column("ts")["nulls_made"]), (&json!(2), &json!(1), &json!(1)));
-    assert_eq!((&column("lu")["arrow_type"], &column("n65")["source_type"]), (&json!("UInt64"), &json!("decimal(65,30)")));
+    assert_eq!(
+        String::from_utf8_lossy(&compared.stdout).trim(),
+        "fine",
+        "{}",
+        String::from_utf8_lossy(&compared.stderr)
+    );
+    let column = |name: &str| {
+        out["columns"]
+            .as_array()
+            .expect("columns")
+            .iter()
+            .find(|c| c["name"] == name)
+            .expect("there")
+            .clone()
+    };
+    assert_eq!(
+        (&column("da")["nulls_made"], &column("dt")["nulls_made"], &column("ts")["nulls_made"]),
+        (&json!(2), &json!(1), &json!(1))
+    );
+    assert_eq!(
+        (&column("lu")["arrow_type"], &column("n65")["source_type"]),
+        (&json!("UInt64"), &json!("decimal(65,30)"))
+    );
 }
 
 #[tokio::test]
 async fn a_mariadb_table_is_one_snapshot_and_what_goes_wrong_is_named() {
     let secrets = tempfile::NamedTempFile::new().expect("a temporary file");
-    let (server, mesh) = (MariaDb::start(), mesh_with(|setup| setup.env("BRAHMAN_SECRETS", secrets.path())).await);
+    let (server, mesh) =
+        (MariaDb::start(), mesh_with(|setup| setup.env("BRAHMAN_SECRETS", secrets.path())).await);
     server.sql(
         "CREATE TABLE pairs (id INT PRIMARY KEY, amount BIGINT, filler CHAR(200)) ENGINE=InnoDB; \
          INSERT INTO pairs SELECT seq, 100, md5(seq) FROM seq_1_to_60000; \
@@ -332,33 +447,68 @@ async fn a_mariadb_table_is_one_snapshot_and_what_goes_wrong_is_named() {
          SELECT max(id) INTO @last FROM pairs; DELETE FROM pairs WHERE id = @last; INSERT INTO pairs VALUES (@last + 1, 100, 'x');",
     );
     for _ in 0..3 {
-        let out = read_mysql(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "d.pairs"})).await;
-        let checked = pyarrow(&out, "t.num_rows, len(set(t.column('id').to_pylist())), sum(t.column('amount').to_pylist())");
-        assert_eq!(checked, "60000 60000 6000000", "no row twice, none missing, no half of a transaction");
+        let out =
+            read_mysql(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "d.pairs"}))
+                .await;
+        let checked = pyarrow(
+            &out,
+            "t.num_rows, len(set(t.column('id').to_pylist())), sum(t.column('amount').to_pylist())",
+        );
+        assert_eq!(
+            checked, "60000 60000 6000000",
+            "no row twice, none missing, no half of a transaction"
+        );
     }
     drop(writer);
-    assert_eq!(server.sql("SELECT max(id) > 60000, count(*) FROM pairs"), "1\t60000", "there was a writer");
+    assert_eq!(
+        server.sql("SELECT max(id) > 60000, count(*) FROM pairs"),
+        "1\t60000",
+        "there was a writer"
+    );
     let old = read_mysql(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "old"})).await;
     assert!(old["notes"][0].as_str().is_some_and(|n| n.contains("MyISAM")), "{old}");
-    assert_eq!(read_mysql(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "seen"})).await["rows"], 10);
-    let odd = read_mysql(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "odd `name`"})).await;
+    assert_eq!(
+        read_mysql(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "seen"})).await["rows"],
+        10
+    );
+    let odd =
+        read_mysql(&mesh, json!({"dataset": "t", "dsn": server.dsn(), "table": "odd `name`"}))
+            .await;
     assert_eq!(pyarrow(&odd, "t.to_pylist()"), "[{'se lect': 5}]");
     let query = json!({"dataset": "t", "dsn": server.dsn(), "query": "SELECT count(*) AS n, avg(id) AS a FROM pairs WHERE id <= 100;"});
-    assert_eq!(pyarrow(&read_mysql(&mesh, query).await, "t.to_pylist()"), "[{'n': 100, 'a': Decimal('50.5000')}]");
+    assert_eq!(
+        pyarrow(&read_mysql(&mesh, query).await, "t.to_pylist()"),
+        "[{'n': 100, 'a': Decimal('50.5000')}]"
+    );
     let password = "p@:/%'\" s";
     let quoted = password.replace('\'', "''");
-    server.sql(&format!("CREATE USER r@localhost IDENTIFIED BY '{quoted}'; GRANT SELECT ON d.* TO r@localhost"));
-    let secret = format!("[r]\nurl = \"mysql://r@127.0.0.1:{}/d\"\npassword = {}\n", server.port(), json!(password));
+    server.sql(&format!(
+        "CREATE USER r@localhost IDENTIFIED BY '{quoted}'; GRANT SELECT ON d.* TO r@localhost"
+    ));
+    let secret = format!(
+        "[r]\nurl = \"mysql://r@127.0.0.1:{}/d\"\npassword = {}\n",
+        server.port(),
+        json!(password)
+    );
     std::fs::write(secrets.path(), secret).expect("written");
-    assert_eq!(read_mysql(&mesh, json!({"dataset": "t", "dsn": "secret:r", "table": "old"})).await["rows"], 1);
+    assert_eq!(
+        read_mysql(&mesh, json!({"dataset": "t", "dsn": "secret:r", "table": "old"})).await["rows"],
+        1
+    );
     for (ask, words) in [
         (json!({"table": "absent"}), "no table `absent`; it has d.odd `name`"),
         (json!({"query": "SELECT 1 AS a, 2 AS a"}), "two columns `a`"),
         (json!({"query": "DELETE FROM pairs"}), "READ ONLY"),
         (json!({"query": "SELECT sleep(600)", "stall_s": 1}), "sent nothing for 1 s"),
         (json!({"query": "SELEC 1"}), "syntax"),
-        (json!({"table": "old", "dsn": format!("mysql://r:{password}@127.0.0.1:{}/d", server.port())}), ""),
-        (json!({"table": "old", "dsn": format!("mysql://r:wrong@127.0.0.1:{}/d", server.port())}), "Access denied"),
+        (
+            json!({"table": "old", "dsn": format!("mysql://r:{password}@127.0.0.1:{}/d", server.port())}),
+            "",
+        ),
+        (
+            json!({"table": "old", "dsn": format!("mysql://r:wrong@127.0.0.1:{}/d", server.port())}),
+            "Access denied",
+        ),
         (json!({"table": "old", "dsn": "postgres://x"}), "scheme"),
     ] {
         let mut ask = ask;
@@ -367,19 +517,27 @@ async fn a_mariadb_table_is_one_snapshot_and_what_goes_wrong_is_named() {
             ask["dsn"] = json!(server.dsn());
         }
         let fault = mesh.fault("org.brahman.Ingest.Mysql", ask).await;
-        assert!(fault.message().contains(words) && !format!("{fault:?}").contains(password), "{fault}");
+        assert!(
+            fault.message().contains(words) && !format!("{fault:?}").contains(password),
+            "{fault}"
+        );
     }
     assert!(!mesh.log().contains(password));
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
     let ask = json!({"dataset": "t", "dsn": server.dsn(), "query": "SELECT id, sleep(0.001) AS s FROM pairs", "stall_s": 30});
-    let ask = encode_call("org.brahman.Ingest.Mysql", &ask, &CallOptions::default(), true, false).expect("encodes");
+    let ask = encode_call("org.brahman.Ingest.Mysql", &ask, &CallOptions::default(), true, false)
+        .expect("encodes");
     connection.send(&ask).await.expect("sent");
     let ours = "SELECT count(*) FROM information_schema.processlist WHERE info LIKE '%sleep(0.001)%' AND info NOT LIKE '%processlist%'";
     while server.sql(ours) == "0" {}
     mesh.signal(server.pid(), "KILL");
     let fault = error_of(&mut connection).await;
     assert!(fault.contains("SourceFailed") && fault.contains("nothing was published"), "{fault}");
-    assert_eq!(mesh.brahman_json(&["datasets", "t"])["dataset"]["rows"], 1, "the last that was committed stands");
+    assert_eq!(
+        mesh.brahman_json(&["datasets", "t"])["dataset"]["rows"],
+        1,
+        "the last that was committed stands"
+    );
 }
 
 #[tokio::test]
@@ -391,7 +549,8 @@ async fn a_large_mariadb_table_is_one_snapshot_to_all_who_read_it() {
          INSERT INTO pairs SELECT CAST(seq AS SIGNED) - 500, 1, 100, md5(seq) FROM seq_1_to_{rows}; ANALYZE TABLE pairs"
     ));
     let ask = json!({"dataset": "t", "dsn": server.dsn(), "table": "pairs", "parallel": 2});
-    let summed = "t.num_rows, len(set(t.column('id').to_pylist())), sum(t.column('amount').to_pylist())";
+    let summed =
+        "t.num_rows, len(set(t.column('id').to_pylist())), sum(t.column('amount').to_pylist())";
     let whole = format!("{rows} {rows} {}", rows * 100);
     let quiet = read_mysql(&mesh, ask.clone()).await;
     assert_eq!(
@@ -401,7 +560,8 @@ async fn a_large_mariadb_table_is_one_snapshot_to_all_who_read_it() {
     );
     assert_eq!(pyarrow(&quiet, summed), whole);
 
-    // A transfer between the first and the last rows, again and again; nobody may see one half of it.
+    // A transfer between the first and the last rows, again and again; nobody may see one half of
+    // it.
     let writer = server.writer(&format!(
         "UPDATE pairs SET amount = amount + IF(id < 0, 7, -7) WHERE id IN (-400, {}); DELETE FROM pairs WHERE id = @gone; \
          SELECT max(id) INTO @gone FROM pairs; INSERT INTO pairs VALUES (@gone + 1, 1, 100, 'x'); COMMIT; DO SLEEP(0.02);",
@@ -425,26 +585,44 @@ async fn a_large_mariadb_table_is_one_snapshot_to_all_who_read_it() {
 
     // A writer that does not end its transaction is not waited for, nor is anybody behind it.
     let writer = server.writer("UPDATE pairs SET amount = 100 WHERE id = 7; DO SLEEP(600);");
-    while server.sql("SELECT count(*) FROM information_schema.processlist WHERE info LIKE 'DO SLEEP%'") == "0" {}
+    while server
+        .sql("SELECT count(*) FROM information_schema.processlist WHERE info LIKE 'DO SLEEP%'")
+        == "0"
+    {}
     let alone = read_mysql(&mesh, ask).await;
     let note = alone["notes"][0].as_str().unwrap_or_default();
-    assert!(alone["parallel"] == 1 && note.contains("read by one connection") && note.contains("cannot be had"), "{alone}");
+    assert!(
+        alone["parallel"] == 1
+            && note.contains("read by one connection")
+            && note.contains("cannot be had"),
+        "{alone}"
+    );
     drop(writer);
 }
 
 #[tokio::test]
 async fn the_mock_makes_tables_up_by_seed_and_never_answers_in_prod() {
-    let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped)).context("test").up().await;
+    let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped))
+        .context("test")
+        .up()
+        .await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     mesh.when_served_by("org.brahman.Ingest", "ingest-mock").await;
     let ask = |seed: u64| json!({"dataset": "t", "dsn": format!("postgres://nowhere/db?seed={seed}&rows=20000"), "table": "orders"});
-    let make = async |seed: u64| mesh.call("org.brahman.Ingest.Postgres", ask(seed)).await.expect("made");
+    let make =
+        async |seed: u64| mesh.call("org.brahman.Ingest.Postgres", ask(seed)).await.expect("made");
     let (one, two, other) = (make(7).await, make(7).await, make(8).await);
-    assert_eq!((&one["rows"], &one["objects"][0]["sha256"]), (&json!(20_000), &two["objects"][0]["sha256"]));
+    assert_eq!(
+        (&one["rows"], &one["objects"][0]["sha256"]),
+        (&json!(20_000), &two["objects"][0]["sha256"])
+    );
     assert_ne!(one["objects"][0]["sha256"], other["objects"][0]["sha256"]);
     assert!(one["notes"][0].as_str().is_some_and(|n| n.contains("synthetic")), "{one}");
     assert_eq!(
-        pyarrow(&other, "t.schema.field('iban').metadata, t.num_rows, len(set(t.column('id').to_pylist()))"),
+        pyarrow(
+            &other,
+            "t.schema.field('iban').metadata, t.num_rows, len(set(t.column('id').to_pylist()))"
+        ),
         "{b'pii': b'iban'} 20000 20000"
     );
     mesh.brahman_json(&["context", "prod"]);
@@ -455,7 +633,10 @@ async fn the_mock_makes_tables_up_by_seed_and_never_answers_in_prod() {
 
 #[tokio::test]
 async fn labelled_columns_of_personal_data_are_found_and_no_value_is_told() {
-    let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped)).context("test").up().await;
+    let mesh = Setup::new(&["broker", "catalog", "ingest", "ingest-mock"].map(shipped))
+        .context("test")
+        .up()
+        .await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     mesh.when_served_by("org.brahman.Ingest", "ingest-mock").await;
     let ask = json!({"dataset": "t", "dsn": "postgres://nowhere/db?rows=3000", "table": "people"});
@@ -465,7 +646,10 @@ async fn labelled_columns_of_personal_data_are_found_and_no_value_is_told() {
     let said = |column: &str| {
         let all = kept["columns"].as_array().expect("columns");
         let column = all.iter().find(|c| c["column"] == column).expect("looked at");
-        (column["status"].as_str().unwrap_or_default().to_owned(), column["findings"][0]["entity"].as_str().unwrap_or_default().to_owned())
+        (
+            column["status"].as_str().unwrap_or_default().to_owned(),
+            column["findings"][0]["entity"].as_str().unwrap_or_default().to_owned(),
+        )
     };
     let labels = [
         ("email", "email"),
@@ -490,11 +674,17 @@ async fn labelled_columns_of_personal_data_are_found_and_no_value_is_told() {
     assert!(shown.contains("iban (1.00") && !shown.contains("@example.org"), "{shown}");
     let mut quietly = ask;
     quietly["pii"] = json!(false);
-    assert!(mesh.call("org.brahman.Ingest.Postgres", quietly).await.expect("made")["pii"].is_null());
+    assert!(
+        mesh.call("org.brahman.Ingest.Postgres", quietly).await.expect("made")["pii"].is_null()
+    );
 }
 
 /// A socket that hangs up on the first callers and leads the others to `server`.
-fn flaky(at: &std::path::Path, server: std::path::PathBuf, hang_ups: usize) -> std::sync::Arc<std::sync::atomic::AtomicUsize> {
+fn flaky(
+    at: &std::path::Path,
+    server: std::path::PathBuf,
+    hang_ups: usize,
+) -> std::sync::Arc<std::sync::atomic::AtomicUsize> {
     use std::os::unix::net::{UnixListener, UnixStream};
     let listener = UnixListener::bind(at).expect("bound");
     let called = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -505,7 +695,8 @@ fn flaky(at: &std::path::Path, server: std::path::PathBuf, hang_ups: usize) -> s
                 continue;
             }
             let mut behind = UnixStream::connect(&server).expect("the server is there");
-            let (mut from, mut to) = (behind.try_clone().expect("cloned"), caller.try_clone().expect("cloned"));
+            let (mut from, mut to) =
+                (behind.try_clone().expect("cloned"), caller.try_clone().expect("cloned"));
             std::thread::spawn(move || std::io::copy(&mut from, &mut to));
             std::thread::spawn(move || std::io::copy(&mut caller, &mut behind));
         }
@@ -523,19 +714,34 @@ async fn a_connection_is_tried_again_as_long_as_nothing_was_read() {
     let socket = |name: &str| folder.path().join(name);
     let real = postgres.socket().join(format!(".s.PGSQL.{}", postgres.port()));
     let dsn = format!("postgres://tester@/postgres?host={}&port=5432", folder.path().display());
-    let (called, load) = (flaky(&socket(".s.PGSQL.5432"), real, 2), std::sync::atomic::Ordering::Relaxed);
-    let out = mesh.call("org.brahman.Ingest.Postgres", json!({"dataset": "t", "dsn": dsn, "table": "few"})).await.expect("read");
+    let (called, load) =
+        (flaky(&socket(".s.PGSQL.5432"), real, 2), std::sync::atomic::Ordering::Relaxed);
+    let out = mesh
+        .call("org.brahman.Ingest.Postgres", json!({"dataset": "t", "dsn": dsn, "table": "few"}))
+        .await
+        .expect("read");
     assert!(out["rows"] == 10 && called.load(load) >= 3, "{out}");
     let called = flaky(&socket("my.sock"), mariadb.socket(), 2);
     let dsn = format!("mysql://tester@localhost/d?socket={}", socket("my.sock").display());
-    let out = mesh.call("org.brahman.Ingest.Mysql", json!({"dataset": "t", "dsn": dsn, "table": "few"})).await.expect("read");
+    let out = mesh
+        .call("org.brahman.Ingest.Mysql", json!({"dataset": "t", "dsn": dsn, "table": "few"}))
+        .await
+        .expect("read");
     assert!(out["rows"] == 10 && called.load(load) >= 3, "{out}");
     // What another try would not mend is told at once; what never mends is told in the end.
     let called = flaky(&socket("my2.sock"), mariadb.socket(), 0);
     let dsn = format!("mysql://nobody:wrong@localhost/d?socket={}", socket("my2.sock").display());
-    let fault = mesh.fault("org.brahman.Ingest.Mysql", json!({"dataset": "t", "dsn": dsn, "table": "few"})).await;
+    let fault = mesh
+        .fault("org.brahman.Ingest.Mysql", json!({"dataset": "t", "dsn": dsn, "table": "few"}))
+        .await;
     assert!(fault.message().contains("denied") && called.load(load) == 1, "{fault}");
     let dsn = format!("mysql://tester@localhost/d?socket={}", socket("nobody.sock").display());
-    let fault = mesh.fault("org.brahman.Ingest.Mysql", json!({"dataset": "t", "dsn": dsn, "table": "few"})).await;
-    assert!(fault.message().contains("tried 6 times") || fault.message().contains("tried 5 times") && fault.retryable(), "{fault}");
+    let fault = mesh
+        .fault("org.brahman.Ingest.Mysql", json!({"dataset": "t", "dsn": dsn, "table": "few"}))
+        .await;
+    assert!(
+        fault.message().contains("tried 6 times")
+            || fault.message().contains("tried 5 times") && fault.retryable(),
+        "{fault}"
+    );
 }

@@ -1,7 +1,8 @@
 //! What holds of the tree itself.
 //!
-//! Shipped code is what lies in a crate's `src` and in `examples`, without what is compiled for tests alone. It is read as text, line by
-//! line, as rustfmt leaves it; nothing here knows Rust's grammar.
+//! Shipped code is what lies in a crate's `src` and in `examples`, without what is compiled for
+//! tests alone. It is read as text, line by line, as rustfmt leaves it; nothing here knows Rust's
+//! grammar.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -11,7 +12,9 @@ use serde_json::Value;
 
 #[test]
 fn crates_import_only_what_the_design_allows() {
-    let metadata: Value = serde_json::from_str(&cargo(&["metadata", "--no-deps", "--format-version", "1"])).expect("JSON");
+    let metadata: Value =
+        serde_json::from_str(&cargo(&["metadata", "--no-deps", "--format-version", "1"]))
+            .expect("JSON");
     let named = |value: &Value| value["name"].as_str().expect("a name").to_owned();
     let module = &["brahman-card", "brahman-sidecar", "brahman-storage"][..];
     let with_models = &["brahman-card", "brahman-models", "brahman-sidecar", "brahman-storage"][..];
@@ -28,7 +31,10 @@ fn crates_import_only_what_the_design_allows() {
         ("brahman-cli", &["brahman-card", "brahman-mcp", "brahman-models", "brahman-sidecar"][..]),
         ("brahman-catalog", module),
         ("brahman-embed", with_models),
-        ("brahman-gateway", &["brahman-card", "brahman-mcp", "brahman-sidecar", "brahman-storage"][..]),
+        (
+            "brahman-gateway",
+            &["brahman-card", "brahman-mcp", "brahman-sidecar", "brahman-storage"][..],
+        ),
         ("brahman-index", module),
         ("brahman-ingest", module),
         ("brahman-profiles", module),
@@ -40,35 +46,54 @@ fn crates_import_only_what_the_design_allows() {
         if name == "brahman-tests" || name == "brahman-benches" {
             continue;
         }
-        let may = allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not in the design"));
-        for dependency in package["dependencies"].as_array().expect("dependencies").iter().map(named) {
+        let may =
+            allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} is not in the design"));
+        for dependency in
+            package["dependencies"].as_array().expect("dependencies").iter().map(named)
+        {
             let is_ours = dependency.starts_with("brahman-");
-            assert!(!is_ours || may.contains(&dependency.as_str()), "{name} must not import {dependency}");
+            assert!(
+                !is_ours || may.contains(&dependency.as_str()),
+                "{name} must not import {dependency}"
+            );
         }
     }
 }
 
-/// `make test` builds the programs and then the tests. What the tests ask of a package beyond that makes it another one, which is built a
-/// second time, and so is all that depends on it: half of the tree, where it is `serde_json` or `tokio`.
+/// `make test` builds the programs and then the tests. What the tests ask of a package beyond that
+/// makes it another one, which is built a second time, and so is all that depends on it: half of
+/// the tree, where it is `serde_json` or `tokio`.
 #[test]
 fn tests_ask_for_no_features_that_programs_do_not_have() {
     let programs = features(&["--edges", "normal,build"]);
-    let tests = features(&["--edges", "normal,build,dev", "--workspace", "--exclude", "brahman-benches"]);
+    let tests =
+        features(&["--edges", "normal,build,dev", "--workspace", "--exclude", "brahman-benches"]);
     let apart = |(package, of_programs): (&String, &BTreeSet<String>)| {
         let of_tests = tests.get(package).cloned().unwrap_or_default();
-        (!of_programs.is_subset(&of_tests)).then(|| format!("{package}: programs {of_programs:?}, tests {of_tests:?}"))
+        (!of_programs.is_subset(&of_tests))
+            .then(|| format!("{package}: programs {of_programs:?}, tests {of_tests:?}"))
     };
     let apart: Vec<String> = programs.iter().filter_map(apart).collect();
-    assert!(apart.is_empty(), "built twice by `make test`; name the features that tests need in the workspace's Cargo.toml: {apart:#?}");
+    assert!(
+        apart.is_empty(),
+        "built twice by `make test`; name the features that tests need in the workspace's Cargo.toml: {apart:#?}"
+    );
 }
 
 /// Features of each package of a build: as many lists as it is built ways.
 fn features(selection: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
-    let tree = cargo(&[&["tree", "--locked", "--offline", "--prefix", "none", "--format", "{p}|{f}"][..], selection].concat());
+    let tree = cargo(
+        &[
+            &["tree", "--locked", "--offline", "--prefix", "none", "--format", "{p}|{f}"][..],
+            selection,
+        ]
+        .concat(),
+    );
     let mut all: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     // Between the workspace's own packages is an empty line; what was shown before has a mark.
     for line in tree.lines().filter(|line| !line.is_empty()) {
-        let (package, features) = line.trim_end_matches(" (*)").split_once('|').expect("as it was asked for");
+        let (package, features) =
+            line.trim_end_matches(" (*)").split_once('|').expect("as it was asked for");
         all.entry(package.to_owned()).or_default().insert(features.to_owned());
     }
     assert!(all.len() > 100, "{tree}");
@@ -78,28 +103,44 @@ fn features(selection: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
 /// What cargo says of the workspace.
 fn cargo(arguments: &[&str]) -> String {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(program).args(arguments).current_dir(repository()).output().expect("cargo runs");
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(repository())
+        .output()
+        .expect("cargo runs");
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("text")
 }
 
 #[test]
 fn the_demo_has_cards_and_programs_for_what_it_runs() {
-    let read = |path: &str| std::fs::read_to_string(repository().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let read = |path: &str| {
+        std::fs::read_to_string(repository().join(path))
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
     let (makefile, programs) = (read("Makefile"), read("packaging/programs"));
-    let labels =
-        |name: &'static str| makefile.lines().find_map(|line| line.strip_prefix(name)).expect("the demo's Cards").split_whitespace();
+    let labels = |name: &'static str| {
+        makefile
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .expect("the demo's Cards")
+            .split_whitespace()
+    };
     for label in labels("DEMO_CARDS := ").chain(labels("DEMO_CARDS_LATER := ")) {
         let card = read(&format!("packaging/cards/{label}.toml"));
         // As the Makefile reads it.
-        let program = card.lines().find_map(|line| line.strip_prefix("exec = \"")?.strip_suffix('"')).expect("a program");
+        let program = card
+            .lines()
+            .find_map(|line| line.strip_prefix("exec = \"")?.strip_suffix('"'))
+            .expect("a program");
         assert!(programs.lines().any(|one| one == program), "{label}: {program} is not shipped");
     }
 }
 
 #[test]
 fn every_source_file_says_what_it_is_for() {
-    let mute: Vec<String> = rust_files().into_iter().filter(|file| !text_of(file).starts_with("//!")).collect();
+    let mute: Vec<String> =
+        rust_files().into_iter().filter(|file| !text_of(file).starts_with("//!")).collect();
     assert!(mute.is_empty(), "without a //! header: {mute:?}");
 }
 
@@ -120,10 +161,21 @@ const CONTRACT: [&str; 3] = [
 #[test]
 fn methods_and_errors_are_named_by_the_contract_alone() {
     let mut literal = Vec::new();
-    for source in shipped().iter().filter(|source| !CONTRACT.iter().any(|place| source.path.starts_with(place))) {
-        literal.extend(source.code().filter(|(_, line)| line.contains("\"org.brahman.")).map(|(number, _)| source.at(number)));
+    for source in shipped()
+        .iter()
+        .filter(|source| !CONTRACT.iter().any(|place| source.path.starts_with(place)))
+    {
+        literal.extend(
+            source
+                .code()
+                .filter(|(_, line)| line.contains("\"org.brahman."))
+                .map(|(number, _)| source.at(number)),
+        );
     }
-    assert!(literal.is_empty(), "names spelled out where a constant of the contract belongs: {literal:?}");
+    assert!(
+        literal.is_empty(),
+        "names spelled out where a constant of the contract belongs: {literal:?}"
+    );
 }
 
 #[test]
@@ -131,7 +183,9 @@ fn no_error_is_a_text() {
     let mut texts = Vec::new();
     for source in &shipped() {
         let code = source.text();
-        let results = code.match_indices("Result<").filter(|(at, _)| arguments(&code[at + "Result<".len()..]).get(1) == Some(&"String"));
+        let results = code
+            .match_indices("Result<")
+            .filter(|(at, _)| arguments(&code[at + "Result<".len()..]).get(1) == Some(&"String"));
         texts.extend(results.map(|(at, _)| source.at(source.line_at(&code, at))));
         for (number, line) in source.code() {
             let Some((_, closure)) = line.split_once("map_err(|") else { continue };
@@ -169,7 +223,9 @@ fn types_are_nouns() {
             let Some(name) = declared_type(line) else { continue };
             let is_one_word = name.chars().filter(|c| c.is_uppercase()).count() == 1;
             let is_participle = is_one_word && name.ends_with("ed");
-            if (is_participle || refused.contains(name)) && !NOUNS.iter().any(|(noun, _)| *noun == name) {
+            if (is_participle || refused.contains(name))
+                && !NOUNS.iter().any(|(noun, _)| *noun == name)
+            {
                 bad.push(format!("{} {name}", source.at(number)));
             }
         }
@@ -179,7 +235,8 @@ fn types_are_nouns() {
 
 /// Modules of one crate that know each other. It only becomes shorter.
 const CIRCLES: [(&str, &str, &str); 1] = [
-    // The macro that declares an interface has its text made, and the text is made of what is declared.
+    // The macro that declares an interface has its text made, and the text is made of what is
+    // declared.
     ("card", "idl", "interface"),
 ];
 
@@ -191,16 +248,25 @@ fn modules_do_not_go_round_in_circles() {
         // A program is not its library's module.
         if !file.starts_with("bin/") {
             let module = file.trim_end_matches(".rs").replace('/', "::");
-            let module = if ["lib", "main"].contains(&module.as_str()) { String::new() } else { module };
-            crates.entry(folder.to_owned()).or_default().entry(module).or_default().push_str(&source.text());
+            let module =
+                if ["lib", "main"].contains(&module.as_str()) { String::new() } else { module };
+            crates
+                .entry(folder.to_owned())
+                .or_default()
+                .entry(module)
+                .or_default()
+                .push_str(&source.text());
         }
     }
     let mut circles = BTreeSet::new();
     for (folder, modules) in &crates {
-        let known: BTreeMap<&String, BTreeSet<String>> = modules.iter().map(|(name, code)| (name, known_to(name, code, modules))).collect();
+        let known: BTreeMap<&String, BTreeSet<String>> =
+            modules.iter().map(|(name, code)| (name, known_to(name, code, modules))).collect();
         for (one, theirs) in &known {
             // What a module is made of may know it.
-            let is_family = |other: &String| other.starts_with(&format!("{one}::")) || one.starts_with(&format!("{other}::"));
+            let is_family = |other: &String| {
+                other.starts_with(&format!("{one}::")) || one.starts_with(&format!("{other}::"))
+            };
             let back = theirs.iter().filter(|other| {
                 *one < *other
                     && !one.is_empty()
@@ -210,7 +276,8 @@ fn modules_do_not_go_round_in_circles() {
             circles.extend(back.map(|other| (folder.clone(), (*one).clone(), other.clone())));
         }
     }
-    let standing: BTreeSet<(String, String, String)> = CIRCLES.map(|(at, a, b)| (at.to_owned(), a.to_owned(), b.to_owned())).into();
+    let standing: BTreeSet<(String, String, String)> =
+        CIRCLES.map(|(at, a, b)| (at.to_owned(), a.to_owned(), b.to_owned())).into();
     let new: Vec<_> = circles.difference(&standing).collect();
     assert!(new.is_empty(), "modules that know each other: {new:?}");
     let gone: Vec<_> = standing.difference(&circles).collect();
@@ -251,7 +318,11 @@ fn doc_comments_say_more_than_the_name_does() {
         }
     }
     assert!(all > 1000, "{all} doc comments were found");
-    assert!(short.len() * 100 <= all * SHORT_PER_CENT, "{} of {all} doc comments are short: {short:#?}", short.len());
+    assert!(
+        short.len() * 100 <= all * SHORT_PER_CENT,
+        "{} of {all} doc comments are short: {short:#?}",
+        short.len()
+    );
 }
 
 /// A file of shipped code: its lines and their numbers.
@@ -263,7 +334,10 @@ struct Source {
 impl Source {
     /// Lines that are no comments.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.lines.iter().filter(|(_, line)| !line.trim_start().starts_with("//")).map(|(number, line)| (*number, line.as_str()))
+        self.lines
+            .iter()
+            .filter(|(_, line)| !line.trim_start().starts_with("//"))
+            .map(|(number, line)| (*number, line.as_str()))
     }
 
     /// The same as one text.
@@ -282,24 +356,33 @@ impl Source {
 }
 
 fn rust_files() -> Vec<String> {
-    let out = std::process::Command::new("git").args(["ls-files", "*.rs"]).current_dir(repository()).output().expect("git runs");
+    let out = std::process::Command::new("git")
+        .args(["ls-files", "*.rs"])
+        .current_dir(repository())
+        .output()
+        .expect("git runs");
     String::from_utf8(out.stdout).expect("text").lines().map(str::to_owned).collect()
 }
 
 fn text_of(file: &str) -> String {
-    std::fs::read_to_string(repository().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    std::fs::read_to_string(repository().join(file))
+        .unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 fn shipped() -> Vec<Source> {
     let is_test = |file: &str| {
-        let is_of_tests = ["tests/", "benches/", "fuzz/"].iter().any(|folder| file.starts_with(folder));
+        let is_of_tests =
+            ["tests/", "benches/", "fuzz/"].iter().any(|folder| file.starts_with(folder));
         is_of_tests || file.contains("/tests/") || file.ends_with("/tests.rs")
     };
-    let files = rust_files().into_iter().filter(|file| (file.contains("/src/") || file.starts_with("examples/")) && !is_test(file));
+    let files = rust_files()
+        .into_iter()
+        .filter(|file| (file.contains("/src/") || file.starts_with("examples/")) && !is_test(file));
     files.map(|path| Source { lines: without_tests(&text_of(&path)), path }).collect()
 }
 
-/// Lines of a file that are not below a `#[cfg(test)]`: its item ends with the brace that stands as far to the left.
+/// Lines of a file that are not below a `#[cfg(test)]`: its item ends with the brace that stands as
+/// far to the left.
 fn without_tests(text: &str) -> Vec<(usize, String)> {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line.to_owned()));
@@ -309,10 +392,16 @@ fn without_tests(text: &str) -> Vec<(usize, String)> {
             kept.push((number, line));
             continue;
         }
-        let item = lines.by_ref().map(|(_, line)| line).find(|line| !line.trim_start().starts_with("#[")).unwrap_or_default();
+        let item = lines
+            .by_ref()
+            .map(|(_, line)| line)
+            .find(|line| !line.trim_start().starts_with("#["))
+            .unwrap_or_default();
         if (item.contains('{') && !item.ends_with('}')) || item.ends_with('(') {
             // Consumed with the item.
-            let _end = lines.by_ref().find(|(_, end)| indent(end) == indent(&item) && end.trim_start().starts_with('}'));
+            let _end = lines
+                .by_ref()
+                .find(|(_, end)| indent(end) == indent(&item) && end.trim_start().starts_with('}'));
         }
     }
     kept
@@ -347,9 +436,14 @@ fn arguments(text: &str) -> Vec<&str> {
 fn declared_type(line: &str) -> Option<&str> {
     let mut rest = line.trim_start();
     if let Some(public) = rest.strip_prefix("pub") {
-        rest = public.strip_prefix('(').map_or(public, |restricted| restricted.split_once(')').map_or("", |(_, rest)| rest)).trim_start();
+        rest = public
+            .strip_prefix('(')
+            .map_or(public, |restricted| restricted.split_once(')').map_or("", |(_, rest)| rest))
+            .trim_start();
     }
-    let rest = ["struct ", "enum ", "trait ", "type ", "union "].iter().find_map(|keyword| rest.strip_prefix(keyword))?;
+    let rest = ["struct ", "enum ", "trait ", "type ", "union "]
+        .iter()
+        .find_map(|keyword| rest.strip_prefix(keyword))?;
     let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len());
     Some(&rest[..end])
 }
@@ -419,5 +513,8 @@ fn named_module(module: &str, path: &str, modules: &BTreeMap<String, String>) ->
         here.pop();
     }
     here.extend(parts);
-    (0..=here.len()).rev().map(|length| here[..length].join("::")).find(|name| modules.contains_key(name))
+    (0..=here.len())
+        .rev()
+        .map(|length| here[..length].join("::"))
+        .find(|name| modules.contains_key(name))
 }

@@ -59,7 +59,8 @@ async fn the_stable_path_is_whole_while_generation_follows_generation_and_after_
         while !ended.load(Ordering::Relaxed) {
             // Resolved once, as a reader does that wants one generation.
             let one = std::fs::canonicalize(&folder).expect("it is always there");
-            let found = runs(&one).expect("every file of a generation can be opened while it is kept");
+            let found =
+                runs(&one).expect("every file of a generation can be opened while it is kept");
             assert_eq!(found.len(), 1, "one generation: {found:?}");
             read += 1;
         }
@@ -68,7 +69,11 @@ async fn the_stable_path_is_whole_while_generation_follows_generation_and_after_
     for n in 0..10 {
         ingest(&mesh, "d", &format!("word{n}"), 10).await;
         let run = get(&mesh, "d").await["dataset"]["run_id"].as_str().expect("a run").to_owned();
-        assert_eq!(runs(&path).expect("whole"), BTreeSet::from([run]), "whoever was told of a generation finds it");
+        assert_eq!(
+            runs(&path).expect("whole"),
+            BTreeSet::from([run]),
+            "whoever was told of a generation finds it"
+        );
     }
     over.store(true, Ordering::Relaxed);
     assert!(reader.join().expect("no reader failed") > 0);
@@ -116,19 +121,37 @@ async fn a_copy_and_a_rename_are_one_each_however_often_they_are_said() {
         ingest(&mesh, "a", word, 5).await;
     }
     let copy = mesh.brahman_json(&["datasets", "copy", "a", "b"]);
-    assert_eq!((&copy["name"], &copy["generation"], &copy["rows"]), (&json!("b"), &json!(1), &json!(5)));
-    assert_eq!(mesh.brahman_json(&["datasets", "copy", "a", "b"]), copy, "said again it is the same");
+    assert_eq!(
+        (&copy["name"], &copy["generation"], &copy["rows"]),
+        (&json!("b"), &json!(1), &json!(5))
+    );
+    assert_eq!(
+        mesh.brahman_json(&["datasets", "copy", "a", "b"]),
+        copy,
+        "said again it is the same"
+    );
     // Each goes its own way.
     ingest(&mesh, "a", "four", 6).await;
     let other = mesh.brahman(&["datasets", "copy", "a", "b"]);
     assert_eq!(other.status.code(), Some(1), "b is a copy of an older generation: {other:?}");
     let renamed = mesh.brahman_json(&["datasets", "rename", "a", "c"]);
-    assert_eq!((&renamed["generation"], &renamed["rows"]), (&json!(4), &json!(6)), "the number stays");
+    assert_eq!(
+        (&renamed["generation"], &renamed["rows"]),
+        (&json!(4), &json!(6)),
+        "the number stays"
+    );
     assert_eq!(mesh.brahman_json(&["datasets", "rename", "a", "c"]), renamed);
-    assert_eq!(mesh.fault("org.brahman.Catalog.Get", json!({"name": "a"})).await.name, "org.brahman.Catalog.NoSuchDataset");
+    assert_eq!(
+        mesh.fault("org.brahman.Catalog.Get", json!({"name": "a"})).await.name,
+        "org.brahman.Catalog.NoSuchDataset"
+    );
     for (name, rows) in [("b", 5), ("c", 6)] {
         let there = get(&mesh, name).await;
-        assert_eq!((&there["dataset"]["rows"], there.get("missing")), (&json!(rows), None), "{name}");
+        assert_eq!(
+            (&there["dataset"]["rows"], there.get("missing")),
+            (&json!(rows), None),
+            "{name}"
+        );
         assert!(current(&mesh, name).exists());
     }
     for (arguments, code) in [
@@ -158,12 +181,17 @@ async fn a_catalog_that_is_killed_in_the_middle_of_a_rename_leaves_one_whole_dat
         brahman_tests::gone(pid).await;
         mesh.when_module("catalog", ModuleState::Ready).await;
         let has = async |name: &str| {
-            mesh.call("org.brahman.Catalog.Get", json!({ "name": name })).await.is_ok_and(|out| out.get("missing").is_none())
+            mesh.call("org.brahman.Catalog.Get", json!({ "name": name }))
+                .await
+                .is_ok_and(|out| out.get("missing").is_none())
         };
         let there = (has(from).await, has(to).await);
         assert!(there.0 || there.1, "{outcome:?}");
         // Said again, it is done.
-        let done = mesh.call("org.brahman.Catalog.Rename", json!({"name": from, "to": to})).await.expect("renamed");
+        let done = mesh
+            .call("org.brahman.Catalog.Rename", json!({"name": from, "to": to}))
+            .await
+            .expect("renamed");
         assert_eq!(done["rows"], 2000);
         assert!(!has(from).await && has(to).await);
         names = [to, from];
@@ -174,21 +202,35 @@ async fn a_catalog_that_is_killed_in_the_middle_of_a_rename_leaves_one_whole_dat
 async fn documents_keep_their_ids_when_a_folder_is_added_and_what_is_hidden_is_told() {
     let mesh = mesh().await;
     let at = |name: &str| mesh.folder.path().join(name).display().to_string();
-    for (name, text) in [("a/x.md", "one"), ("a/.gitignore", "*.log\n"), ("a/y.log", "two"), ("b/x.md", "three")] {
+    for (name, text) in
+        [("a/x.md", "one"), ("a/.gitignore", "*.log\n"), ("a/y.log", "two"), ("b/x.md", "three")]
+    {
         let path = PathBuf::from(at(name));
-        std::fs::create_dir_all(path.parent().expect("a folder")).and_then(|()| std::fs::write(path, text)).expect("written");
+        std::fs::create_dir_all(path.parent().expect("a folder"))
+            .and_then(|()| std::fs::write(path, text))
+            .expect("written");
     }
     let ids = || {
         let out = mesh.brahman_json(&["datasets", "show", "d", "--rows", "10"]);
         let rows = out["sample"]["rows"].as_array().expect("rows").clone();
         rows.iter()
-            .map(|row| (row["text"].as_str().unwrap_or_default().to_owned(), row["id"].as_str().unwrap_or_default().to_owned()))
+            .map(|row| {
+                (
+                    row["text"].as_str().unwrap_or_default().to_owned(),
+                    row["id"].as_str().unwrap_or_default().to_owned(),
+                )
+            })
             .collect::<Vec<_>>()
     };
     let out = mesh.brahman_json(&["ingest", "files", "d", &at("a"), "--no-pii"]);
     assert_eq!(out["hidden"], 2, "{out}");
     let rules = out["hidden_by"].as_array().expect("rules");
-    assert!(rules.iter().any(|rule| rule["rule"].as_str().is_some_and(|rule| rule.ends_with("a/.gitignore: *.log"))), "{rules:?}");
+    assert!(
+        rules.iter().any(|rule| rule["rule"]
+            .as_str()
+            .is_some_and(|rule| rule.ends_with("a/.gitignore: *.log"))),
+        "{rules:?}"
+    );
     assert_eq!(ids(), [("one".to_owned(), "x.md".to_owned())]);
     mesh.brahman_json(&["ingest", "files", "d", &at("b"), &at("a"), "--no-pii"]);
     assert!(ids().contains(&("one".to_owned(), "x.md".to_owned())), "{:?}", ids());
@@ -199,18 +241,28 @@ async fn documents_keep_their_ids_when_a_folder_is_added_and_what_is_hidden_is_t
 
 #[tokio::test]
 async fn a_mock_does_not_say_which_indexes_are_gone() {
-    let mesh = Setup::new(&["broker", "catalog", "ingest", "embed-mock", "index", "index-mock"].map(shipped)).up().await;
+    let mesh = Setup::new(
+        &["broker", "catalog", "ingest", "embed-mock", "index", "index-mock"].map(shipped),
+    )
+    .up()
+    .await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     mesh.when_served_by("org.brahman.Ingest", "ingest").await;
     mesh.when_served_by("org.brahman.Index", "index").await;
     ingest(&mesh, "a", "word", 3).await;
-    mesh.call("org.brahman.Index.Create", json!({"name": "i", "dataset": "a", "id_column": "id", "text_column": "text"}))
-        .await
-        .expect("created");
+    mesh.call(
+        "org.brahman.Index.Create",
+        json!({"name": "i", "dataset": "a", "id_column": "id", "text_column": "text"}),
+    )
+    .await
+    .expect("created");
     mesh.call("org.brahman.Index.Refresh", json!({"name": "i"})).await.expect("refreshed");
     assert!(mesh.brahman(&["stop", "index"]).status.success());
     mesh.when_served_by("org.brahman.Index", "index-mock").await;
     let refused = mesh.brahman(&["datasets", "rename", "a", "b"]);
-    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("feeds i"), "{refused:?}");
+    assert!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("feeds i"),
+        "{refused:?}"
+    );
     assert_eq!(get(&mesh, "a").await["dataset"]["name"], "a");
 }

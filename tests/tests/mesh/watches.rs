@@ -1,4 +1,5 @@
-//! Folders that are followed: editors that save by renaming, files that grow, ten thousand at once, restarts.
+//! Folders that are followed: editors that save by renaming, files that grow, ten thousand at once,
+//! restarts.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,13 @@ struct Told(Connection);
 impl Told {
     async fn by(mesh: &Mesh) -> Self {
         let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
-        let call = encode_call("org.brahman.Catalog.Watch", &json!({}), &CallOptions::default(), true, false);
+        let call = encode_call(
+            "org.brahman.Catalog.Watch",
+            &json!({}),
+            &CallOptions::default(),
+            true,
+            false,
+        );
         connection.send(&call.expect("encodes")).await.expect("sent");
         Self(connection)
     }
@@ -33,8 +40,11 @@ impl Told {
     async fn until(&mut self, dataset: &str, generation: u64) -> u64 {
         let told = async {
             loop {
-                let word: Value = self.0.receive().await.expect("a reply").typed().expect("generations").value;
-                if let Some(now) = word["generations"][dataset].as_u64().filter(|now| *now >= generation) {
+                let word: Value =
+                    self.0.receive().await.expect("a reply").typed().expect("generations").value;
+                if let Some(now) =
+                    word["generations"][dataset].as_u64().filter(|now| *now >= generation)
+                {
                     return now;
                 }
             }
@@ -91,7 +101,9 @@ async fn what_an_editor_saves_and_what_goes_is_ingested_once_it_rests() {
     assert_eq!(mesh.brahman_json(&["ingest", "unwatch", "n"])["stopped"], true);
     assert_eq!(mesh.brahman_json(&["ingest", "unwatch", "n"])["stopped"], false);
     std::fs::write(folder.join("late.md"), "late").expect("written");
-    tokio::time::timeout(Duration::from_millis(4 * DEBOUNCE_MS), told.until("n", now + 1)).await.expect_err("nobody looks");
+    tokio::time::timeout(Duration::from_millis(4 * DEBOUNCE_MS), told.until("n", now + 1))
+        .await
+        .expect_err("nobody looks");
 }
 
 #[tokio::test]
@@ -115,7 +127,11 @@ async fn a_file_that_grows_is_read_whole_and_ten_thousand_are_one_generation_or_
         std::fs::write(folder.join(format!("f{i}.txt")), format!("text {i}")).expect("written");
     }
     let mut generation = told.until("n", 3).await;
-    let get = async || mesh.call("org.brahman.Catalog.Get", json!({"name": "n"})).await.expect("there")["dataset"]["rows"].as_u64();
+    let get = async || {
+        mesh.call("org.brahman.Catalog.Get", json!({"name": "n"})).await.expect("there")["dataset"]
+            ["rows"]
+            .as_u64()
+    };
     while get().await != Some(10_002) {
         generation = told.until("n", generation + 1).await;
     }
@@ -140,16 +156,25 @@ async fn a_folder_of_tables_is_followed_as_the_table_that_files_makes_of_it_and_
     let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
     let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).expect("written");
     let columns = async |name: &str| {
-        let dataset = mesh.call("org.brahman.Catalog.Get", json!({"name": name})).await.expect("there")["dataset"].clone();
+        let dataset = mesh
+            .call("org.brahman.Catalog.Get", json!({"name": name}))
+            .await
+            .expect("there")["dataset"]
+            .clone();
         let columns = dataset["columns"].as_array().expect("columns").iter();
-        columns.map(|column| format!("{}: {}", column["name"], column["arrow_type"]).replace('"', "")).collect::<Vec<_>>()
+        columns
+            .map(|column| format!("{}: {}", column["name"], column["arrow_type"]).replace('"', ""))
+            .collect::<Vec<_>>()
     };
     write("a.csv", "id,price,note\n1,2,x\n2,3,y\n");
     assert_eq!(watch(&mesh, &folder).await["format"], "csv");
     told.until("n", 1).await;
     mesh.brahman_json(&["ingest", "files", "once", &folder.display().to_string()]);
     let first = columns("n").await;
-    assert_eq!((first.clone(), columns("once").await), (vec!["id: Int64".into(), "price: Int64".into(), "note: Utf8".into()], first));
+    assert_eq!(
+        (first.clone(), columns("once").await),
+        (vec!["id: Int64".into(), "price: Int64".into(), "note: Utf8".into()], first)
+    );
 
     // A wider type and a new column.
     write("b.csv", "id,price,note,more\n3,0.5,z,7\n");
@@ -159,9 +184,14 @@ async fn a_folder_of_tables_is_followed_as_the_table_that_files_makes_of_it_and_
     let drift = json!([{"column": "price", "was": "Int64", "now": "Float64"}, {"column": "more", "was": null, "now": "Int64"}]);
     let same = |a: &Value, b: &Value| ["column", "was", "now"].iter().all(|key| a[*key] == b[*key]);
     let found = watch["drift"].as_array().expect("columns that changed");
-    assert!(found.len() == 2 && found.iter().zip(drift.as_array().expect("two")).all(|(a, b)| same(a, b)), "{watch}");
+    assert!(
+        found.len() == 2
+            && found.iter().zip(drift.as_array().expect("two")).all(|(a, b)| same(a, b)),
+        "{watch}"
+    );
 
-    // The wider value goes: the type stays, and it is said what a new dataset would have. A column goes.
+    // The wider value goes: the type stays, and it is said what a new dataset would have. A column
+    // goes.
     write("b.csv", "id,price,note\n3,4,z\n");
     told.until("n", 3).await;
     assert_eq!(columns("n").await, ["id: Int64", "price: Float64", "note: Utf8"]);
@@ -178,15 +208,30 @@ async fn a_folder_of_tables_is_followed_as_the_table_that_files_makes_of_it_and_
     // A document among them is left out and named, also after a restart; and the table stays one.
     let pid = mesh.module("ingest").await.pid;
     mesh.signal(pid, "KILL");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
     write("README.md", "a note");
     told.until("n", 5).await;
     assert_eq!(columns("n").await, ["id: Int64", "price: Utf8", "note: Utf8"]);
     let watch = watching(&mesh, |watch| watch["generation"] == 5).await;
-    assert!(watch["format"] == "csv" && watch["rows"] == 3 && watch["error"].to_string().contains("README.md"), "{watch}");
+    assert!(
+        watch["format"] == "csv"
+            && watch["rows"] == 3
+            && watch["error"].to_string().contains("README.md"),
+        "{watch}"
+    );
 
     // Watched anew it is decided again, as `files` would.
-    let again = mesh.call("org.brahman.Ingest.Watch", json!({"dataset": "n", "paths": [folder.display().to_string()]})).await;
+    let again = mesh
+        .call(
+            "org.brahman.Ingest.Watch",
+            json!({"dataset": "n", "paths": [folder.display().to_string()]}),
+        )
+        .await;
     assert_eq!(again.expect("watched")["watching"]["format"], "documents");
 }
 
@@ -200,13 +245,22 @@ async fn a_dataset_that_was_deleted_does_not_come_back_by_its_watch_until_it_is_
     watching(&mesh, |watch| watch["generation"] == 1).await;
     mesh.brahman_json(&["datasets", "delete", "n"]);
     std::fs::write(folder.join("b.md"), "two").expect("written");
-    let is_told = |watch: &Value| watch["error"].as_str().is_some_and(|why| why.contains("was deleted") && why.contains("unwatch n"));
+    let is_told = |watch: &Value| {
+        watch["error"]
+            .as_str()
+            .is_some_and(|why| why.contains("was deleted") && why.contains("unwatch n"))
+    };
     watching(&mesh, is_told).await;
     let gone = mesh.fault("org.brahman.Catalog.Get", json!({"name": "n"})).await;
     assert_eq!(gone.name, "org.brahman.Catalog.NoSuchDataset");
     let pid = mesh.module("ingest").await.pid;
     mesh.signal(pid, "KILL");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
     watching(&mesh, is_told).await;
     watch(&mesh, &folder).await;
     watching(&mesh, |watch| watch["rows"] == 2).await;
@@ -223,7 +277,12 @@ async fn an_empty_folder_is_decided_by_its_first_files_and_mixed_tables_are_refu
     let watch = watching(&mesh, |watch| watch["generation"] == 1).await;
     assert_eq!((&watch["format"], &watch["rows"]), (&json!("jsonl"), &json!(2)), "{watch}");
     std::fs::write(folder.join("b.csv"), "a\n3\n").expect("written");
-    let fault = mesh.fault("org.brahman.Ingest.Watch", json!({"dataset": "m", "paths": [folder.display().to_string()]})).await;
+    let fault = mesh
+        .fault(
+            "org.brahman.Ingest.Watch",
+            json!({"dataset": "m", "paths": [folder.display().to_string()]}),
+        )
+        .await;
     assert!(fault.message().contains("another kind"), "{fault}");
 }
 
@@ -236,14 +295,30 @@ async fn watches_that_cannot_be_read_stop_nothing_else_and_stay_as_they_are() {
     std::fs::write(&file, "{bad").expect("damaged");
     let pid = mesh.module("ingest").await.pid;
     mesh.signal(pid, "KILL");
-    mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
     mesh.brahman_json(&["ingest", "files", "other", &folder.display().to_string()]);
-    for asked in [&["ingest", "watches"][..], &["ingest", "unwatch", "n"], &["ingest", "watch", "x", &folder.display().to_string()]] {
+    for asked in [
+        &["ingest", "watches"][..],
+        &["ingest", "unwatch", "n"],
+        &["ingest", "watch", "x", &folder.display().to_string()],
+    ] {
         let out = mesh.brahman(asked);
         let words = String::from_utf8_lossy(&out.stderr);
-        assert!(!out.status.success() && words.contains("watches.json") && words.contains("restart ingest"), "{words}");
+        assert!(
+            !out.status.success()
+                && words.contains("watches.json")
+                && words.contains("restart ingest"),
+            "{words}"
+        );
     }
-    assert!(String::from_utf8_lossy(&mesh.brahman(&["status"]).stdout).contains("nothing is watched"));
+    assert!(
+        String::from_utf8_lossy(&mesh.brahman(&["status"]).stdout).contains("nothing is watched")
+    );
     assert_eq!(std::fs::read_to_string(&file).expect("there"), "{bad");
 }
 
@@ -264,11 +339,18 @@ async fn a_watch_survives_kills_and_restarts_and_does_not_ingest_again_what_it_h
     let restart = async || {
         let pid = mesh.module("ingest").await.pid;
         mesh.signal(pid, "KILL");
-        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid)).await;
+        mesh.when(|m| {
+            m.iter().any(|m| {
+                m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid
+            })
+        })
+        .await;
     };
     restart().await;
     while watching("watching").await["files"] != 1 {}
-    tokio::time::timeout(Duration::from_millis(4 * DEBOUNCE_MS), told.until("n", 2)).await.expect_err("nothing has changed");
+    tokio::time::timeout(Duration::from_millis(4 * DEBOUNCE_MS), told.until("n", 2))
+        .await
+        .expect_err("nothing has changed");
     // What changes while nobody looks is seen at the next start.
     let pid = mesh.module("ingest").await.pid;
     mesh.signal(pid, "STOP");
@@ -277,7 +359,8 @@ async fn a_watch_survives_kills_and_restarts_and_does_not_ingest_again_what_it_h
     told.until("n", 2).await;
     assert_eq!(texts(&mesh).len(), 2);
 
-    // The folder goes: what was committed stands, and the watch says what it waits for; it comes back.
+    // The folder goes: what was committed stands, and the watch says what it waits for; it comes
+    // back.
     let aside = mesh.folder.path().join("aside");
     std::fs::rename(&folder, &aside).expect("renamed");
     std::fs::write(aside.join("c.md"), "three").expect("written");
@@ -294,8 +377,13 @@ async fn what_cannot_be_watched_is_refused_by_name() {
     let mesh = mesh().await;
     let file = mesh.folder.path().join("a.md");
     std::fs::write(&file, "a").expect("written");
-    for (path, why) in [("relative", "absolute"), ("/no/such/folder", "folder"), (&file.display().to_string(), "watch the folder")] {
-        let fault = mesh.fault("org.brahman.Ingest.Watch", json!({"dataset": "n", "paths": [path]})).await;
+    for (path, why) in [
+        ("relative", "absolute"),
+        ("/no/such/folder", "folder"),
+        (&file.display().to_string(), "watch the folder"),
+    ] {
+        let fault =
+            mesh.fault("org.brahman.Ingest.Watch", json!({"dataset": "n", "paths": [path]})).await;
         assert!(fault.message().contains(why), "{fault}");
     }
     assert_eq!(mesh.brahman_json(&["ingest", "watches"])["watches"], json!([]));
@@ -306,7 +394,8 @@ async fn what_is_written_into_a_followed_folder_is_found_without_another_word() 
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), "[agent]\nrefresh = true\n").expect("written");
     let cards = ["broker", "embed-mock", "catalog", "ingest", "index"].map(shipped);
-    let mesh = Setup::new(&cards).context("test").env("BRAHMAN_INDEX_CONFIG", file.path()).up().await;
+    let mesh =
+        Setup::new(&cards).context("test").env("BRAHMAN_INDEX_CONFIG", file.path()).up().await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     let (folder, mut told) = (folder(&mesh), Told::by(&mesh).await);
     std::fs::write(folder.join("a.md"), "the first note").expect("written");
@@ -314,7 +403,8 @@ async fn what_is_written_into_a_followed_folder_is_found_without_another_word() 
     told.until("n", 1).await;
     mesh.brahman_json(&["index", "create", "n", "--dataset", "n"]);
     mesh.brahman_json(&["index", "refresh", "n"]);
-    std::fs::write(folder.join("b.html"), "<h1>Onions</h1><p>boil them for an hour").expect("written");
+    std::fs::write(folder.join("b.html"), "<h1>Onions</h1><p>boil them for an hour")
+        .expect("written");
     let started = std::time::Instant::now();
     let found = loop {
         let found = mesh.brahman_json(&["search", "n", "onions", "--lexical"]);
@@ -323,7 +413,10 @@ async fn what_is_written_into_a_followed_folder_is_found_without_another_word() 
         }
         assert!(started.elapsed().as_secs() < 30, "{found}");
     };
-    assert_eq!((&found["stale"], &found["results"][0][0]["text"]), (&json!(false), &json!("# Onions\n\nboil them for an hour")));
+    assert_eq!(
+        (&found["stale"], &found["results"][0][0]["text"]),
+        (&json!(false), &json!("# Onions\n\nboil them for an hour"))
+    );
     // What was refreshed answers a moment before the agent says so.
     loop {
         let agent = mesh.brahman_json(&["index", "agent"]);
@@ -337,7 +430,10 @@ async fn what_is_written_into_a_followed_folder_is_found_without_another_word() 
 #[tokio::test]
 async fn where_the_kernel_will_not_tell_of_changes_it_is_looked_and_said() {
     // A user namespace has a limit of its own.
-    let limited = format!("echo 1 > /proc/sys/user/max_inotify_watches && exec {}", binary("brahman-ingest").display());
+    let limited = format!(
+        "echo 1 > /proc/sys/user/max_inotify_watches && exec {}",
+        binary("brahman-ingest").display()
+    );
     let start = format!("exec unshare --user --map-root-user sh -c '{limited}'");
     let flows = "kind = \"ingest\"\nrequires = [\"org.brahman.Catalog\"]\n\
         [[flow.output]]\nname = \"ingest\"\ntype.interface.name = \"org.brahman.Ingest\"\n";
@@ -354,7 +450,10 @@ async fn where_the_kernel_will_not_tell_of_changes_it_is_looked_and_said() {
     let watched = mesh.brahman_json(&["ingest", "watches"])["watches"][0].clone();
     assert_eq!(watched["state"], "polling", "{watched}");
     let reason = watched["reason"].as_str().expect("a reason");
-    assert!(reason.contains("every 1 s") && reason.contains("fs.inotify.max_user_watches"), "{reason}");
+    assert!(
+        reason.contains("every 1 s") && reason.contains("fs.inotify.max_user_watches"),
+        "{reason}"
+    );
     std::fs::write(folder.join("deep/er/b.md"), "two").expect("written");
     told.until("n", 2).await;
     assert_eq!(texts(&mesh).len(), 2);

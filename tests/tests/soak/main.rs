@@ -1,8 +1,10 @@
-//! The long test of the first promise: a mesh under mixed calls while every process of it is killed in turn, stopped and starved.
+//! The long test of the first promise: a mesh under mixed calls while every process of it is killed
+//! in turn, stopped and starved.
 //!
-//! `make soak` runs it for 15 minutes (`BRAHMAN_SOAK_S` says otherwise). Through our own clients no idempotent call may fail; raw
-//! clients may lose what was in flight when the broker or init died, and nothing else; no reply may be another's; what was
-//! acknowledged is there at the end; nothing is left behind.
+//! `make soak` runs it for 15 minutes (`BRAHMAN_SOAK_S` says otherwise). Through our own clients no
+//! idempotent call may fail; raw clients may lose what was in flight when the broker or init died,
+//! and nothing else; no reply may be another's; what was acknowledged is there at the end; nothing
+//! is left behind.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -68,17 +70,37 @@ impl Field {
 
     fn brahman(&self, arguments: &[&str]) -> std::process::Output {
         let mut command = Command::new(binary("brahman"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("BRAHMAN_SOCKET", self.socket());
-        command.env("HOME", &self.folder).args(arguments).stdin(Stdio::null()).output().expect("brahman runs")
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("BRAHMAN_SOCKET", self.socket());
+        command
+            .env("HOME", &self.folder)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .expect("brahman runs")
     }
 
     fn start_init(&self, log: &std::fs::File) -> Child {
         let mut command = Command::new(binary("brahman-init"));
-        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", &self.folder);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", &self.folder);
         command.env("BRAHMAN_CACHE", self.folder.join("cache")).arg("--socket").arg(self.socket());
-        command.arg("--state").arg(self.folder.join("state")).arg("--cards").arg(self.folder.join("cards"));
+        command
+            .arg("--state")
+            .arg(self.folder.join("state"))
+            .arg("--cards")
+            .arg(self.folder.join("cards"));
         let log = log.try_clone().expect("cloned");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("brahman-init starts")
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("brahman-init starts")
     }
 }
 
@@ -111,30 +133,44 @@ fn harm(field: &Field, length: Duration) {
     while begun.elapsed() < length {
         std::thread::sleep(KILL_EVERY);
         let label = labels[turn % labels.len()];
-        let modules: Value = serde_json::from_slice(&field.brahman(&["status", "--json"]).stdout).unwrap_or_default();
+        let modules: Value = serde_json::from_slice(&field.brahman(&["status", "--json"]).stdout)
+            .unwrap_or_default();
         let pid_of = |label: &str| {
             let found = modules["modules"].as_array()?.iter().find(|m| m["label"] == label)?;
             found["pid"].as_u64().filter(|pid| *pid > 0)
         };
-        let pid = if label == "init" { Some(field.init.load(Ordering::Relaxed)) } else { pid_of(label) };
+        let pid =
+            if label == "init" { Some(field.init.load(Ordering::Relaxed)) } else { pid_of(label) };
         if let Some(pid) = pid {
-            let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+            let _ = Command::new("kill")
+                .args(["-KILL", &pid.to_string()])
+                .stderr(Stdio::null())
+                .status();
             field.count(&format!("killed {label}"));
         }
         if turn % 5 == 4
             && let Some(pid) = pid_of(labels[(turn / 5) % 6])
         {
-            let _ = Command::new("kill").args(["-STOP", &pid.to_string()]).stderr(Stdio::null()).status();
+            let _ = Command::new("kill")
+                .args(["-STOP", &pid.to_string()])
+                .stderr(Stdio::null())
+                .status();
             std::thread::sleep(Duration::from_millis(1500));
-            let _ = Command::new("kill").args(["-CONT", &pid.to_string()]).stderr(Stdio::null()).status();
+            let _ = Command::new("kill")
+                .args(["-CONT", &pid.to_string()])
+                .stderr(Stdio::null())
+                .status();
             field.count("stopped and went on");
         }
         let filler = field.folder.join("state/filler");
         if filled.is_none() && begun.elapsed() > length / 2 {
             filled = Some(Instant::now());
             field.full.store(true, Ordering::Relaxed);
-            let _ =
-                Command::new("dd").args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())).stderr(Stdio::null()).status();
+            let _ = Command::new("dd")
+                .args(["if=/dev/zero", "bs=64k"])
+                .arg(format!("of={}", filler.display()))
+                .stderr(Stdio::null())
+                .status();
             field.count("filled the disk");
         }
         if filled.is_some_and(|since| since.elapsed() > FULL_FOR) && filler.exists() {
@@ -146,9 +182,11 @@ fn harm(field: &Field, length: Duration) {
     let _ = std::fs::remove_file(field.folder.join("state/filler"));
 }
 
-/// Our own client in Rust: embeds and asks the stranger; every answer must be its own, and there must be one.
+/// Our own client in Rust: embeds and asks the stranger; every answer must be its own, and there
+/// must be one.
 fn own_client(field: &Field, expected: &[Value], number: usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let client = Client::new(&field.socket());
         let options = CallOptions { deadline: Some(PATIENCE), ..CallOptions::default() };
@@ -156,15 +194,39 @@ fn own_client(field: &Field, expected: &[Value], number: usize) {
         while field.goes_on() {
             n += 1;
             let text = n % TEXTS;
-            match client.call::<_, Value>("org.brahman.Embed.EmbedText", &json!({"texts": [word(text)]}), &options).await {
-                Ok(answer) if answer.value["vectors"] == expected[text] => field.count("our client: embedded"),
-                Ok(answer) => field.wrong(format!("the vector of `{}` is another's: {}", word(text), answer.value["vectors"])),
+            match client
+                .call::<_, Value>(
+                    "org.brahman.Embed.EmbedText",
+                    &json!({"texts": [word(text)]}),
+                    &options,
+                )
+                .await
+            {
+                Ok(answer) if answer.value["vectors"] == expected[text] => {
+                    field.count("our client: embedded")
+                }
+                Ok(answer) => field.wrong(format!(
+                    "the vector of `{}` is another's: {}",
+                    word(text),
+                    answer.value["vectors"]
+                )),
                 Err(error) => field.wrong(format!("our client, EmbedText: {error}")),
             }
             let who = format!("{number}-{n}");
-            match client.call::<_, Value>("org.example.T.Get", &json!({"who": who, "sleep": 0.002}), &options).await {
-                Ok(answer) if answer.value["for"] == *who => field.count("our client: asked the stranger"),
-                Ok(answer) => field.wrong(format!("{who} heard what was for {}", answer.value["for"])),
+            match client
+                .call::<_, Value>(
+                    "org.example.T.Get",
+                    &json!({"who": who, "sleep": 0.002}),
+                    &options,
+                )
+                .await
+            {
+                Ok(answer) if answer.value["for"] == *who => {
+                    field.count("our client: asked the stranger")
+                }
+                Ok(answer) => {
+                    field.wrong(format!("{who} heard what was for {}", answer.value["for"]))
+                }
                 Err(error) => field.wrong(format!("our client, T.Get: {error}")),
             }
         }
@@ -173,7 +235,12 @@ fn own_client(field: &Field, expected: &[Value], number: usize) {
 
 /// How a command ended, and all it said: with `--json` an error is on its output.
 fn said(out: &std::process::Output) -> String {
-    format!("{}: {} {}", out.status, String::from_utf8_lossy(&out.stdout).trim(), String::from_utf8_lossy(&out.stderr).trim())
+    format!(
+        "{}: {} {}",
+        out.status,
+        String::from_utf8_lossy(&out.stdout).trim(),
+        String::from_utf8_lossy(&out.stderr).trim()
+    )
 }
 
 /// The command, as a script would use it.
@@ -192,9 +259,20 @@ fn command_line(field: &Field, expected: &[Value]) {
             field.count("command: embedded");
         }
         let id = n % 20;
-        let out = field.brahman(&["search", "docs", &format!("unique{id}"), "--lexical", "-k", "1", "--json"]);
+        let out = field.brahman(&[
+            "search",
+            "docs",
+            &format!("unique{id}"),
+            "--lexical",
+            "-k",
+            "1",
+            "--json",
+        ]);
         let value: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
-        let found = value["results"][0][0]["text"].as_str().unwrap_or_default().contains(&format!("unique{id} "));
+        let found = value["results"][0][0]["text"]
+            .as_str()
+            .unwrap_or_default()
+            .contains(&format!("unique{id} "));
         if !out.status.success() {
             field.wrong(format!("brahman search: {}", said(&out)));
         } else if !found {
@@ -235,7 +313,11 @@ fn raw_client(field: &Field) {
         }
         if let Some(since) = away.take() {
             let ms = since.elapsed().as_millis();
-            field.count(if ms < 250 { "raw client: away for less than 250 ms" } else { "raw client: away for longer (init)" });
+            field.count(if ms < 250 {
+                "raw client: away for less than 250 ms"
+            } else {
+                "raw client: away for longer (init)"
+            });
         }
         let value: Value = serde_json::from_slice(&reply[..reply.len() - 1]).unwrap_or_default();
         if value.get("error").is_some() {
@@ -267,11 +349,18 @@ for n in range(50):
         print("lost", type(e).__name__, flush=True)
 "#;
     while field.goes_on() {
-        let out = Command::new(&python).args(["-c", program]).arg(field.socket()).stderr(Stdio::null()).output().expect("it runs");
+        let out = Command::new(&python)
+            .args(["-c", program])
+            .arg(field.socket())
+            .stderr(Stdio::null())
+            .output()
+            .expect("it runs");
         for line in String::from_utf8_lossy(&out.stdout).lines() {
             match line.split(' ').next() {
                 Some("ok") => field.count("foreign client: answered"),
-                Some("away") => field.count("foreign client: nobody there until init's launcher had started it"),
+                Some("away") => {
+                    field.count("foreign client: nobody there until init's launcher had started it")
+                }
                 Some("lost") => field.count("foreign client: lost with the broker or init"),
                 _ => field.wrong(format!("foreign client: {line}")),
             }
@@ -284,11 +373,16 @@ fn nuisance(field: &Field) {
     while field.goes_on() {
         let Ok(mut slow) = UnixStream::connect(field.socket()) else { continue };
         slow.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
-        let _ = slow.write_all(b"{\"method\":\"org.example.T.Get\",\"parameters\":{\"bytes\":4000000}}\0");
-        let silent: Vec<UnixStream> = (0..20).filter_map(|_| UnixStream::connect(field.socket()).ok()).collect();
+        let _ = slow
+            .write_all(b"{\"method\":\"org.example.T.Get\",\"parameters\":{\"bytes\":4000000}}\0");
+        let silent: Vec<UnixStream> =
+            (0..20).filter_map(|_| UnixStream::connect(field.socket()).ok()).collect();
         for (i, stream) in silent.iter().enumerate().filter(|(i, _)| i % 2 == 0) {
             let mut stream = stream;
-            let _ = stream.write_all(format!("{{\"method\":\"org.brahman.Embed.Info\",\"parameters\":{{\"{i}").as_bytes());
+            let _ = stream.write_all(
+                format!("{{\"method\":\"org.brahman.Embed.Info\",\"parameters\":{{\"{i}")
+                    .as_bytes(),
+            );
         }
         let mut little = [0; 64];
         for _ in 0..30 {
@@ -338,7 +432,8 @@ fn writer(field: &Field) {
             acknowledged.insert(name, rows);
             field.count("writer: acknowledged");
         } else {
-            // It may have been committed all the same: what the dataset holds is not known until it is written again.
+            // It may have been committed all the same: what the dataset holds is not known until it
+            // is written again.
             acknowledged.remove(&name);
             field.count(if full_before || field.full.load(Ordering::Relaxed) {
                 "writer: refused on the full disk"
@@ -360,7 +455,8 @@ fn watch_sizes(field: &Field, most: &Mutex<BTreeMap<String, (u64, u64)>>) {
     while field.goes_on() {
         for (name, pid) in processes(&field.folder) {
             let rss = brahman_tests::Mesh::resident_mib(pid);
-            let files = std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |all| all.count() as u64);
+            let files =
+                std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, |all| all.count() as u64);
             let mut most = most.lock().expect("whole");
             let entry = most.entry(name).or_default();
             *entry = (entry.0.max(rss), entry.1.max(files));
@@ -386,23 +482,37 @@ fn processes(folder: &Path) -> Vec<(String, u32)> {
 #[test]
 #[ignore = "takes 15 minutes: `make soak`"]
 fn the_mesh_outlives_everything() {
-    let length = Duration::from_secs(std::env::var("BRAHMAN_SOAK_S").ok().and_then(|s| s.parse().ok()).unwrap_or(900));
-    let folder = tempfile::Builder::new().prefix("brahman-soak-").tempdir().expect("a temporary directory");
+    let length = Duration::from_secs(
+        std::env::var("BRAHMAN_SOAK_S").ok().and_then(|s| s.parse().ok()).unwrap_or(900),
+    );
+    let folder =
+        tempfile::Builder::new().prefix("brahman-soak-").tempdir().expect("a temporary directory");
     let path = folder.path().to_owned();
     for part in ["run", "cards", "cache", "state", "docs"] {
         std::fs::create_dir(path.join(part)).expect("made");
     }
-    std::fs::set_permissions(path.join("run"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("set");
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(path.join("state")).status();
+    std::fs::set_permissions(path.join("run"), std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .expect("set");
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"])
+        .arg(path.join("state"))
+        .status();
     let mounted = mounted.is_ok_and(|status| status.success());
     assert!(mounted, "the soak mounts a small file system for the full disk and so needs root");
-    let restart = "supervision.restart = { initial_ms = 20, max_ms = 500, intensity = 1000, period_s = 60 }";
+    let restart =
+        "supervision.restart = { initial_ms = 20, max_ms = 500, intensity = 1000, period_s = 60 }";
     let cards = ["broker", "embed-mock", "index", "catalog", "ingest"].map(shipped);
-    for (name, text) in cards.into_iter().chain([stranger("t", "org.example.T", &["Get"], ECHO, restart)]) {
+    for (name, text) in
+        cards.into_iter().chain([stranger("t", "org.example.T", &["Get"], ECHO, restart)])
+    {
         std::fs::write(path.join("cards").join(format!("{name}.toml")), text).expect("written");
     }
     for i in 0..20 {
-        std::fs::write(path.join(format!("docs/{i}.txt")), format!("unique{i} is the word of document {i}")).expect("written");
+        std::fs::write(
+            path.join(format!("docs/{i}.txt")),
+            format!("unique{i} is the word of document {i}"),
+        )
+        .expect("written");
     }
     let field = Arc::new(Field {
         folder: path.clone(),
@@ -429,13 +539,19 @@ fn the_mesh_outlives_everything() {
         }
         let must = |arguments: &[&str]| {
             let out = field.brahman(arguments);
-            assert!(out.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+            assert!(
+                out.status.success(),
+                "{arguments:?}: {}",
+                String::from_utf8_lossy(&out.stderr)
+            );
             out.stdout
         };
         must(&["ingest", "files", "docs", &path.join("docs").display().to_string()]);
         must(&["index", "create", "docs", "--dataset", "docs"]);
         must(&["index", "refresh", "docs"]);
-        let embed = |n| serde_json::from_slice::<Value>(&must(&["embed", &word(n), "--json"])).expect("JSON")["vectors"].clone();
+        let embed = |n| {
+            serde_json::from_slice::<Value>(&must(&["embed", &word(n), "--json"])).expect("JSON")["vectors"].clone()
+        };
         let expected = expected.get_or_init(|| (0..TEXTS).map(embed).collect());
         scope.spawn(|| own_client(&field, expected, 0));
         scope.spawn(|| own_client(&field, expected, 7));
@@ -455,19 +571,31 @@ fn the_mesh_outlives_everything() {
             let value: Value = serde_json::from_slice(&out.stdout).unwrap_or_default();
             let there = value["rows"].as_u64().or_else(|| value["dataset"]["rows"].as_u64());
             if there != Some(*rows) && there.is_some() {
-                field
-                    .wrong(format!("{name}: {rows} rows were acknowledged, there are {there:?}: {}", String::from_utf8_lossy(&out.stderr)));
+                field.wrong(format!(
+                    "{name}: {rows} rows were acknowledged, there are {there:?}: {}",
+                    String::from_utf8_lossy(&out.stderr)
+                ));
             } else if there.is_none() {
-                field.wrong(format!("{name} with {rows} rows is gone: {}", String::from_utf8_lossy(&out.stderr)));
+                field.wrong(format!(
+                    "{name} with {rows} rows is gone: {}",
+                    String::from_utf8_lossy(&out.stderr)
+                ));
             }
             field.count("acknowledged datasets looked at");
         }
         field.stop.store(true, Ordering::Relaxed);
     });
     let left = processes(&path);
-    let sockets: Vec<_> = std::fs::read_dir(path.join("run")).expect("readable").flatten().map(|e| e.file_name()).collect();
-    let temporary =
-        Command::new("find").arg(path.join("state")).args(["-name", "*.tmp", "-o", "-name", "*.part"]).output().expect("find runs");
+    let sockets: Vec<_> = std::fs::read_dir(path.join("run"))
+        .expect("readable")
+        .flatten()
+        .map(|e| e.file_name())
+        .collect();
+    let temporary = Command::new("find")
+        .arg(path.join("state"))
+        .args(["-name", "*.tmp", "-o", "-name", "*.part"])
+        .output()
+        .expect("find runs");
     let _ = Command::new("umount").arg("-l").arg(path.join("state")).status();
     println!("in {} s:", length.as_secs());
     for (what, n) in field.counts.lock().expect("whole").iter() {
@@ -477,9 +605,22 @@ fn the_mesh_outlives_everything() {
         println!("  {name}: at most {rss} MiB, {files} descriptors");
         assert!(*rss < 600 && *files < 1000, "{name}");
     }
-    println!("  left in run/: {sockets:?}; temporary files: {}", String::from_utf8_lossy(&temporary.stdout).lines().count());
+    println!(
+        "  left in run/: {sockets:?}; temporary files: {}",
+        String::from_utf8_lossy(&temporary.stdout).lines().count()
+    );
     assert!(left.is_empty(), "left behind: {left:?}");
-    assert!(temporary.stdout.is_empty(), "left behind: {}", String::from_utf8_lossy(&temporary.stdout));
+    assert!(
+        temporary.stdout.is_empty(),
+        "left behind: {}",
+        String::from_utf8_lossy(&temporary.stdout)
+    );
     let wrong = field.wrong.lock().expect("whole");
-    assert!(wrong.is_empty(), "{} things went wrong, such as {:#?}\n{}", wrong.len(), &wrong[..wrong.len().min(20)], path.display());
+    assert!(
+        wrong.is_empty(),
+        "{} things went wrong, such as {:#?}\n{}",
+        wrong.len(),
+        &wrong[..wrong.len().min(20)],
+        path.display()
+    );
 }

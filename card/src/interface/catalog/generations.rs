@@ -60,8 +60,8 @@ pub struct PinIn {
     pub generation: Option<u64>,
     /// How long it is kept, in seconds; until it is unpinned unless said.
     pub life_s: Option<u64>,
-    /// Name of the pin, by which whoever shares a generation with others tells his own: of the characters of datasets' names. The run
-    /// of the generation unless said.
+    /// Name of the pin, by which whoever shares a generation with others tells his own: of the
+    /// characters of datasets' names. The run of the generation unless said.
     pub pin: Option<String>,
     pub mock: Option<bool>,
 }
@@ -85,7 +85,8 @@ pub struct IndexMark {
 pub struct SnapshotIn {
     /// Absolute path of a folder that is there and empty.
     pub folder: String,
-    /// The indexes that go into the same backup; no others are fed by what is written. If it is not given, all that are fed stay so.
+    /// The indexes that go into the same backup; no others are fed by what is written. If it is not
+    /// given, all that are fed stay so.
     pub indexes: Option<Vec<IndexMark>>,
     /// How long the pins last if nobody takes them away, in seconds; a day unless said.
     pub life_s: Option<u64>,

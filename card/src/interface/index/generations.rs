@@ -52,7 +52,8 @@ pub struct GenerationInfo {
 pub struct GenerationsOut {
     /// All that can answer, the newest first.
     pub generations: Vec<GenerationInfo>,
-    /// Whether the current one stays until `Unpin` or the next `Refresh`; absent if that cannot be read.
+    /// Whether the current one stays until `Unpin` or the next `Refresh`; absent if that cannot be
+    /// read.
     pub pinned: Option<bool>,
     /// What could not be read, generations among it.
     pub unreadable: Option<Vec<String>>,
@@ -78,8 +79,8 @@ pub struct PromoteIn {
     /// Its id.
     pub trial: Option<String>,
     pub config: Option<Config>,
-    /// Recall that the lower end of the interval must reach; the index's own, if `Create` named one, unless said. Without any the
-    /// challenger may give up neither recall nor latency.
+    /// Recall that the lower end of the interval must reach; the index's own, if `Create` named
+    /// one, unless said. Without any the challenger may give up neither recall nor latency.
     pub target_recall: Option<f64>,
     /// Promote whatever is measured, and whatever documents are lost; it is recorded.
     pub force: Option<bool>,

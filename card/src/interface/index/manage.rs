@@ -27,7 +27,8 @@ pub struct CreateIn {
     pub chunk_size: Option<u64>,
     /// Characters that neighbouring chunks share; none unless said.
     pub overlap: Option<u64>,
-    /// Tokens of a chunk with what is put before it to be embedded, 16 to 8192; 256, or what the model takes, unless said.
+    /// Tokens of a chunk with what is put before it to be embedded, 16 to 8192; 256, or what the
+    /// model takes, unless said.
     pub chunk_tokens: Option<u64>,
     /// `flat-hnsw` (the default), `hnsw-rs` or `exact`.
     pub engine: Option<String>,
@@ -39,12 +40,13 @@ pub struct CreateIn {
     pub ef_construction: Option<u64>,
     /// Candidates a search keeps; 64, or as many as `target_recall` needs, unless said.
     pub ef_search: Option<u64>,
-    /// Recall of the ten nearest for which `ef_search` is found whenever the graph is built anew, of 50,000 chunks and more; 0.98 unless
-    /// said.
+    /// Recall of the ten nearest for which `ef_search` is found whenever the graph is built anew,
+    /// of 50,000 chunks and more; 0.98 unless said.
     pub target_recall: Option<f64>,
     /// Home bucket, one that is a folder; `primary` unless said.
     pub bucket: Option<String>,
-    /// Language whose stems words have: `english`, `german` and so on, `none`, or `auto` (the default), which finds out.
+    /// Language whose stems words have: `english`, `german` and so on, `none`, or `auto` (the
+    /// default), which finds out.
     pub language: Option<String>,
     /// How `hybrid` searches fuse meaning and words, unless they say otherwise.
     pub fusion: Option<FusionChoice>,
@@ -76,7 +78,8 @@ pub struct MigrateIn {
     pub model: Option<String>,
     /// Give up real vectors for those that a mock makes up: refused unless it is true.
     pub allow_mock: Option<bool>,
-    /// Cut all texts anew, in the way of today, and embed them by the index's own model unless `model` names another; false unless said.
+    /// Cut all texts anew, in the way of today, and embed them by the index's own model unless
+    /// `model` names another; false unless said.
     pub chunks: Option<bool>,
 }
 
@@ -114,7 +117,8 @@ pub struct RefreshSummary {
     pub resumed: u64,
     /// Chunks in the index now.
     pub total: u64,
-    /// Of the new chunks, those the provider had in its cache; absent if the vectors are the dataset's own.
+    /// Of the new chunks, those the provider had in its cache; absent if the vectors are the
+    /// dataset's own.
     pub cached: Option<u64>,
     /// Of the new chunks, those longer than the model's window.
     pub truncated: u64,
@@ -129,18 +133,22 @@ pub struct RefreshSummary {
     pub resume_lost: Option<u64>,
     /// Filter columns whose type is another than in older rows.
     pub converted: Option<Vec<Conversion>>,
-    /// The dataset was deleted, or has another name, since it was read: the index holds what it was. Absent if it is there.
+    /// The dataset was deleted, or has another name, since it was read: the index holds what it
+    /// was. Absent if it is there.
     pub dataset_gone: Option<bool>,
     /// Whether the index had been rolled back, and follows its dataset again.
     pub unpinned: Option<bool>,
     /// Why old files stay: what could not be read.
     pub sweep: Option<String>,
     pub mock: Option<bool>,
-    /// Keys of the dataset's objects that were read from their copies in `rescue`, for their bucket is away.
+    /// Keys of the dataset's objects that were read from their copies in `rescue`, for their bucket
+    /// is away.
     pub borrowed: Option<Vec<String>>,
-    /// True if texts are cut as they were before tokens were counted: `Migrate` with `chunks` cuts them anew.
+    /// True if texts are cut as they were before tokens were counted: `Migrate` with `chunks` cuts
+    /// them anew.
     pub old_chunks: Option<bool>,
-    /// True if the provider could not tell how many tokens texts have, and chunks were cut by a guess.
+    /// True if the provider could not tell how many tokens texts have, and chunks were cut by a
+    /// guess.
     pub guessed: Option<bool>,
 }
 
@@ -226,7 +234,8 @@ pub struct Description {
     pub busy: Option<String>,
     /// If what answers was promoted: whether live searches find what they should.
     pub shadow: Option<ShadowInfo>,
-    /// Whether it was rolled back and stays there until `Unpin` or the next `Refresh`; absent if that cannot be read.
+    /// Whether it was rolled back and stays there until `Unpin` or the next `Refresh`; absent if
+    /// that cannot be read.
     pub pinned: Option<bool>,
     /// The run of the dataset's generation it was last refreshed to.
     pub dataset_run: Option<String>,
@@ -242,7 +251,8 @@ pub struct Description {
     pub target_recall: Option<f64>,
     /// Recall that it had when the graph was built; absent of few chunks, which are not measured.
     pub recall: Option<f64>,
-    /// How far its replicas in the bucket `rescue` are behind; absent where none are made, or before anybody has looked.
+    /// How far its replicas in the bucket `rescue` are behind; absent where none are made, or
+    /// before anybody has looked.
     pub replicas: Option<ReplicaLag>,
 }
 
@@ -252,7 +262,8 @@ pub struct ReplicaLag {
     /// Of all generations that are kept; 0 if each has one.
     pub files: u64,
     pub bytes: u64,
-    /// Why the last of them could not be made; they are made again with the next word of the catalog's.
+    /// Why the last of them could not be made; they are made again with the next word of the
+    /// catalog's.
     pub failing: Option<String>,
 }
 
@@ -330,7 +341,8 @@ pub struct CompactSummary {
 /// Live searches compared with exact ones since a promotion.
 #[wire]
 pub struct ShadowInfo {
-    /// `open`, `kept`, or `broken`: then the generation before answers again, if it finds more on the same searches.
+    /// `open`, `kept`, or `broken`: then the generation before answers again, if it finds more on
+    /// the same searches.
     pub verdict: String,
     /// How many searches were compared.
     pub checked: u64,
@@ -338,7 +350,8 @@ pub struct ShadowInfo {
     pub recall: f64,
     /// What was promised.
     pub target: f64,
-    /// Recall of the generation before on the same searches; absent unless the promise is broken and it could be measured.
+    /// Recall of the generation before on the same searches; absent unless the promise is broken
+    /// and it could be measured.
     pub before: Option<f64>,
     /// Why it keeps answering although the promise is broken.
     pub stays: Option<String>,

@@ -9,7 +9,8 @@ use crate::wire::parameters;
 #[wire]
 pub struct SearchIn {
     pub index: String,
-    /// A query in words. By words and in `hybrid`, `"a phrase"` must stand in what is found and `-word` must not, unless `literal`.
+    /// A query in words. By words and in `hybrid`, `"a phrase"` must stand in what is found and
+    /// `-word` must not, unless `literal`.
     pub text: Option<String>,
     /// Of an index of its dataset's own vectors `hybrid` takes it beside `text`.
     pub vector: Option<Vec<f32>>,
@@ -26,9 +27,11 @@ pub struct SearchIn {
     pub exact: Option<bool>,
     /// One a query, up to all cores, unless said.
     pub threads: Option<u64>,
-    /// Model that the index's vectors must be of, by name or fingerprint: of another it is `ModelMismatch`.
+    /// Model that the index's vectors must be of, by name or fingerprint: of another it is
+    /// `ModelMismatch`.
     pub model: Option<String>,
-    /// Have a reranker read the query, which must be in words, beside the foremost hits, and order them by what it says.
+    /// Have a reranker read the query, which must be in words, beside the foremost hits, and order
+    /// them by what it says.
     pub rerank: Option<RerankStep>,
     /// How meaning and words become one list in `hybrid`; the index's own way unless said.
     pub fusion: Option<FusionChoice>,
@@ -45,7 +48,8 @@ pub struct SearchIn {
 pub struct RerankStep {
     /// Model that must rerank; whichever the context offers first unless said.
     pub model: Option<String>,
-    /// How many hits are found and reranked, of which the best `k` are answered; 50 unless said, and never fewer than `k`.
+    /// How many hits are found and reranked, of which the best `k` are answered; 50 unless said,
+    /// and never fewer than `k`.
     pub candidates: Option<u64>,
     /// Answer in the search's own order, and say why, where nobody reranks; else that is an error.
     pub optional: Option<bool>,
@@ -54,7 +58,8 @@ pub struct RerankStep {
 /// How two lists are to be fused.
 #[wire(request)]
 pub struct FusionChoice {
-    /// `weighted` (the default: by scores, each list's brought to between 0 and 1) or `rrf` (by places, reciprocal rank fusion).
+    /// `weighted` (the default: by scores, each list's brought to between 0 and 1) or `rrf` (by
+    /// places, reciprocal rank fusion).
     pub method: Option<String>,
     /// The share of meaning, from 0 (words alone) to 1 (meaning alone); 0.5 unless said.
     pub weight: Option<f64>,
@@ -69,7 +74,8 @@ pub struct FusionUsed {
 }
 
 impl SearchIn {
-    /// Reads the parameters of a call: a single vector, their longest part, without a general parser.
+    /// Reads the parameters of a call: a single vector, their longest part, without a general
+    /// parser.
     ///
     /// # Errors
     /// As [`parameters::read`].
@@ -95,14 +101,16 @@ pub struct Hit {
     /// Its first line there, from 1.
     pub line: u64,
     pub text: String,
-    /// What the hits are ordered by, 1 at best: the cosine; by words the share of what a row would score that is nothing but the query's
-    /// words; in `hybrid` where the hit stands in both lists, 1 if it is first in each. Of a reranked hit it is what the reranker says.
+    /// What the hits are ordered by, 1 at best: the cosine; by words the share of what a row would
+    /// score that is nothing but the query's words; in `hybrid` where the hit stands in both lists,
+    /// 1 if it is first in each. Of a reranked hit it is what the reranker says.
     pub score: f32,
     /// With the query, where it was compared by meaning.
     pub cosine: Option<f32>,
     /// Of the query's words, where it was found by them.
     pub bm25: Option<f32>,
-    /// The headings that it stands under, or the items of source code that it is in, the outermost first.
+    /// The headings that it stands under, or the items of source code that it is in, the outermost
+    /// first.
     pub heading: Option<String>,
     /// With `passages`.
     pub passage: Option<Passage>,
@@ -188,7 +196,8 @@ pub struct SearchOut {
     pub mode: String,
     /// Candidates that were kept on the way; absent where all vectors were compared, or none.
     pub ef: Option<u64>,
-    /// Recall of the ten nearest that the index's own `ef` had when its graph was built; absent of few chunks, which are not measured.
+    /// Recall of the ten nearest that the index's own `ef` had when its graph was built; absent of
+    /// few chunks, which are not measured.
     pub recall: Option<f64>,
     /// In `hybrid`.
     pub fusion: Option<FusionUsed>,
@@ -196,7 +205,8 @@ pub struct SearchOut {
     pub phrases: Option<Vec<String>>,
     /// What was taken for exclusions, which stand in no hit.
     pub without: Option<Vec<String>>,
-    /// Words at the end of a long query that do not count by words: the first 256 terms do. Absent if all count.
+    /// Words at the end of a long query that do not count by words: the first 256 terms do. Absent
+    /// if all count.
     pub words_left_out: Option<u64>,
     pub model: String,
     /// Label of the module that embedded the query.
@@ -211,8 +221,8 @@ pub struct SearchOut {
     pub rescue: bool,
     pub elapsed_us: Elapsed,
     pub mock: Option<bool>,
-    /// True while the first refresh is under way: by meaning what is embedded so far is found, by words what was read. `generation` is
-    /// 0 then.
+    /// True while the first refresh is under way: by meaning what is embedded so far is found, by
+    /// words what was read. `generation` is 0 then.
     pub partial: Option<bool>,
     /// Of a partial answer: chunks that are embedded, of so many.
     pub embedded: Option<u64>,
@@ -244,7 +254,8 @@ pub struct SearchBulkIn {
     pub filter: Option<serde_json::Value>,
     pub exact: Option<bool>,
     pub model: Option<String>,
-    /// `lexical` and `hybrid` take the queries' words from a column `text`; `hybrid` beside the column `vector`.
+    /// `lexical` and `hybrid` take the queries' words from a column `text`; `hybrid` beside the
+    /// column `vector`.
     pub mode: Option<String>,
     pub fusion: Option<FusionChoice>,
     pub literal: Option<bool>,

@@ -14,9 +14,11 @@ pub struct EvalAutogenIn {
     pub k: Option<u64>,
     /// Of the choice of queries.
     pub seed: Option<u64>,
-    /// Name of the set, 1 to 64 of `a-z0-9._-`; `default`, which is used where none is named, unless said.
+    /// Name of the set, 1 to 64 of `a-z0-9._-`; `default`, which is used where none is named,
+    /// unless said.
     pub set: Option<String>,
-    /// Queries of one's own, 10 to 20,000, in place of some near the index's rows: by turns for choosing and for judging.
+    /// Queries of one's own, 10 to 20,000, in place of some near the index's rows: by turns for
+    /// choosing and for judging.
     pub given: Option<Vec<GivenQuery>>,
 }
 
@@ -47,9 +49,11 @@ pub struct EvalInfo {
     pub name: Option<String>,
     /// `rows`, `given`, or `live`: searches that a promotion failed.
     pub source: Option<String>,
-    /// Share of the known answers that an exact search finds among its k: more than that no graph can find, and recall is of these.
+    /// Share of the known answers that an exact search finds among its k: more than that no graph
+    /// can find, and recall is of these.
     pub exact: Option<f64>,
-    /// In a list: true if the index's data has changed since. Then it is made anew when it is used, or, with known answers, refused.
+    /// In a list: true if the index's data has changed since. Then it is made anew when it is used,
+    /// or, with known answers, refused.
     pub stale: Option<bool>,
 }
 
@@ -137,7 +141,8 @@ pub struct TrialRecord {
     pub k: Option<u64>,
     /// Recall that `ef_search` was found for; absent if it was named.
     pub target_recall: Option<f64>,
-    /// Every width that was asked for, measured on the one graph; `metrics` has the one that was chosen.
+    /// Every width that was asked for, measured on the one graph; `metrics` has the one that was
+    /// chosen.
     pub widths: Option<Vec<WidthMetrics>>,
     pub live: Option<LiveMetrics>,
 }
@@ -147,13 +152,15 @@ pub struct TrialIn {
     pub name: String,
     /// What to try; what is absent is as in the index.
     pub config: Config,
-    /// For finding `ef_search`, above 0 and at most 1; the index's own, if `Create` named one, else 0.95, unless said.
+    /// For finding `ef_search`, above 0 and at most 1; the index's own, if `Create` named one, else
+    /// 0.95, unless said.
     pub target_recall: Option<f64>,
     /// The caller's words, kept with the trial.
     pub note: Option<String>,
     /// Name or id of the set of queries; `default` unless said.
     pub eval: Option<String>,
-    /// Widths to measure on the one graph, at most 32: the narrowest that reaches the target is chosen. Not with an `ef_search`.
+    /// Widths to measure on the one graph, at most 32: the narrowest that reaches the target is
+    /// chosen. Not with an `ef_search`.
     pub ef_search: Option<Vec<u64>>,
 }
 
@@ -179,21 +186,25 @@ pub struct TrialSummary {
 pub struct TrialsOut {
     /// In the order in which they were made.
     pub trials: Vec<TrialRecord>,
-    /// Of the data now: only its trials are compared. It is the same for the same rows with the same vectors, however they are stored.
+    /// Of the data now: only its trials are compared. It is the same for the same rows with the
+    /// same vectors, however they are stored.
     pub fingerprint: Option<String>,
     /// Records that a crash cut off, when the journal was opened.
     pub torn: u64,
     /// Damaged records set aside.
     pub quarantined: u64,
-    /// Records that were acknowledged and are gone, when the journal was opened; absent if there are none.
+    /// Records that were acknowledged and are gone, when the journal was opened; absent if there
+    /// are none.
     pub missing: Option<u64>,
     /// Why there may be fewer trials than were made, until what was set aside is moved away.
     pub shortfall: Option<String>,
-    /// Fingerprints by which earlier versions knew the data as it is now: trials with these count, too.
+    /// Fingerprints by which earlier versions knew the data as it is now: trials with these count,
+    /// too.
     pub known_as: Option<Vec<String>>,
     /// Ids of trials of earlier versions whose data can no longer be told: they are not compared.
     pub unknown_data: Option<Vec<String>>,
-    /// Id of the set of queries that is used where none is named: only its trials are compared. Absent if there is none for this data.
+    /// Id of the set of queries that is used where none is named: only its trials are compared.
+    /// Absent if there is none for this data.
     pub eval: Option<String>,
     /// What answers now; absent before the first refresh.
     pub live: Option<Config>,
@@ -202,8 +213,9 @@ pub struct TrialsOut {
 #[wire]
 pub struct BestIn {
     pub name: String,
-    /// `target` (the fastest that reaches the recall with the lower end of its interval; the default where there is a target), `pareto`
-    /// (the fastest that is not less exact than the interval of the most exact allows; else the default), `recall` or `latency`.
+    /// `target` (the fastest that reaches the recall with the lower end of its interval; the
+    /// default where there is a target), `pareto` (the fastest that is not less exact than the
+    /// interval of the most exact allows; else the default), `recall` or `latency`.
     pub by: Option<String>,
     /// Recall to reach, above 0 and at most 1; the index's own, if `Create` named one, unless said.
     pub target_recall: Option<f64>,
@@ -245,11 +257,14 @@ pub struct AutotuneIn {
     pub m: Option<Vec<u64>>,
     /// 64, 100, 200 unless said.
     pub ef_construction: Option<Vec<u64>>,
-    /// Recall to reach, above 0 and at most 1; the index's own, if `Create` named one, else 0.95, unless said.
+    /// Recall to reach, above 0 and at most 1; the index's own, if `Create` named one, else 0.95,
+    /// unless said.
     pub target_recall: Option<f64>,
-    /// Widths to measure on each graph, at most 32; the narrowest that reaches the target is looked for unless said.
+    /// Widths to measure on each graph, at most 32; the narrowest that reaches the target is looked
+    /// for unless said.
     pub ef_search: Option<Vec<u64>>,
-    /// Most trials, 1 to 100; 12 unless said. Of a larger grid those are made that promise most after the ones before.
+    /// Most trials, 1 to 100; 12 unless said. Of a larger grid those are made that promise most
+    /// after the ones before.
     pub trials: Option<u64>,
     /// Name or id of the set of queries; `default` unless said.
     pub eval: Option<String>,

@@ -6,18 +6,20 @@ use serde_json::Value;
 /// A message, or a memory with a `key`.
 #[wire(request, Eq)]
 pub struct Entry {
-    /// `user`, `assistant`, `tool`, `system`, `developer`, `function`, `ipython`, `observation`, or `memory`; the section's name where
-    /// there is none.
+    /// `user`, `assistant`, `tool`, `system`, `developer`, `function`, `ipython`, `observation`, or
+    /// `memory`; the section's name where there is none.
     pub role: Option<String>,
     /// Put where the template has a message's content.
     pub text: Option<String>,
     /// Taken as they are, in place of a text.
     pub tokens: Option<Vec<u32>>,
-    /// It is the memory of this key. One whose role is `memory`, or that has none, stands as a system message.
+    /// It is the memory of this key. One whose role is `memory`, or that has none, stands as a
+    /// system message.
     pub key: Option<String>,
     /// Who speaks, or which tool has answered, as the template has it.
     pub name: Option<String>,
-    /// Calls of tools, as the template has them: usually `{"type": "function", "function": {"name": …, "arguments": {…}}}`.
+    /// Calls of tools, as the template has them: usually
+    /// `{"type": "function", "function": {"name": …, "arguments": {…}}}`.
     pub tool_calls: Option<Vec<Value>>,
     /// Which call a tool's result belongs to.
     pub tool_call_id: Option<String>,
@@ -25,7 +27,8 @@ pub struct Entry {
     pub reasoning_content: Option<String>,
 }
 
-/// What is scored. `system`, `identity` and `journal` stay in context, but for the memories among their entries.
+/// What is scored. `system`, `identity` and `journal` stay in context, but for the memories among
+/// their entries.
 #[wire(request, Eq)]
 pub struct Conversation {
     pub system: Option<Vec<Entry>>,
@@ -67,14 +70,15 @@ pub struct Template {
 /// Which chat template is used, and how; the model's own unless said.
 #[wire(request, Eq)]
 pub struct ChatTemplate {
-    /// One of several that the model has; `none`: no chat template, but `template` or `role: text` lines.
+    /// One of several that the model has; `none`: no chat template, but `template` or `role: text`
+    /// lines.
     pub name: Option<String>,
     /// A Jinja template to use in place of the model's.
     pub text: Option<String>,
     /// An object of more variables for it, as `enable_thinking` or `date_string`.
     pub variables: Option<Value>,
-    /// Where memories without a role stand: `system`, as a system message in their place, or `user`, before the next user text; unless
-    /// said the former where the template takes it.
+    /// Where memories without a role stand: `system`, as a system message in their place, or
+    /// `user`, before the next user text; unless said the former where the template takes it.
     pub memories: Option<String>,
     /// Unix time in seconds that `strftime_now` tells (UTC); now unless said.
     pub now_s: Option<i64>,
@@ -83,8 +87,8 @@ pub struct ChatTemplate {
 /// Which template was used, and what had to be decided to use it.
 #[wire(Eq)]
 pub struct TemplateUse {
-    /// `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json` with the name of one of several behind a colon; `given`; or
-    /// `none`: header, text and footer.
+    /// `chat_template.jinja`, `tokenizer_config.json` or `chat_template.json` with the name of one
+    /// of several behind a colon; `given`; or `none`: header, text and footer.
     pub source: String,
     /// SHA-256 of its text; of none, its header and footer.
     pub digest: String,

@@ -80,7 +80,8 @@ pub struct ResultStore {
 #[wire]
 pub struct MemoryScore {
     pub key: String,
-    /// The largest over the `window` responses after it; not to be compared with the sums of `ScoreMemory`.
+    /// The largest over the `window` responses after it; not to be compared with the sums of
+    /// `ScoreMemory`.
     pub max_divergence: f64,
     /// What that response loses, in nats.
     pub delta: f64,

@@ -23,7 +23,8 @@ pub(crate) struct Csv {
     /// CSV: lines left out before the header [default: guessed]
     #[arg(long, value_name = "LINES")]
     skip: Option<u64>,
-    /// CSV: a word for a missing value; may be repeated [default: NA, N/A, #N/A, NULL and \N, except in columns of text]
+    /// CSV: a word for a missing value; may be repeated [default: NA, N/A, #N/A, NULL and \N,
+    /// except in columns of text]
     #[arg(long, value_name = "WORD")]
     null: Vec<String>,
     /// CSV: utf-8, utf-16le, utf-16be or windows-1252 [default: guessed]
@@ -49,7 +50,19 @@ impl Csv {
     /// # Errors
     /// If a type is said of no column.
     pub(crate) fn format(self) -> anyhow::Result<Option<CsvFormat>> {
-        let Self { delimiter, quote, escape, header, skip, null, encoding, types, decimal, dates, null_padding } = self;
+        let Self {
+            delimiter,
+            quote,
+            escape,
+            header,
+            skip,
+            null,
+            encoding,
+            types,
+            decimal,
+            dates,
+            null_padding,
+        } = self;
         let nulls = Some(null).filter(|null| !null.is_empty());
         let (mut all, mut of_columns) = (None, BTreeMap::new());
         for types in types {
@@ -60,13 +73,26 @@ impl Csv {
         }
         let column_types = Some(of_columns).filter(|types| !types.is_empty());
         let null_padding = null_padding.then_some(true);
-        let said =
-            CsvFormat { delimiter, quote, escape, header, skip, nulls, encoding, types: all, column_types, decimal, dates, null_padding };
+        let said = CsvFormat {
+            delimiter,
+            quote,
+            escape,
+            header,
+            skip,
+            nulls,
+            encoding,
+            types: all,
+            column_types,
+            decimal,
+            dates,
+            null_padding,
+        };
         Ok((said != CsvFormat::default()).then_some(said))
     }
 }
 
-/// `id=int64,price=decimal(10,2)`: types by the names of columns. A comma within a name or a type's digits separates nothing.
+/// `id=int64,price=decimal(10,2)`: types by the names of columns. A comma within a name or a type's
+/// digits separates nothing.
 pub(super) fn column_types(said: &str) -> anyhow::Result<BTreeMap<String, String>> {
     let (mut types, mut part, mut depth) = (BTreeMap::new(), String::new(), 0_usize);
     for c in said.chars().chain([',']) {
@@ -84,14 +110,18 @@ pub(super) fn column_types(said: &str) -> anyhow::Result<BTreeMap<String, String
         part.push(c);
     }
     let rest = part.trim_end_matches(',');
-    anyhow::ensure!(rest.is_empty(), "--types: `{rest}` says no type: expected guess, text, or NAME=TYPE,… such as id=int64");
+    anyhow::ensure!(
+        rest.is_empty(),
+        "--types: `{rest}` says no type: expected guess, text, or NAME=TYPE,… such as id=int64"
+    );
     Ok(types)
 }
 
 /// Where a table is and how it is read.
 #[derive(Args, Debug)]
 pub(crate) struct Table {
-    /// URL of the database, or secret:NAME; prefer a secret, since a password on the command line is visible to other users
+    /// URL of the database, or secret:NAME; prefer a secret, since a password on the command line
+    /// is visible to other users
     #[arg(long, env = "BRAHMAN_DSN", hide_env_values = true)]
     pub(super) dsn: String,
     /// A table or view, as SQL names it; may be repeated, then each becomes a dataset DATASET.TABLE
@@ -103,7 +133,8 @@ pub(crate) struct Table {
     /// All tables of a schema instead, each a dataset DATASET.TABLE
     #[arg(long)]
     pub(super) schema: Option<String>,
-    /// full: one snapshot; incremental: rows above the last --cursor; keyset: in parts by --key, resumable, not one snapshot
+    /// full: one snapshot; incremental: rows above the last --cursor; keyset: in parts by --key,
+    /// resumable, not one snapshot
     #[arg(long, default_value = "full", value_parser = ["full", "incremental", "keyset"])]
     pub(super) mode: String,
     /// Column whose values only grow, such as updated_at (incremental)

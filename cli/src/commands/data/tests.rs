@@ -1,6 +1,8 @@
 //! What a person sees of datasets, watches and runs, and what a command line is read as.
 
-use brahman_card::interface::ingest::{Drift, IngestSummary, Quarantine, Run, RunsOut, WatchStatus, WatchesOut};
+use brahman_card::interface::ingest::{
+    Drift, IngestSummary, Quarantine, Run, RunsOut, WatchStatus, WatchesOut,
+};
 
 use super::arguments::column_types;
 use super::ingest::{ingested, show_runs, show_watches};
@@ -8,15 +10,28 @@ use super::*;
 
 #[test]
 fn datasets_watches_and_runs_are_tables() {
-    let dataset = |name: &str| Dataset { name: name.into(), generation: 3, rows: 128, bytes: 271_360, ..Dataset::default() };
+    let dataset = |name: &str| Dataset {
+        name: name.into(),
+        generation: 3,
+        rows: 128,
+        bytes: 271_360,
+        ..Dataset::default()
+    };
     let datasets = vec![
         Dataset { stale: vec!["notes".into()], ..dataset("notes") },
-        Dataset { state: Some("damaged".into()), reason: Some("notes.json: expected value".into()), ..dataset("ノート") },
+        Dataset {
+            state: Some("damaged".into()),
+            reason: Some("notes.json: expected value".into()),
+            ..dataset("ノート")
+        },
     ];
     let apart = Some(vec![Dataset { maker: Some("ingest-mock".into()), ..dataset("orders") }]);
     let strangers = Some(vec!["lake/datasets/x/01H".to_owned()]);
     let output = Output::kept();
-    show_datasets(&catalog::ListOut { datasets, apart, strangers, ..catalog::ListOut::default() }, &output);
+    show_datasets(
+        &catalog::ListOut { datasets, apart, strangers, ..catalog::ListOut::default() },
+        &output,
+    );
     insta::assert_snapshot!("datasets", output.printed());
 
     let watch = WatchStatus {
@@ -25,7 +40,11 @@ fn datasets_watches_and_runs_are_tables() {
         state: "watching".into(),
         format: Some("csv".into()),
         files: 128,
-        drift: Some(vec![Drift { column: "price".into(), was: Some("Int64".into()), now: Some("Float64".into()) }]),
+        drift: Some(vec![Drift {
+            column: "price".into(),
+            was: Some("Int64".into()),
+            now: Some("Float64".into()),
+        }]),
         generation: Some(1),
         rows: Some(128),
         ..WatchStatus::default()
@@ -51,9 +70,15 @@ fn datasets_watches_and_runs_are_tables() {
 
 #[test]
 fn types_are_said_by_column_whatever_a_name_holds() {
-    let of =
-        |said: &str| column_types(said).map(|types| types.into_iter().map(|(name, kind)| format!("{name}:{kind}")).collect::<Vec<_>>());
-    assert_eq!(of("id=int64,price=decimal(10,2)").expect("types"), ["id:int64", "price:decimal(10,2)"]);
+    let of = |said: &str| {
+        column_types(said).map(|types| {
+            types.into_iter().map(|(name, kind)| format!("{name}:{kind}")).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(
+        of("id=int64,price=decimal(10,2)").expect("types"),
+        ["id:int64", "price:decimal(10,2)"]
+    );
     assert_eq!(of("Last, first=text,a=b=date").expect("types"), ["Last, first:text", "a=b:date"]);
     assert!(of("id").is_err() && of("id=int64,price").is_err());
 }
@@ -66,7 +91,11 @@ fn what_an_ingest_made_is_said_with_what_it_left_out() {
         dataset: "notes".into(),
         generation: Some(1),
         quarantined: Some(1),
-        quarantine: Some(vec![Quarantine { source: "/n/a.png".into(), row: None, reason: "is binary".into() }]),
+        quarantine: Some(vec![Quarantine {
+            source: "/n/a.png".into(),
+            row: None,
+            reason: "is binary".into(),
+        }]),
         seconds: 0.5,
         ..IngestSummary::default()
     };

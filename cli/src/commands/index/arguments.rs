@@ -19,11 +19,13 @@ pub(crate) enum Index {
         /// Index
         name: String,
     },
-    /// Embed everything with another model, or cut it anew; what there is answers until that is done
+    /// Embed everything with another model, or cut it anew; what there is answers until that is
+    /// done
     Migrate {
         /// Index
         name: String,
-        /// Model to embed with [default: that of the context's first provider; with --chunks the index's own]
+        /// Model to embed with [default: that of the context's first provider; with --chunks the
+        /// index's own]
         #[arg(long)]
         model: Option<String>,
         /// Cut all texts anew, by the model's tokens
@@ -196,7 +198,8 @@ pub(crate) struct Create {
     /// Column that names documents
     #[arg(long, default_value = "id")]
     pub(super) id_column: String,
-    /// Columns to chunk and embed; several are joined one per line, or by --template [default: text]
+    /// Columns to chunk and embed; several are joined one per line, or by --template [default:
+    /// text]
     #[arg(long, value_delimiter = ',')]
     pub(super) text_column: Vec<String>,
     /// How several columns are joined: '{title}: {body}'
@@ -208,7 +211,8 @@ pub(crate) struct Create {
     /// Columns that searches can filter by
     #[arg(long, value_delimiter = ',')]
     pub(super) filter_column: Vec<String>,
-    /// Tokens per chunk, with what is put before it to be embedded [default: 256, or what the model takes]
+    /// Tokens per chunk, with what is put before it to be embedded [default: 256, or what the model
+    /// takes]
     #[arg(long)]
     pub(super) chunk_tokens: Option<u64>,
     /// Characters per chunk at most [default: bounded by tokens alone]
@@ -238,7 +242,8 @@ pub(crate) struct Create {
 /// How meaning and words become one list.
 #[derive(Args, Debug)]
 pub(crate) struct Fusing {
-    /// How hybrid searches fuse both lists: weighted (by scores) or rrf (by places) [default: weighted]
+    /// How hybrid searches fuse both lists: weighted (by scores) or rrf (by places) [default:
+    /// weighted]
     #[arg(long, value_name = "METHOD")]
     pub(super) fusion: Option<String>,
     /// The share of meaning in it, from 0 (words alone) to 1 [default: 0.5]
@@ -340,7 +345,8 @@ pub(crate) struct Search {
     /// Candidates that the search keeps
     #[arg(long)]
     pub(super) ef: Option<u64>,
-    /// Model that the index's vectors must be of [default: whichever they are of, which embeds the query]
+    /// Model that the index's vectors must be of [default: whichever they are of, which embeds the
+    /// query]
     #[arg(long)]
     pub(super) model: Option<String>,
     /// Have a reranker order the foremost N hits

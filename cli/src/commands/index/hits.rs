@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use brahman_card::interface::index::{Hit, Passage, RerankReport, RerankStep, SearchIn, SearchOut, method};
+use brahman_card::interface::index::{
+    Hit, Passage, RerankReport, RerankStep, SearchIn, SearchOut, method,
+};
 
 use super::super::text_or_stdin;
 use super::{Search, made_up, show};
@@ -13,8 +15,12 @@ const TEXT_COLUMNS: usize = 160;
 
 pub(super) fn print_hit(output: &Output, hit: &Hit, score: Option<f32>) {
     let place = output.paint(&format!("{}:{}", hit.doc_id, hit.line), Tone::Strong);
-    let heading = hit.heading.as_ref().map(|heading| format!("  {}", one_line(heading))).unwrap_or_default();
-    output.line(&score.map_or_else(|| format!("{place}{heading}"), |score| format!("{score:.3}  {place}{heading}")));
+    let heading =
+        hit.heading.as_ref().map(|heading| format!("  {}", one_line(heading))).unwrap_or_default();
+    output.line(&score.map_or_else(
+        || format!("{place}{heading}"),
+        |score| format!("{score:.3}  {place}{heading}"),
+    ));
     let text = match &hit.passage {
         Some(passage) => marked(output, passage),
         None => {
@@ -27,13 +33,18 @@ pub(super) fn print_hit(output: &Output, hit: &Hit, score: Option<f32>) {
 
 /// A passage on one line, its words marked.
 fn marked(output: &Output, passage: &Passage) -> String {
-    let plain = |text: &str| output.paint(&one_line(&text.replace(['\n', '\r', '\t'], " ")), Tone::Faint);
+    let plain =
+        |text: &str| output.paint(&one_line(&text.replace(['\n', '\r', '\t'], " ")), Tone::Faint);
     let (mut out, mut at) = (String::new(), 0);
     for mark in &passage.marks {
         let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         // What is no place in it is not marked.
         let (start, end) = (place(mark.start), place(mark.end));
-        let (Some(before), Some(word)) = (passage.text.get(at..start), passage.text.get(start..end)) else { continue };
+        let (Some(before), Some(word)) =
+            (passage.text.get(at..start), passage.text.get(start..end))
+        else {
+            continue;
+        };
         out.push_str(&plain(before));
         out.push_str(&output.paint(&one_line(word), Tone::Strong));
         at = end;
@@ -80,9 +91,17 @@ fn quoted(parts: &[String]) -> String {
 pub(super) fn found(output: &Output, out: &SearchOut) {
     out.results.iter().flatten().for_each(|hit| print_hit(output, hit, Some(hit.score)));
     let stale = if out.stale { ", stale: the dataset has changed since" } else { "" };
-    let fused = out.fusion.as_ref().map(|fusion| format!(" ({}, {:.2} meaning)", fusion.method, fusion.weight)).unwrap_or_default();
+    let fused = out
+        .fusion
+        .as_ref()
+        .map(|fusion| format!(" ({}, {:.2} meaning)", fusion.method, fusion.weight))
+        .unwrap_or_default();
     // Of few chunks nothing was measured, and there is nothing to say.
-    let wide = out.ef.zip(out.recall).map(|(ef, recall)| format!(" (ef {ef}, recall {recall:.3})")).unwrap_or_default();
+    let wide = out
+        .ef
+        .zip(out.recall)
+        .map(|(ef, recall)| format!(" (ef {ef}, recall {recall:.3})"))
+        .unwrap_or_default();
     let by = out.provider.as_ref().map(|p| format!(", query embedded by {p}")).unwrap_or_default();
     // By words alone, before anything is embedded, there is none.
     let model = if out.model.is_empty() { String::new() } else { format!(", {}", out.model) };
@@ -119,10 +138,13 @@ pub(super) fn found(output: &Output, out: &SearchOut) {
     }
     if out.partial == Some(true) {
         let (done, of) = (out.embedded.unwrap_or(0), out.to_embed.unwrap_or(0));
-        output.note(&format!("partial: the index's first refresh is running, {done} of {of} chunks are embedded"));
+        output.note(&format!(
+            "partial: the index's first refresh is running, {done} of {of} chunks are embedded"
+        ));
     }
     if out.truncated == Some(true) {
-        output.note("the query was longer than the model's window: only its beginning was embedded");
+        output
+            .note("the query was longer than the model's window: only its beginning was embedded");
     }
     made_up(out.mock, output);
 }
@@ -135,13 +157,20 @@ pub(super) fn reranked(output: &Output, report: &RerankReport, us: u64) {
     }
     let by = report.provider.as_deref().unwrap_or("?");
     let model = report.model.as_deref().unwrap_or("?");
-    let line = format!("reranked {} hits by {model} ({by}), {:.1} ms", report.candidates, us as f64 / 1e3);
+    let line =
+        format!("reranked {} hits by {model} ({by}), {:.1} ms", report.candidates, us as f64 / 1e3);
     output.line(&output.paint(&line, Tone::Faint));
     if report.truncated > 0 {
-        output.note(&format!("{} of the hits were longer than the reranker's window: only a part was read", report.truncated));
+        output.note(&format!(
+            "{} of the hits were longer than the reranker's window: only a part was read",
+            report.truncated
+        ));
     }
     for hit in report.failed.iter().flatten() {
-        output.note(&format!("left out, because the reranker has no score for it: {}, chunk {}: {}", hit.doc_id, hit.chunk, hit.message));
+        output.note(&format!(
+            "left out, because the reranker has no score for it: {}, chunk {}: {}",
+            hit.doc_id, hit.chunk, hit.message
+        ));
     }
     if report.mock == Some(true) {
         output.note("the reranker's scores are synthetic, made by a mock");

@@ -30,8 +30,13 @@ fn indexes_hits_and_refreshes_are_printed_for_people() {
     details(&output, &description);
     insta::assert_snapshot!("index_stats", output.printed());
 
-    let hit =
-        Hit { doc_id: "backups.md".into(), line: 3, text: "We keep\nbackups   for ninety days.".into(), score: 0.5, ..Hit::default() };
+    let hit = Hit {
+        doc_id: "backups.md".into(),
+        line: 3,
+        text: "We keep\nbackups   for ninety days.".into(),
+        score: 0.5,
+        ..Hit::default()
+    };
     let out = SearchOut {
         results: vec![vec![hit]],
         generation: 2,
@@ -49,9 +54,24 @@ fn indexes_hits_and_refreshes_are_printed_for_people() {
 
     let fusion = Some(FusionUsed { method: "weighted".into(), weight: 0.5 });
     let output = Output::kept();
-    found(&output, &SearchOut { mode: "hybrid".into(), fusion, ef: Some(96), recall: Some(0.9834), words_left_out: Some(7), ..out });
+    found(
+        &output,
+        &SearchOut {
+            mode: "hybrid".into(),
+            fusion,
+            ef: Some(96),
+            recall: Some(0.9834),
+            words_left_out: Some(7),
+            ..out
+        },
+    );
     let printed = output.printed();
-    assert!(printed.contains("hybrid (weighted, 0.50 meaning) flat-hnsw (ef 96, recall 0.983), all-MiniLM-L6-v2"), "{printed}");
+    assert!(
+        printed.contains(
+            "hybrid (weighted, 0.50 meaning) flat-hnsw (ef 96, recall 0.983), all-MiniLM-L6-v2"
+        ),
+        "{printed}"
+    );
 
     let report = RerankReport {
         done: true,
@@ -62,7 +82,10 @@ fn indexes_hits_and_refreshes_are_printed_for_people() {
     };
     let output = Output::kept();
     reranked(&output, &report, 81_500);
-    assert_eq!(output.printed(), "reranked 50 hits by ms-marco-MiniLM-L6-v2 (rerank-real), 81.5 ms\n");
+    assert_eq!(
+        output.printed(),
+        "reranked 50 hits by ms-marco-MiniLM-L6-v2 (rerank-real), 81.5 ms\n"
+    );
 
     let summary = RefreshSummary {
         generation: 2,

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use brahman_card::interface::Method;
 use brahman_card::interface::index::method;
 use brahman_card::interface::index::{
-    AgentStatusOut, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalInfo, GivenQuery, NameIn, PromoteIn, PromoteSummary,
-    TrialRecord, TrialsOut,
+    AgentStatusOut, BestIn, BestOut, CompactTrialsIn, CompactTrialsOut, Config, EvalInfo,
+    GivenQuery, NameIn, PromoteIn, PromoteSummary, TrialRecord, TrialsOut,
 };
 
 use super::{ProgressReply, Promote, Step, show, watch_to_end};
@@ -19,11 +19,24 @@ use crate::output::{Output, Tone, bytes, duration, shortened};
 /// Characters of a data's name that are shown: enough to tell a few apart.
 const DATA_COLUMNS: usize = 12;
 
-pub(super) async fn promote(socket: &Path, promote: Promote, output: &Output) -> anyhow::Result<()> {
+pub(super) async fn promote(
+    socket: &Path,
+    promote: Promote,
+    output: &Output,
+) -> anyhow::Result<()> {
     let Promote { name, trial, generation, graph, target_recall, force, set } = promote;
     let config = Some(graph.config()).filter(|c| *c != Config::default());
-    let ask = PromoteIn { name: name.clone(), generation, trial, config, target_recall, force: Some(force), eval: set };
-    let last = watch_to_end::<method::Promote>(socket, &ask, output, |out| promoted(output, out)).await?;
+    let ask = PromoteIn {
+        name: name.clone(),
+        generation,
+        trial,
+        config,
+        target_recall,
+        force: Some(force),
+        eval: set,
+    };
+    let last =
+        watch_to_end::<method::Promote>(socket, &ask, output, |out| promoted(output, out)).await?;
     let Step::Done(summary) = last.step() else { return Err(unfinished(method::Promote::NAME)) };
     if summary.promoted {
         return Ok(());
@@ -35,28 +48,36 @@ fn promoted(output: &Output, out: &PromoteSummary) {
     let number = out.generation;
     let change = out.change.as_ref().map(|change| format!(": {change}")).unwrap_or_default();
     output.line(&match (out.promoted, out.verdict.as_str()) {
-        (true, "better") => output.paint(&format!("generation {number} answers now; it is better{change}"), Tone::Good),
-        (true, verdict) => output.paint(&format!("generation {number} answers now, by force: {verdict}"), Tone::Busy),
-        (false, verdict) => output.paint(&format!("generation {number} keeps answering: {verdict}"), Tone::Busy),
+        (true, "better") => output
+            .paint(&format!("generation {number} answers now; it is better{change}"), Tone::Good),
+        (true, verdict) => output
+            .paint(&format!("generation {number} answers now, by force: {verdict}"), Tone::Busy),
+        (false, verdict) => {
+            output.paint(&format!("generation {number} keeps answering: {verdict}"), Tone::Busy)
+        }
     });
     if let Some(lost) = out.lost_docs.filter(|_| out.promoted) {
-        let words = format!("{lost} documents are not in it as they are now: `brahman index refresh` brings them");
+        let words = format!(
+            "{lost} documents are not in it as they are now: `brahman index refresh` brings them"
+        );
         output.line(&output.paint(&words, Tone::Bad));
     }
     // Of other data nothing was measured.
     if out.challenger.queries == 0 {
         return;
     }
-    let rows = [("challenger", &out.challenger), ("champion", &out.champion)].into_iter().map(|(who, m)| {
-        vec![
-            who.into(),
-            format!("{:.4}", m.recall),
-            format!("{:.4}", m.recall_low),
-            format!("{:.0}", m.p95_us),
-            m.orphans.to_string(),
-            m.queries.to_string(),
-        ]
-    });
+    let rows = [("challenger", &out.challenger), ("champion", &out.champion)].into_iter().map(
+        |(who, m)| {
+            vec![
+                who.into(),
+                format!("{:.4}", m.recall),
+                format!("{:.4}", m.recall_low),
+                format!("{:.0}", m.p95_us),
+                m.orphans.to_string(),
+                m.queries.to_string(),
+            ]
+        },
+    );
     output.table(&["", "RECALL", "AT LEAST", "P95 µs", "ORPHANS", "QUERIES"], rows.collect());
     in_process(output);
 }
@@ -75,16 +96,29 @@ pub(super) async fn all_trials(
     output: &Output,
 ) -> anyhow::Result<()> {
     if compact.is_some() {
-        let said = |out: &CompactTrialsOut| output.line(&format!("{} trials kept, {} dropped", out.kept, out.dropped));
-        return show::<method::CompactTrials>(socket, &CompactTrialsIn { name, keep: compact }, output, said).await;
+        let said = |out: &CompactTrialsOut| {
+            output.line(&format!("{} trials kept, {} dropped", out.kept, out.dropped))
+        };
+        return show::<method::CompactTrials>(
+            socket,
+            &CompactTrialsIn { name, keep: compact },
+            output,
+            said,
+        )
+        .await;
     }
     let out: TrialsOut = get::<method::Trials>(socket, &NameIn { name: name.clone() }).await?;
-    let best: BestOut = get::<method::Best>(socket, &BestIn { name: name.clone(), ..BestIn::default() }).await?;
+    let best: BestOut =
+        get::<method::Best>(socket, &BestIn { name: name.clone(), ..BestIn::default() }).await?;
     let champion = best.trial.as_ref().map(|t| t.id.as_str());
     if let Some(file) = &file {
-        let same: Vec<&TrialRecord> = out.trials.iter().filter(|t| otherness(&out, t).is_none()).collect();
+        let same: Vec<&TrialRecord> =
+            out.trials.iter().filter(|t| otherness(&out, t).is_none()).collect();
         let by = chosen_by(&best);
-        plot::trials(file, &plot::Picture { trials: &same, best: champion, by: &by, live: out.live.as_ref() })?;
+        plot::trials(
+            file,
+            &plot::Picture { trials: &same, best: champion, by: &by, live: out.live.as_ref() },
+        )?;
         output.note(&format!("wrote {}", file.display()));
     }
     if output.json() {
@@ -92,7 +126,8 @@ pub(super) async fn all_trials(
         return Ok(());
     }
     if out.trials.is_empty() {
-        output.line(&format!("{name} has no trials yet; `brahman index autotune {name}` makes some"));
+        output
+            .line(&format!("{name} has no trials yet; `brahman index autotune {name}` makes some"));
     } else {
         trials(output, &out.trials, champion, Some(&out));
         if champion.is_some() {
@@ -102,7 +137,10 @@ pub(super) async fn all_trials(
     if let Some(shortfall) = &out.shortfall {
         output.line(shortfall);
     } else if out.torn > 0 {
-        output.line(&format!("the journal was damaged: {} records at its end, never acknowledged, were dropped", out.torn));
+        output.line(&format!(
+            "the journal was damaged: {} records at its end, never acknowledged, were dropped",
+            out.torn
+        ));
     }
     Ok(())
 }
@@ -121,10 +159,14 @@ pub(super) fn best(output: &Output, out: &BestOut) {
             trials(output, std::slice::from_ref(trial), Some(&trial.id), None);
             output.line(&format!("the best by {}", chosen_by(out)));
         }
-        None => output.line("no trial on this data and these queries yet; `brahman index autotune` makes some"),
+        None => output.line(
+            "no trial on this data and these queries yet; `brahman index autotune` makes some",
+        ),
     }
     if let Some(others) = out.other_queries {
-        output.line(&format!("{others} trials on this data were measured on other queries, and are not compared"));
+        output.line(&format!(
+            "{others} trials on this data were measured on other queries, and are not compared"
+        ));
     }
 }
 
@@ -142,14 +184,23 @@ fn otherness(out: &TrialsOut, trial: &TrialRecord) -> Option<&'static str> {
     }
 }
 
-pub(super) fn trials(output: &Output, trials: &[TrialRecord], champion: Option<&str>, beside: Option<&TrialsOut>) {
+pub(super) fn trials(
+    output: &Output,
+    trials: &[TrialRecord],
+    champion: Option<&str>,
+    beside: Option<&TrialsOut>,
+) {
     if trials.is_empty() {
         return;
     }
     let rows = trials.iter().map(|t| {
         let (c, m) = (&t.config, &t.metrics);
         let n = |v: Option<u64>| v.map_or_else(|| "-".to_owned(), |v| v.to_string());
-        let id = if champion == Some(t.id.as_str()) { output.paint(&format!("{} ←", t.id), Tone::Good) } else { t.id.clone() };
+        let id = if champion == Some(t.id.as_str()) {
+            output.paint(&format!("{} ←", t.id), Tone::Good)
+        } else {
+            t.id.clone()
+        };
         let note = || t.note.clone().unwrap_or_else(|| t.by.clone());
         vec![
             id,
@@ -166,7 +217,20 @@ pub(super) fn trials(output: &Output, trials: &[TrialRecord], champion: Option<&
             beside.and_then(|out| otherness(out, t)).map_or_else(note, str::to_owned),
         ]
     });
-    let head = ["TRIAL", "ENGINE", "M", "EF BUILD", "EF", "RECALL", "K", "QUERIES", "P50/95/99 µs", "BUILD", "MEMORY", "NOTE"];
+    let head = [
+        "TRIAL",
+        "ENGINE",
+        "M",
+        "EF BUILD",
+        "EF",
+        "RECALL",
+        "K",
+        "QUERIES",
+        "P50/95/99 µs",
+        "BUILD",
+        "MEMORY",
+        "NOTE",
+    ];
     output.table(&head, rows.collect());
     in_process(output);
 }
@@ -191,7 +255,8 @@ pub(super) fn given(file: &Path) -> anyhow::Result<Vec<GivenQuery>> {
 
 pub(super) fn evals(output: &Output, evals: &[EvalInfo]) {
     let rows = evals.iter().map(|e| {
-        let state = if e.stale == Some(true) { output.paint("stale", Tone::Busy) } else { "-".to_owned() };
+        let state =
+            if e.stale == Some(true) { output.paint("stale", Tone::Busy) } else { "-".to_owned() };
         let exact = e.exact.map_or_else(|| "-".to_owned(), |exact| format!("{exact:.4}"));
         vec![
             e.name.clone().unwrap_or_else(|| "default".to_owned()),
@@ -205,13 +270,18 @@ pub(super) fn evals(output: &Output, evals: &[EvalInfo]) {
             state,
         ]
     });
-    output.table(&["SET", "EVAL", "OF", "TUNE", "HOLDOUT", "K", "EXACT", "DATA", "STATE"], rows.collect());
+    output.table(
+        &["SET", "EVAL", "OF", "TUNE", "HOLDOUT", "K", "EXACT", "DATA", "STATE"],
+        rows.collect(),
+    );
 }
 
 pub(super) fn agent(output: &Output, out: &AgentStatusOut) {
     let said = || {
         out.reason.iter().for_each(|why| output.text(&output.paint(why.trim_end(), Tone::Bad)));
-        out.pinned.iter().for_each(|names| output.line(&format!("  rolled back and pinned, not refreshed: {}", names.join(" "))));
+        out.pinned.iter().for_each(|names| {
+            output.line(&format!("  rolled back and pinned, not refreshed: {}", names.join(" ")))
+        });
     };
     if !out.enabled && out.reason.is_some() {
         return said();
@@ -219,12 +289,15 @@ pub(super) fn agent(output: &Output, out: &AgentStatusOut) {
     if !out.enabled {
         said();
         if out.refreshes == Some(true) {
-            output.line("indexes that have been refreshed once follow their datasets (`[agent] refresh`)");
+            output.line(
+                "indexes that have been refreshed once follow their datasets (`[agent] refresh`)",
+            );
             out.last.iter().for_each(|last| output.line(&format!("  last: {last}")));
         }
         return output.line("no trials are run: set `[agent] enabled = true` in $BRAHMAN_STATE/index.toml, then `brahman restart index`");
     }
-    let doing = out.running.as_ref().map_or_else(|| "idle".to_owned(), |name| format!("trying {name}"));
+    let doing =
+        out.running.as_ref().map_or_else(|| "idle".to_owned(), |name| format!("trying {name}"));
     output.line(&format!(
         "the agent is {doing}; {} of {} trials this hour, the next in {} s at the earliest",
         out.trials_last_hour, out.max_trials_per_hour, out.next_in_s
@@ -279,7 +352,10 @@ mod tests {
         }
         let output = Output::kept();
         best(&output, &BestOut { other_queries: Some(2), ..BestOut::default() });
-        assert!(output.printed().contains("no trial on this data") && output.printed().contains("2 trials on this data"));
+        assert!(
+            output.printed().contains("no trial on this data")
+                && output.printed().contains("2 trials on this data")
+        );
     }
 
     #[test]
@@ -297,10 +373,20 @@ mod tests {
         };
         let output = Output::kept();
         promoted(&output, &out);
-        assert!(output.printed().contains(&format!("it is better: {change}")), "{}", output.printed());
+        assert!(
+            output.printed().contains(&format!("it is better: {change}")),
+            "{}",
+            output.printed()
+        );
         let shadow = ShadowInfo { verdict: "open".into(), target: 0.95, ..ShadowInfo::default() };
         let output = Output::kept();
-        super::super::details(&output, &Description { shadow: Some(shadow), ..Description::default() });
-        assert!(output.printed().contains("no live search has been compared") && !output.printed().contains("-0.0"));
+        super::super::details(
+            &output,
+            &Description { shadow: Some(shadow), ..Description::default() },
+        );
+        assert!(
+            output.printed().contains("no live search has been compared")
+                && !output.printed().contains("-0.0")
+        );
     }
 }

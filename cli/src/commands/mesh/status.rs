@@ -14,12 +14,17 @@ use brahman_sidecar::{ClientError, chain, place};
 use super::super::get;
 use crate::output::{Output, Tone, bytes, duration, one_line};
 
-/// How long the supervisor may take to answer `status`: it does so in a millisecond, and within a second on a machine that is busy.
+/// How long the supervisor may take to answer `status`: it does so in a millisecond, and within a
+/// second on a machine that is busy.
 const SUPERVISOR_WAIT: Duration = Duration::from_secs(2);
 
 /// The broker's status; init's table if there is no broker.
 async fn read_status(socket: &Path) -> Result<StatusOut, ClientError> {
-    let asked = tokio::time::timeout(Duration::from_secs(2), get::<broker::method::Status>(socket, &Empty {})).await;
+    let asked = tokio::time::timeout(
+        Duration::from_secs(2),
+        get::<broker::method::Status>(socket, &Empty {}),
+    )
+    .await;
     if let Ok(Ok(status)) = asked {
         return Ok(status);
     }
@@ -46,12 +51,17 @@ async fn read_status(socket: &Path) -> Result<StatusOut, ClientError> {
     Ok(StatusOut { context: None, modules: modules.collect() })
 }
 
-pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) -> anyhow::Result<()> {
+pub(crate) async fn status(
+    socket: &Path,
+    wait: Option<u64>,
+    output: &Output,
+) -> anyhow::Result<()> {
     let until = Instant::now() + Duration::from_secs(wait.unwrap_or(0));
     let bar = output.spinner("waiting for the mesh");
     let status = loop {
         let outcome = read_status(socket).await;
-        let settled = outcome.as_ref().is_ok_and(|s| !s.modules.iter().any(|m| m.state.is_coming()));
+        let settled =
+            outcome.as_ref().is_ok_and(|s| !s.modules.iter().any(|m| m.state.is_coming()));
         if settled || Instant::now() >= until {
             break outcome?;
         }
@@ -59,17 +69,26 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
     };
     bar.finish_and_clear();
     // The broker shows init's table as it last heard it, whatever has become of init since.
-    let list = tokio::time::timeout(SUPERVISOR_WAIT, get::<init::method::List>(&place::init_socket(socket), &Empty {})).await;
+    let list = tokio::time::timeout(
+        SUPERVISOR_WAIT,
+        get::<init::method::List>(&place::init_socket(socket), &Empty {}),
+    )
+    .await;
     if output.json() {
         output.print_json(&scripted(&status)?);
     } else {
         show_status(&status, socket, output);
         if let Some(lost) = list.as_ref().ok().and_then(|list| list.as_ref().ok()?.log_lines_lost) {
-            let words = format!("{lost} lines of the mesh's log could not be written; `brahman logs` has the last ones");
+            let words = format!(
+                "{lost} lines of the mesh's log could not be written; `brahman logs` has the last ones"
+            );
             output.line(&output.paint(&words, Tone::Bad));
         }
-        if let Some(lost) = list.as_ref().ok().and_then(|list| list.as_ref().ok()?.log_lines_unkept) {
-            let words = format!("{lost} lines of the modules' logs could not be kept on disk (is it full?)");
+        if let Some(lost) = list.as_ref().ok().and_then(|list| list.as_ref().ok()?.log_lines_unkept)
+        {
+            let words = format!(
+                "{lost} lines of the modules' logs could not be kept on disk (is it full?)"
+            );
             output.line(&output.paint(&words, Tone::Bad));
         }
     }
@@ -77,7 +96,11 @@ pub(crate) async fn status(socket: &Path, wait: Option<u64>, output: &Output) ->
     let gone = match list {
         Err(_) => Some(ClientError::Deadline(SUPERVISOR_WAIT)),
         // Who may not ask it has to be content with the broker's word.
-        Ok(Err(ClientError::Connect { source, .. })) if source.kind() == std::io::ErrorKind::PermissionDenied => None,
+        Ok(Err(ClientError::Connect { source, .. }))
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            None
+        }
         Ok(Err(error)) if error.is_disconnect() => Some(error),
         Ok(_) => None,
     };
@@ -89,7 +112,8 @@ const SCREEN: (&[u8], &[u8]) = (b"\x1b[?1049h", b"\x1b[?1049l");
 /// What makes it show nothing, from its first line on.
 const EMPTY: &[u8] = b"\x1b[H\x1b[J";
 
-/// Shows the status again and again until Ctrl-C or SIGTERM, on a screen of its own; with --json a line each time.
+/// Shows the status again and again until Ctrl-C or SIGTERM, on a screen of its own; with --json a
+/// line each time.
 pub(crate) async fn top(socket: &Path, every: u64, output: &Output) -> anyhow::Result<()> {
     let is_screen = std::io::stdout().is_terminal() && !output.json();
     let watching = async {
@@ -125,20 +149,33 @@ pub(crate) async fn top(socket: &Path, every: u64, output: &Output) -> anyhow::R
     outcome
 }
 
-/// The status for scripts: as the broker gives it, but that a module without a process has no process id either.
+/// The status for scripts: as the broker gives it, but that a module without a process has no
+/// process id either.
 pub(super) fn scripted(status: &StatusOut) -> serde_json::Result<serde_json::Value> {
     let mut all = serde_json::to_value(status)?;
-    for module in all["modules"].as_array_mut().into_iter().flatten().filter(|module| module["pid"] == 0) {
+    for module in
+        all["modules"].as_array_mut().into_iter().flatten().filter(|module| module["pid"] == 0)
+    {
         module["pid"] = serde_json::Value::Null;
     }
     Ok(all)
 }
 
 pub(super) fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
-    let broker_runs = |m: &ModuleStatus| m.state == ModuleState::Ready && m.flows.iter().any(|flow| flow == broker::INTERFACE.name);
-    let none = if status.modules.iter().any(broker_runs) { "(none)" } else { "(unknown: the broker does not answer)" };
+    let broker_runs = |m: &ModuleStatus| {
+        m.state == ModuleState::Ready && m.flows.iter().any(|flow| flow == broker::INTERFACE.name)
+    };
+    let none = if status.modules.iter().any(broker_runs) {
+        "(none)"
+    } else {
+        "(unknown: the broker does not answer)"
+    };
     let context = status.context.as_deref().unwrap_or(none);
-    output.line(&format!("context {}   socket {}", output.paint(context, Tone::Strong), socket.display()));
+    output.line(&format!(
+        "context {}   socket {}",
+        output.paint(context, Tone::Strong),
+        socket.display()
+    ));
     let rows = status.modules.iter().map(|m| {
         let tone = match m.state {
             ModuleState::Ready => Tone::Good,
@@ -161,7 +198,13 @@ pub(super) fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
             attribute("device"),
         ]
     });
-    output.table(&["MODULE", "STATE", "PID", "IN STATE", "RESTARTS", "QUEUE", "P50", "P99", "MODEL", "DEVICE"], rows.collect());
+    output.table(
+        &[
+            "MODULE", "STATE", "PID", "IN STATE", "RESTARTS", "QUEUE", "P50", "P99", "MODEL",
+            "DEVICE",
+        ],
+        rows.collect(),
+    );
     for line in origin_lines(&status.modules) {
         output.line(&output.paint(&line, Tone::Faint));
     }
@@ -170,7 +213,10 @@ pub(super) fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
             output.line(&format!("{}: {}", m.label, one_line(reason)));
         }
         if let Some(breaker) = &m.breaker {
-            output.line(&format!("{}: circuit breaker {breaker}, {} of {} calls failed", m.label, m.failures, m.calls));
+            output.line(&format!(
+                "{}: circuit breaker {breaker}, {} of {} calls failed",
+                m.label, m.failures, m.calls
+            ));
         }
         for line in storage_lines(&m.attributes) {
             output.line(&output.paint(&format!("{}: {line}", m.label), Tone::Busy));
@@ -192,23 +238,41 @@ pub(super) fn origin_lines(modules: &[ModuleStatus]) -> Vec<String> {
     if modules.iter().all(|module| module.origin.is_none()) {
         return Vec::new();
     }
-    layers.into_iter().map(|(layer, labels)| one_line(&format!("Cards {layer}: {}", labels.join(" ")))).collect()
+    layers
+        .into_iter()
+        .map(|(layer, labels)| one_line(&format!("Cards {layer}: {}", labels.join(" "))))
+        .collect()
 }
 
-/// What a module says of its buckets, in words: replicas that have yet to be made, and buckets that are unavailable.
+/// What a module says of its buckets, in words: replicas that have yet to be made, and buckets that
+/// are unavailable.
 pub(super) fn storage_lines(attributes: &BTreeMap<String, String>) -> Vec<String> {
-    let figure = |name: &str| attributes.get(name).and_then(|figure| figure.parse::<u64>().ok()).filter(|figure| *figure > 0);
+    let figure = |name: &str| {
+        attributes
+            .get(name)
+            .and_then(|figure| figure.parse::<u64>().ok())
+            .filter(|figure| *figure > 0)
+    };
     let text = |name: &str| attributes.get(name).filter(|text| !text.is_empty());
     let mut lines = Vec::new();
     if let Some(objects) = figure("copies.objects") {
         let size = bytes(figure("copies.bytes").unwrap_or(0));
-        let since = figure("copies.oldest_s").map(|s| format!(", the oldest for {}", duration(s as f64))).unwrap_or_default();
+        let since = figure("copies.oldest_s")
+            .map(|s| format!(", the oldest for {}", duration(s as f64)))
+            .unwrap_or_default();
         let why = text("copies.why").map(|why| format!(": {why}")).unwrap_or_default();
-        lines.push(format!("{objects} objects ({size}) have no replica in bucket rescue yet{since}{why}"));
+        lines.push(format!(
+            "{objects} objects ({size}) have no replica in bucket rescue yet{since}{why}"
+        ));
     }
-    lines.extend(text("buckets.away").map(|away| format!("bucket {away} is unavailable; see `brahman buckets health`")));
+    lines.extend(
+        text("buckets.away")
+            .map(|away| format!("bucket {away} is unavailable; see `brahman buckets health`")),
+    );
     lines.extend(text("damaged").cloned());
-    lines.extend(text("state").map(|state| format!("the state directory is {state}: existing data is served, and nothing is changed")));
+    lines.extend(text("state").map(|state| {
+        format!("the state directory is {state}: existing data is served, and nothing is changed")
+    }));
     lines
 }
 

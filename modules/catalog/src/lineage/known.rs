@@ -13,15 +13,25 @@ impl Journal {
     /// A dataset's events, oldest first.
     #[must_use]
     pub fn events(&self, dataset: &str, limit: usize) -> Vec<Value> {
-        let mut last: Vec<Value> =
-            self.records.iter().rev().filter(|r| r.dataset == dataset).take(limit).map(|r| r.event.clone()).collect();
+        let mut last: Vec<Value> = self
+            .records
+            .iter()
+            .rev()
+            .filter(|r| r.dataset == dataset)
+            .take(limit)
+            .map(|r| r.event.clone())
+            .collect();
         last.reverse();
         last
     }
 
     /// Records of a dataset since it was last deleted, newest first.
     fn since_dropped<'a>(&'a self, dataset: &'a str) -> impl Iterator<Item = &'a Record> {
-        self.records.iter().rev().filter(move |r| r.dataset == dataset).take_while(|r| !r.is("OTHER"))
+        self.records
+            .iter()
+            .rev()
+            .filter(move |r| r.dataset == dataset)
+            .take_while(|r| !r.is("OTHER"))
     }
 
     /// The last generation of a dataset that was committed, unless it was deleted since.
@@ -33,19 +43,27 @@ impl Journal {
             run_id: record.run_id.clone(),
             generation: generation_of(record),
             rows: said("/outputs/0/outputFacets/outputStatistics/rowCount").and_then(Value::as_u64),
-            files: said("/outputs/0/outputFacets/outputStatistics/fileCount").and_then(Value::as_u64),
+            files: said("/outputs/0/outputFacets/outputStatistics/fileCount")
+                .and_then(Value::as_u64),
             made: record.made.clone(),
         })
     }
 
-    /// What a run's commit has made of a dataset since it was last deleted, where that was recorded.
+    /// What a run's commit has made of a dataset since it was last deleted, where that was
+    /// recorded.
     #[must_use]
     pub fn made_by(&self, dataset: &str, run_id: &str) -> Option<&Dataset> {
-        let mut records = self.records.iter().rev().filter(|r| r.dataset == dataset).take_while(|r| !r.is("OTHER"));
+        let mut records = self
+            .records
+            .iter()
+            .rev()
+            .filter(|r| r.dataset == dataset)
+            .take_while(|r| !r.is("OTHER"));
         records.find(|r| r.run_id == run_id && r.is("COMPLETE")).and_then(|r| r.made.as_ref())
     }
 
-    /// Datasets that were committed and not deleted since, with the generation that was last committed.
+    /// Datasets that were committed and not deleted since, with the generation that was last
+    /// committed.
     #[must_use]
     pub fn committed(&self) -> &BTreeMap<String, u64> {
         &self.committed
@@ -54,14 +72,22 @@ impl Journal {
     /// Whether a dataset was deleted, and nothing was committed since.
     #[must_use]
     pub fn was_dropped(&self, dataset: &str) -> bool {
-        let last = self.records.iter().rev().find(|r| r.dataset == dataset && (r.is("COMPLETE") || r.is("OTHER")));
+        let last = self
+            .records
+            .iter()
+            .rev()
+            .find(|r| r.dataset == dataset && (r.is("COMPLETE") || r.is("OTHER")));
         last.is_some_and(|r| r.is("OTHER"))
     }
 
     /// Runs of a dataset that were committed since it was last deleted, oldest first.
     #[must_use]
     pub fn committed_runs(&self, dataset: &str) -> Vec<String> {
-        let mut runs: Vec<String> = self.since_dropped(dataset).filter(|r| r.is("COMPLETE")).map(|r| r.run_id.clone()).collect();
+        let mut runs: Vec<String> = self
+            .since_dropped(dataset)
+            .filter(|r| r.is("COMPLETE"))
+            .map(|r| r.run_id.clone())
+            .collect();
         runs.reverse();
         runs
     }
@@ -73,8 +99,13 @@ impl Journal {
         for record in self.records.iter().filter(|record| record.dataset == dataset) {
             failed.insert(&record.run_id, record.is("FAIL") || record.is("ABORT"));
         }
-        let failed = failed.into_iter().filter(|(_, failed)| *failed).map(|(run, _)| run.to_owned());
-        let open = self.open.iter().filter(|(_, open)| open.dataset == dataset).map(|(run, _)| run.clone());
+        let failed =
+            failed.into_iter().filter(|(_, failed)| *failed).map(|(run, _)| run.to_owned());
+        let open = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.dataset == dataset)
+            .map(|(run, _)| run.clone());
         failed.chain(open).collect()
     }
 
@@ -96,7 +127,8 @@ impl Journal {
         self.runs.get(run_id).map(|known| known.at(now_ms))
     }
 
-    /// How often a run has begun, as far as is known. What began before and is not over is of a life that has ended.
+    /// How often a run has begun, as far as is known. What began before and is not over is of a
+    /// life that has ended.
     #[must_use]
     pub fn lives(&self, run_id: &str) -> u64 {
         self.runs.get(run_id).map_or(0, |known| known.lives)
@@ -105,7 +137,8 @@ impl Journal {
     /// What is known of all runs of this catalog, or of those of one dataset, at this Unix time.
     #[must_use]
     pub fn runs(&self, dataset: Option<&str>, now_ms: u64) -> BTreeMap<String, RunRecord> {
-        let meant = self.runs.iter().filter(|(_, known)| dataset.is_none_or(|name| name == known.dataset));
+        let meant =
+            self.runs.iter().filter(|(_, known)| dataset.is_none_or(|name| name == known.dataset));
         meant.map(|(run_id, known)| (run_id.clone(), known.at(now_ms))).collect()
     }
 
@@ -122,7 +155,13 @@ impl Journal {
     /// Datasets of the runs that [`Self::abandon`] would end.
     #[must_use]
     pub fn open_datasets(&self, run_id: Option<&str>, producer: Option<&str>) -> BTreeSet<String> {
-        let meant = |id: &str, open: &Open| run_id.is_some_and(|r| r == id) || producer.is_some_and(|p| p == open.producer);
-        self.open.iter().filter(|(id, open)| meant(id, open)).map(|(_, open)| open.dataset.clone()).collect()
+        let meant = |id: &str, open: &Open| {
+            run_id.is_some_and(|r| r == id) || producer.is_some_and(|p| p == open.producer)
+        };
+        self.open
+            .iter()
+            .filter(|(id, open)| meant(id, open))
+            .map(|(_, open)| open.dataset.clone())
+            .collect()
     }
 }

@@ -22,7 +22,8 @@ pub(super) struct Entry {
     /// Keys of the previous generation's objects: readers may still be at them.
     #[serde(default)]
     pub(super) before: Vec<String>,
-    /// Those of them that this generation does not have, as they were committed; earlier versions kept their keys alone.
+    /// Those of them that this generation does not have, as they were committed; earlier versions
+    /// kept their keys alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) previous: Vec<Object>,
     /// Indexes fed by it, and the generation each has caught up with.
@@ -39,7 +40,9 @@ pub(super) struct Entry {
 }
 
 /// Versions, or the pairs of generation and run that the first manifests had.
-pub(super) fn versions<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Version>, D::Error> {
+pub(super) fn versions<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<Version>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum VersionForm {
@@ -49,7 +52,9 @@ pub(super) fn versions<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Res
     let all = Vec::<VersionForm>::deserialize(deserializer)?;
     let version = |any| match any {
         VersionForm::Version(version) => version,
-        VersionForm::Pair(generation, run_id) => Version { generation, run_id, rows: 0, bytes: 0, committed_ms: 0 },
+        VersionForm::Pair(generation, run_id) => {
+            Version { generation, run_id, rows: 0, bytes: 0, committed_ms: 0 }
+        }
     };
     Ok(all.into_iter().map(version).collect())
 }
@@ -76,7 +81,12 @@ impl Entry {
         let pinned = self.pins.iter().flat_map(|pin| &pin.objects);
         let keys = self.dataset.objects.iter().chain(pinned).map(|o| &o.key).chain(&self.before);
         // The first manifests did not name the objects of the generation before.
-        let last = self.history.iter().rev().take(2).map(|version| (self.dataset.name.as_str(), version.run_id.as_str()));
+        let last = self
+            .history
+            .iter()
+            .rev()
+            .take(2)
+            .map(|version| (self.dataset.name.as_str(), version.run_id.as_str()));
         keys.filter_map(|key| folder_of(key)).chain(last)
     }
 
@@ -97,8 +107,8 @@ impl Entry {
         Some(self.dataset.lineage.run_id.as_str()).filter(|run| !run.is_empty())
     }
 
-    /// Whether an index that has caught up with a generation, or with a run, is up to date. Where both runs are known they decide:
-    /// numbers repeat after a restore.
+    /// Whether an index that has caught up with a generation, or with a run, is up to date. Where
+    /// both runs are known they decide: numbers repeat after a restore.
     pub(super) fn is_at(&self, generation: u64, run_id: Option<&str>) -> bool {
         match (run_id, self.run_id()) {
             (Some(theirs), Some(ours)) => theirs == ours,
@@ -107,7 +117,9 @@ impl Entry {
     }
 
     pub(super) fn view(&self) -> Dataset {
-        let at = |index: &String, generation: &u64| self.is_at(*generation, self.feed_runs.get(index).map(String::as_str));
+        let at = |index: &String, generation: &u64| {
+            self.is_at(*generation, self.feed_runs.get(index).map(String::as_str))
+        };
         let behind = self.feeds.iter().filter(|(index, generation)| !at(index, generation));
         let stale = behind.map(|(index, _)| index.clone()).collect();
         Dataset { stale, run_id: self.run_id().map(str::to_owned), ..self.dataset.clone() }
@@ -116,7 +128,11 @@ impl Entry {
 
 pub(super) fn seal(entry: &Entry) -> serde_json::Result<String> {
     let raw = serde_json::value::to_raw_value(entry)?;
-    serde_json::to_string(&SealedEntry { format: None, sha256: hex(&sha256(raw.get().as_bytes())), entry: raw })
+    serde_json::to_string(&SealedEntry {
+        format: None,
+        sha256: hex(&sha256(raw.get().as_bytes())),
+        entry: raw,
+    })
 }
 
 /// Why a dataset's file cannot be used.
@@ -168,9 +184,14 @@ mod tests {
             "history": [[2, "old"], [3, "new"]]
         }))
         .expect("an entry of an earlier version");
-        entry.feed_runs = [("same".to_owned(), "new".to_owned()), ("another".to_owned(), "restored".to_owned())].into();
+        entry.feed_runs =
+            [("same".to_owned(), "new".to_owned()), ("another".to_owned(), "restored".to_owned())]
+                .into();
         let view = entry.view();
-        assert_eq!((view.stale, view.run_id.as_deref()), (vec!["another".to_owned(), "behind".to_owned()], Some("new")));
+        assert_eq!(
+            (view.stale, view.run_id.as_deref()),
+            (vec!["another".to_owned(), "behind".to_owned()], Some("new"))
+        );
         assert_eq!(entry.needs().collect::<Vec<_>>(), [("d", "new"), ("d", "old")]);
     }
 
@@ -178,9 +199,14 @@ mod tests {
     fn a_file_of_a_newer_format_is_refused_by_name() {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("d.json");
-        fs::write(&path, r#"{"format": 2, "sha256": "", "entry": {"who": "knows"}}"#).expect("written");
+        fs::write(&path, r#"{"format": 2, "sha256": "", "entry": {"who": "knows"}}"#)
+            .expect("written");
         let refused = unseal(&path).expect_err("it is newer");
-        assert!(matches!(refused, EntryError::Newer(2)) && refused.to_string().contains("newer brahman"), "{refused}");
+        assert!(
+            matches!(refused, EntryError::Newer(2))
+                && refused.to_string().contains("newer brahman"),
+            "{refused}"
+        );
     }
 
     #[test]

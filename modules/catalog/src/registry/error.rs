@@ -1,4 +1,5 @@
-//! Why the registry of datasets refuses: each reason names the dataset or the object, and what to do.
+//! Why the registry of datasets refuses: each reason names the dataset or the object, and what to
+//! do.
 
 use std::io;
 use std::path::PathBuf;
@@ -12,16 +13,22 @@ pub enum RegistryError {
     #[error("no dataset is called `{0}`")]
     NoSuchDataset(String),
     /// It was deleted, or has another name, since the run began that would publish it.
-    #[error("dataset `{0}` was deleted or renamed after this run had begun; nothing was published: a new run makes it anew")]
+    #[error(
+        "dataset `{0}` was deleted or renamed after this run had begun; nothing was published: a new run makes it anew"
+    )]
     DeletedMeanwhile(String),
     /// The name will not do.
-    #[error("`{0}` is no name for a dataset: expected 1 to 128 of a-z A-Z 0-9 . _ - not starting with a dot")]
+    #[error(
+        "`{0}` is no name for a dataset: expected 1 to 128 of a-z A-Z 0-9 . _ - not starting with a dot"
+    )]
     BadName(String),
     /// The name is one of our own files'.
     #[error("`{0}` is the name of a file of the catalog's own: give the dataset another name")]
     Reserved(String),
     /// A mock made it.
-    #[error("dataset `{name}` was made up by the mock `{maker}`: it is no real one; delete it, or ingest it anew")]
+    #[error(
+        "dataset `{name}` was made up by the mock `{maker}`: it is no real one; delete it, or ingest it anew"
+    )]
     MadeByMock {
         /// Dataset.
         name: String,
@@ -59,7 +66,9 @@ pub enum RegistryError {
         source: io::Error,
     },
     /// There is no such bucket, or datasets cannot lie in it.
-    #[error("no bucket for datasets is called `{name}`; there are {there}; `brahman buckets add` makes one")]
+    #[error(
+        "no bucket for datasets is called `{name}`; there are {there}; `brahman buckets add` makes one"
+    )]
     NoSuchBucket {
         /// Name.
         name: String,
@@ -70,7 +79,9 @@ pub enum RegistryError {
     #[error("run {0} has not begun, or was given up; nothing was published")]
     GivenUp(String),
     /// Something else was published before.
-    #[error("dataset `{name}` is at generation {is}, what was to be published builds on {expected}; nothing was published: run it again")]
+    #[error(
+        "dataset `{name}` is at generation {is}, what was to be published builds on {expected}; nothing was published: run it again"
+    )]
     Moved {
         /// Dataset.
         name: String,
@@ -80,7 +91,9 @@ pub enum RegistryError {
         expected: String,
     },
     /// There is a dataset where a new one was to be.
-    #[error("there is a dataset `{0}` already: choose another name, or delete it first; nothing was changed")]
+    #[error(
+        "there is a dataset `{0}` already: choose another name, or delete it first; nothing was changed"
+    )]
     Exists(String),
     /// It is known by its name elsewhere.
     #[error(

@@ -1,14 +1,15 @@
-//! Manifests of a dataset in a bucket that several catalogs write to: whose they are, and which may be withdrawn.
+//! Manifests of a dataset in a bucket that several catalogs write to: whose they are, and which may
+//! be withdrawn.
 //!
 //! ```text
 //! manifests/<name>/<generation>.json   created once; whoever comes second builds on it or is refused
 //! ```
 //!
-//! Pure. A manifest says what a generation was made of when it was put there, with a checksum, which those of earlier versions have not. It
-//! keeps nothing: whoever takes a dataset up from one
-//! copies what it names, for its catalog may delete that at any time. Invariants: a manifest of somebody else's is never withdrawn, nor
-//! one of a run of which the journal says nothing, unless a hundred came after it: a state that was restored from a backup has yet to
-//! take it up.
+//! Pure. A manifest says what a generation was made of when it was put there, with a checksum,
+//! which those of earlier versions have not. It keeps nothing: whoever takes a dataset up from one
+//! copies what it names, for its catalog may delete that at any time. Invariants: a manifest of
+//! somebody else's is never withdrawn, nor one of a run of which the journal says nothing, unless a
+//! hundred came after it: a state that was restored from a backup has yet to take it up.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +21,8 @@ use thiserror::Error;
 
 /// Manifests kept in a bucket: as many as the history has.
 pub const MANIFESTS_KEPT: u64 = 100;
-/// Manifests before the present generation's that are looked at again: those of runs that were given up since the last look.
+/// Manifests before the present generation's that are looked at again: those of runs that were
+/// given up since the last look.
 const READ_BACK: u64 = 3;
 
 /// What lies in the bucket for anybody to read.
@@ -32,7 +34,8 @@ pub struct Manifest {
     pub run_id: String,
     /// Its number in that bucket.
     pub generation: u64,
-    /// From which catalog the dataset was taken up by this one, which locks that one out; none of a commit.
+    /// From which catalog the dataset was taken up by this one, which locks that one out; none of a
+    /// commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_from: Option<String>,
     /// The whole commit, as it was asked for.
@@ -73,7 +76,8 @@ struct SealedManifest<'a> {
 }
 
 impl Manifest {
-    /// As it is put into a bucket: with the checksum of its commit. The same manifest has the same bytes each time.
+    /// As it is put into a bucket: with the checksum of its commit. The same manifest has the same
+    /// bytes each time.
     ///
     /// # Errors
     /// None of what this program makes.
@@ -99,12 +103,17 @@ impl Manifest {
         Ok(serde_json::from_slice(text)?)
     }
 
-    /// Whether a damaged text was that of a commit of this catalog, and all of its damage is within the commit: what stands before that is
-    /// whole, and says so.
+    /// Whether a damaged text was that of a commit of this catalog, and all of its damage is within
+    /// the commit: what stands before that is whole, and says so.
     #[must_use]
     pub fn was_commit_of(text: &[u8], node: &str, run_id: &str, number: u64) -> bool {
         // Of one by which a dataset was taken up another field follows.
-        text.starts_with(format!("{{\"node\":\"{node}\",\"run_id\":\"{run_id}\",\"generation\":{number},\"commit\":").as_bytes())
+        text.starts_with(
+            format!(
+                "{{\"node\":\"{node}\",\"run_id\":\"{run_id}\",\"generation\":{number},\"commit\":"
+            )
+            .as_bytes(),
+        )
     }
 }
 
@@ -135,11 +144,12 @@ pub struct Head {
 }
 
 impl Head {
-    /// Whether a number may have to be withdrawn, and so has to be read: not one of the hundred before the present generation, of which
-    /// few are of runs that were given up.
+    /// Whether a number may have to be withdrawn, and so has to be read: not one of the hundred
+    /// before the present generation, of which few are of runs that were given up.
     #[must_use]
     pub fn is_telling(&self, number: u64) -> bool {
-        self.newest.is_none_or(|newest| number + MANIFESTS_KEPT <= newest || number + READ_BACK >= newest)
+        self.newest
+            .is_none_or(|newest| number + MANIFESTS_KEPT <= newest || number + READ_BACK >= newest)
     }
 
     /// Whether a manifest may be withdrawn.
@@ -152,9 +162,11 @@ impl Head {
         let ended = self.ended.contains(&manifest.run_id);
         match self.newest {
             None => ended,
-            // One by which a dataset was taken over keeps out whoever had it before, for as long as that one may come back.
+            // One by which a dataset was taken over keeps out whoever had it before, for as long as
+            // that one may come back.
             Some(newest) => {
-                number + MANIFESTS_KEPT <= newest && manifest.taken_from.is_none() || ended && !self.published.contains(&manifest.run_id)
+                number + MANIFESTS_KEPT <= newest && manifest.taken_from.is_none()
+                    || ended && !self.published.contains(&manifest.run_id)
             }
         }
     }
@@ -165,7 +177,14 @@ mod tests {
     use super::*;
 
     fn manifest(node: &str, run: &str) -> Manifest {
-        Manifest { node: node.into(), run_id: run.into(), generation: 1, taken_from: None, commit: Value::Null, sha256: None }
+        Manifest {
+            node: node.into(),
+            run_id: run.into(),
+            generation: 1,
+            taken_from: None,
+            commit: Value::Null,
+            sha256: None,
+        }
     }
 
     #[test]
@@ -173,8 +192,11 @@ mod tests {
         let runs = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
         let ended = runs(&["old", "now", "dead"]);
         let took_over = Manifest { taken_from: Some("them".into()), ..manifest("us", "old") };
-        let mut head = Head { node: "us".into(), newest: Some(150), published: runs(&["old", "now"]), ended };
-        let withdraws = |head: &Head, number, node: &str, run: &str| head.withdraws(number, &manifest(node, run));
+        let mut head =
+            Head { node: "us".into(), newest: Some(150), published: runs(&["old", "now"]), ended };
+        let withdraws = |head: &Head, number, node: &str, run: &str| {
+            head.withdraws(number, &manifest(node, run))
+        };
         for (number, node, run, expected) in [
             (150, "us", "now", false),
             (151, "us", "coming", false),
@@ -187,8 +209,17 @@ mod tests {
         ] {
             assert_eq!(withdraws(&head, number, node, run), expected, "{number} {node} {run}");
         }
-        assert!(!head.withdraws(50, &took_over), "whoever had the dataset before is still kept out");
-        assert!(head.is_telling(147) && head.is_telling(151) && head.is_telling(50) && !head.is_telling(146) && !head.is_telling(51));
+        assert!(
+            !head.withdraws(50, &took_over),
+            "whoever had the dataset before is still kept out"
+        );
+        assert!(
+            head.is_telling(147)
+                && head.is_telling(151)
+                && head.is_telling(50)
+                && !head.is_telling(146)
+                && !head.is_telling(51)
+        );
         // Deleted, or elsewhere now.
         head.newest = None;
         assert!(head.is_telling(77) && withdraws(&head, 150, "us", "now"));
@@ -205,7 +236,8 @@ mod tests {
         assert_eq!(text, whole.clone().seal().expect("written"), "the same each time");
         let read = Manifest::open(&text, 1).expect("whole");
         assert_eq!((&read.commit, read.sha256.is_some()), (&whole.commit, true));
-        let from = String::from_utf8_lossy(&text).find("\"commit\":").expect("its commit") + "\"commit\":".len();
+        let from = String::from_utf8_lossy(&text).find("\"commit\":").expect("its commit")
+            + "\"commit\":".len();
         let to = String::from_utf8_lossy(&text).find(",\"sha256\"").expect("its checksum");
         for at in from..to {
             let mut flipped = text.clone();
@@ -216,9 +248,16 @@ mod tests {
         for (node, run, number) in [("them", "r", 1), ("us", "q", 1), ("us", "r", 2)] {
             assert!(!Manifest::was_commit_of(&text, node, run, number));
         }
-        let took = Manifest { taken_from: Some("them".into()), ..whole.clone() }.seal().expect("written");
-        assert!(!Manifest::was_commit_of(&took, "us", "r", 1), "what it locks out is not known from here");
-        assert!(matches!(Manifest::open(&text, 2), Err(ManifestError::Place { says: 1, expected: 2 })));
+        let took =
+            Manifest { taken_from: Some("them".into()), ..whole.clone() }.seal().expect("written");
+        assert!(
+            !Manifest::was_commit_of(&took, "us", "r", 1),
+            "what it locks out is not known from here"
+        );
+        assert!(matches!(
+            Manifest::open(&text, 2),
+            Err(ManifestError::Place { says: 1, expected: 2 })
+        ));
         // Of an earlier version.
         let old = serde_json::to_vec(&whole).expect("written");
         assert_eq!(Manifest::open(&old, 1).expect("read").sha256, None);
@@ -228,7 +267,8 @@ mod tests {
     #[test]
     fn keys_name_their_dataset_and_number() {
         assert_eq!(place(&key("shop.orders", 7)), Some(("shop.orders", 7)));
-        for other in ["manifests/d", "manifests/d/x.json", "datasets/d/1.json", "manifests/d/1.txt"] {
+        for other in ["manifests/d", "manifests/d/x.json", "datasets/d/1.json", "manifests/d/1.txt"]
+        {
             assert_eq!(place(other), None, "{other}");
         }
     }

@@ -1,4 +1,5 @@
-//! Names of datasets and runs, as the catalog refuses them; what a name is says [`brahman_card::names`].
+//! Names of datasets and runs, as the catalog refuses them; what a name is says
+//! [`brahman_card::names`].
 
 use brahman_card::names::{Kind, NameError};
 
@@ -23,7 +24,9 @@ pub fn check_new(name: &str) -> Result<(), RegistryError> {
 fn refused(error: NameError) -> RegistryError {
     match error {
         NameError::Reserved { name, .. } => RegistryError::Reserved(name),
-        NameError::Malformed { name, .. } | NameError::TrailingDot { name, .. } => RegistryError::BadName(name),
+        NameError::Malformed { name, .. } | NameError::TrailingDot { name, .. } => {
+            RegistryError::BadName(name)
+        }
     }
 }
 
@@ -33,12 +36,17 @@ mod tests {
 
     #[test]
     fn what_leads_elsewhere_or_is_ours_is_refused() {
-        for bad in ["", ".", "..", ".hidden", "a/b", "/a", "a\0b", "a b", "ä", "a\n", &"x".repeat(129)] {
+        for bad in
+            ["", ".", "..", ".hidden", "a/b", "/a", "a\0b", "a b", "ä", "a\n", &"x".repeat(129)]
+        {
             assert!(matches!(check(bad), Err(RegistryError::BadName(_))), "{bad:?}");
         }
         assert!(matches!(check_new("a."), Err(RegistryError::BadName(_))));
         for ours in ["buckets", "mock", "Mock", "lineage"] {
-            assert!(matches!(check_new(ours), Err(RegistryError::Reserved(_))) && check(ours).is_ok(), "{ours}");
+            assert!(
+                matches!(check_new(ours), Err(RegistryError::Reserved(_))) && check(ours).is_ok(),
+                "{ours}"
+            );
         }
         assert!(check_new("shop.Orders").is_ok());
     }

@@ -1,8 +1,9 @@
 //! Generations that are kept although others follow, and which generations a dataset has.
 //!
-//! A pin lies in the dataset's own file and names its objects: whoever reads that file knows that they are needed. Invariants: only what
-//! is kept at that moment can be pinned, so that nothing comes to be needed that may be going; a pin whose life is over is taken out of
-//! the file first, and only then may its objects go.
+//! A pin lies in the dataset's own file and names its objects: whoever reads that file knows that
+//! they are needed. Invariants: only what is kept at that moment can be pinned, so that nothing
+//! comes to be needed that may be going; a pin whose life is over is taken out of the file first,
+//! and only then may its objects go.
 
 use std::io;
 
@@ -35,10 +36,22 @@ impl Entry {
     /// The generation before the present one, if its file still says what that was made of.
     fn last(&self) -> Option<KeptGeneration> {
         let version = self.history.iter().rev().nth(1)?;
-        let object = |key: &String| self.dataset.objects.iter().chain(&self.previous).find(|object| object.key == *key).cloned();
+        let object = |key: &String| {
+            self.dataset
+                .objects
+                .iter()
+                .chain(&self.previous)
+                .find(|object| object.key == *key)
+                .cloned()
+        };
         let objects: Vec<Object> = self.before.iter().map(object).collect::<Option<_>>()?;
-        let is_whole = objects.iter().map(|object| object.rows).sum::<u64>() == version.rows && (!objects.is_empty() || version.rows == 0);
-        is_whole.then(|| KeptGeneration { generation: version.generation, run_id: version.run_id.clone(), objects })
+        let is_whole = objects.iter().map(|object| object.rows).sum::<u64>() == version.rows
+            && (!objects.is_empty() || version.rows == 0);
+        is_whole.then(|| KeptGeneration {
+            generation: version.generation,
+            run_id: version.run_id.clone(),
+            objects,
+        })
     }
 
     /// Every generation that is kept, the present one first, each once.
@@ -50,7 +63,10 @@ impl Entry {
         });
         let mut all: Vec<KeptGeneration> = Vec::new();
         for one in [self.present()].into_iter().chain(self.last()).chain(pinned) {
-            if !all.iter().any(|known| (known.generation, &known.run_id) == (one.generation, &one.run_id)) {
+            if !all
+                .iter()
+                .any(|known| (known.generation, &known.run_id) == (one.generation, &one.run_id))
+            {
                 all.push(one);
             }
         }
@@ -59,11 +75,12 @@ impl Entry {
 }
 
 impl DatasetRegistry {
-    /// Keeps a generation, the present one unless another is named, until `until_ms` or without an end. Of a pin that is there already the
-    /// end is set anew.
+    /// Keeps a generation, the present one unless another is named, until `until_ms` or without an
+    /// end. Of a pin that is there already the end is set anew.
     ///
     /// # Errors
-    /// If there is no such dataset or generation, the name will not do, there are too many pins, or the disk refuses.
+    /// If there is no such dataset or generation, the name will not do, there are too many pins, or
+    /// the disk refuses.
     pub fn pin(
         &mut self,
         name: &str,
@@ -75,51 +92,94 @@ impl DatasetRegistry {
         self.refuse_mock(name, &entry)?;
         let number = generation.unwrap_or(entry.dataset.generation);
         let kept = entry.generations().into_iter().find(|kept| kept.generation == number);
-        let kept = kept.ok_or_else(|| RegistryError::NoSuchGeneration { name: name.to_owned(), generation: number })?;
-        let pin = pin.unwrap_or_else(|| if kept.run_id.is_empty() { format!("generation-{number}") } else { kept.run_id.clone() });
+        let kept = kept.ok_or_else(|| RegistryError::NoSuchGeneration {
+            name: name.to_owned(),
+            generation: number,
+        })?;
+        let pin = pin.unwrap_or_else(|| {
+            if kept.run_id.is_empty() {
+                format!("generation-{number}")
+            } else {
+                kept.run_id.clone()
+            }
+        });
         check(&pin)?;
-        let pin = PinnedGeneration { pin, generation: number, run_id: kept.run_id, objects: kept.objects, until_ms, folder: None };
+        let pin = PinnedGeneration {
+            pin,
+            generation: number,
+            run_id: kept.run_id,
+            objects: kept.objects,
+            until_ms,
+            folder: None,
+        };
         match entry.pins.iter().position(|known| known.pin == pin.pin) {
             // The same pin of another generation moves there.
             Some(at) => entry.pins[at] = pin.clone(),
             None if entry.pins.len() >= PINS_MAX => {
-                return Err(RegistryError::TooManyPins { name: name.to_owned(), count: entry.pins.len() });
+                return Err(RegistryError::TooManyPins {
+                    name: name.to_owned(),
+                    count: entry.pins.len(),
+                });
             }
             None => entry.pins.push(pin.clone()),
         }
         entry.pins.sort_by(|a, b| (a.generation, &a.pin).cmp(&(b.generation, &b.pin)));
-        self.steps.pass("before the pin").map_err(|source| RegistryError::Io { path: self.folder.clone(), source })?;
+        self.steps
+            .pass("before the pin")
+            .map_err(|source| RegistryError::Io { path: self.folder.clone(), source })?;
         self.save(name, &entry)?;
         self.entries.insert(name.to_owned(), entry);
         Ok(self.pin_with_paths(pin))
     }
 
-    /// Takes pins away: the one of this name, those of this generation, or all. Says how many there were.
+    /// Takes pins away: the one of this name, those of this generation, or all. Says how many there
+    /// were.
     ///
     /// # Errors
     /// If there is no such dataset, or the disk refuses: then all stay.
-    pub fn unpin(&mut self, name: &str, generation: Option<u64>, pin: Option<&str>) -> Result<u64, RegistryError> {
+    pub fn unpin(
+        &mut self,
+        name: &str,
+        generation: Option<u64>,
+        pin: Option<&str>,
+    ) -> Result<u64, RegistryError> {
         let is_meant = |one: &PinnedGeneration| {
-            generation.is_none_or(|generation| one.generation == generation) && pin.is_none_or(|pin| one.pin == pin)
+            generation.is_none_or(|generation| one.generation == generation)
+                && pin.is_none_or(|pin| one.pin == pin)
         };
         self.entry(name).and_then(|entry| self.refuse_mock(name, entry))?;
         self.remove_pins(name, is_meant)
     }
 
-    /// Takes away the pins whose life is over. What failed is tried again the next time: until then they keep what they name.
+    /// Takes away the pins whose life is over. What failed is tried again the next time: until then
+    /// they keep what they name.
     pub fn expire_pins(&mut self, now_ms: u64) {
         let is_over = |pin: &PinnedGeneration| pin.until_ms.is_some_and(|until| until <= now_ms);
-        let names: Vec<String> =
-            self.entries.iter().filter(|(_, entry)| entry.pins.iter().any(is_over)).map(|(name, _)| name.clone()).collect();
+        let names: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.pins.iter().any(is_over))
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in names {
             match self.remove_pins(&name, is_over) {
-                Ok(count) => tracing::info!(dataset = name, count, "pins whose life is over were taken away"),
-                Err(error) => tracing::error!(dataset = name, "pins whose life is over stay: {}", chain(&error)),
+                Ok(count) => {
+                    tracing::info!(dataset = name, count, "pins whose life is over were taken away")
+                }
+                Err(error) => tracing::error!(
+                    dataset = name,
+                    "pins whose life is over stay: {}",
+                    chain(&error)
+                ),
             }
         }
     }
 
-    fn remove_pins(&mut self, name: &str, is_meant: impl Fn(&PinnedGeneration) -> bool) -> Result<u64, RegistryError> {
+    fn remove_pins(
+        &mut self,
+        name: &str,
+        is_meant: impl Fn(&PinnedGeneration) -> bool,
+    ) -> Result<u64, RegistryError> {
         let mut entry = self.entry(name)?.clone();
         let there = entry.pins.len();
         entry.pins.retain(|pin| !is_meant(pin));
@@ -136,7 +196,9 @@ impl DatasetRegistry {
     pub fn pins(&self, name: &str) -> Vec<PinnedGeneration> {
         let now_ms = now_ms();
         let pins = self.entries.get(name).into_iter().flat_map(|entry| &entry.pins);
-        pins.filter(|pin| pin.until_ms.is_none_or(|until| until > now_ms)).map(|pin| self.pin_with_paths(pin.clone())).collect()
+        pins.filter(|pin| pin.until_ms.is_none_or(|until| until > now_ms))
+            .map(|pin| self.pin_with_paths(pin.clone()))
+            .collect()
     }
 
     fn pin_with_paths(&self, mut pin: PinnedGeneration) -> PinnedGeneration {
@@ -149,10 +211,15 @@ impl DatasetRegistry {
     /// Refuses to do away with what somebody has pinned.
     pub(super) fn refuse_pinned(&self, name: &str) -> Result<(), RegistryError> {
         let pins: Vec<String> = self.pins(name).into_iter().map(|pin| pin.pin).collect();
-        if pins.is_empty() { Ok(()) } else { Err(RegistryError::Pinned { name: name.to_owned(), pins }) }
+        if pins.is_empty() {
+            Ok(())
+        } else {
+            Err(RegistryError::Pinned { name: name.to_owned(), pins })
+        }
     }
 
-    /// Every generation of a dataset that is kept, the present one first; none of a dataset that is not whole.
+    /// Every generation of a dataset that is kept, the present one first; none of a dataset that is
+    /// not whole.
     #[must_use]
     pub fn generations(&self, name: &str) -> Vec<KeptGeneration> {
         self.entries.get(name).map(Entry::generations).unwrap_or_default()
@@ -173,7 +240,8 @@ impl DatasetRegistry {
     /// Refuses a new name that will not do, or that a dataset has.
     ///
     /// # Errors
-    /// [`RegistryError::BadName`], [`RegistryError::Reserved`], [`RegistryError::Exists`], and [`RegistryError::Damaged`] of one that is lost.
+    /// [`RegistryError::BadName`], [`RegistryError::Reserved`], [`RegistryError::Exists`], and
+    /// [`RegistryError::Damaged`] of one that is lost.
     pub fn check_vacant(&self, name: &str) -> Result<(), RegistryError> {
         super::names::check_new(name)?;
         self.refuse_lost(name)?;
@@ -187,23 +255,34 @@ impl DatasetRegistry {
     pub fn check_movable(&self, name: &str) -> Result<(), RegistryError> {
         let entry = self.entry(name)?;
         if !entry.feeds.is_empty() {
-            return Err(RegistryError::InUse { name: name.to_owned(), indexes: entry.feeds.keys().cloned().collect() });
+            return Err(RegistryError::InUse {
+                name: name.to_owned(),
+                indexes: entry.feeds.keys().cloned().collect(),
+            });
         }
         self.refuse_pinned(name)
     }
 
-    /// Deletes a dataset if its present generation is still of this run, and nothing has come to need its name.
+    /// Deletes a dataset if its present generation is still of this run, and nothing has come to
+    /// need its name.
     ///
     /// # Errors
-    /// [`RegistryError::Moved`] if it has gone on, and as [`DatasetRegistry::check_movable`] and [`DatasetRegistry::delete`].
+    /// [`RegistryError::Moved`] if it has gone on, and as [`DatasetRegistry::check_movable`] and
+    /// [`DatasetRegistry::delete`].
     pub fn delete_at(&mut self, name: &str, run_id: &str) -> Result<(), RegistryError> {
         self.check_movable(name)?;
         let entry = self.entry(name)?;
         if entry.run_id() != Some(run_id) {
             let is = entry.dataset.generation.to_string();
-            return Err(RegistryError::Moved { name: name.to_owned(), is, expected: format!("the one of run {run_id}") });
+            return Err(RegistryError::Moved {
+                name: name.to_owned(),
+                is,
+                expected: format!("the one of run {run_id}"),
+            });
         }
-        self.steps.pass("before the deletion").map_err(|source: io::Error| RegistryError::Io { path: self.folder.clone(), source })?;
+        self.steps
+            .pass("before the deletion")
+            .map_err(|source: io::Error| RegistryError::Io { path: self.folder.clone(), source })?;
         self.delete(name)
     }
 }
@@ -233,8 +312,13 @@ mod tests {
             sha256: hex(&sha256(run.as_bytes())),
             ..Object::default()
         };
-        let commit =
-            CommitIn { name: "d".into(), run_id: run.into(), objects: vec![object], producer: "test".into(), ..CommitIn::default() };
+        let commit = CommitIn {
+            name: "d".into(),
+            run_id: run.into(),
+            objects: vec![object],
+            producer: "test".into(),
+            ..CommitIn::default()
+        };
         registry.commit(commit, 0).expect("committed");
         registry.tidy(None, &BTreeSet::new());
         path
@@ -251,18 +335,34 @@ mod tests {
         let two = commit(&mut registry, "r2");
         // The previous one can be pinned as well, and one that is gone cannot.
         let three = commit(&mut registry, "r3");
-        assert_eq!(registry.pin("d", Some(2), Some("mine".into()), None).expect("pinned").run_id, "r2");
-        assert!(matches!(registry.pin("d", Some(9), None, None), Err(RegistryError::NoSuchGeneration { generation: 9, .. })));
+        assert_eq!(
+            registry.pin("d", Some(2), Some("mine".into()), None).expect("pinned").run_id,
+            "r2"
+        );
+        assert!(matches!(
+            registry.pin("d", Some(9), None, None),
+            Err(RegistryError::NoSuchGeneration { generation: 9, .. })
+        ));
         let four = commit(&mut registry, "r4");
         let five = commit(&mut registry, "r5");
         drop(registry);
         let mut registry = DatasetRegistry::open(state.path()).expect("open");
         registry.tidy(None, &BTreeSet::new());
-        assert_eq!([&one, &two, &three, &four, &five].map(|path| path.exists()), [true, true, false, true, true]);
-        let numbers: Vec<u64> = registry.generations("d").iter().map(|kept| kept.generation).collect();
+        assert_eq!(
+            [&one, &two, &three, &four, &five].map(|path| path.exists()),
+            [true, true, false, true, true]
+        );
+        let numbers: Vec<u64> =
+            registry.generations("d").iter().map(|kept| kept.generation).collect();
         assert_eq!(numbers, [5, 4, 1, 2]);
         assert!(matches!(registry.delete("d"), Err(RegistryError::Pinned { .. })));
-        assert_eq!((registry.unpin("d", None, Some("mine")).expect("unpinned"), registry.unpin("d", Some(2), None).expect("none")), (1, 0));
+        assert_eq!(
+            (
+                registry.unpin("d", None, Some("mine")).expect("unpinned"),
+                registry.unpin("d", Some(2), None).expect("none")
+            ),
+            (1, 0)
+        );
         registry.tidy(None, &BTreeSet::new());
         assert_eq!([&one, &two].map(|path| path.exists()), [true, false]);
         assert_eq!(registry.unpin("d", None, None).expect("unpinned"), 1);
@@ -307,8 +407,14 @@ mod tests {
         for number in 0..PINS_MAX - 1 {
             registry.pin("d", None, Some(format!("p{number}")), None).expect("pinned");
         }
-        assert!(matches!(registry.pin("d", None, Some("one-more".into()), None), Err(RegistryError::TooManyPins { .. })));
-        assert!(matches!(registry.pin("d", None, Some("../x".into()), None), Err(RegistryError::BadName(_))));
+        assert!(matches!(
+            registry.pin("d", None, Some("one-more".into()), None),
+            Err(RegistryError::TooManyPins { .. })
+        ));
+        assert!(matches!(
+            registry.pin("d", None, Some("../x".into()), None),
+            Err(RegistryError::BadName(_))
+        ));
     }
 
     #[test]

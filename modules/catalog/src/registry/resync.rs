@@ -1,11 +1,13 @@
-//! Manifests from objects: when a manifest says something else than the objects, is damaged, or is gone.
+//! Manifests from objects: when a manifest says something else than the objects, is damaged, or is
+//! gone.
 //!
-//! What the last generation was made of, of all its runs, is in the lineage's journal; of earlier versions' journals the number of rows
-//! and of objects is. Objects that do not make that up are refused and named. Where nothing is recorded, and there is one run only
-//! whose objects are whole and that did not fail, that one is taken, and the reply says so.
+//! What the last generation was made of, of all its runs, is in the lineage's journal; of earlier
+//! versions' journals the number of rows and of objects is. Objects that do not make that up are
+//! refused and named. Where nothing is recorded, and there is one run only whose objects are whole
+//! and that did not fail, that one is taken, and the reply says so.
 //!
-//! [`reading`] reads what is there, without holding the registry. Invariant: bytes that are not those that were committed become a
-//! generation only where somebody has said that they may.
+//! [`reading`] reads what is there, without holding the registry. Invariant: bytes that are not
+//! those that were committed become a generation only where somebody has said that they may.
 
 mod reading;
 
@@ -39,7 +41,8 @@ pub struct Resync {
 struct Base {
     /// Its generation, and what that is made of, if its file is whole.
     head: Option<(Head, Vec<Object>)>,
-    /// Else whether its file is damaged, which run was committed last, and whether it was deleted since.
+    /// Else whether its file is damaged, which run was committed last, and whether it was deleted
+    /// since.
     damaged: bool,
     committed: Option<String>,
     dropped: bool,
@@ -55,7 +58,8 @@ impl Base {
     }
 }
 
-/// What the registry knows of a dataset whose objects are to be read. They are read without holding it: that may be hours of work.
+/// What the registry knows of a dataset whose objects are to be read. They are read without holding
+/// it: that may be hours of work.
 #[derive(Debug)]
 pub struct ResyncReading {
     name: String,
@@ -93,16 +97,19 @@ enum Condition {
     Known,
     /// Other objects or columns than its file says.
     Drifted(Vec<Object>, Vec<Column>),
-    /// What takes the place of a file that is damaged or gone, and whether it is what was recorded, byte for byte.
+    /// What takes the place of a file that is damaged or gone, and whether it is what was recorded,
+    /// byte for byte.
     Lost(Box<Entry>, bool),
 }
 
 impl DatasetRegistry {
-    /// Reads a dataset's objects anew and publishes what is there, if the manifest does not say so. `runs` are those that it is made
-    /// of, where nothing recorded says so. Where others wait for the registry: [`Self::look`], [`ResyncReading::read`], [`Self::settle`].
+    /// Reads a dataset's objects anew and publishes what is there, if the manifest does not say so.
+    /// `runs` are those that it is made of, where nothing recorded says so. Where others wait for
+    /// the registry: [`Self::look`], [`ResyncReading::read`], [`Self::settle`].
     ///
     /// # Errors
-    /// If there are no objects, one is missing or is no Parquet file, or they do not make up what was recorded.
+    /// If there are no objects, one is missing or is no Parquet file, or they do not make up what
+    /// was recorded.
     pub fn resync(&mut self, name: &str, runs: Option<&[String]>) -> Result<Resync, RegistryError> {
         let findings = self.look(name)?.read(runs)?;
         self.settle(findings)
@@ -138,10 +145,17 @@ impl DatasetRegistry {
     }
 
     fn base(&self, name: &str) -> Base {
-        let head = |entry: &Entry| ((entry.dataset.generation, entry.run_id().map(str::to_owned)), entry.dataset.objects.clone());
+        let head = |entry: &Entry| {
+            (
+                (entry.dataset.generation, entry.run_id().map(str::to_owned)),
+                entry.dataset.objects.clone(),
+            )
+        };
         match self.entries.get(name).map(head) {
             // A run that finds nothing new is committed, and changes nothing of this.
-            Some(head) => Base { head: Some(head), damaged: false, committed: None, dropped: false },
+            Some(head) => {
+                Base { head: Some(head), damaged: false, committed: None, dropped: false }
+            }
             None => Base {
                 head: None,
                 damaged: self.damaged.contains_key(name),
@@ -154,7 +168,8 @@ impl DatasetRegistry {
     /// Publishes what was found.
     ///
     /// # Errors
-    /// [`RegistryError::Moved`] if something else is there by now than was read; if the disk refuses.
+    /// [`RegistryError::Moved`] if something else is there by now than was read; if the disk
+    /// refuses.
     pub fn settle(&mut self, findings: Findings) -> Result<Resync, RegistryError> {
         let Findings { name, base, what, mut notes } = findings;
         let is = self.base(&name);
@@ -188,17 +203,24 @@ impl DatasetRegistry {
                 let damaged = self.folder.join(format!("{name}.json"));
                 if damaged.exists() {
                     let aside = self.folder.join(format!("{name}.json.damaged-{}", now_ms()));
-                    fs::rename(&damaged, &aside).map_err(|source| RegistryError::Io { path: damaged.clone(), source })?;
-                    notes.push(format!("the damaged manifest was put aside as {}", aside.display()));
+                    fs::rename(&damaged, &aside)
+                        .map_err(|source| RegistryError::Io { path: damaged.clone(), source })?;
+                    notes
+                        .push(format!("the damaged manifest was put aside as {}", aside.display()));
                 }
-                let dataset = if same { self.publish_again(&name, *entry)? } else { self.publish_anew(&name, *entry)? };
+                let dataset = if same {
+                    self.publish_again(&name, *entry)?
+                } else {
+                    self.publish_anew(&name, *entry)?
+                };
                 self.damaged.remove(&name);
                 Ok(Resync { dataset, changed: true, notes })
             }
         }
     }
 
-    /// Publishes an entry whose content is another, as its dataset's next generation, of a run of its own.
+    /// Publishes an entry whose content is another, as its dataset's next generation, of a run of
+    /// its own.
     fn publish_anew(&mut self, name: &str, mut entry: Entry) -> Result<Dataset, RegistryError> {
         let dataset = &mut entry.dataset;
         dataset.generation += 1;
@@ -208,7 +230,8 @@ impl DatasetRegistry {
         dataset.committed_ms = now_ms();
         let run_id = dataset.lineage.run_id.clone();
         let view = self.publish(name, entry)?;
-        let noted = self.journal.start(name, &run_id, "resync").and_then(|()| self.journal.complete(&view));
+        let noted =
+            self.journal.start(name, &run_id, "resync").and_then(|()| self.journal.complete(&view));
         if let Err(error) = noted {
             tracing::error!(dataset = name, "the lineage's journal refuses: {}", chain(&error));
         }
@@ -260,17 +283,22 @@ impl DatasetRegistry {
     /// Datasets whose files are whole, with the paths of their objects.
     #[must_use]
     pub fn whole(&self) -> Vec<Dataset> {
-        let whole = self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok());
+        let whole =
+            self.entries.iter().filter(|(name, entry)| self.refuse_mock(name, entry).is_ok());
         whole.map(|(_, entry)| self.roots.told(entry.view())).collect()
     }
 
-    /// Datasets that have objects and no whole manifest; `folders` are the names in the buckets' folders.
+    /// Datasets that have objects and no whole manifest; `folders` are the names in the buckets'
+    /// folders.
     #[must_use]
     pub fn lost(&self, folders: impl Iterator<Item = String>) -> Vec<String> {
         // What lies in S3 or has copies alone has no folder here.
-        let names = folders.chain(self.damaged.keys().cloned()).chain(self.journal.committed().keys().cloned());
+        let names = folders
+            .chain(self.damaged.keys().cloned())
+            .chain(self.journal.committed().keys().cloned());
         let lost = |name: &String| names::check(name).is_ok() && !self.entries.contains_key(name);
-        let dropped = |name: &String| !self.damaged.contains_key(name) && self.journal.was_dropped(name);
+        let dropped =
+            |name: &String| !self.damaged.contains_key(name) && self.journal.was_dropped(name);
         let lost: BTreeSet<String> = names.filter(|name| lost(name) && !dropped(name)).collect();
         lost.into_iter().collect()
     }
@@ -278,7 +306,8 @@ impl DatasetRegistry {
 
 /// That objects of a dataset are gone whose file is whole.
 pub(crate) fn missing(name: &str, all: &[Object], gone: &[&Object]) -> RegistryError {
-    let (expected_rows, lost): (u64, u64) = (all.iter().map(|o| o.rows).sum(), gone.iter().map(|o| o.rows).sum());
+    let (expected_rows, lost): (u64, u64) =
+        (all.iter().map(|o| o.rows).sum(), gone.iter().map(|o| o.rows).sum());
     let keys: Vec<String> = gone.iter().map(|object| object.key.clone()).collect();
     let named = keys.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
     let more = match keys.len().saturating_sub(NAMED_MAX) {
@@ -291,7 +320,13 @@ pub(crate) fn missing(name: &str, all: &[Object], gone: &[&Object]) -> RegistryE
         gone.len(),
         all.len()
     );
-    RegistryError::Incomplete { name: name.to_owned(), why, keys, rows: expected_rows.saturating_sub(lost), expected_rows }
+    RegistryError::Incomplete {
+        name: name.to_owned(),
+        why,
+        keys,
+        rows: expected_rows.saturating_sub(lost),
+        expected_rows,
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Where the objects of each bucket lie on this machine: in the bucket's own folder or, of one in S3, in a folder of copies.
+//! Where the objects of each bucket lie on this machine: in the bucket's own folder or, of one in
+//! S3, in a folder of copies.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,11 +39,21 @@ impl Roots {
         Self { unread, ..self }
     }
 
-    /// For mocks: folders of the same names below another one, so that what a mock is told to write to `big` lies in the mock's `big`.
+    /// For mocks: folders of the same names below another one, so that what a mock is told to write
+    /// to `big` lies in the mock's `big`.
     #[must_use]
     pub fn apart(&self, home: &Path) -> Self {
-        let known = fs::read_dir(home).into_iter().flatten().flatten().filter_map(|folder| folder.file_name().into_string().ok());
-        let names = self.all.keys().cloned().chain([PRIMARY.to_owned()]).chain(known.filter(|name| !name.starts_with('.')));
+        let known = fs::read_dir(home)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|folder| folder.file_name().into_string().ok());
+        let names = self
+            .all
+            .keys()
+            .cloned()
+            .chain([PRIMARY.to_owned()])
+            .chain(known.filter(|name| !name.starts_with('.')));
         Self::new(names.map(|name| (name.clone(), Root::local(home.join(name)))).collect())
     }
 
@@ -58,7 +69,9 @@ impl Roots {
     /// If there is none of this name.
     pub fn get(&self, bucket: &str) -> Result<&Root, RegistryError> {
         let there = || self.all.keys().cloned().collect::<Vec<_>>().join(", ");
-        self.all.get(bucket).ok_or_else(|| RegistryError::NoSuchBucket { name: bucket.to_owned(), there: there() })
+        self.all
+            .get(bucket)
+            .ok_or_else(|| RegistryError::NoSuchBucket { name: bucket.to_owned(), there: there() })
     }
 
     /// Folder of every bucket, or of its copies.
@@ -88,14 +101,17 @@ impl Roots {
         dataset
     }
 
-    /// Checks that every object of a commit is in its bucket and is what it says. What `known` holds was read when it was
-    /// committed, and is only asked for; the rest is read whole.
+    /// Checks that every object of a commit is in its bucket and is what it says. What `known`
+    /// holds was read when it was committed, and is only asked for; the rest is read whole.
     ///
     /// # Errors
     /// [`RegistryError::BadObject`].
     pub fn verify(&self, objects: &[Object], known: &[Object]) -> Result<(), RegistryError> {
         for object in objects {
-            let bad = |why: String| RegistryError::BadObject { key: object.key.clone(), why: format!("{why}; nothing was published") };
+            let bad = |why: String| RegistryError::BadObject {
+                key: object.key.clone(),
+                why: format!("{why}; nothing was published"),
+            };
             if !object.key.split('/').all(|part| !part.is_empty() && part != "." && part != "..") {
                 return Err(bad(format!("expected a plain key in bucket `{}`", object.bucket)));
             }
@@ -107,9 +123,13 @@ impl Roots {
                     continue;
                 }
             }
-            let (found, bytes) = sha256_file(&path).map_err(|source| RegistryError::Unreadable { key: object.key.clone(), source })?;
+            let (found, bytes) = sha256_file(&path)
+                .map_err(|source| RegistryError::Unreadable { key: object.key.clone(), source })?;
             if found != object.sha256 || bytes != object.bytes {
-                return Err(bad(format!("has {bytes} bytes and sha256 {found}, the commit says {} and {}", object.bytes, object.sha256)));
+                return Err(bad(format!(
+                    "has {bytes} bytes and sha256 {found}, the commit says {} and {}",
+                    object.bytes, object.sha256
+                )));
             }
         }
         Ok(())

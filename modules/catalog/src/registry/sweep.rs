@@ -1,13 +1,15 @@
 //! What may be deleted of what lies in the buckets, object by object.
 //!
-//! [`plan`] is pure: from what was read and what is listed to the objects that may go, or to a refusal. Invariants: nothing goes while
-//! anything could not be read, for it might be what says that something is needed; only objects of runs that this catalog's journal
-//! says it began, in a bucket where they wrote (or a copy of theirs in `rescue`), and that have ended; never one that an entry needs.
-//! How old an object is decides nothing by itself: a run goes on until something says that it has ended.
+//! [`plan`] is pure: from what was read and what is listed to the objects that may go, or to a
+//! refusal. Invariants: nothing goes while anything could not be read, for it might be what says
+//! that something is needed; only objects of runs that this catalog's journal says it began, in a
+//! bucket where they wrote (or a copy of theirs in `rescue`), and that have ended; never one that
+//! an entry needs. How old an object is decides nothing by itself: a run goes on until something
+//! says that it has ended.
 //!
-//! What is spent stays spent: a commit builds on what is needed only, so that between a plan and a deletion nothing comes to be needed
-//! that was planned to go, unless a run is taken up again or a lost dataset is put together. Those two exclude deletions, which ask
-//! [`verdict`] once more.
+//! What is spent stays spent: a commit builds on what is needed only, so that between a plan and a
+//! deletion nothing comes to be needed that was planned to go, unless a run is taken up again or a
+//! lost dataset is put together. Those two exclude deletions, which ask [`verdict`] once more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,7 +19,8 @@ use thiserror::Error;
 
 use super::entry::folder_of;
 
-/// What a run that was given up has written on this machine stays for so long: a read in parts goes on with it.
+/// What a run that was given up has written on this machine stays for so long: a read in parts goes
+/// on with it.
 pub const ORPHAN_AGE: Duration = Duration::from_secs(3600);
 
 /// A run's folder, by its dataset and its run.
@@ -42,13 +45,15 @@ pub enum Standing {
 pub struct RunRecord {
     /// Whose run it is.
     pub dataset: String,
-    /// The buckets that it wrote into; earlier versions did not record them, and none stands for all.
+    /// The buckets that it wrote into; earlier versions did not record them, and none stands for
+    /// all.
     pub buckets: BTreeSet<String>,
     /// Whether it goes on, and how it ended.
     pub standing: Standing,
 }
 
-/// Why something that had to be read before anything is deleted was not: what it says is not known, and may be anything.
+/// Why something that had to be read before anything is deleted was not: what it says is not known,
+/// and may be anything.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct Doubt(pub String);
@@ -56,7 +61,8 @@ pub struct Doubt(pub String);
 /// What was read before anything is deleted.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
-    /// By dataset, the folders that its file needs, or why that could not be read; also of one that was committed and has no file.
+    /// By dataset, the folders that its file needs, or why that could not be read; also of one that
+    /// was committed and has no file.
     pub needed: BTreeMap<String, Result<BTreeSet<Folder>, Doubt>>,
     /// What else could not be read: the journal, the registry of buckets, a folder.
     pub unread: Vec<String>,
@@ -71,7 +77,8 @@ pub struct ListedObject {
     pub bucket: String,
     /// Key of the object in its bucket.
     pub key: String,
-    /// Whether a run that was given up may go on with it: it lies on this machine, where runs write.
+    /// Whether a run that was given up may go on with it: it lies on this machine, where runs
+    /// write.
     pub resumable: bool,
 }
 
@@ -103,21 +110,29 @@ pub struct Refusal {
     pub unread: Vec<String>,
 }
 
-/// What becomes of one object, by what the journal says of the run that its key names and whether its folder is needed.
+/// What becomes of one object, by what the journal says of the run that its key names and whether
+/// its folder is needed.
 #[must_use]
 pub fn verdict(listed: &ListedObject, run: Option<&RunRecord>, is_needed: bool) -> Verdict {
     if is_needed {
         return Verdict::Kept;
     }
     // Where no run writes nothing is known to be ours.
-    let (Some((dataset, _)), Some(run)) = (folder_of(&listed.key), run) else { return Verdict::Stranger };
-    let wrote_there = run.buckets.is_empty() || run.buckets.contains(&listed.bucket) || listed.bucket == RESCUE;
+    let (Some((dataset, _)), Some(run)) = (folder_of(&listed.key), run) else {
+        return Verdict::Stranger;
+    };
+    let wrote_there =
+        run.buckets.is_empty() || run.buckets.contains(&listed.bucket) || listed.bucket == RESCUE;
     if run.dataset != dataset || !wrote_there {
         return Verdict::Stranger;
     }
     match run.standing {
         Standing::Open => Verdict::Kept,
-        Standing::Failed { for_ms } if listed.resumable && u128::from(for_ms) < ORPHAN_AGE.as_millis() => Verdict::Kept,
+        Standing::Failed { for_ms }
+            if listed.resumable && u128::from(for_ms) < ORPHAN_AGE.as_millis() =>
+        {
+            Verdict::Kept
+        }
         Standing::Committed | Standing::Failed { .. } => Verdict::Spent,
     }
 }
@@ -127,14 +142,23 @@ pub fn verdict(listed: &ListedObject, run: Option<&RunRecord>, is_needed: bool) 
 /// # Errors
 /// [`Refusal`], if anything could not be read.
 pub fn plan(evidence: &Evidence, listing: &[Result<ListedObject, Doubt>]) -> Result<Plan, Refusal> {
-    let entries = evidence.needed.iter().filter_map(|(name, needed)| Some(format!("dataset `{name}`: {}", needed.as_ref().err()?)));
+    let entries = evidence
+        .needed
+        .iter()
+        .filter_map(|(name, needed)| Some(format!("dataset `{name}`: {}", needed.as_ref().err()?)));
     let listed = listing.iter().filter_map(|listed| listed.as_ref().err().map(Doubt::to_string));
-    let unread: Vec<String> = entries.chain(evidence.unread.iter().cloned()).chain(listed).collect();
+    let unread: Vec<String> =
+        entries.chain(evidence.unread.iter().cloned()).chain(listed).collect();
     if !unread.is_empty() {
         return Err(Refusal { unread });
     }
-    let needed: BTreeSet<(&str, &str)> =
-        evidence.needed.values().flatten().flatten().map(|(dataset, run)| (dataset.as_str(), run.as_str())).collect();
+    let needed: BTreeSet<(&str, &str)> = evidence
+        .needed
+        .values()
+        .flatten()
+        .flatten()
+        .map(|(dataset, run)| (dataset.as_str(), run.as_str()))
+        .collect();
     let mut plan = Plan::default();
     for listed in listing.iter().flatten() {
         let folder = folder_of(&listed.key);
@@ -142,7 +166,9 @@ pub fn plan(evidence: &Evidence, listing: &[Result<ListedObject, Doubt>]) -> Res
         match verdict(listed, run, folder.is_some_and(|folder| needed.contains(&folder))) {
             Verdict::Spent => plan.spent.push(listed.clone()),
             Verdict::Stranger => {
-                let stranger = folder.map(|(dataset, run)| (listed.bucket.clone(), (dataset.to_owned(), run.to_owned())));
+                let stranger = folder.map(|(dataset, run)| {
+                    (listed.bucket.clone(), (dataset.to_owned(), run.to_owned()))
+                });
                 plan.strangers.extend(stranger);
             }
             Verdict::Kept => {}
@@ -162,8 +188,10 @@ mod tests {
     }
 
     fn listed() -> impl Strategy<Value = Result<ListedObject, Doubt>> {
-        let good = ("primary|lake|rescue", "(datasets/[ab]/[r-w]/[01])|datasets/x|other", any::<bool>());
-        let good = good.prop_map(|(bucket, key, resumable)| ListedObject { bucket, key, resumable });
+        let good =
+            ("primary|lake|rescue", "(datasets/[ab]/[r-w]/[01])|datasets/x|other", any::<bool>());
+        let good =
+            good.prop_map(|(bucket, key, resumable)| ListedObject { bucket, key, resumable });
         prop_oneof![30 => good.prop_map(Ok), 1 => Just(Err(Doubt("a folder: no permission".to_owned())))]
     }
 
@@ -178,7 +206,11 @@ mod tests {
             (0_u64..8_000_000).prop_map(|for_ms| Standing::Failed { for_ms }),
         ];
         let buckets = prop::collection::btree_set("primary|lake", 0..3);
-        let run = ("[ab]", buckets, standing).prop_map(|(dataset, buckets, standing)| RunRecord { dataset, buckets, standing });
+        let run = ("[ab]", buckets, standing).prop_map(|(dataset, buckets, standing)| RunRecord {
+            dataset,
+            buckets,
+            standing,
+        });
         prop::collection::btree_map("[r-w]", run, 0..6)
     }
 
@@ -217,8 +249,16 @@ mod tests {
 
     #[test]
     fn what_has_ended_goes_and_one_file_that_cannot_be_read_keeps_everything() {
-        let listed = |run: &str, resumable| ListedObject { bucket: "primary".into(), key: format!("datasets/d/{run}/p"), resumable };
-        let run = |standing| RunRecord { dataset: "d".into(), buckets: ["primary".to_owned()].into(), standing };
+        let listed = |run: &str, resumable| ListedObject {
+            bucket: "primary".into(),
+            key: format!("datasets/d/{run}/p"),
+            resumable,
+        };
+        let run = |standing| RunRecord {
+            dataset: "d".into(),
+            buckets: ["primary".to_owned()].into(),
+            standing,
+        };
         let hour = u64::try_from(ORPHAN_AGE.as_millis()).expect("an hour");
         let mut evidence = Evidence::default();
         let young = Standing::Failed { for_ms: hour - 1 };
@@ -231,14 +271,25 @@ mod tests {
         evidence.runs = runs.map(|(id, standing)| (id.to_owned(), run(standing))).into();
         evidence.runs.insert("open".into(), run(Standing::Open));
         evidence.needed.insert("d".into(), Ok([("d".to_owned(), "needed".to_owned())].into()));
-        let listing: Vec<_> = ["needed", "old", "failed", "young", "open", "foreign"].map(|run| Ok(listed(run, true))).into();
+        let listing: Vec<_> = ["needed", "old", "failed", "young", "open", "foreign"]
+            .map(|run| Ok(listed(run, true)))
+            .into();
         let told = plan(&evidence, &listing).expect("all is read");
         assert_eq!(told.spent, [listed("old", true), listed("failed", true)]);
-        assert_eq!(told.strangers, [("primary".to_owned(), ("d".to_owned(), "foreign".to_owned()))].into());
-        // In a bucket that is only put into by a commit nothing goes on where it stopped; elsewhere than it wrote nothing is ours.
-        assert_eq!(plan(&evidence, &[Ok(listed("young", false))]).expect("all is read").spent, [listed("young", false)]);
-        let elsewhere = |bucket: &str| ListedObject { bucket: bucket.into(), ..listed("old", false) };
-        let told = plan(&evidence, &[Ok(elsewhere("lake")), Ok(elsewhere("rescue"))]).expect("all is read");
+        assert_eq!(
+            told.strangers,
+            [("primary".to_owned(), ("d".to_owned(), "foreign".to_owned()))].into()
+        );
+        // In a bucket that is only put into by a commit nothing goes on where it stopped; elsewhere
+        // than it wrote nothing is ours.
+        assert_eq!(
+            plan(&evidence, &[Ok(listed("young", false))]).expect("all is read").spent,
+            [listed("young", false)]
+        );
+        let elsewhere =
+            |bucket: &str| ListedObject { bucket: bucket.into(), ..listed("old", false) };
+        let told = plan(&evidence, &[Ok(elsewhere("lake")), Ok(elsewhere("rescue"))])
+            .expect("all is read");
         assert_eq!(told.spent, [elsewhere("rescue")], "a copy is ours wherever it was copied from");
         evidence.needed.insert("e".into(), Err(Doubt("its checksum does not match".into())));
         let refused = plan(&evidence, &listing).expect_err("it may need any of them").to_string();

@@ -7,7 +7,8 @@ use brahman_storage::digest::{hex, sha256};
 use super::*;
 
 fn commit(registry: &mut DatasetRegistry, name: &str, run: &str) -> (u64, Vec<String>) {
-    let LocationOut { key_prefix, path, .. } = registry.location(name, run, "test", None).expect("a place");
+    let LocationOut { key_prefix, path, .. } =
+        registry.location(name, run, "test", None).expect("a place");
     fs::write(Path::new(&path).join("part-0.parquet"), run).expect("written");
     let key = format!("{key_prefix}/part-0.parquet");
     let object = Object {
@@ -57,7 +58,8 @@ fn a_commit_survives_reopening_and_the_same_run_twice_is_one() {
 }
 
 fn offer(registry: &mut DatasetRegistry, run: &str) -> CommitIn {
-    let LocationOut { key_prefix, path, .. } = registry.location("d", run, "test", None).expect("a place");
+    let LocationOut { key_prefix, path, .. } =
+        registry.location("d", run, "test", None).expect("a place");
     fs::write(Path::new(&path).join("part-0.parquet"), run).expect("written");
     let (bytes, sha256) = (run.len() as u64, hex(&sha256(run.as_bytes())));
     let object = Object {
@@ -101,11 +103,24 @@ fn a_commit_that_is_stopped_at_any_step_leaves_the_old_dataset_or_the_new_and_ca
         let mut registry = DatasetRegistry::open(state.path()).expect("open");
         let dataset = registry.get("d").expect("there");
         let expected = ["r2", "r3"][usize::try_from(dataset.generation).expect("small") - 2];
-        assert_eq!((dataset.objects.len(), dataset.lineage.run_id.as_str()), (1, expected), "stopped at {stop}");
+        assert_eq!(
+            (dataset.objects.len(), dataset.lineage.run_id.as_str()),
+            (1, expected),
+            "stopped at {stop}"
+        );
         registry.roots().verify(&dataset.objects, &[]).expect("its objects are whole");
         assert_eq!(registry.commit(offered, 0).expect("said again").0, 3);
-        let kinds: Vec<_> = registry.journal.events("d", 100).iter().map(|e| e["eventType"].as_str().map(str::to_owned)).collect();
-        assert_eq!(kinds.iter().flatten().filter(|kind| *kind == "COMPLETE").count(), 3, "stopped at {stop}: {kinds:?}");
+        let kinds: Vec<_> = registry
+            .journal
+            .events("d", 100)
+            .iter()
+            .map(|e| e["eventType"].as_str().map(str::to_owned))
+            .collect();
+        assert_eq!(
+            kinds.iter().flatten().filter(|kind| *kind == "COMPLETE").count(),
+            3,
+            "stopped at {stop}: {kinds:?}"
+        );
         assert!(!state.path().join("catalog/.tmp-torn").exists());
         if !stopped {
             assert!(stop >= 3, "every step was stopped at");
@@ -120,10 +135,13 @@ fn what_a_dead_run_left_is_cleared_a_while_after_it_was_given_up_and_never_for_i
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     let offered = offer(&mut registry, "r1");
     registry.commit(offered, 0).expect("committed");
-    let folders = ["dead", "empty"].map(|run| PathBuf::from(registry.location("d", run, "test", None).expect("a place").path));
+    let folders = ["dead", "empty"]
+        .map(|run| PathBuf::from(registry.location("d", run, "test", None).expect("a place").path));
     fs::write(folders[0].join("part-0.parquet"), "half").expect("written");
     let foreign = state.path().join("buckets/primary/datasets/d/foreign");
-    fs::create_dir_all(&foreign).and_then(|()| fs::write(foreign.join("part-0.parquet"), "theirs")).expect("made");
+    fs::create_dir_all(&foreign)
+        .and_then(|()| fs::write(foreign.join("part-0.parquet"), "theirs"))
+        .expect("made");
     let long_ago = SystemTime::now() - 100 * sweep::ORPHAN_AGE;
     for folder in folders.iter().chain([&foreign]) {
         fs::File::open(folder).and_then(|f| f.set_modified(long_ago)).expect("aged");
@@ -131,7 +149,10 @@ fn what_a_dead_run_left_is_cleared_a_while_after_it_was_given_up_and_never_for_i
     drop(registry);
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     tidy(&mut registry);
-    assert!(folders.iter().all(|f| f.exists()), "a run that has not ended may go on, however old it is");
+    assert!(
+        folders.iter().all(|f| f.exists()),
+        "a run that has not ended may go on, however old it is"
+    );
     registry.journal.abandon(None, Some("test"), "it died", false).expect("noted");
     tidy(&mut registry);
     assert!(folders.iter().all(|f| f.exists()), "a read in parts may be taken up again");
@@ -142,7 +163,10 @@ fn what_a_dead_run_left_is_cleared_a_while_after_it_was_given_up_and_never_for_i
     assert_eq!(folders.map(|f| f.exists()), [false, false]);
     assert!(foreign.join("part-0.parquet").exists(), "of a run that is not ours nothing is known");
     assert_eq!(registry.strangers(), ["primary/d/foreign"]);
-    registry.roots().verify(&registry.get("d").expect("there").objects, &[]).expect("what is needed stays");
+    registry
+        .roots()
+        .verify(&registry.get("d").expect("there").objects, &[])
+        .expect("what is needed stays");
     assert!(registry.untidied().is_empty(), "whoever is a stranger is told apart");
 }
 
@@ -150,7 +174,8 @@ fn what_a_dead_run_left_is_cleared_a_while_after_it_was_given_up_and_never_for_i
 fn a_run_that_is_taken_up_again_keeps_what_it_has_written() {
     let state = tempfile::tempdir().expect("a temporary directory");
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
-    let part = Path::new(&registry.location("d", "r", "test", None).expect("a place").path).join("part-0.parquet");
+    let part = Path::new(&registry.location("d", "r", "test", None).expect("a place").path)
+        .join("part-0.parquet");
     fs::write(&part, "half").expect("written");
     registry.journal.abandon(Some("r"), None, "it died", false).expect("noted");
     registry.location("d", "r", "test", None).expect("taken up again");
@@ -169,8 +194,14 @@ fn a_commit_builds_on_what_is_needed_only() {
     commit(&mut registry, "d", "r2");
     commit(&mut registry, "d", "r3");
     let refused = registry.commit(late, 0).expect_err("its object may be gone");
-    assert!(matches!(&refused, RegistryError::Moved { expected, .. } if expected.contains("r1/part-0.parquet")), "{refused}");
-    let next = CommitIn { objects: registry.get("d").expect("there").objects, ..offer(&mut registry, "next") };
+    assert!(
+        matches!(&refused, RegistryError::Moved { expected, .. } if expected.contains("r1/part-0.parquet")),
+        "{refused}"
+    );
+    let next = CommitIn {
+        objects: registry.get("d").expect("there").objects,
+        ..offer(&mut registry, "next")
+    };
     assert_eq!(registry.commit(next, 0).expect("what is needed is there").0, 3);
 }
 
@@ -189,7 +220,11 @@ fn while_anything_cannot_be_read_nothing_is_deleted_and_that_is_told() {
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     registry.journal.age();
     tidy(&mut registry);
-    assert!(primary.join("d/failed").exists() && registry.untidied()[0].contains("`e`"), "{:?}", registry.untidied());
+    assert!(
+        primary.join("d/failed").exists() && registry.untidied()[0].contains("`e`"),
+        "{:?}",
+        registry.untidied()
+    );
     // Neither what a commit leaves behind, nor what is deleted by name.
     commit(&mut registry, "d", "r3");
     registry.delete("d").expect("deleted");
@@ -198,7 +233,10 @@ fn while_anything_cannot_be_read_nothing_is_deleted_and_that_is_told() {
     assert!(["r1", "r2", "r3", "failed"].iter().all(|run| primary.join("d").join(run).exists()));
     let seen = registry.list();
     let damaged = seen.iter().find(|d| d.name == "e").expect("it stays visible");
-    assert!(damaged.state.as_deref() == Some("damaged") && damaged.reason.as_deref().is_some_and(|r| r.contains("resync e")));
+    assert!(
+        damaged.state.as_deref() == Some("damaged")
+            && damaged.reason.as_deref().is_some_and(|r| r.contains("resync e"))
+    );
     // Once it is gone, and said to be, the rest is tidied.
     registry.delete("e").expect("deleted");
     tidy(&mut registry);
@@ -254,7 +292,9 @@ fn two_catalogs_that_share_a_folder_never_delete_each_others_runs() {
         for (registry, whose) in [(&mut one, "one"), (&mut two, "two")] {
             commit(registry, "d", &format!("{whose}-{round}"));
             let open_run = format!("{whose}-open-{round}");
-            let part = Path::new(&registry.location("d", &open_run, "test", None).expect("a place").path).join("part-0.parquet");
+            let part =
+                Path::new(&registry.location("d", &open_run, "test", None).expect("a place").path)
+                    .join("part-0.parquet");
             fs::write(part, "half").expect("written");
         }
     }
@@ -262,15 +302,26 @@ fn two_catalogs_that_share_a_folder_never_delete_each_others_runs() {
         registry.journal.age();
         tidy(registry);
     }
-    let there = |run: String| shared.path().join("datasets/d").join(run).join("part-0.parquet").is_file();
+    let there =
+        |run: String| shared.path().join("datasets/d").join(run).join("part-0.parquet").is_file();
     for whose in ["one", "two"] {
-        assert_eq!([0, 1, 2, 3].map(|round| there(format!("{whose}-{round}"))), [false, false, true, true], "{whose}");
+        assert_eq!(
+            [0, 1, 2, 3].map(|round| there(format!("{whose}-{round}"))),
+            [false, false, true, true],
+            "{whose}"
+        );
         assert!((0..4).all(|round| there(format!("{whose}-open-{round}"))), "{whose}");
     }
-    // What the other has put there is neither lost nor known here, and a deletion takes away one's own alone.
+    // What the other has put there is neither lost nor known here, and a deletion takes away one's
+    // own alone.
     two.delete("d").expect("deleted");
     tidy(&mut two);
-    assert!(there("one-3".into()) && there("one-2".into()) && there("two-open-3".into()) && !there("two-3".into()));
+    assert!(
+        there("one-3".into())
+            && there("one-2".into())
+            && there("two-open-3".into())
+            && !there("two-3".into())
+    );
     assert_eq!(two.list().len(), 0);
     one.roots().verify(&one.get("d").expect("there").objects, &[]).expect("whole");
 }
@@ -292,7 +343,10 @@ fn damaged_lines_of_the_lineage_keep_everything_too() {
         commit(&mut registry, "d", &run);
         assert!(registry.untidied()[0].contains("quarantine"), "{:?}", registry.untidied());
     }
-    assert_eq!(fs::read_dir(state.path().join("buckets/primary/datasets/d")).expect("there").count(), 4);
+    assert_eq!(
+        fs::read_dir(state.path().join("buckets/primary/datasets/d")).expect("there").count(),
+        4
+    );
 }
 
 #[test]
@@ -309,13 +363,19 @@ fn a_lineage_that_has_gone_with_its_head_keeps_everything_until_somebody_has_loo
     }
     for run in ["r3", "r4"] {
         let mut registry = DatasetRegistry::open(state.path()).expect("open");
-        assert!(registry.doubts().iter().any(|doubt| doubt.contains("lineage.log.quarantine")), "{:?}", registry.doubts());
+        assert!(
+            registry.doubts().iter().any(|doubt| doubt.contains("lineage.log.quarantine")),
+            "{:?}",
+            registry.doubts()
+        );
         commit(&mut registry, "d", run);
         assert!(registry.untidied()[0].contains("quarantine"), "{:?}", registry.untidied());
     }
-    let there = || fs::read_dir(state.path().join("buckets/primary/datasets/d")).expect("there").count();
+    let there =
+        || fs::read_dir(state.path().join("buckets/primary/datasets/d")).expect("there").count();
     assert_eq!(there(), 4);
-    fs::remove_file(state.path().join("catalog/lineage.log.quarantine")).expect("looked at, and moved away");
+    fs::remove_file(state.path().join("catalog/lineage.log.quarantine"))
+        .expect("looked at, and moved away");
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     commit(&mut registry, "d", "r5");
     // What the journal that has gone began is nobody's from now on: it stays.
@@ -332,12 +392,18 @@ fn what_was_deleted_does_not_come_back_by_a_run_that_had_begun_before() {
     registry.delete("d").expect("deleted");
     for mut registry in [registry, DatasetRegistry::open(state.path()).expect("open")] {
         let refused = registry.commit(begun.clone(), 0).expect_err("it had begun before");
-        assert!(matches!(&refused, RegistryError::DeletedMeanwhile(name) if name == "d"), "{refused}");
+        assert!(
+            matches!(&refused, RegistryError::DeletedMeanwhile(name) if name == "d"),
+            "{refused}"
+        );
         assert!(registry.list().is_empty());
     }
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     assert_eq!(commit(&mut registry, "d", "new").0, 1);
-    assert!(matches!(registry.commit(begun, 0), Err(RegistryError::DeletedMeanwhile(_))), "nor over what was made anew");
+    assert!(
+        matches!(registry.commit(begun, 0), Err(RegistryError::DeletedMeanwhile(_))),
+        "nor over what was made anew"
+    );
 }
 
 #[test]
@@ -349,14 +415,28 @@ fn what_a_dataset_that_was_made_again_has_is_told_by_its_run() {
     registry.delete("d").expect("deleted");
     commit(&mut registry, "d", "new");
     assert_eq!(registry.get("d").expect("there").run_id.as_deref(), Some("new"));
-    assert!(!registry.clear_stale("d", "i", 1, Some("old")).expect("noted"), "its number is the same, its run is not");
+    assert!(
+        !registry.clear_stale("d", "i", 1, Some("old")).expect("noted"),
+        "its number is the same, its run is not"
+    );
     assert_eq!(registry.get("d").expect("there").stale, ["i"]);
     assert!(registry.clear_stale("d", "i", 1, Some("new")).expect("noted"));
     assert!(registry.get("d").expect("there").stale.is_empty());
-    let offered = CommitIn { expect: Some(1), expect_run: Some("old".into()), ..offer(&mut registry, "next") };
-    let refused = registry.commit(offered.clone(), 0).expect_err("it builds on another").to_string();
+    let offered = CommitIn {
+        expect: Some(1),
+        expect_run: Some("old".into()),
+        ..offer(&mut registry, "next")
+    };
+    let refused =
+        registry.commit(offered.clone(), 0).expect_err("it builds on another").to_string();
     assert!(refused.contains("run new") && refused.contains("run old"), "{refused}");
-    assert_eq!(registry.commit(CommitIn { expect_run: Some("new".into()), ..offered }, 0).expect("committed").0, 2);
+    assert_eq!(
+        registry
+            .commit(CommitIn { expect_run: Some("new".into()), ..offered }, 0)
+            .expect("committed")
+            .0,
+        2
+    );
 }
 
 #[test]
@@ -370,17 +450,27 @@ fn what_a_mock_made_is_marked_and_refused_among_what_is_real() {
     // Copied by hand, or by an earlier version, to where real ones are.
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     commit(&mut registry, "real", "r1");
-    let (from, to) = (state.path().join("mock/catalog/d.json"), state.path().join("catalog/d.json"));
+    let (from, to) =
+        (state.path().join("mock/catalog/d.json"), state.path().join("catalog/d.json"));
     fs::copy(from, to).expect("copied");
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     let refused = registry.get("d").expect_err("it is not real");
-    assert!(matches!(&refused, RegistryError::MadeByMock { name, maker } if name == "d" && maker == "ingest-mock"), "{refused}");
+    assert!(
+        matches!(&refused, RegistryError::MadeByMock { name, maker } if name == "d" && maker == "ingest-mock"),
+        "{refused}"
+    );
     assert!(registry.get_for_mock("d").is_ok() && !registry.heads().contains_key("d"));
     assert!(matches!(registry.mark_stale("d", "i", None), Err(RegistryError::MadeByMock { .. })));
     assert_eq!(registry.list()[0].state.as_deref(), Some("refused"));
     let extended = CommitIn { objects: made.objects.clone(), ..offer(&mut registry, "r2") };
-    assert!(matches!(registry.commit(extended, 0), Err(RegistryError::MadeByMock { .. })), "nor is it built upon");
-    let made_up = CommitIn { inputs: vec!["mock://brahman/synthetic?seed=7".into()], ..offer(&mut registry, "r3") };
+    assert!(
+        matches!(registry.commit(extended, 0), Err(RegistryError::MadeByMock { .. })),
+        "nor is it built upon"
+    );
+    let made_up = CommitIn {
+        inputs: vec!["mock://brahman/synthetic?seed=7".into()],
+        ..offer(&mut registry, "r3")
+    };
     assert!(matches!(registry.commit(made_up, 0), Err(RegistryError::MadeByMock { .. })));
     let anew = offer(&mut registry, "r4");
     registry.commit(anew, 0).expect("real rows take its place");
@@ -394,7 +484,8 @@ fn the_objects_of_two_generations_are_kept() {
     for run in ["r1", "r2", "r3"] {
         commit(&mut registry, "d", run);
     }
-    let kept = ["r1", "r2", "r3"].map(|r| state.path().join("buckets/primary/datasets/d").join(r).exists());
+    let kept = ["r1", "r2", "r3"]
+        .map(|r| state.path().join("buckets/primary/datasets/d").join(r).exists());
     assert_eq!(kept, [false, true, true]);
 }
 
@@ -430,9 +521,19 @@ fn an_object_that_is_not_what_it_says_is_refused() {
     let state = tempfile::tempdir().expect("a temporary directory");
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     for key in ["datasets/d/r/none", "../../etc/passwd"] {
-        let object =
-            Object { bucket: "primary".into(), key: key.into(), url: String::new(), rows: 1, bytes: 1, sha256: "0".repeat(64), path: None };
-        assert!(matches!(registry.roots().verify(&[object], &[]), Err(RegistryError::BadObject { .. } | RegistryError::Unreadable { .. })));
+        let object = Object {
+            bucket: "primary".into(),
+            key: key.into(),
+            url: String::new(),
+            rows: 1,
+            bytes: 1,
+            sha256: "0".repeat(64),
+            path: None,
+        };
+        assert!(matches!(
+            registry.roots().verify(&[object], &[]),
+            Err(RegistryError::BadObject { .. } | RegistryError::Unreadable { .. })
+        ));
     }
     for name in ["", "..", "a/b", ".x", "buckets", "mock"] {
         assert!(registry.location(name, "r", "test", None).is_err(), "{name}");

@@ -1,16 +1,20 @@
-//! `Adopt`: datasets that are taken up from the manifests in a bucket, as after a loss of the state.
+//! `Adopt`: datasets that are taken up from the manifests in a bucket, as after a loss of the
+//! state.
 //!
-//! What a manifest names is copied, within the bucket, into a run of this catalog's own, each object verified on its way, and published
-//! with a manifest under the next number. The catalog that put it there may live, and delete what it has put there whenever it needs that
-//! no more: what was copied is ours alone. Invariants: nothing is published here that does not add up; what another catalog has written
-//! is read, and never deleted.
+//! What a manifest names is copied, within the bucket, into a run of this catalog's own, each
+//! object verified on its way, and published with a manifest under the next number. The catalog
+//! that put it there may live, and delete what it has put there whenever it needs that no more:
+//! what was copied is ours alone. Invariants: nothing is published here that does not add up; what
+//! another catalog has written is read, and never deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use brahman_card::Fault;
 use brahman_card::card::nearest;
-use brahman_card::interface::catalog::{AdoptIn, AdoptOut, AdoptionRefusal, CommitIn, Object, PublishedDataset, error};
+use brahman_card::interface::catalog::{
+    AdoptIn, AdoptOut, AdoptionRefusal, CommitIn, Object, PublishedDataset, error,
+};
 use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::{BucketError, Creation, Root};
 use serde::Deserialize as _;
@@ -66,7 +70,9 @@ impl CatalogService {
             self.show(Realm::Real, &dataset.name).await;
         }
         match name {
-            Some(name) if out.adopted.is_empty() && out.refused.is_empty() => Err(self.not_there(&bucket, name).await),
+            Some(name) if out.adopted.is_empty() && out.refused.is_empty() => {
+                Err(self.not_there(&bucket, name).await)
+            }
             _ => Reply::of(&out),
         }
     }
@@ -74,20 +80,34 @@ impl CatalogService {
     /// That no dataset of a name has a manifest in a bucket, with those that have.
     async fn not_there(&self, bucket: &str, name: String) -> Fault {
         let keys = self.buckets.keys(bucket, "manifests", MANIFESTS_MAX).await.unwrap_or_default();
-        let there: BTreeSet<&str> = keys.iter().filter_map(|(key, _)| manifests::place(key)).map(|(name, _)| name).collect();
-        let meant = nearest(&name, there.iter().copied()).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        let there: BTreeSet<&str> = keys
+            .iter()
+            .filter_map(|(key, _)| manifests::place(key))
+            .map(|(name, _)| name)
+            .collect();
+        let meant = nearest(&name, there.iter().copied())
+            .map(|near| format!("; did you mean `{near}`?"))
+            .unwrap_or_default();
         let mut named = there.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", ");
         match there.len() {
             0 => "there is none".clone_into(&mut named),
-            more if more > NAMED_MAX => named = format!("there are {named} and {} more", more - NAMED_MAX),
+            more if more > NAMED_MAX => {
+                named = format!("there are {named} and {} more", more - NAMED_MAX)
+            }
             _ => named = format!("there are {named}"),
         }
-        let message = format!("no manifest of a dataset `{name}` lies in bucket `{bucket}`{meant} ({named}); nothing was taken up");
+        let message = format!(
+            "no manifest of a dataset `{name}` lies in bucket `{bucket}`{meant} ({named}); nothing was taken up"
+        );
         Fault::of(&error::NoSuchDataset { name }, false, message)
     }
 
-    /// A dataset that nobody here knows, from whichever bucket in S3 has its manifest; none if no bucket has.
-    pub(super) async fn adopt_unknown(&self, name: &str) -> Result<Option<(PublishedDataset, Vec<String>)>, Fault> {
+    /// A dataset that nobody here knows, from whichever bucket in S3 has its manifest; none if no
+    /// bucket has.
+    pub(super) async fn adopt_unknown(
+        &self,
+        name: &str,
+    ) -> Result<Option<(PublishedDataset, Vec<String>)>, Fault> {
         let mut refused = None;
         for (bucket, _) in self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()) {
             let mut out = self.adopt_from(&bucket, Some(name)).await?;
@@ -100,19 +120,33 @@ impl CatalogService {
             None => Ok(None),
             Some(AdoptionRefusal { name, why }) => {
                 let why = format!("its manifest was found in a bucket, and does not add up: {why}");
-                Err(fault(RegistryError::Incomplete { name, why, keys: Vec::new(), rows: 0, expected_rows: 0 }))
+                Err(fault(RegistryError::Incomplete {
+                    name,
+                    why,
+                    keys: Vec::new(),
+                    rows: 0,
+                    expected_rows: 0,
+                }))
             }
         }
     }
 
     /// Takes up every dataset that has a manifest in a bucket, or the one that is named.
-    pub(super) async fn adopt_from(&self, bucket: &str, only: Option<&str>) -> Result<AdoptOut, Fault> {
+    pub(super) async fn adopt_from(
+        &self,
+        bucket: &str,
+        only: Option<&str>,
+    ) -> Result<AdoptOut, Fault> {
         let asked = bucket.to_owned();
-        let root =
-            self.consult(Realm::Real, move |registry| registry.roots().get(&asked).cloned()).await.map_err(unanswered)?.map_err(fault)?;
+        let root = self
+            .consult(Realm::Real, move |registry| registry.roots().get(&asked).cloned())
+            .await
+            .map_err(unanswered)?
+            .map_err(fault)?;
         if root.is_local() {
-            let expected =
-                format!("`{bucket}` is a folder, which has no manifests: `brahman datasets resync NAME` reads the objects there");
+            let expected = format!(
+                "`{bucket}` is a folder, which has no manifests: `brahman datasets resync NAME` reads the objects there"
+            );
             return Err(Fault::invalid_parameter("bucket", expected));
         }
         if let Some(name) = only {
@@ -120,8 +154,13 @@ impl CatalogService {
         }
         self.buckets.known_node().map_err(|e| bucket_failed(bucket, &e))?;
         self.buckets.present(bucket).await.map_err(|e| bucket_failed(bucket, &e))?;
-        let prefix = only.map_or_else(|| "manifests".to_owned(), |name| format!("manifests/{name}"));
-        let keys = self.buckets.keys(bucket, &prefix, MANIFESTS_MAX).await.map_err(|e| bucket_failed(bucket, &e))?;
+        let prefix =
+            only.map_or_else(|| "manifests".to_owned(), |name| format!("manifests/{name}"));
+        let keys = self
+            .buckets
+            .keys(bucket, &prefix, MANIFESTS_MAX)
+            .await
+            .map_err(|e| bucket_failed(bucket, &e))?;
         let mut newest: BTreeMap<String, u64> = BTreeMap::new();
         for (name, number) in keys.iter().filter_map(|(key, _)| manifests::place(key)) {
             if only.is_none_or(|only| only == name) {
@@ -144,16 +183,27 @@ impl CatalogService {
         Ok(out)
     }
 
-    /// Gives the generation and the rows, and the catalog that they were taken from, if it is another.
-    async fn adopt_one(&self, bucket: &str, root: &Root, name: &str, number: u64) -> Result<(u64, u64, Option<String>), AdoptError> {
+    /// Gives the generation and the rows, and the catalog that they were taken from, if it is
+    /// another.
+    async fn adopt_one(
+        &self,
+        bucket: &str,
+        root: &Root,
+        name: &str,
+        number: u64,
+    ) -> Result<(u64, u64, Option<String>), AdoptError> {
         names::check_new(name)?;
         let asked = name.to_owned();
-        let is_here = self.consult(Realm::Real, move |registry| registry.has(&asked)).await.map_err(unanswered)?;
+        let is_here = self
+            .consult(Realm::Real, move |registry| registry.has(&asked))
+            .await
+            .map_err(unanswered)?;
         if is_here {
             return Err(AdoptError::Here);
         }
         let key = manifests::key(name, number);
-        let manifest = self.manifest(bucket, &key).await?.ok_or_else(|| AdoptError::Gone(key.clone()))?;
+        let manifest =
+            self.manifest(bucket, &key).await?.ok_or_else(|| AdoptError::Gone(key.clone()))?;
         let run_id = ulid::Ulid::generate().to_string();
         let commit = commit_of(&manifest, &key, bucket, root, name, &run_id)?;
         let next = number.saturating_add(1);
@@ -183,7 +233,8 @@ impl CatalogService {
         }
     }
 
-    /// Copies what a commit names into its own run, and publishes that under a number which nobody may have taken.
+    /// Copies what a commit names into its own run, and publishes that under a number which nobody
+    /// may have taken.
     async fn copy_and_publish(
         &self,
         bucket: &str,
@@ -199,8 +250,11 @@ impl CatalogService {
             self.buckets.copy(bucket, bucket, &object.key, &key, &object.sha256, false).await?;
             objects.push(Object { url: root.url_of(&key), key, ..object.clone() });
         }
-        let there: BTreeMap<String, u64> = self.buckets.keys(bucket, &prefix, objects.len()).await?.into_iter().collect();
-        if let Some(object) = objects.iter().find(|object| there.get(&object.key) != Some(&object.bytes)) {
+        let there: BTreeMap<String, u64> =
+            self.buckets.keys(bucket, &prefix, objects.len()).await?.into_iter().collect();
+        if let Some(object) =
+            objects.iter().find(|object| there.get(&object.key) != Some(&object.bytes))
+        {
             let why = format!("it is not as long as its manifest says, {} bytes", object.bytes);
             return Err(AdoptError::Object { key: object.key.clone(), why });
         }
@@ -209,7 +263,8 @@ impl CatalogService {
         let no_commit = |e| AdoptError::NoCommit(key.clone(), e);
         let said = serde_json::to_value(&commit).map_err(no_commit)?;
         let (node, run_id) = (self.node.clone(), commit.run_id.clone());
-        let manifest = Manifest { node, run_id, generation: number, taken_from, commit: said, sha256: None };
+        let manifest =
+            Manifest { node, run_id, generation: number, taken_from, commit: said, sha256: None };
         let bytes = manifest.seal().map_err(no_commit)?;
         match self.buckets.create(bucket, &key, bytes).await? {
             Creation::New => {}
@@ -231,9 +286,18 @@ fn locked_out(from: &str, bucket: &str, name: &str) -> String {
 }
 
 /// The commit of a manifest as one of this catalog's, in the bucket's name and place here.
-fn commit_of(manifest: &Manifest, key: &str, bucket: &str, root: &Root, name: &str, run_id: &str) -> Result<CommitIn, AdoptError> {
-    let said = CommitIn::deserialize(&manifest.commit).map_err(|e| AdoptError::NoCommit(key.to_owned(), e))?;
-    let wrong = |key: &str, why: &str| Err(AdoptError::Object { key: key.to_owned(), why: why.to_owned() });
+fn commit_of(
+    manifest: &Manifest,
+    key: &str,
+    bucket: &str,
+    root: &Root,
+    name: &str,
+    run_id: &str,
+) -> Result<CommitIn, AdoptError> {
+    let said = CommitIn::deserialize(&manifest.commit)
+        .map_err(|e| AdoptError::NoCommit(key.to_owned(), e))?;
+    let wrong =
+        |key: &str, why: &str| Err(AdoptError::Object { key: key.to_owned(), why: why.to_owned() });
     if said.name != name || said.mock == Some(true) {
         return wrong(key, "it is of another dataset, or a mock's");
     }
@@ -242,14 +306,24 @@ fn commit_of(manifest: &Manifest, key: &str, bucket: &str, root: &Root, name: &s
     };
     let mut objects = said.objects;
     for object in &mut objects {
-        let plain = object.key.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
+        let plain =
+            object.key.split('/').all(|part| !part.is_empty() && part != "." && part != "..");
         if object.bucket != theirs || !plain || folder_of(&object.key).is_none() {
             return wrong(&object.key, "expected all objects below datasets/ of this bucket");
         }
-        (object.bucket, object.url, object.path) = (bucket.to_owned(), root.url_of(&object.key), None);
+        (object.bucket, object.url, object.path) =
+            (bucket.to_owned(), root.url_of(&object.key), None);
     }
     // None of this name may be here by then.
-    Ok(CommitIn { objects, run_id: run_id.to_owned(), expect: Some(0), expect_run: None, mock: None, maker: None, ..said })
+    Ok(CommitIn {
+        objects,
+        run_id: run_id.to_owned(),
+        expect: Some(0),
+        expect_run: None,
+        mock: None,
+        maker: None,
+        ..said
+    })
 }
 
 #[cfg(test)]
@@ -259,7 +333,14 @@ mod tests {
     use super::*;
 
     fn manifest(commit: Value) -> Manifest {
-        Manifest { node: "them".into(), run_id: "r".into(), generation: 3, taken_from: None, commit, sha256: None }
+        Manifest {
+            node: "them".into(),
+            run_id: "r".into(),
+            generation: 3,
+            taken_from: None,
+            commit,
+            sha256: None,
+        }
     }
 
     fn told(commit: Value) -> Result<CommitIn, AdoptError> {
@@ -268,18 +349,21 @@ mod tests {
     }
 
     fn commit(name: &str, objects: &[(&str, &str)]) -> Value {
-        let object =
-            |(bucket, key): &(&str, &str)| json!({"bucket": bucket, "key": key, "url": "s3://x", "rows": 3, "bytes": 9, "sha256": "0"});
+        let object = |(bucket, key): &(&str, &str)| json!({"bucket": bucket, "key": key, "url": "s3://x", "rows": 3, "bytes": 9, "sha256": "0"});
         let objects: Vec<Value> = objects.iter().map(object).collect();
         json!({"name": name, "run_id": "r", "objects": objects, "columns": [], "inputs": ["file:///a"], "producer": "p", "expect": 2})
     }
 
     #[test]
     fn a_commit_is_taken_up_in_the_names_of_here() {
-        let taken = told(commit("d", &[("theirs", "datasets/d/r/part-0.parquet")])).expect("it adds up");
+        let taken =
+            told(commit("d", &[("theirs", "datasets/d/r/part-0.parquet")])).expect("it adds up");
         assert_eq!((taken.run_id.as_str(), taken.expect, taken.inputs.len()), ("run", Some(0), 1));
         let object = &taken.objects[0];
-        assert_eq!((object.bucket.as_str(), object.url.as_str()), ("lake", "s3://lake/data/datasets/d/r/part-0.parquet"));
+        assert_eq!(
+            (object.bucket.as_str(), object.url.as_str()),
+            ("lake", "s3://lake/data/datasets/d/r/part-0.parquet")
+        );
     }
 
     #[test]

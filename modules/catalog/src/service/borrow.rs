@@ -1,7 +1,8 @@
 //! Objects whose bucket is away, read from their copies in `rescue` meanwhile.
 //!
-//! A copy in a folder is read where it lies; one in S3 is fetched once, into `buckets/.borrowed/<sha256>` of the state, which is no
-//! bucket's. Invariants: nobody is given bytes that have not the recorded hash; nothing is written into a bucket that is away; what was
+//! A copy in a folder is read where it lies; one in S3 is fetched once, into
+//! `buckets/.borrowed/<sha256>` of the state, which is no bucket's. Invariants: nobody is given
+//! bytes that have not the recorded hash; nothing is written into a bucket that is away; what was
 //! fetched goes a day after somebody last asked for it.
 
 use std::collections::BTreeMap;
@@ -54,22 +55,35 @@ impl CatalogService {
         away
     }
 
-    /// Where a copy of an object can be read while its bucket is away; none if there is no good one. Of one in S3 what lies on this
-    /// machine is a copy already.
-    pub(super) async fn borrow(&self, object: &Object, away: &AwayBuckets, roots: &Roots) -> Option<PathBuf> {
+    /// Where a copy of an object can be read while its bucket is away; none if there is no good
+    /// one. Of one in S3 what lies on this machine is a copy already.
+    pub(super) async fn borrow(
+        &self,
+        object: &Object,
+        away: &AwayBuckets,
+        roots: &Roots,
+    ) -> Option<PathBuf> {
         let is_folder = !roots.get(&object.bucket).is_ok_and(|root| !root.is_local());
         if !is_folder || !away.contains_key(&object.bucket) || !self.buckets.rescues() {
             return None;
         }
         if let Err(error) = self.buckets.present(RESCUE).await {
-            tracing::warn!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {}", chain(&error));
+            tracing::warn!(
+                bucket = object.bucket,
+                key = object.key,
+                "no help from {RESCUE}: {}",
+                chain(&error)
+            );
             return None;
         }
         let rescue = self.buckets.list().into_iter().find(|bucket| bucket.name == RESCUE);
-        let folder = rescue.and_then(|rescue| rescue.url.strip_prefix("file://").map(PathBuf::from));
+        let folder =
+            rescue.and_then(|rescue| rescue.url.strip_prefix("file://").map(PathBuf::from));
         match folder {
             Some(folder) => {
-                for key in copy_keys(&self.node, &object.bucket, &object.key, Lookup::Recorded).all() {
+                for key in
+                    copy_keys(&self.node, &object.bucket, &object.key, Lookup::Recorded).all()
+                {
                     let path = folder.join(&*key);
                     if self.is_whole(&path, object).await {
                         return Some(path);
@@ -82,7 +96,8 @@ impl CatalogService {
     }
 
     async fn fetch(&self, object: &Object) -> Option<PathBuf> {
-        let is_plain = object.sha256.len() == DIGITS && object.sha256.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_plain =
+            object.sha256.len() == DIGITS && object.sha256.bytes().all(|b| b.is_ascii_hexdigit());
         let path = is_plain.then(|| self.borrowed().join(&object.sha256))?;
         if self.is_whole(&path, object).await {
             note_use(&path);
@@ -101,7 +116,12 @@ impl CatalogService {
         match self.bring_back(object, &path).await {
             Ok(()) => Some(path),
             Err(error) => {
-                tracing::warn!(bucket = object.bucket, key = object.key, "no help from {RESCUE}: {}", chain(&error));
+                tracing::warn!(
+                    bucket = object.bucket,
+                    key = object.key,
+                    "no help from {RESCUE}: {}",
+                    chain(&error)
+                );
                 None
             }
         }
@@ -112,7 +132,8 @@ impl CatalogService {
     }
 
     pub(super) async fn is_whole(&self, path: &Path, object: &Object) -> bool {
-        let (verified, path, bytes, sha256) = (Arc::clone(&self.verified), path.to_owned(), object.bytes, object.sha256.clone());
+        let (verified, path, bytes, sha256) =
+            (Arc::clone(&self.verified), path.to_owned(), object.bytes, object.sha256.clone());
         let looking = blocking(move || look(&verified, &path, bytes, &sha256));
         looking.await.unwrap_or(false)
     }
@@ -142,7 +163,10 @@ fn age(path: &Path) -> Option<Duration> {
 
 fn note_use(path: &Path) {
     if age(path).is_some_and(|age| age > NOTED_EVERY)
-        && let Err(error) = File::options().write(true).open(path).and_then(|file| file.set_modified(SystemTime::now()))
+        && let Err(error) = File::options()
+            .write(true)
+            .open(path)
+            .and_then(|file| file.set_modified(SystemTime::now()))
     {
         tracing::warn!("{}: {}: it may be fetched again", path.display(), chain(&error));
     }
@@ -178,6 +202,9 @@ mod tests {
         note_use(&folder.path().join("used"));
         assert!(age(&folder.path().join("used")).is_some_and(|age| age < NOTED_EVERY));
         clear(folder.path());
-        assert_eq!(["new", "used", "old"].map(|name| folder.path().join(name).exists()), [true, true, false]);
+        assert_eq!(
+            ["new", "used", "old"].map(|name| folder.path().join(name).exists()),
+            [true, true, false]
+        );
     }
 }

@@ -1,9 +1,11 @@
-//! `Copy` and `Rename`: a dataset of another name, with the objects of the present generation of one.
+//! `Copy` and `Rename`: a dataset of another name, with the objects of the present generation of
+//! one.
 //!
-//! A copy is a run like any other: it is begun in the lineage, its objects are put into its own folder, verified, and published by one
-//! commit. A kill between any two steps leaves no dataset or the whole one. A name is given up only after the copy was published, and only
-//! while what was copied is still what there is. Said again, either is answered by what its first time has made: what a dataset was made
-//! of says so.
+//! A copy is a run like any other: it is begun in the lineage, its objects are put into its own
+//! folder, verified, and published by one commit. A kill between any two steps leaves no dataset or
+//! the whole one. A name is given up only after the copy was published, and only while what was
+//! copied is still what there is. Said again, either is answered by what its first time has made:
+//! what a dataset was made of says so.
 
 use std::fs;
 use std::io;
@@ -11,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{CommitIn, CopyIn, CopyOut, Dataset, GetOut, LocationIn, Object};
+use brahman_card::interface::catalog::{
+    CommitIn, CopyIn, CopyOut, Dataset, GetOut, LocationIn, Object,
+};
 use brahman_card::interface::storage::PRIMARY;
 use brahman_sidecar::{blocking, chain};
 use brahman_storage::atomic;
@@ -32,11 +36,17 @@ fn origin(name: &str, run_id: &str) -> String {
 
 /// Whether a dataset's present generation is a copy of that one of another.
 fn is_copy(dataset: &Dataset, origin: &str) -> bool {
-    dataset.lineage.producer == PRODUCER && dataset.lineage.inputs.iter().any(|input| input == origin)
+    dataset.lineage.producer == PRODUCER
+        && dataset.lineage.inputs.iter().any(|input| input == origin)
 }
 
 fn told(dataset: Dataset) -> CopyOut {
-    CopyOut { name: dataset.name, generation: dataset.generation, rows: dataset.rows, run_id: dataset.lineage.run_id }
+    CopyOut {
+        name: dataset.name,
+        generation: dataset.generation,
+        rows: dataset.rows,
+        run_id: dataset.lineage.run_id,
+    }
 }
 
 /// Files that are to become a copy's objects.
@@ -49,16 +59,27 @@ struct Part {
 
 impl CatalogService {
     /// Makes a copy of a dataset under a name that nothing has.
-    pub(super) async fn copy(self: &Arc<Self>, realm: Realm, ask: CopyIn) -> Result<CopyOut, Fault> {
+    pub(super) async fn copy(
+        self: &Arc<Self>,
+        realm: Realm,
+        ask: CopyIn,
+    ) -> Result<CopyOut, Fault> {
         let CopyIn { name, to, .. } = ask;
         Ok(told(self.copied(realm, &name, &to, false).await?))
     }
 
     /// Gives a dataset another name.
-    pub(super) async fn rename(self: &Arc<Self>, realm: Realm, ask: CopyIn) -> Result<CopyOut, Fault> {
+    pub(super) async fn rename(
+        self: &Arc<Self>,
+        realm: Realm,
+        ask: CopyIn,
+    ) -> Result<CopyOut, Fault> {
         let CopyIn { name, to, .. } = ask;
         let (from, new) = (name.clone(), to.clone());
-        let begun = self.consult(realm, move |registry| (registry.has(&from), registry.get(&new).ok())).await.map_err(unanswered)?;
+        let begun = self
+            .consult(realm, move |registry| (registry.has(&from), registry.get(&new).ok()))
+            .await
+            .map_err(unanswered)?;
         if let (false, Some(done)) = begun
             && done.lineage.inputs.iter().any(|input| input.starts_with(&origin(&name, "")))
             && done.lineage.producer == PRODUCER
@@ -66,11 +87,20 @@ impl CatalogService {
             return Ok(told(done));
         }
         let asked = name.clone();
-        self.consult(realm, move |registry| registry.check_movable(&asked)).await.map_err(unanswered)?.map_err(fault)?;
+        self.consult(realm, move |registry| registry.check_movable(&asked))
+            .await
+            .map_err(unanswered)?
+            .map_err(fault)?;
         let copy = self.copied(realm, &name, &to, true).await?;
         // The run that was copied, as the copy says it: the dataset may have gone on since.
         let prefix = origin(&name, "");
-        let run = copy.lineage.inputs.iter().find_map(|input| input.strip_prefix(&prefix)).unwrap_or_default().to_owned();
+        let run = copy
+            .lineage
+            .inputs
+            .iter()
+            .find_map(|input| input.strip_prefix(&prefix))
+            .unwrap_or_default()
+            .to_owned();
         let old = name.clone();
         self.blocking(realm, move |registry| registry.delete_at(&old, &run)).await?;
         self.tidy(realm, Some(&name)).await;
@@ -80,14 +110,24 @@ impl CatalogService {
     }
 
     /// The copy of a dataset's present generation, which is made if it is not there.
-    async fn copied(self: &Arc<Self>, realm: Realm, name: &str, to: &str, keeps_number: bool) -> Result<Dataset, Fault> {
+    async fn copied(
+        self: &Arc<Self>,
+        realm: Realm,
+        name: &str,
+        to: &str,
+        keeps_number: bool,
+    ) -> Result<Dataset, Fault> {
         let (_, seen) = self.seen(realm, name).await?;
         let origin = origin(name, &seen.lineage.run_id);
         let (asked, vacant) = (to.to_owned(), to.to_owned());
         match self.consult(realm, move |registry| registry.get(&asked)).await.map_err(unanswered)? {
             Ok(there) if is_copy(&there, &origin) => return Ok(there),
             Ok(_) => return Err(fault(RegistryError::Exists(to.to_owned()))),
-            Err(_) => self.consult(realm, move |registry| registry.check_vacant(&vacant)).await.map_err(unanswered)?.map_err(fault)?,
+            Err(_) => self
+                .consult(realm, move |registry| registry.check_vacant(&vacant))
+                .await
+                .map_err(unanswered)?
+                .map_err(fault)?,
         }
         let GetOut { dataset, borrowed, missing, .. } = self.get(realm, name).await?;
         if dataset.lineage.run_id != seen.lineage.run_id {
@@ -95,7 +135,10 @@ impl CatalogService {
             return Err(fault(RegistryError::Moved { name: name.to_owned(), is, expected }));
         }
         if let Some(key) = missing.and_then(|mut keys| keys.pop()) {
-            return Err(fault(RegistryError::BadObject { key, why: "it cannot be read, so nothing was copied".to_owned() }));
+            return Err(fault(RegistryError::BadObject {
+                key,
+                why: "it cannot be read, so nothing was copied".to_owned(),
+            }));
         }
         let bucket = dataset.objects.last().map_or(PRIMARY, |object| &object.bucket).to_owned();
         let run_id = ulid::Ulid::generate().to_string();
@@ -112,11 +155,17 @@ impl CatalogService {
             let file = format!("part-{n}.parquet");
             let is_borrowed = borrowed.iter().flatten().any(|key| *key == object.key);
             let may_link = object.bucket == bucket && !is_borrowed;
-            parts.push(Part { from: object.local(), to: Path::new(&place.path).join(&file), may_link });
-            let (key, url) = (format!("{}/{file}", place.key_prefix), format!("{}/{file}", place.url_prefix));
+            parts.push(Part {
+                from: object.local(),
+                to: Path::new(&place.path).join(&file),
+                may_link,
+            });
+            let (key, url) =
+                (format!("{}/{file}", place.key_prefix), format!("{}/{file}", place.url_prefix));
             objects.push(Object { bucket: bucket.clone(), key, url, path: None, ..object.clone() });
         }
-        let maker = (realm == Realm::Mock).then(|| dataset.maker.unwrap_or_else(|| PRODUCER.to_owned()));
+        let maker =
+            (realm == Realm::Mock).then(|| dataset.maker.unwrap_or_else(|| PRODUCER.to_owned()));
         let commit = CommitIn {
             name: to.to_owned(),
             run_id: run_id.clone(),
@@ -131,7 +180,15 @@ impl CatalogService {
             mock: Some(realm == Realm::Mock),
             maker,
         };
-        match self.put_and_commit(parts, place.path.into(), commit, if keeps_number { dataset.generation } else { 0 }).await {
+        match self
+            .put_and_commit(
+                parts,
+                place.path.into(),
+                commit,
+                if keeps_number { dataset.generation } else { 0 },
+            )
+            .await
+        {
             Ok(()) => {}
             Err(error) => {
                 self.give_up(realm, to, run_id, error.message().to_owned()).await;
@@ -139,10 +196,19 @@ impl CatalogService {
             }
         }
         let asked = to.to_owned();
-        self.consult(realm, move |registry| registry.get(&asked)).await.map_err(unanswered)?.map_err(fault)
+        self.consult(realm, move |registry| registry.get(&asked))
+            .await
+            .map_err(unanswered)?
+            .map_err(fault)
     }
 
-    async fn put_and_commit(self: &Arc<Self>, parts: Vec<Part>, folder: PathBuf, commit: CommitIn, at_least: u64) -> Result<(), Fault> {
+    async fn put_and_commit(
+        self: &Arc<Self>,
+        parts: Vec<Part>,
+        folder: PathBuf,
+        commit: CommitIn,
+        at_least: u64,
+    ) -> Result<(), Fault> {
         let put = blocking(move || put(&parts, &folder));
         put.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(fault)?;
         self.commit_at(commit, at_least).await.map(|_| ())
@@ -192,10 +258,14 @@ mod tests {
         fs::write(&from, "rows").expect("written");
         fs::write(&to, "half").expect("left by a crash");
         for may_link in [true, false] {
-            put(&[Part { from: from.clone(), to: to.clone(), may_link }], folder.path()).expect("put");
+            put(&[Part { from: from.clone(), to: to.clone(), may_link }], folder.path())
+                .expect("put");
             assert_eq!(fs::read_to_string(&to).expect("there"), "rows");
         }
-        assert!(put(&[Part { from: folder.path().join("none"), to, may_link: true }], folder.path()).is_err());
+        assert!(
+            put(&[Part { from: folder.path().join("none"), to, may_link: true }], folder.path())
+                .is_err()
+        );
     }
 
     #[test]
@@ -203,7 +273,11 @@ mod tests {
         let mut dataset = Dataset::default();
         dataset.lineage.producer = PRODUCER.to_owned();
         dataset.lineage.inputs = vec![origin("a", "r1")];
-        assert!(is_copy(&dataset, &origin("a", "r1")) && !is_copy(&dataset, &origin("a", "r2")) && !is_copy(&dataset, &origin("b", "r1")));
+        assert!(
+            is_copy(&dataset, &origin("a", "r1"))
+                && !is_copy(&dataset, &origin("a", "r2"))
+                && !is_copy(&dataset, &origin("b", "r1"))
+        );
         dataset.lineage.producer = "ingest".to_owned();
         assert!(!is_copy(&dataset, &origin("a", "r1")));
     }

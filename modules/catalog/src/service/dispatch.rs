@@ -1,12 +1,14 @@
-//! Which method does what: parameters in, the dataset's own registry found, the work done, and whoever watches told.
+//! Which method does what: parameters in, the dataset's own registry found, the work done, and
+//! whoever watches told.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{
-    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CopyIn, DeleteOut, LineageIn, LineageOut, MarkStaleIn, NameIn, PinIn, PinOut,
-    RealmIn, ResyncIn, SnapshotIn, SnapshotOut, UnpinIn, UnpinOut, error,
+    self, AbandonIn, AbandonOut, ClearStaleIn, ClearStaleOut, CopyIn, DeleteOut, LineageIn,
+    LineageOut, MarkStaleIn, NameIn, PinIn, PinOut, RealmIn, ResyncIn, SnapshotIn, SnapshotOut,
+    UnpinIn, UnpinOut, error,
 };
 use brahman_card::interface::storage as storage_interface;
 use brahman_card::{Fault, Interface};
@@ -97,7 +99,10 @@ impl Service for CatalogService {
                 let (realm, dataset) = self.seen(own, &name).await?;
                 let cleared = match own == realm {
                     true => {
-                        self.with(own, move |registry| held(registry).clear_stale(&name, &index, generation, run_id.as_deref())).await?
+                        self.with(own, move |registry| {
+                            held(registry).clear_stale(&name, &index, generation, run_id.as_deref())
+                        })
+                        .await?
                     }
                     false => match (run_id, dataset.run_id) {
                         (Some(theirs), Some(ours)) => theirs == ours,
@@ -127,15 +132,21 @@ impl Service for CatalogService {
             }
             "Rename" => {
                 let ask: CopyIn = call.parameters()?;
-                let realm = self.changed(self.realm_to_change(&call, ask.mock).await?, &ask.name).await?;
+                let realm =
+                    self.changed(self.realm_to_change(&call, ask.mock).await?, &ask.name).await?;
                 Reply::of(&self.rename(realm, ask).await?)
             }
             "Pin" => {
                 let PinIn { name, generation, life_s, pin, mock } = call.parameters()?;
                 let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                let until_ms = life_s.map(|life_s| now_ms().saturating_add(life_s.saturating_mul(1000)));
+                let until_ms =
+                    life_s.map(|life_s| now_ms().saturating_add(life_s.saturating_mul(1000)));
                 let pinned = name.clone();
-                let pin = self.with(realm, move |registry| held(registry).pin(&pinned, generation, pin, until_ms)).await?;
+                let pin = self
+                    .with(realm, move |registry| {
+                        held(registry).pin(&pinned, generation, pin, until_ms)
+                    })
+                    .await?;
                 self.show(realm, &name).await;
                 Reply::of(&PinOut { pin: self.with_folder(realm, &name, pin) })
             }
@@ -144,21 +155,36 @@ impl Service for CatalogService {
                 let SnapshotIn { folder, indexes, life_s } = call.parameters()?;
                 let to = PathBuf::from(folder);
                 if !to.is_absolute() || !to.is_dir() {
-                    return Err(Fault::invalid_parameter("folder", "expected the absolute path of a folder that is there"));
+                    return Err(Fault::invalid_parameter(
+                        "folder",
+                        "expected the absolute path of a folder that is there",
+                    ));
                 }
                 let pin = format!("backup-{}", ulid::Ulid::generate());
-                let until_ms = now_ms().saturating_add(life_s.unwrap_or(SNAPSHOT_LIFE_S).saturating_mul(1000));
+                let until_ms =
+                    now_ms().saturating_add(life_s.unwrap_or(SNAPSHOT_LIFE_S).saturating_mul(1000));
                 let name = pin.clone();
-                let written =
-                    self.with(Realm::Real, move |registry| held(registry).snapshot(&to, indexes.as_deref(), &name, until_ms)).await?;
+                let written = self
+                    .with(Realm::Real, move |registry| {
+                        held(registry).snapshot(&to, indexes.as_deref(), &name, until_ms)
+                    })
+                    .await?;
                 let (datasets, notes) = written;
-                Reply::of(&SnapshotOut { pin, datasets, notes: Some(notes).filter(|notes| !notes.is_empty()) })
+                Reply::of(&SnapshotOut {
+                    pin,
+                    datasets,
+                    notes: Some(notes).filter(|notes| !notes.is_empty()),
+                })
             }
             "Unpin" => {
                 let UnpinIn { name, generation, pin, mock } = call.parameters()?;
                 let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
                 let asked = name.clone();
-                let unpinned = self.with(realm, move |registry| held(registry).unpin(&asked, generation, pin.as_deref())).await?;
+                let unpinned = self
+                    .with(realm, move |registry| {
+                        held(registry).unpin(&asked, generation, pin.as_deref())
+                    })
+                    .await?;
                 if unpinned > 0 {
                     self.tidy(realm, Some(&name)).await;
                     self.show(realm, &name).await;
@@ -169,7 +195,10 @@ impl Service for CatalogService {
             "Abandon" => {
                 let AbandonIn { run_id, producer, reason, cancelled, mock } = call.parameters()?;
                 if run_id.is_some() == producer.is_some() {
-                    return Err(Fault::invalid_parameter("run_id, producer", "expected exactly one of them"));
+                    return Err(Fault::invalid_parameter(
+                        "run_id, producer",
+                        "expected exactly one of them",
+                    ));
                 }
                 let realms: &[Realm] = match mock {
                     Some(true) => &[Realm::Mock],
@@ -178,15 +207,24 @@ impl Service for CatalogService {
                 };
                 let mut abandoned = 0;
                 for realm in realms {
-                    let (run_id, producer, reason) = (run_id.clone(), producer.clone(), reason.clone());
+                    let (run_id, producer, reason) =
+                        (run_id.clone(), producer.clone(), reason.clone());
                     let abandon = move |registry: &Mutex<DatasetRegistry>| {
                         let mut registry = held(registry);
-                        let names = registry.journal.open_datasets(run_id.as_deref(), producer.as_deref());
-                        let done = registry.journal.abandon(run_id.as_deref(), producer.as_deref(), &reason, cancelled == Some(true));
+                        let names =
+                            registry.journal.open_datasets(run_id.as_deref(), producer.as_deref());
+                        let done = registry.journal.abandon(
+                            run_id.as_deref(),
+                            producer.as_deref(),
+                            &reason,
+                            cancelled == Some(true),
+                        );
                         Ok(done.map(|count| (count, names)))
                     };
                     let done = self.with(*realm, abandon).await?;
-                    let (count, names) = done.map_err(|e| Fault::internal(format!("the lineage's journal: {}", chain(&e))))?;
+                    let (count, names) = done.map_err(|e| {
+                        Fault::internal(format!("the lineage's journal: {}", chain(&e)))
+                    })?;
                     abandoned += count;
                     for name in names {
                         self.tidy(*realm, Some(&name)).await;
@@ -200,7 +238,8 @@ impl Service for CatalogService {
                 let limit = usize::try_from(limit.unwrap_or(EVENTS).min(EVENTS_MAX)).unwrap_or(0);
                 let own = self.realm(&call, mock).await;
                 let asked = name.clone();
-                let events_of = move |registry: &DatasetRegistry| registry.journal.events(&asked, limit);
+                let events_of =
+                    move |registry: &DatasetRegistry| registry.journal.events(&asked, limit);
                 let mut events = self.consult(own, events_of.clone()).await.map_err(unanswered)?;
                 // A mock that has made none of this name reads the real one.
                 if events.is_empty() && own == Realm::Mock {
@@ -215,7 +254,8 @@ impl Service for CatalogService {
             "Resync" => {
                 let ResyncIn { name, mock, runs, accept_damage } = call.parameters()?;
                 let realm = self.changed(self.realm_to_change(&call, mock).await?, &name).await?;
-                let out = self.resync(realm, name.clone(), runs, accept_damage == Some(true)).await?;
+                let out =
+                    self.resync(realm, name.clone(), runs, accept_damage == Some(true)).await?;
                 self.show(realm, &name).await;
                 Reply::of(&out)
             }

@@ -1,8 +1,9 @@
 //! Which registry a call is about: those of real datasets, or those of the mocks.
 //!
-//! A provider says which it is. Whoever says nothing, a person or a script, is taken for whoever would answer `org.brahman.Ingest` in
-//! the call's context: there the data of that context is made. Where nobody can say who that is, what is read is as it was last known, and
-//! what is to be changed is refused. Invariant: nothing that is done for a mock writes into the real registry.
+//! A provider says which it is. Whoever says nothing, a person or a script, is taken for whoever
+//! would answer `org.brahman.Ingest` in the call's context: there the data of that context is made.
+//! Where nobody can say who that is, what is read is as it was last known, and what is to be
+//! changed is refused. Invariant: nothing that is done for a mock writes into the real registry.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -58,9 +59,12 @@ pub(super) struct Contexts {
     known: Mutex<KnownContexts>,
 }
 
-/// Who makes the data of a context, by what the broker tells and who did so before; none if that cannot be said.
+/// Who makes the data of a context, by what the broker tells and who did so before; none if that
+/// cannot be said.
 fn maker(told: &ExplainOut, known: Option<&Maker>) -> Option<Maker> {
-    let listed = known.and_then(|(label, _)| told.candidates.iter().find(|candidate| candidate.matched.label == *label));
+    let listed = known.and_then(|(label, _)| {
+        told.candidates.iter().find(|candidate| candidate.matched.label == *label)
+    });
     if listed.is_some_and(|candidate| candidate.matched.state.is_coming()) {
         return known.cloned();
     }
@@ -71,8 +75,13 @@ fn maker(told: &ExplainOut, known: Option<&Maker>) -> Option<Maker> {
     if listed.is_some() {
         return known.cloned();
     }
-    // Which of them it would be does not matter where all are alike; where there is none, no mock has made anything.
-    let mut kinds = told.candidates.iter().map(|candidate| candidate.matched.mock).chain(known.map(|(_, mock)| *mock));
+    // Which of them it would be does not matter where all are alike; where there is none, no mock
+    // has made anything.
+    let mut kinds = told
+        .candidates
+        .iter()
+        .map(|candidate| candidate.matched.mock)
+        .chain(known.map(|(_, mock)| *mock));
     let kind = kinds.next().unwrap_or(false);
     kinds.all(|other| other == kind).then(|| known.cloned().unwrap_or((String::new(), kind)))
 }
@@ -86,11 +95,15 @@ impl Contexts {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a mock makes the data of a context, of the present one if none is named; none if that cannot be known just now.
+    /// Whether a mock makes the data of a context, of the present one if none is named; none if
+    /// that cannot be known just now.
     async fn is_mocked(&self, context: Option<&str>) -> Option<bool> {
         let Some(mesh) = &self.mesh else { return Some(false) };
-        let ask = FlowIn { flow: INGEST.to_owned(), context: context.map(str::to_owned), require: None };
-        let asking = async { Connection::connect(mesh).await?.call_method::<broker::method::Explain>(&ask).await };
+        let ask =
+            FlowIn { flow: INGEST.to_owned(), context: context.map(str::to_owned), require: None };
+        let asking = async {
+            Connection::connect(mesh).await?.call_method::<broker::method::Explain>(&ask).await
+        };
         let Ok(Ok(told)) = tokio::time::timeout(ASKING, asking).await else { return None };
         let mut known = self.known();
         let maker = maker(&told, known.answering.get(&told.context))?;
@@ -110,17 +123,26 @@ impl Contexts {
 fn unknown(context: Option<&str>) -> Fault {
     let message = "whether mocks' or real datasets are meant cannot be told just now, for nobody says who serves org.brahman.Ingest here: \
                    say it (`mock`: true or false), or call again; nothing was changed";
-    let error = broker::error::NoProvider { flow: INGEST.to_owned(), context: context.map(str::to_owned), refused: Vec::new() };
+    let error = broker::error::NoProvider {
+        flow: INGEST.to_owned(),
+        context: context.map(str::to_owned),
+        refused: Vec::new(),
+    };
     Fault::of(&error, true, message)
 }
 
 impl CatalogService {
-    /// The realm of a call that reads. While nobody can say whose context it is, that is as it was last known.
+    /// The realm of a call that reads. While nobody can say whose context it is, that is as it was
+    /// last known.
     pub(super) async fn realm(&self, call: &Call, mock: Option<bool>) -> Realm {
         let context = call.context.as_deref();
         let mocked = match mock {
             Some(mock) => mock,
-            None => self.contexts.is_mocked(context).await.unwrap_or_else(|| self.contexts.was_mocked(context)),
+            None => self
+                .contexts
+                .is_mocked(context)
+                .await
+                .unwrap_or_else(|| self.contexts.was_mocked(context)),
         };
         Realm::of_writer(Some(mocked))
     }
@@ -128,8 +150,13 @@ impl CatalogService {
     /// The realm of a call that changes something.
     ///
     /// # Errors
-    /// If the call does not say it, and nobody can: what is meant for a mock must not change what is real.
-    pub(super) async fn realm_to_change(&self, call: &Call, mock: Option<bool>) -> Result<Realm, Fault> {
+    /// If the call does not say it, and nobody can: what is meant for a mock must not change what
+    /// is real.
+    pub(super) async fn realm_to_change(
+        &self,
+        call: &Call,
+        mock: Option<bool>,
+    ) -> Result<Realm, Fault> {
         let context = call.context.as_deref();
         let mocked = match mock {
             Some(mock) => Some(mock),
@@ -138,44 +165,70 @@ impl CatalogService {
         mocked.map(|mock| Realm::of_writer(Some(mock))).ok_or_else(|| unknown(context))
     }
 
-    /// A dataset as a caller of this realm sees it: the mocks' own first, then a real one. Told with the realm that it is of.
+    /// A dataset as a caller of this realm sees it: the mocks' own first, then a real one. Told
+    /// with the realm that it is of.
     pub(super) async fn seen(&self, realm: Realm, name: &str) -> Result<(Realm, Dataset), Fault> {
         let asked = name.to_owned();
         if realm == Realm::Mock {
             let own = asked.clone();
-            match self.consult(Realm::Mock, move |registry| registry.get(&own)).await.map_err(unanswered)? {
+            match self
+                .consult(Realm::Mock, move |registry| registry.get(&own))
+                .await
+                .map_err(unanswered)?
+            {
                 Err(RegistryError::NoSuchDataset(_)) => {}
                 found => return found.map(|dataset| (Realm::Mock, dataset)).map_err(fault),
             }
-            let found = self.consult(Realm::Real, move |registry| registry.get_for_mock(&asked)).await.map_err(unanswered)?;
+            let found = self
+                .consult(Realm::Real, move |registry| registry.get_for_mock(&asked))
+                .await
+                .map_err(unanswered)?;
             return found.map(|dataset| (Realm::Real, dataset)).map_err(fault);
         }
         let real = asked.clone();
-        match self.consult(Realm::Real, move |registry| registry.get(&real)).await.map_err(unanswered)? {
+        match self
+            .consult(Realm::Real, move |registry| registry.get(&real))
+            .await
+            .map_err(unanswered)?
+        {
             Ok(dataset) => Ok((Realm::Real, dataset)),
             Err(error @ RegistryError::NoSuchDataset(_)) => {
-                if !self.consult(Realm::Mock, move |registry| registry.has(&asked)).await.map_err(unanswered)? {
+                if !self
+                    .consult(Realm::Mock, move |registry| registry.has(&asked))
+                    .await
+                    .map_err(unanswered)?
+                {
                     return Err(fault(error));
                 }
-                let message = format!("no dataset is called `{name}`; a mock has made one, which only mocks read (`mock`)");
+                let message = format!(
+                    "no dataset is called `{name}`; a mock has made one, which only mocks read (`mock`)"
+                );
                 Err(Fault::of(&error::NoSuchDataset { name: name.to_owned() }, false, message))
             }
             Err(error) => Err(fault(error)),
         }
     }
 
-    /// The realm that a change by name is about. What was asked for a mock never touches a real dataset.
+    /// The realm that a change by name is about. What was asked for a mock never touches a real
+    /// dataset.
     ///
     /// # Errors
     /// If only the other realm has such a dataset.
     pub(super) async fn changed(&self, realm: Realm, name: &str) -> Result<Realm, Fault> {
         let (own, real) = (name.to_owned(), name.to_owned());
         if realm == Realm::Mock
-            && !self.consult(Realm::Mock, move |registry| registry.knows(&own)).await.map_err(unanswered)?
-            && self.consult(Realm::Real, move |registry| registry.has(&real)).await.map_err(unanswered)?
+            && !self
+                .consult(Realm::Mock, move |registry| registry.knows(&own))
+                .await
+                .map_err(unanswered)?
+            && self
+                .consult(Realm::Real, move |registry| registry.has(&real))
+                .await
+                .map_err(unanswered)?
         {
-            let message =
-                format!("no mock's dataset is called `{name}`; there is a real one, which nothing changes for a mock (`mock`: false)");
+            let message = format!(
+                "no mock's dataset is called `{name}`; there is a real one, which nothing changes for a mock (`mock`: false)"
+            );
             return Err(Fault::of(&error::NoSuchDataset { name: name.to_owned() }, false, message));
         }
         Ok(realm)
@@ -184,12 +237,16 @@ impl CatalogService {
     /// All datasets as a caller of this realm sees them, and the others.
     pub(super) async fn list(&self, realm: Realm) -> Result<ListOut, Fault> {
         let of_real = |registry: &DatasetRegistry| {
-            let told = notes(registry).into_iter().chain(registry.unregistered()).collect::<Vec<String>>();
+            let told =
+                notes(registry).into_iter().chain(registry.unregistered()).collect::<Vec<String>>();
             (registry.list(), told, registry.strangers())
         };
-        let (real, mut told, mut strangers) = self.consult(Realm::Real, of_real).await.map_err(unanswered)?;
-        let of_mocks = |registry: &DatasetRegistry| (registry.list(), notes(registry), registry.strangers());
-        let (mocks, more, others) = self.consult(Realm::Mock, of_mocks).await.map_err(unanswered)?;
+        let (real, mut told, mut strangers) =
+            self.consult(Realm::Real, of_real).await.map_err(unanswered)?;
+        let of_mocks =
+            |registry: &DatasetRegistry| (registry.list(), notes(registry), registry.strangers());
+        let (mocks, more, others) =
+            self.consult(Realm::Mock, of_mocks).await.map_err(unanswered)?;
         told.extend(more);
         strangers.extend(others);
         told.extend(self.unswept());
@@ -208,14 +265,23 @@ impl CatalogService {
         }
         let some = |list: Vec<Dataset>| Some(list).filter(|list| !list.is_empty());
         let words = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
-        Ok(ListOut { datasets, apart: some(apart), notes: words(told), strangers: words(strangers) })
+        Ok(ListOut {
+            datasets,
+            apart: some(apart),
+            notes: words(told),
+            strangers: words(strangers),
+        })
     }
 }
 
 /// What of a registry could not be read, and therefore is not tidied.
 fn notes(registry: &DatasetRegistry) -> Vec<String> {
     match registry.untidied() {
-        [] => registry.doubts().into_iter().map(|doubt| format!("could not be read: {doubt}")).collect(),
+        [] => registry
+            .doubts()
+            .into_iter()
+            .map(|doubt| format!("could not be read: {doubt}"))
+            .collect(),
         untidied => untidied.to_vec(),
     }
 }
@@ -237,7 +303,8 @@ mod tests {
             json!({"match": matched, "eligible": eligible})
         };
         let candidates: Vec<Value> = candidates.iter().map(of).collect();
-        serde_json::from_value(json!({"context": "test", "candidates": candidates})).expect("as it is on the wire")
+        serde_json::from_value(json!({"context": "test", "candidates": candidates}))
+            .expect("as it is on the wire")
     }
 
     #[test]
@@ -249,13 +316,28 @@ mod tests {
         };
         let known = Some(("ingest-mock", true));
         let failed = [("ingest", false, Failed, false), ("ingest-mock", true, Failed, false)];
-        assert_eq!(kind(&[("ingest-mock", true, Ready, true), ("ingest", false, Ready, true)], None), Some(true));
-        assert_eq!(kind(&[("ingest", false, Ready, true), ("ingest-mock", true, Draining, false)], known), Some(true), "it comes back");
-        assert_eq!(kind(&[("ingest", false, Ready, true), ("ingest-mock", true, Failed, false)], known), Some(false), "it was replaced");
+        assert_eq!(
+            kind(&[("ingest-mock", true, Ready, true), ("ingest", false, Ready, true)], None),
+            Some(true)
+        );
+        assert_eq!(
+            kind(&[("ingest", false, Ready, true), ("ingest-mock", true, Draining, false)], known),
+            Some(true),
+            "it comes back"
+        );
+        assert_eq!(
+            kind(&[("ingest", false, Ready, true), ("ingest-mock", true, Failed, false)], known),
+            Some(false),
+            "it was replaced"
+        );
         assert_eq!(kind(&failed, known), Some(true), "nobody has taken its place");
         assert_eq!(kind(&failed, None), None);
         assert_eq!(kind(&failed[..1], known), None);
-        assert_eq!((kind(&failed[..1], None), kind(&failed[1..], None)), (Some(false), Some(true)), "nobody else could answer");
+        assert_eq!(
+            (kind(&failed[..1], None), kind(&failed[1..], None)),
+            (Some(false), Some(true)),
+            "nobody else could answer"
+        );
         assert_eq!((kind(&[], None), kind(&[], known)), (Some(false), Some(true)));
     }
 
@@ -266,7 +348,11 @@ mod tests {
         contexts.known().asked.insert(Some("test".to_owned()), true);
         assert_eq!(contexts.is_mocked(Some("test")).await, None);
         assert!(contexts.was_mocked(Some("test")) && !contexts.was_mocked(None));
-        assert_eq!(Contexts::default().is_mocked(None).await, Some(false), "without a mesh there are no mocks");
+        assert_eq!(
+            Contexts::default().is_mocked(None).await,
+            Some(false),
+            "without a mesh there are no mocks"
+        );
         let fault = unknown(Some("test"));
         assert!(fault.retryable() && fault.message().contains("`mock`"), "{fault}");
     }

@@ -6,12 +6,14 @@
 //! objects/<bucket>/<key>                    the same by an earlier version: whose it is cannot be told where several catalogs copy
 //! ```
 //!
-//! Under any other key lies what was put into `rescue` itself, and what the first versions have copied there: that is a copy only where a
-//! dataset's file has its hash.
+//! Under any other key lies what was put into `rescue` itself, and what the first versions have
+//! copied there: that is a copy only where a dataset's file has its hash.
 //!
-//! One task copies, woken by commits, by a start and by a bucket that is added; nobody waits for it. Invariants: no copy is published
-//! that has not the hash that was recorded; a copy that is right is never written again; one that fails is tried ever more rarely, and a
-//! bucket that does not answer is not asked for each of its objects; how far the copies are behind is a figure, and why is told.
+//! One task copies, woken by commits, by a start and by a bucket that is added; nobody waits for
+//! it. Invariants: no copy is published that has not the hash that was recorded; a copy that is
+//! right is never written again; one that fails is tried ever more rarely, and a bucket that does
+//! not answer is not asked for each of its objects; how far the copies are behind is a figure, and
+//! why is told.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,9 +37,11 @@ use crate::registry::{DatasetRegistry, folder_of};
 pub(super) const COPIES: &str = "objects";
 /// Copies that are listed at once; of more each is looked at by itself.
 const LISTED_MAX: usize = 1_000_000;
-/// How long after a failure copying is tried again: soon, for a restart; not more often than this, for a bucket that is away.
+/// How long after a failure copying is tried again: soon, for a restart; not more often than this,
+/// for a bucket that is away.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// Objects of one bucket that may fail in one pass, for all that is known by the bucket's own fault, before the others wait.
+/// Objects of one bucket that may fail in one pass, for all that is known by the bucket's own
+/// fault, before the others wait.
 const FAILURES_MAX: u32 = 3;
 /// While it copies, how far it is is told this often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
@@ -51,7 +55,8 @@ pub(super) enum Lookup {
     Own,
     /// Its hash is recorded: whatever has that hash is a copy, an earlier version's as well.
     Recorded,
-    /// Nothing is recorded: an earlier version's copy is ours for certain only if no other catalog copies there.
+    /// Nothing is recorded: an earlier version's copy is ours for certain only if no other catalog
+    /// copies there.
     Unrecorded {
         /// Another one does, or that cannot be told.
         shared: bool,
@@ -79,9 +84,14 @@ pub(super) fn earlier_place(bucket: &str, key: &str) -> String {
     format!("{COPIES}/{bucket}/{key}")
 }
 
-/// Keys of the copies of an object, which the catalog `node` calls so: that of an object of a dataset is its own, for no two buckets have
-/// the same.
-pub(super) fn copy_keys<'a>(node: &str, bucket: &str, key: &'a str, lookup: Lookup) -> CopyKeys<'a> {
+/// Keys of the copies of an object, which the catalog `node` calls so: that of an object of a
+/// dataset is its own, for no two buckets have the same.
+pub(super) fn copy_keys<'a>(
+    node: &str,
+    bucket: &str,
+    key: &'a str,
+    lookup: Lookup,
+) -> CopyKeys<'a> {
     if folder_of(key).is_some() {
         return CopyKeys { own: Cow::Borrowed(key), earlier: Vec::new() };
     }
@@ -168,9 +178,14 @@ impl Copier {
         self.wake.notify_one();
     }
 
-    /// Buckets are there again: what failed for want of one is tried at once, whenever it was to be tried.
+    /// Buckets are there again: what failed for want of one is tried at once, whenever it was to be
+    /// tried.
     pub(super) fn buckets_are_back(&self) {
-        self.known().failing.values_mut().filter(|failing| failing.is_away).for_each(|failing| failing.again = None);
+        self.known()
+            .failing
+            .values_mut()
+            .filter(|failing| failing.is_away)
+            .for_each(|failing| failing.again = None);
         self.wake();
     }
 
@@ -198,14 +213,19 @@ impl Copier {
         let mut known = self.known();
         let tries = known.failing.get(key).map_or(0, |failing| failing.tries).saturating_add(1);
         let (is_away, again) = (is_away(error), Some(Instant::now() + back_off(tries)));
-        known.failing.insert(key.to_owned(), FailingCopy { why: words(error), tries, is_away, again });
+        known
+            .failing
+            .insert(key.to_owned(), FailingCopy { why: words(error), tries, is_away, again });
     }
 
     /// A copy was not tried, for its bucket, or `rescue`, does not answer.
     fn note_waiting(&self, key: &str, error: &BucketError) {
         let mut known = self.known();
         let tries = known.failing.get(key).map_or(0, |failing| failing.tries);
-        known.failing.insert(key.to_owned(), FailingCopy { why: words(error), tries, is_away: true, again: None });
+        known.failing.insert(
+            key.to_owned(),
+            FailingCopy { why: words(error), tries, is_away: true, again: None },
+        );
     }
 
     /// How often a copy has failed; none if it is not to be tried yet.
@@ -266,7 +286,8 @@ fn standing(registry: &DatasetRegistry, copier: &Copier, node: &str) -> Standing
         }
     });
     drop(known);
-    standing.lag.oldest_s = if standing.lag.objects == 0 { 0 } else { now_ms().saturating_sub(oldest_ms) / 1000 };
+    standing.lag.oldest_s =
+        if standing.lag.objects == 0 { 0 } else { now_ms().saturating_sub(oldest_ms) / 1000 };
     standing
 }
 
@@ -274,7 +295,9 @@ fn standing(registry: &DatasetRegistry, copier: &Copier, node: &str) -> Standing
 fn uncopied(registry: &DatasetRegistry, copier: &Copier, node: &str) -> Vec<Object> {
     let (mut uncopied, known) = (Vec::new(), copier.known());
     registry.for_each_kept(|_, _, object| {
-        if known.saved.get(&*copy_keys(node, &object.bucket, &object.key, Lookup::Own).own) != Some(&object.sha256) {
+        if known.saved.get(&*copy_keys(node, &object.bucket, &object.key, Lookup::Own).own)
+            != Some(&object.sha256)
+        {
             uncopied.push(object.clone());
         }
     });
@@ -298,17 +321,22 @@ impl CatalogService {
             return Standing::default();
         }
         let (copier, node) = (Arc::clone(&self.copier), self.node.clone());
-        let found = self.consult(Realm::Real, move |registry| standing(registry, &copier, &node)).await;
+        let found =
+            self.consult(Realm::Real, move |registry| standing(registry, &copier, &node)).await;
         found.unwrap_or_else(|error| {
             tracing::error!("how the copies stand is not known: {}", chain(&error));
             Standing::default()
         })
     }
 
-    /// How far the copies are behind, and why the first of those that fail does, where the thread that asks may wait.
+    /// How far the copies are behind, and why the first of those that fail does, where the thread
+    /// that asks may wait.
     pub(super) fn lag_now(&self) -> (Lag, Option<String>) {
-        let Standing { lag, why, .. } =
-            if self.buckets.rescues() { standing(&self.registry(), &self.copier, &self.node) } else { Standing::default() };
+        let Standing { lag, why, .. } = if self.buckets.rescues() {
+            standing(&self.registry(), &self.copier, &self.node)
+        } else {
+            Standing::default()
+        };
         (lag, why)
     }
 
@@ -354,23 +382,30 @@ impl CatalogService {
             return true;
         }
         if let Err(error) = self.look_at_copies().await {
-            self.uncopied().await.iter().for_each(|object| self.copier.note_waiting(&self.copy_key(&object.bucket, &object.key), &error));
+            self.uncopied().await.iter().for_each(|object| {
+                self.copier.note_waiting(&self.copy_key(&object.bucket, &object.key), &error)
+            });
             return false;
         }
         let pending = self.uncopied().await;
         // What is wanted no more fails no more.
-        let wanted: BTreeSet<Cow<'_, str>> = pending.iter().map(|object| self.copy_key(&object.bucket, &object.key)).collect();
+        let wanted: BTreeSet<Cow<'_, str>> =
+            pending.iter().map(|object| self.copy_key(&object.bucket, &object.key)).collect();
         self.copier.known().failing.retain(|key, _| wanted.contains(key.as_str()));
         // Those that have failed most often come last: they must not keep the others waiting.
         let mut due: Vec<(u32, &Object)> = Vec::new();
-        due.extend(pending.iter().filter_map(|object| Some((self.copier.tries(&self.copy_key(&object.bucket, &object.key))?, object))));
+        due.extend(pending.iter().filter_map(|object| {
+            Some((self.copier.tries(&self.copy_key(&object.bucket, &object.key))?, object))
+        }));
         due.sort_by_key(|(tries, _)| *tries);
         let (mut is_done, mut told) = (due.len() == pending.len(), Instant::now());
-        // Buckets that do not answer, by how many of their objects have failed, and why the last did.
+        // Buckets that do not answer, by how many of their objects have failed, and why the last
+        // did.
         let mut silent: BTreeMap<String, (u32, BucketError)> = BTreeMap::new();
         for (_, object) in due {
             let key = self.copy_key(&object.bucket, &object.key);
-            let is_silent = |bucket: &str| silent.get(bucket).filter(|(failed, _)| *failed >= FAILURES_MAX);
+            let is_silent =
+                |bucket: &str| silent.get(bucket).filter(|(failed, _)| *failed >= FAILURES_MAX);
             if let Some((_, error)) = is_silent(&object.bucket).or_else(|| is_silent(RESCUE)) {
                 self.copier.note_waiting(&key, error);
                 is_done = false;
@@ -401,12 +436,14 @@ impl CatalogService {
         is_done
     }
 
-    /// Whether an object is kept still: what was deleted while it was copied fails nothing. What is not known is tried again.
+    /// Whether an object is kept still: what was deleted while it was copied fails nothing. What is
+    /// not known is tried again.
     async fn is_kept(&self, object: &Object) -> bool {
         let (bucket, key) = (object.bucket.clone(), object.key.clone());
         let found = self.consult(Realm::Real, move |registry| {
             let mut is_kept = false;
-            registry.for_each_kept(|_, _, kept| is_kept |= kept.bucket == bucket && kept.key == key);
+            registry
+                .for_each_kept(|_, _, kept| is_kept |= kept.bucket == bucket && kept.key == key);
             is_kept
         });
         found.await.unwrap_or(true)
@@ -415,17 +452,24 @@ impl CatalogService {
     /// Objects that have no copy, of all generations that are kept.
     async fn uncopied(&self) -> Vec<Object> {
         let (copier, node) = (Arc::clone(&self.copier), self.node.clone());
-        let found = self.consult(Realm::Real, move |registry| uncopied(registry, &copier, &node)).await;
+        let found =
+            self.consult(Realm::Real, move |registry| uncopied(registry, &copier, &node)).await;
         found.unwrap_or_else(|error| {
             tracing::error!("what has no copy is not known: {}", chain(&error));
             Vec::new()
         })
     }
 
-    /// Whether `rescue` is there, and which copies are, by their keys and lengths: their bytes are for whoever uses them, and the scrub.
+    /// Whether `rescue` is there, and which copies are, by their keys and lengths: their bytes are
+    /// for whoever uses them, and the scrub.
     async fn look_at_copies(&self) -> Result<(), BucketError> {
         self.buckets.present(RESCUE).await?;
-        let place = self.buckets.list().into_iter().find(|bucket| bucket.name == RESCUE).map(|bucket| (bucket.url, bucket.added_ms));
+        let place = self
+            .buckets
+            .list()
+            .into_iter()
+            .find(|bucket| bucket.name == RESCUE)
+            .map(|bucket| (bucket.url, bucket.added_ms));
         if self.copier.known().place == place {
             return Ok(());
         }
@@ -456,14 +500,16 @@ impl CatalogService {
         self.copier.note_saved(&key, &object.sha256);
         self.note_repaired(RESCUE, &key).await;
         // Deleted while it was copied: whoever tidied did not see the copy.
-        let listed = ListedObject { bucket: RESCUE.to_owned(), key: key.into_owned(), resumable: false };
+        let listed =
+            ListedObject { bucket: RESCUE.to_owned(), key: key.into_owned(), resumable: false };
         if let Err(error) = self.remove_spent(&listed).await {
             self.buckets.failed(RESCUE, "delete", &listed.key, &error);
         }
         Ok(())
     }
 
-    /// Removes an object from a bucket if nothing needs it by now. Nothing is begun or put together again meanwhile that might.
+    /// Removes an object from a bucket if nothing needs it by now. Nothing is begun or put together
+    /// again meanwhile that might.
     pub(super) async fn remove_spent(&self, listed: &ListedObject) -> Result<(), BucketError> {
         let _deleting = self.deleting.lock().await;
         let asked = listed.clone();
@@ -501,9 +547,13 @@ mod tests {
             copy_keys(node, bucket, key, lookup).all().map(Cow::into_owned).collect()
         };
         let own = |node: &str, bucket: &str| keys(node, bucket, "n/x", Lookup::Own);
-        assert!(own("us", "primary") != own("us", "lake") && own("us", "primary") != own("them", "primary"));
+        assert!(
+            own("us", "primary") != own("us", "lake")
+                && own("us", "primary") != own("them", "primary")
+        );
         let (ours, old) = ("objects/us/primary/n/x", "objects/primary/n/x");
-        // What an earlier version has copied there may be another's where another copies there, too.
+        // What an earlier version has copied there may be another's where another copies there,
+        // too.
         for (lookup, expected) in [
             (Lookup::Own, &[ours][..]),
             (Lookup::Unrecorded { shared: true }, &[ours][..]),
@@ -517,13 +567,16 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_fails_is_tried_ever_more_rarely_and_one_that_waits_for_its_bucket_with_the_next_pass() {
+    fn a_copy_that_fails_is_tried_ever_more_rarely_and_one_that_waits_for_its_bucket_with_the_next_pass()
+     {
         let (copier, error) = (Copier::default(), BucketError::NoSuchBucket("b".into()));
         assert_eq!((copier.tries("k"), copier.next_try()), (Some(0), None));
         copier.note_waiting("k", &error);
         assert_eq!((copier.tries("k"), copier.next_try()), (Some(0), None));
         copier.note_failing("k", &error);
-        assert!(copier.tries("k").is_none() && copier.next_try().is_some_and(|wait| wait <= PAUSE.0));
+        assert!(
+            copier.tries("k").is_none() && copier.next_try().is_some_and(|wait| wait <= PAUSE.0)
+        );
         copier.note_failing("k", &error);
         assert!(copier.next_try().is_some_and(|wait| wait > PAUSE.0 && wait <= 2 * PAUSE.0));
         assert_eq!((back_off(1), back_off(3), back_off(60)), (PAUSE.0, 4 * PAUSE.0, PAUSE.1));
@@ -537,7 +590,15 @@ mod tests {
     fn a_copy_counts_for_the_bytes_that_it_was_made_of() {
         let copier = Copier::default();
         let (bucket, key) = ("primary".to_owned(), "datasets/d/r/part-0.parquet".to_owned());
-        let object = Object { bucket, key, url: String::new(), rows: 1, bytes: 1, sha256: "a".into(), path: None };
+        let object = Object {
+            bucket,
+            key,
+            url: String::new(),
+            rows: 1,
+            bytes: 1,
+            sha256: "a".into(),
+            path: None,
+        };
         let key = copy_keys("us", &object.bucket, &object.key, Lookup::Own).own.into_owned();
         assert!(!copier.has(&key, "a"));
         copier.note_failing(&key, &BucketError::NoSuchBucket("x".repeat(1000)));

@@ -20,13 +20,23 @@ impl CatalogService {
         let SampleIn { name, rows, mock } = call.parameters()?;
         let (realm, mut dataset) = self.seen(self.realm(call, mock).await, &name).await?;
         let wanted = usize::try_from(rows.unwrap_or(SAMPLE_ROWS).min(SAMPLE_ROWS_MAX)).unwrap_or(1);
-        let personal = dataset.pii.iter().flat_map(|report| &report.columns).filter(|c| c.status == "found" || c.status == "possible");
+        let personal = dataset
+            .pii
+            .iter()
+            .flat_map(|report| &report.columns)
+            .filter(|c| c.status == "found" || c.status == "possible");
         let personal: BTreeSet<String> = personal.map(|c| c.column.clone()).collect();
         // Where something within a column is personal, all of it is masked.
         let holds = |name: &String| personal.iter().any(|place| is_within(place, name));
-        let masked: BTreeSet<String> =
-            dataset.columns.iter().map(|c| c.name.clone()).filter(holds).chain(personal.iter().cloned()).collect();
-        let roots = self.consult(realm, |registry| registry.roots().clone()).await.map_err(unanswered)?;
+        let masked: BTreeSet<String> = dataset
+            .columns
+            .iter()
+            .map(|c| c.name.clone())
+            .filter(holds)
+            .chain(personal.iter().cloned())
+            .collect();
+        let roots =
+            self.consult(realm, |registry| registry.roots().clone()).await.map_err(unanswered)?;
         let away = self.away_of(realm, &dataset.objects).await;
         let (mut notes, mut rows) = (Vec::new(), 0);
         for object in &mut dataset.objects {
@@ -37,11 +47,17 @@ impl CatalogService {
             match self.borrow(object, &away, &roots).await {
                 Some(path) => {
                     object.path = Some(path.display().to_string());
-                    notes.push(format!("{} was read from its copy in bucket rescue: bucket `{}` is away", object.key, object.bucket));
+                    notes.push(format!(
+                        "{} was read from its copy in bucket rescue: bucket `{}` is away",
+                        object.key, object.bucket
+                    ));
                 }
                 // To read what lies on a disk that does not answer would take for ever.
                 None if away.contains_key(&object.bucket) && self.buckets.hangs(&object.bucket) => {
-                    let why = format!("bucket `{}` does not answer, and no copy was found", object.bucket);
+                    let why = format!(
+                        "bucket `{}` does not answer, and no copy was found",
+                        object.bucket
+                    );
                     return Err(fault(RegistryError::BadObject { key: object.key.clone(), why }));
                 }
                 None => {}
@@ -50,9 +66,15 @@ impl CatalogService {
         let work = blocking(move || {
             let mut out = Vec::new();
             for object in &dataset.objects {
-                let path = object.path.as_ref().map_or_else(|| roots.path(object), |path| Ok(PathBuf::from(path)))?;
+                let path = object
+                    .path
+                    .as_ref()
+                    .map_or_else(|| roots.path(object), |path| Ok(PathBuf::from(path)))?;
                 let rows = footers::sample(&path, wanted - out.len(), &masked, &mut notes);
-                out.extend(rows.map_err(|source| RegistryError::Unreadable { key: object.key.clone(), source })?);
+                out.extend(rows.map_err(|source| RegistryError::Unreadable {
+                    key: object.key.clone(),
+                    source,
+                })?);
                 if out.len() >= wanted {
                     break;
                 }
@@ -60,7 +82,11 @@ impl CatalogService {
             if dataset.pii.is_none() {
                 notes.push("nobody has looked for personal data: nothing is masked".to_owned());
             }
-            Ok::<_, RegistryError>(SampleOut { rows: out, masked: masked.into_iter().collect(), notes })
+            Ok::<_, RegistryError>(SampleOut {
+                rows: out,
+                masked: masked.into_iter().collect(),
+                notes,
+            })
         });
         Reply::of(&work.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(fault)?)
     }

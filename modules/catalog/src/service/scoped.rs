@@ -1,7 +1,9 @@
-//! What the active profile hides: refused where a call names it, and left out of what is told of everything at once.
+//! What the active profile hides: refused where a call names it, and left out of what is told of
+//! everything at once.
 //!
-//! Invariants: through whichever door a call came, it comes by here; parameters in which names cannot be found are refused, and never taken
-//! for parameters without names; what is said in words, of which nobody can tell whom it is about, is not told while anything is hidden.
+//! Invariants: through whichever door a call came, it comes by here; parameters in which names
+//! cannot be found are refused, and never taken for parameters without names; what is said in
+//! words, of which nobody can tell whom it is about, is not told while anything is hidden.
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{Dataset, ListOut};
@@ -19,7 +21,8 @@ const OF_EVERYTHING: [&str; 2] = ["Snapshot", "ResyncMissing"];
 /// In the place of what was said in words.
 const LEFT_OUT: &str = "what is said of datasets in words is left out while a profile hides some: `brahman profile deactivate` shows it";
 
-/// The names of datasets in a call, of whichever method, and the key of an object, which may be one of a dataset's or an index's.
+/// The names of datasets in a call, of whichever method, and the key of an object, which may be one
+/// of a dataset's or an index's.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct CallNames {
@@ -29,7 +32,8 @@ struct CallNames {
     dataset: Option<String>,
 }
 
-/// That a profile binds the dataset or the index of which an object is a part, if it is a part of one.
+/// That a profile binds the dataset or the index of which an object is a part, if it is a part of
+/// one.
 fn check_key(scope: &Scope, key: &str) -> Result<(), Fault> {
     let parts: Vec<&str> = key.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     // Some disks do not tell a letter from its capital.
@@ -57,7 +61,10 @@ fn visible(scope: &Scope, mut found: ScrubOut) -> ScrubOut {
     found.damaged.retain(|damage| is_bound(&damage.key));
     found.repaired.retain(|repair| is_bound(&repair.key));
     found.unrepaired.retain(|damage| is_bound(&damage.key));
-    found.unfinished.iter_mut().for_each(|runs| runs.retain(|run| scope.binds_dataset(&run.dataset)));
+    found
+        .unfinished
+        .iter_mut()
+        .for_each(|runs| runs.retain(|run| scope.binds_dataset(&run.dataset)));
     if found.records.take().is_some() | found.notes.take().is_some() {
         found.notes = Some(vec![LEFT_OUT.to_owned()]);
     }
@@ -65,7 +72,8 @@ fn visible(scope: &Scope, mut found: ScrubOut) -> ScrubOut {
 }
 
 impl CatalogService {
-    /// That the active profile binds every dataset that a call names, or hides nothing where it is of everything.
+    /// That the active profile binds every dataset that a call names, or hides nothing where it is
+    /// of everything.
     pub(super) async fn in_scope(&self, call: &Call) -> Result<(), Fault> {
         self.scope.known(call.deadline).await?;
         if self.scope.is_open() {
@@ -80,7 +88,9 @@ impl CatalogService {
         if call.interface() == storage_interface::INTERFACE.name {
             return Ok(());
         }
-        if OF_EVERYTHING.contains(&call.method()) || (call.method() == "Adopt" && names.name.is_none()) {
+        if OF_EVERYTHING.contains(&call.method())
+            || (call.method() == "Adopt" && names.name.is_none())
+        {
             self.scope.whole(call.method())?;
         }
         names.name.iter().chain(&names.to).try_for_each(|name| self.scope.dataset(name))
@@ -98,7 +108,9 @@ impl CatalogService {
             list.iter_mut().for_each(|dataset| self.seen_in_scope(dataset));
         }
         // Each is bucket/dataset/run.
-        let is_bound = |run: &String| run.split('/').nth(1).is_some_and(|dataset| self.scope.binds_dataset(dataset));
+        let is_bound = |run: &String| {
+            run.split('/').nth(1).is_some_and(|dataset| self.scope.binds_dataset(dataset))
+        };
         out.strangers.iter_mut().for_each(|runs| runs.retain(is_bound));
         if self.scope.hides_datasets() && out.notes.is_some() {
             out.notes = Some(vec![LEFT_OUT.to_owned()]);
@@ -126,14 +138,33 @@ mod tests {
     #[test]
     fn what_lies_below_a_dataset_or_an_index_is_known_by_its_key_and_told_only_if_that_is_bound() {
         let one = Some(vec!["cvs".to_owned()]);
-        let word = ActiveOut { id: Some("p".to_owned()), indexes: one.clone(), datasets: one, ..ActiveOut::default() };
+        let word = ActiveOut {
+            id: Some("p".to_owned()),
+            indexes: one.clone(),
+            datasets: one,
+            ..ActiveOut::default()
+        };
         let scope = Scope::of(word);
-        for below in ["datasets/NAME/r/part-0.parquet", "manifests/NAME/1.json", "indexes/NAME/index.json", "mock/b/datasets/NAME/x"] {
+        for below in [
+            "datasets/NAME/r/part-0.parquet",
+            "manifests/NAME/1.json",
+            "indexes/NAME/index.json",
+            "mock/b/datasets/NAME/x",
+        ] {
             assert!(check_key(&scope, &below.replace("NAME", "cvs")).is_ok(), "{below}");
             let hidden = below.replace("NAME", "docs");
-            assert!(check_key(&scope, &hidden).is_err() && check_key(&scope, &hidden.replacen('s', "S", 1)).is_err(), "{hidden}");
+            assert!(
+                check_key(&scope, &hidden).is_err()
+                    && check_key(&scope, &hidden.replacen('s', "S", 1)).is_err(),
+                "{hidden}"
+            );
         }
-        for own in ["notes/datasets/docs.txt", "datasets", "objects/node/primary/notes/a.txt", "datasets/cvs/datasets/docs"] {
+        for own in [
+            "notes/datasets/docs.txt",
+            "datasets",
+            "objects/node/primary/notes/a.txt",
+            "datasets/cvs/datasets/docs",
+        ] {
             assert!(check_key(&scope, own).is_ok(), "{own}");
         }
         let damage = |key: &str| ScrubDamage { key: key.to_owned(), ..ScrubDamage::default() };

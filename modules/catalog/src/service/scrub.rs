@@ -1,10 +1,12 @@
-//! Looking whether objects and copies still are what was committed, and repairing one side from the other: of the present generations
-//! and of those before, to which readers may go back. And whether what says so still is what was written: manifests in S3, datasets' files,
-//! and the records of runs, of which a damaged one is named and makes no object a damaged one.
+//! Looking whether objects and copies still are what was committed, and repairing one side from the
+//! other: of the present generations and of those before, to which readers may go back. And whether
+//! what says so still is what was written: manifests in S3, datasets' files, and the records of
+//! runs, of which a damaged one is named and makes no object a damaged one.
 //!
-//! On demand (`Scrub`), and in the background: slowly, from where the last life of this process stopped. Invariants: what is looked at is
-//! read whole, whatever was remembered of it; nothing is replaced but by bytes that have the recorded hash; what was deleted or replaced
-//! meanwhile is no damage; a bucket that is away is no damage either, and is said.
+//! On demand (`Scrub`), and in the background: slowly, from where the last life of this process
+//! stopped. Invariants: what is looked at is read whole, whatever was remembered of it; nothing is
+//! replaced but by bytes that have the recorded hash; what was deleted or replaced meanwhile is no
+//! damage; a bucket that is away is no damage either, and is said.
 
 mod manifests;
 
@@ -17,7 +19,9 @@ use std::time::{Duration, Instant};
 use brahman_card::Fault;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{CommitIn, Dataset, Object};
-use brahman_card::interface::storage::{RESCUE, ScrubDamage, ScrubIn, ScrubOut, ScrubRepair, UnfinishedRun, UnreadBucket};
+use brahman_card::interface::storage::{
+    RESCUE, ScrubDamage, ScrubIn, ScrubOut, ScrubRepair, UnfinishedRun, UnreadBucket,
+};
 use brahman_sidecar::{Call, Reply, blocking, chain};
 use brahman_storage::buckets::BucketError;
 use brahman_storage::checked;
@@ -32,16 +36,21 @@ use super::{CatalogService, held, left_in_words, lock, unanswered};
 use crate::registry;
 use crate::registry::manifests::place;
 
-/// Bytes that are read in a second at most by the one in the background: a tenth of what a disk gives.
+/// Bytes that are read in a second at most by the one in the background: a tenth of what a disk
+/// gives.
 const BYTES_PER_S: u64 = 20 << 20;
-/// After everything was looked at, how long until it is looked at again; and how long after a start before the first is.
+/// After everything was looked at, how long until it is looked at again; and how long after a start
+/// before the first is.
 const EVERY: Duration = Duration::from_secs(24 * 3600);
 const AFTER_START: Duration = Duration::from_secs(60);
-/// Where it stands is written down this often: what was looked at since is looked at again after a kill.
+/// Where it stands is written down this often: what was looked at since is looked at again after a
+/// kill.
 const NOTED_EVERY: Duration = Duration::from_secs(60);
-/// Objects of each kind that are named in a reply; more are counted only in the journal of failures.
+/// Objects of each kind that are named in a reply; more are counted only in the journal of
+/// failures.
 const NAMED_MAX: usize = 1000;
-/// Objects that are remembered as damaged until they are right again; more than these are no work of a scrub.
+/// Objects that are remembered as damaged until they are right again; more than these are no work
+/// of a scrub.
 const DAMAGED_MAX: usize = 10_000;
 /// Folders below a run's that are counted; ingest makes none.
 const DEPTH_MAX: usize = 8;
@@ -62,7 +71,8 @@ struct Position {
     /// Unix time at which everything had been looked at.
     #[serde(default)]
     finished_ms: Option<u64>,
-    /// Objects and copies that were damaged when they were last looked at, and could not be repaired.
+    /// Objects and copies that were damaged when they were last looked at, and could not be
+    /// repaired.
     #[serde(default)]
     damaged: Places,
 }
@@ -76,8 +86,11 @@ impl Position {
         });
         let value = text.and_then(|text| serde_json::from_slice::<Value>(&text.bytes).ok());
         let Some(value) = value else { return Self::default() };
-        // An earlier version has counted what it found damaged, and not said which: that is found again.
-        let counted = ["unrepaired", "unrepaired_before"].iter().any(|field| value[field].as_u64().is_some_and(|count| count > 0));
+        // An earlier version has counted what it found damaged, and not said which: that is found
+        // again.
+        let counted = ["unrepaired", "unrepaired_before"]
+            .iter()
+            .any(|field| value[field].as_u64().is_some_and(|count| count > 0));
         if counted { Self::default() } else { serde_json::from_value(value).unwrap_or_default() }
     }
 
@@ -105,7 +118,8 @@ struct Target {
 }
 
 impl CatalogService {
-    /// `org.brahman.Storage.Scrub`: looks at everything, or at one bucket or dataset, as fast as it can be read.
+    /// `org.brahman.Storage.Scrub`: looks at everything, or at one bucket or dataset, as fast as it
+    /// can be read.
     pub(super) async fn scrub(&self, call: &Call) -> Result<Reply, Fault> {
         let ScrubIn { bucket, dataset } = call.parameters()?;
         if let Some(name) = &bucket {
@@ -113,7 +127,8 @@ impl CatalogService {
         }
         if let Some(name) = &dataset {
             let asked = name.clone();
-            let there = self.consult(Realm::Real, move |registry| registry.get(&asked).map(drop)).await;
+            let there =
+                self.consult(Realm::Real, move |registry| registry.get(&asked).map(drop)).await;
             there.map_err(unanswered)?.map_err(super::fault)?;
         }
         let (started, mut told) = (Instant::now(), Instant::now());
@@ -134,11 +149,17 @@ impl CatalogService {
         self.look_at_records(bucket.as_deref(), dataset.as_deref(), &mut found).await?;
         found.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         let is_all = bucket.is_none() && dataset.is_none() && found.unread.is_none();
-        self.note_position(&if is_all { Position::end() } else { Position::read(&self.position()) }).await;
+        self.note_position(&if is_all {
+            Position::end()
+        } else {
+            Position::read(&self.position())
+        })
+        .await;
         Reply::of(&self.scrub_in_scope(&found))
     }
 
-    /// When everything was last looked at, as Unix time, and how many objects are damaged since they were looked at.
+    /// When everything was last looked at, as Unix time, and how many objects are damaged since
+    /// they were looked at.
     pub(super) async fn scrubbed(&self) -> (Option<u64>, u64) {
         let finished_ms = Position::read(&self.position()).finished_ms;
         let damaged = lock(&self.damaged).clone();
@@ -147,9 +168,14 @@ impl CatalogService {
         }
         // What was deleted since is damaged no more.
         let targets = self.targets(None, None).await;
-        let kept = targets.iter().filter(|target| damaged.contains(&(target.bucket.clone(), target.key.clone()))).count();
+        let kept = targets
+            .iter()
+            .filter(|target| damaged.contains(&(target.bucket.clone(), target.key.clone())))
+            .count();
         let manifests = self.consult(Realm::Real, move |registry| {
-            let of_here = |(_, key): &&(String, String)| place(key).is_some_and(|(name, _)| registry.has(name));
+            let of_here = |(_, key): &&(String, String)| {
+                place(key).is_some_and(|(name, _)| registry.has(name))
+            };
             damaged.iter().filter(of_here).count()
         });
         (finished_ms, (kept + manifests.await.unwrap_or_default()) as u64)
@@ -169,11 +195,17 @@ impl CatalogService {
         let mut finished: Option<Instant> = None;
         loop {
             tokio::time::sleep(AFTER_START).await;
-            let noted = Position::read(&self.position()).finished_ms.map(|ms| Duration::from_millis(now_ms().saturating_sub(ms)));
+            let noted = Position::read(&self.position())
+                .finished_ms
+                .map(|ms| Duration::from_millis(now_ms().saturating_sub(ms)));
             let since = finished.map(|finished| finished.elapsed()).into_iter().chain(noted).min();
-            let (position, is_due) = (Position::read(&self.position()), since.is_none_or(|since| since >= EVERY));
+            let (position, is_due) =
+                (Position::read(&self.position()), since.is_none_or(|since| since >= EVERY));
             if position.after.is_none() && !is_due {
-                tokio::time::sleep(EVERY.saturating_sub(since.unwrap_or_default()).max(AFTER_START)).await;
+                tokio::time::sleep(
+                    EVERY.saturating_sub(since.unwrap_or_default()).max(AFTER_START),
+                )
+                .await;
                 continue;
             }
             match self.scrub_from(position).await {
@@ -185,7 +217,8 @@ impl CatalogService {
 
     /// Looks at what comes after a position, to the end. Whether something could not be looked at.
     async fn scrub_from(&self, mut position: Position) -> bool {
-        let (mut noted, finished_ms, mut silent) = (Instant::now(), position.finished_ms, BTreeSet::new());
+        let (mut noted, finished_ms, mut silent) =
+            (Instant::now(), position.finished_ms, BTreeSet::new());
         for target in self.targets(None, None).await {
             let place = (target.bucket.clone(), target.key.clone());
             if position.after.as_ref().is_some_and(|after| place <= *after) {
@@ -202,7 +235,8 @@ impl CatalogService {
                 self.note_position(&position).await;
                 noted = Instant::now();
             }
-            // A millisecond for each object at least, so that many small ones leave the disk to others, too.
+            // A millisecond for each object at least, so that many small ones leave the disk to
+            // others, too.
             let owed = Duration::from_millis(1 + found.bytes.saturating_mul(1000) / BYTES_PER_S);
             tokio::time::sleep(owed.saturating_sub(started.elapsed())).await;
         }
@@ -213,8 +247,14 @@ impl CatalogService {
         }
         found.records.iter().flatten().for_each(|record| tracing::warn!("{record}"));
         let missed = !silent.is_empty() || found.unread.is_some();
-        // What was not to be read was not looked at: it is tried again, and until then the last time counts at which all was.
-        self.note_position(&if missed { Position { finished_ms, ..Position::default() } } else { Position::end() }).await;
+        // What was not to be read was not looked at: it is tried again, and until then the last
+        // time counts at which all was.
+        self.note_position(&if missed {
+            Position { finished_ms, ..Position::default() }
+        } else {
+            Position::end()
+        })
+        .await;
         missed
     }
 
@@ -233,14 +273,22 @@ impl CatalogService {
             checked::write(&path, &text)
         });
         if let Err(error) = writing.await.map_err(io::Error::other).flatten() {
-            tracing::warn!("{}: {}: after a restart objects are looked at from the beginning", file.display(), chain(&error));
+            tracing::warn!(
+                "{}: {}: after a restart objects are looked at from the beginning",
+                file.display(),
+                chain(&error)
+            );
         }
     }
 
     /// What there is to look at, by bucket and key.
     async fn targets(&self, bucket: Option<&str>, dataset: Option<&str>) -> Vec<Target> {
-        let (bucket, dataset, node, copies) =
-            (bucket.map(str::to_owned), dataset.map(str::to_owned), self.node.clone(), self.buckets.rescues());
+        let (bucket, dataset, node, copies) = (
+            bucket.map(str::to_owned),
+            dataset.map(str::to_owned),
+            self.node.clone(),
+            self.buckets.rescues(),
+        );
         let listing = self.consult(Realm::Real, move |registry| {
             let (mut targets, mut seen) = (Vec::new(), BTreeSet::new());
             registry.for_each_kept(|name, _, object| {
@@ -248,11 +296,14 @@ impl CatalogService {
                     return;
                 }
                 let own = (object.bucket.clone(), object.key.clone());
-                let copy = || copy_keys(&node, &object.bucket, &object.key, Lookup::Own).own.into_owned();
+                let copy =
+                    || copy_keys(&node, &object.bucket, &object.key, Lookup::Own).own.into_owned();
                 let copy = copies.then(|| (RESCUE.to_owned(), copy()));
                 for (at, key) in std::iter::once(own).chain(copy) {
                     // Two datasets may be made of one object.
-                    if bucket.as_ref().is_none_or(|bucket| *bucket == at) && seen.insert((at.clone(), key.clone())) {
+                    if bucket.as_ref().is_none_or(|bucket| *bucket == at)
+                        && seen.insert((at.clone(), key.clone()))
+                    {
                         targets.push(Target { bucket: at, key, object: object.clone() });
                     }
                 }
@@ -266,9 +317,15 @@ impl CatalogService {
         })
     }
 
-    /// Looks at datasets' files, which are written anew where they are not what is known here, and names the records that are damaged; and
-    /// says which runs have left something without a commit.
-    async fn look_at_records(&self, bucket: Option<&str>, dataset: Option<&str>, found: &mut ScrubOut) -> Result<(), Fault> {
+    /// Looks at datasets' files, which are written anew where they are not what is known here, and
+    /// names the records that are damaged; and says which runs have left something without a
+    /// commit.
+    async fn look_at_records(
+        &self,
+        bucket: Option<&str>,
+        dataset: Option<&str>,
+        found: &mut ScrubOut,
+    ) -> Result<(), Fault> {
         let (only, away) = (dataset.map(str::to_owned), self.away(Realm::Real).await);
         let looking = self.with(Realm::Real, move |shared| {
             let (mut records, mut notes) = (Vec::new(), Vec::new());
@@ -329,10 +386,11 @@ impl CatalogService {
         Ok(())
     }
 
-    /// Runs that have left something without a commit, but for those in buckets that are away. It walks through folders, and may wait for
-    /// their disks for as long as they take.
+    /// Runs that have left something without a commit, but for those in buckets that are away. It
+    /// walks through folders, and may wait for their disks for as long as they take.
     pub(super) fn unfinished(&self) -> Vec<UnfinishedRun> {
-        let away: BTreeSet<String> = self.buckets.absent().into_iter().map(|(name, _)| name).collect();
+        let away: BTreeSet<String> =
+            self.buckets.absent().into_iter().map(|(name, _)| name).collect();
         let uncommitted = self.registry().uncommitted();
         let there = uncommitted.into_iter().filter(|(run, _)| !away.contains(&run.bucket));
         there.filter_map(|(run, folder)| measured(run, &folder)).collect()
@@ -363,7 +421,9 @@ impl CatalogService {
         // Deleted or replaced since it was listed.
         let listed = target.object.clone();
         let is_live = self.consult(Realm::Real, move |registry| {
-            registry.object(&listed.bucket, &listed.key).is_some_and(|object| object.sha256 == listed.sha256)
+            registry
+                .object(&listed.bucket, &listed.key)
+                .is_some_and(|object| object.sha256 == listed.sha256)
         });
         if !is_live.await.unwrap_or(false) {
             return;
@@ -373,11 +433,17 @@ impl CatalogService {
             return;
         }
         found.objects += 1;
-        let finding = ScrubDamage { bucket: target.bucket.clone(), key: target.key.clone(), why: chain(&why) };
+        let finding = ScrubDamage {
+            bucket: target.bucket.clone(),
+            key: target.key.clone(),
+            why: chain(&why),
+        };
         let is_local = self.buckets.roots().get(&target.bucket).is_some_and(|root| root.is_local());
         // A sector that cannot be read is damage; a server that does not answer is none.
-        let is_damage = matches!(why, BucketError::Damaged { .. } | BucketError::NoSuchObject { .. } | BucketError::Io(_))
-            || is_local && matches!(why, BucketError::Unusable { .. });
+        let is_damage = matches!(
+            why,
+            BucketError::Damaged { .. } | BucketError::NoSuchObject { .. } | BucketError::Io(_)
+        ) || is_local && matches!(why, BucketError::Unusable { .. });
         if !is_damage {
             self.buckets.failed(&target.bucket, "verify", &target.key, &finding.why);
             found.objects -= 1;
@@ -393,7 +459,12 @@ impl CatalogService {
         }
         if repaired {
             lock(&self.damaged).remove(&place);
-            tracing::warn!(bucket = target.bucket, key = target.key, "damaged, and repaired from its other copy: {}", finding.why);
+            tracing::warn!(
+                bucket = target.bucket,
+                key = target.key,
+                "damaged, and repaired from its other copy: {}",
+                finding.why
+            );
             push(&mut found.repaired, ScrubRepair { bucket: finding.bucket, key: finding.key });
         } else {
             let mut damaged = lock(&self.damaged);
@@ -406,7 +477,8 @@ impl CatalogService {
         }
     }
 
-    /// Reads an object whole; of one in S3 also the copy on this machine, which is fetched again if it is not right.
+    /// Reads an object whole; of one in S3 also the copy on this machine, which is fetched again if
+    /// it is not right.
     async fn examine(&self, target: &Target) -> Result<u64, BucketError> {
         let Target { bucket, key, object } = target;
         let bytes = self.buckets.verify(bucket, key, &object.sha256).await?;
@@ -447,9 +519,10 @@ impl CatalogService {
         // From where the other copy is or, of one that an earlier version has made, may be.
         let sources: Vec<(&str, String)> = match bucket == RESCUE {
             true => vec![(&object.bucket, object.key.clone())],
-            false => {
-                copy_keys(&self.node, &object.bucket, &object.key, Lookup::Recorded).all().map(|copy| (RESCUE, copy.into_owned())).collect()
-            }
+            false => copy_keys(&self.node, &object.bucket, &object.key, Lookup::Recorded)
+                .all()
+                .map(|copy| (RESCUE, copy.into_owned()))
+                .collect(),
         };
         for (from, at) in sources {
             match self.buckets.copy(from, bucket, &at, key, &object.sha256, true).await {
@@ -459,7 +532,12 @@ impl CatalogService {
                     }
                     return true;
                 }
-                Err(error) => tracing::error!(bucket, key, "its copy {at} in {from} does not help: {}", chain(&error)),
+                Err(error) => tracing::error!(
+                    bucket,
+                    key,
+                    "its copy {at} in {from} does not help: {}",
+                    chain(&error)
+                ),
             }
         }
         // Whatever is wrong, the copier tries again, and says how far it is behind.
@@ -474,7 +552,17 @@ fn commit_of(dataset: Dataset) -> CommitIn {
     // Where they lie on this machine is nobody else's affair.
     objects.iter_mut().for_each(|object| object.path = None);
     let (run_id, inputs, producer) = (lineage.run_id, lineage.inputs, lineage.producer);
-    CommitIn { name, run_id, objects, columns, inputs, producer, pii, watermark, ..CommitIn::default() }
+    CommitIn {
+        name,
+        run_id,
+        objects,
+        columns,
+        inputs,
+        producer,
+        pii,
+        watermark,
+        ..CommitIn::default()
+    }
 }
 
 /// What a run has left in a folder; none if that is nothing.
@@ -503,7 +591,9 @@ fn miss(found: &mut ScrubOut, bucket: &str, why: &BucketError) {
     let unread = found.unread.get_or_insert_default();
     match unread.iter_mut().find(|of| of.bucket == bucket) {
         Some(of) => of.objects += 1,
-        None => unread.push(UnreadBucket { bucket: bucket.to_owned(), objects: 1, why: chain(why) }),
+        None => {
+            unread.push(UnreadBucket { bucket: bucket.to_owned(), objects: 1, why: chain(why) })
+        }
     }
 }
 
@@ -533,11 +623,24 @@ mod tests {
         checked::write(&path, &serde_json::to_vec(&position).expect("JSON")).expect("written");
         assert_eq!(Position::read(&path), position);
         // As an earlier version wrote it.
-        fs::write(&path, r#"{"finished_ms": 7, "unrepaired": 0, "unrepaired_before": 0}"#).expect("written");
+        fs::write(&path, r#"{"finished_ms": 7, "unrepaired": 0, "unrepaired_before": 0}"#)
+            .expect("written");
         assert_eq!(Position::read(&path), Position { finished_ms: Some(7), ..Position::default() });
-        fs::write(&path, r#"{"after": null, "finished_ms": 7, "unrepaired": 0, "unrepaired_before": 1}"#).expect("written");
-        assert_eq!(Position::read(&path), Position::default(), "what an earlier version found damaged is looked for at once");
-        for bad in ["{", "{\"finished_ms\": 7}\nbrahman-file 1 sha256 0\n", "{\"finished_ms\": 7}\nbrahman-file 2 x\n"] {
+        fs::write(
+            &path,
+            r#"{"after": null, "finished_ms": 7, "unrepaired": 0, "unrepaired_before": 1}"#,
+        )
+        .expect("written");
+        assert_eq!(
+            Position::read(&path),
+            Position::default(),
+            "what an earlier version found damaged is looked for at once"
+        );
+        for bad in [
+            "{",
+            "{\"finished_ms\": 7}\nbrahman-file 1 sha256 0\n",
+            "{\"finished_ms\": 7}\nbrahman-file 2 x\n",
+        ] {
             fs::write(&path, bad).expect("damaged");
             assert_eq!(Position::read(&path), Position::default(), "{bad}");
         }
@@ -546,7 +649,8 @@ mod tests {
     #[test]
     fn what_a_run_has_left_is_counted_and_an_empty_folder_is_nothing() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let run = UnfinishedRun { dataset: "d".into(), run_id: "r".into(), ..UnfinishedRun::default() };
+        let run =
+            UnfinishedRun { dataset: "d".into(), run_id: "r".into(), ..UnfinishedRun::default() };
         assert_eq!(measured(run.clone(), folder.path()), None);
         assert_eq!(measured(run.clone(), &folder.path().join("none")), None);
         fs::create_dir(folder.path().join("deep")).expect("made");

@@ -1,8 +1,9 @@
 //! Keeps the stable paths of datasets as the registry has them, for [`crate::views`] to show.
 //!
-//! Invariants: one dataset is shown at a time, as it is when its turn comes, so that what is shown last is what was committed last; a view
-//! that cannot be made costs nobody his commit; nothing is looked for in a bucket that is away; the view of a dataset is removed only where
-//! it is certain that there is none.
+//! Invariants: one dataset is shown at a time, as it is when its turn comes, so that what is shown
+//! last is what was committed last; a view that cannot be made costs nobody his commit; nothing is
+//! looked for in a bucket that is away; the view of a dataset is removed only where it is certain
+//! that there is none.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,8 +26,13 @@ impl CatalogService {
     pub(super) async fn show(&self, realm: Realm, name: &str) {
         let turn = Arc::clone(&self.showing).lock_owned().await;
         let asked = name.to_owned();
-        let of =
-            move |registry: &DatasetRegistry| (registry.generations(&asked), registry.is_known_absent(&asked), registry.roots().clone());
+        let of = move |registry: &DatasetRegistry| {
+            (
+                registry.generations(&asked),
+                registry.is_known_absent(&asked),
+                registry.roots().clone(),
+            )
+        };
         let Ok((generations, is_absent, roots)) = self.consult(realm, of).await else { return };
         for kept in &generations {
             if !self.away_of(realm, &kept.objects).await.is_empty() {
@@ -63,12 +69,22 @@ impl CatalogService {
 
     /// The stable path of a dataset, if it shows the present generation.
     pub(super) fn current(&self, realm: Realm, dataset: &Dataset) -> Option<String> {
-        let path = views::current(&self.home(realm), &dataset.name, dataset.generation, &dataset.lineage.run_id)?;
+        let path = views::current(
+            &self.home(realm),
+            &dataset.name,
+            dataset.generation,
+            &dataset.lineage.run_id,
+        )?;
         Some(path.display().to_string())
     }
 
     /// A pin with the folder in which its generation lies.
-    pub(super) fn with_folder(&self, realm: Realm, name: &str, mut pin: PinnedGeneration) -> PinnedGeneration {
+    pub(super) fn with_folder(
+        &self,
+        realm: Realm,
+        name: &str,
+        mut pin: PinnedGeneration,
+    ) -> PinnedGeneration {
         let folder = views::folder(&self.home(realm), name, pin.generation, &pin.run_id);
         pin.folder = folder.map(|folder| folder.display().to_string());
         pin

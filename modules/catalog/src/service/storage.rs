@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use brahman_card::Fault;
 use brahman_card::interface::storage::{
-    AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut, FlushErrorsOut, HealthOut,
-    OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn, error,
+    AddBucketIn, AddBucketOut, BucketsOut, CompactErrorsIn, CompactErrorsOut, ErrorsIn, ErrorsOut,
+    FlushErrorsOut, HealthOut, OBJECT_BYTES_MAX, PRIMARY, RESCUE, RemoveBucketIn, error,
 };
 use brahman_sidecar::place::meshes::{self, LiveMesh};
 use brahman_sidecar::{Call, Reply, blocking, chain};
@@ -22,9 +22,11 @@ const ERRORS: u64 = 100;
 const ERRORS_MAX: u64 = 10_000;
 /// Datasets or indexes that are named where a bucket cannot be removed.
 const NAMED: usize = 5;
-/// Does what must not end half-way: both registries, of buckets and of datasets, say the same of which buckets there are, also to who has
-/// hung up.
-async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T, Fault>> + Send + 'static) -> Result<T, Fault> {
+/// Does what must not end half-way: both registries, of buckets and of datasets, say the same of
+/// which buckets there are, also to who has hung up.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
     tokio::spawn(work).await.map_err(|error| Fault::internal(chain(&error)))?
 }
 
@@ -36,7 +38,9 @@ impl CatalogService {
         let buckets = &self.buckets;
         let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         match call.method() {
-            "Buckets" => Reply::of(&BucketsOut { buckets: buckets.list(), shortfall: buckets.shortfall() }),
+            "Buckets" => {
+                Reply::of(&BucketsOut { buckets: buckets.list(), shortfall: buckets.shortfall() })
+            }
             "AddBucket" => {
                 // A folder, and a secret, of our own user's.
                 call.allow_paths()?;
@@ -75,7 +79,9 @@ impl CatalogService {
                 let CompactErrorsIn { keep } = call.parameters()?;
                 let keep = number(keep.unwrap_or(KEPT));
                 let done = self.in_journal(move |journal| journal.compact(keep)).await?;
-                let (kept, dropped) = done.map_err(|e| Fault::internal(format!("the journal of failures: {}", chain(&e))))?;
+                let (kept, dropped) = done.map_err(|e| {
+                    Fault::internal(format!("the journal of failures: {}", chain(&e)))
+                })?;
                 Reply::of(&CompactErrorsOut { kept: kept as u64, dropped: dropped as u64 })
             }
             "GetObject" => self.get_object(call).await,
@@ -85,7 +91,10 @@ impl CatalogService {
     }
 
     /// Does something with the journal of failures, on a thread that may wait for the disk.
-    async fn in_journal<T: Send + 'static>(&self, work: impl FnOnce(&FailureJournal) -> T + Send + 'static) -> Result<T, Fault> {
+    async fn in_journal<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&FailureJournal) -> T + Send + 'static,
+    ) -> Result<T, Fault> {
         let journal = Arc::clone(self.buckets.journal());
         let work = blocking(move || work(&journal));
         work.await.map_err(|error| Fault::internal(chain(&error)))
@@ -93,7 +102,8 @@ impl CatalogService {
 
     async fn add_bucket(&self, ask: AddBucketIn) -> Result<AddBucketOut, Fault> {
         let name = ask.name.clone();
-        // Added again elsewhere, what lies in it would be out of reach. The same place with other credentials is fine.
+        // Added again elsewhere, what lies in it would be out of reach. The same place with other
+        // credentials is fine.
         if self.buckets.moves(&ask) {
             self.vacant(&name).await?;
         }
@@ -107,12 +117,18 @@ impl CatalogService {
     async fn remove_bucket(&self, name: &str) -> Result<(), Fault> {
         let buckets = &self.buckets;
         self.vacant(name).await?;
-        // Copies of datasets' objects; the objects stay where they are, and so does what is a bucket itself.
-        let roots = self.consult(Realm::Real, |registry| registry.roots().clone()).await.map_err(unanswered)?;
-        let copies = roots.get(name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
+        // Copies of datasets' objects; the objects stay where they are, and so does what is a
+        // bucket itself.
+        let roots = self
+            .consult(Realm::Real, |registry| registry.roots().clone())
+            .await
+            .map_err(unanswered)?;
+        let copies =
+            roots.get(name).ok().filter(|root| !root.is_local()).map(|root| root.folder.clone());
         buckets.remove(name).await.map_err(|e| refused(name, &e))?;
         let is_bucket = |folder: &PathBuf| folder.join(MARKER).exists();
-        if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies) && !is_bucket(copies)) {
+        if let Some(copies) = copies.filter(|copies| buckets.is_ours(copies) && !is_bucket(copies))
+        {
             match tokio::fs::remove_dir_all(copies.join("datasets")).await {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     buckets.failed(name, "delete", &copies.display().to_string(), &error);
@@ -124,7 +140,8 @@ impl CatalogService {
         self.settle_roots().await
     }
 
-    /// How the buckets are, with how far the copies are behind, and what the last scrub of all of them found.
+    /// How the buckets are, with how far the copies are behind, and what the last scrub of all of
+    /// them found.
     async fn health(&self) -> HealthOut {
         let mut health = self.buckets.health().await;
         let (lag, (last_scrub_ms, damaged)) = (self.lag().await, self.scrubbed().await);
@@ -146,20 +163,29 @@ impl CatalogService {
         HealthOut { health }
     }
 
-    /// Refuses if datasets lie in a bucket or indexes live there. One that is protected stays in any case.
+    /// Refuses if datasets lie in a bucket or indexes live there. One that is protected stays in
+    /// any case.
     async fn vacant(&self, name: &str) -> Result<(), Fault> {
         if self.buckets.list().iter().any(|bucket| bucket.name == name && bucket.protected) {
             return Ok(());
         }
-        // A disk that hangs is not looked at again: what it holds cannot be told. That a bucket is merely away is no reason to keep it.
+        // A disk that hangs is not looked at again: what it holds cannot be told. That a bucket is
+        // merely away is no reason to keep it.
         if self.buckets.mounted(name).await.is_err() && self.buckets.hangs(name) {
-            let message = format!("whether bucket `{name}` is in use cannot be told, for its disk does not answer: try again when it does");
+            let message = format!(
+                "whether bucket `{name}` is in use cannot be told, for its disk does not answer: try again when it does"
+            );
             return Err(Fault::of(&error::InUse { name: name.to_owned() }, false, message));
         }
         let (registry, bucket) = (Arc::clone(self.registry_of(Realm::Real)), name.to_owned());
         let looking = blocking(move || {
             let registry = lock(&registry);
-            let local = registry.roots().get(&bucket).ok().filter(|root| root.is_local()).map(|root| root.folder.clone());
+            let local = registry
+                .roots()
+                .get(&bucket)
+                .ok()
+                .filter(|root| root.is_local())
+                .map(|root| root.folder.clone());
             // A dataset that cannot be read may lie in it.
             let (lying, doubts) = (registry.lying_in(&bucket), registry.unread_datasets());
             drop(registry);
@@ -172,8 +198,10 @@ impl CatalogService {
         match doubts.is_empty() {
             true => Ok(()),
             false => {
-                let message =
-                    format!("whether bucket `{name}` is in use cannot be told, for this could not be read: {}", doubts.join("; "));
+                let message = format!(
+                    "whether bucket `{name}` is in use cannot be told, for this could not be read: {}",
+                    doubts.join("; ")
+                );
                 Err(Fault::of(&error::InUse { name: name.to_owned() }, false, message))
             }
         }
@@ -183,7 +211,12 @@ impl CatalogService {
 /// States of the other meshes that run here.
 fn other_states(own: &Path) -> Vec<OtherState> {
     let of = |LiveMesh { state, holder }: LiveMesh| {
-        let words = format!("{}, the state of the mesh on {} (process {})", state.display(), holder.socket.display(), holder.pid);
+        let words = format!(
+            "{}, the state of the mesh on {} (process {})",
+            state.display(),
+            holder.socket.display(),
+            holder.pid
+        );
         OtherState { folder: state, words }
     };
     meshes::others(own).into_iter().map(of).collect()
@@ -199,7 +232,9 @@ fn in_use(bucket: &str, what: &str, names: &[String]) -> Result<(), Fault> {
         more => format!(" and {more} more"),
     };
     let named = names[..names.len().min(NAMED)].join(", ");
-    let message = format!("{what} in bucket `{bucket}`: {named}{more}; delete them or take them elsewhere first");
+    let message = format!(
+        "{what} in bucket `{bucket}`: {named}{more}; delete them or take them elsewhere first"
+    );
     Err(Fault::of(&error::InUse { name: bucket.to_owned() }, false, message))
 }
 
@@ -208,7 +243,11 @@ fn indexes_in(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for path in listed(&folder.join("indexes"))? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if !name.starts_with('.') && listed(&path)?.iter().any(|file| file.file_name().is_some_and(|name| name != "MOVED.json")) {
+        if !name.starts_with('.')
+            && listed(&path)?
+                .iter()
+                .any(|file| file.file_name().is_some_and(|name| name != "MOVED.json"))
+        {
             names.push(name);
         }
     }
@@ -219,7 +258,11 @@ fn indexes_in(folder: &Path) -> io::Result<Vec<String>> {
 fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
     match fs::read_dir(folder) {
         Ok(found) => found.map(|entry| entry.map(|entry| entry.path())).collect(),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(Vec::new()),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(Vec::new())
+        }
         Err(error) => Err(error),
     }
 }
@@ -239,15 +282,25 @@ fn fault_of(name: &str, error: &BucketError, message: String) -> Fault {
         BucketError::NoSuchBucket(_) => Fault::of(&error::NoSuchBucket { name }, false, message),
         BucketError::Protected(_) => Fault::of(&error::Protected { name }, false, message),
         // What is away may come back.
-        BucketError::Unusable { .. } | BucketError::Away { .. } => Fault::of(&error::Unusable { name }, true, message),
-        BucketError::NoNode(_) => Fault::of(&error::Unusable { name }, false, message),
-        BucketError::InTheWay { key, .. } => Fault::of(&error::Taken { name, key: key.clone() }, false, message),
-        BucketError::Bad(_) => Fault::invalid_parameter("bucket", message),
-        BucketError::NoSuchObject { key, .. } => Fault::of(&error::NoSuchObject { name, key: key.clone() }, false, message),
-        BucketError::Damaged { key, .. } => Fault::of(&error::DamagedObject { name, key: key.clone() }, false, message),
-        BucketError::TooLarge { size, .. } => {
-            Fault::of(&error::TooLarge { name: Some(name), size: *size, max: OBJECT_BYTES_MAX }, false, message)
+        BucketError::Unusable { .. } | BucketError::Away { .. } => {
+            Fault::of(&error::Unusable { name }, true, message)
         }
+        BucketError::NoNode(_) => Fault::of(&error::Unusable { name }, false, message),
+        BucketError::InTheWay { key, .. } => {
+            Fault::of(&error::Taken { name, key: key.clone() }, false, message)
+        }
+        BucketError::Bad(_) => Fault::invalid_parameter("bucket", message),
+        BucketError::NoSuchObject { key, .. } => {
+            Fault::of(&error::NoSuchObject { name, key: key.clone() }, false, message)
+        }
+        BucketError::Damaged { key, .. } => {
+            Fault::of(&error::DamagedObject { name, key: key.clone() }, false, message)
+        }
+        BucketError::TooLarge { size, .. } => Fault::of(
+            &error::TooLarge { name: Some(name), size: *size, max: OBJECT_BYTES_MAX },
+            false,
+            message,
+        ),
         BucketError::Io(_) => Fault::internal(message),
     }
 }

@@ -1,8 +1,9 @@
 //! Deleting what no generation needs any more: here, in buckets in S3, and in `rescue`.
 //!
-//! What may go is decided in [`crate::registry::sweep`] and [`crate::registry::manifests`]; here it is read, asked once more, and removed
-//! one by one. Invariants: a bucket that is away is not swept; a manifest goes before the objects that it stands for; what failed is told, and
-//! tried again with the next commit, after an hour, and at the next start.
+//! What may go is decided in [`crate::registry::sweep`] and [`crate::registry::manifests`]; here it
+//! is read, asked once more, and removed one by one. Invariants: a bucket that is away is not
+//! swept; a manifest goes before the objects that it stands for; what failed is told, and tried
+//! again with the next commit, after an hour, and at the next start.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -52,10 +53,15 @@ impl CatalogService {
         if realm == Realm::Mock {
             return BTreeSet::new();
         }
-        self.buckets.roots().into_keys().filter(|name| self.buckets.mounted_now(name).is_err()).collect()
+        self.buckets
+            .roots()
+            .into_keys()
+            .filter(|name| self.buckets.mounted_now(name).is_err())
+            .collect()
     }
 
-    /// Deletes what may go of one dataset, or of all, from this machine. Gives what stays because something could not be read, and why.
+    /// Deletes what may go of one dataset, or of all, from this machine. Gives what stays because
+    /// something could not be read, and why.
     pub(super) async fn tidy(&self, realm: Realm, name: Option<&str>) -> Vec<String> {
         let turn = Arc::clone(&self.tidying).lock_owned().await;
         let (away, name) = (self.away(realm).await, name.map(str::to_owned));
@@ -77,7 +83,8 @@ impl CatalogService {
         }
     }
 
-    /// Deletes what earlier lives of this process have left, and what was left alone because it was too soon; ends with its task.
+    /// Deletes what earlier lives of this process have left, and what was left alone because it was
+    /// too soon; ends with its task.
     pub async fn keep_sweeping(self: &Arc<Self>) {
         loop {
             self.look_for_unfinished().await;
@@ -86,7 +93,10 @@ impl CatalogService {
             for path in self.buckets.clear_leftovers().await {
                 tracing::info!(path = %path.display(), "removed what a killed upload had left");
             }
-            let names = self.consult(Realm::Real, DatasetRegistry::with_spent_runs).await.unwrap_or_default();
+            let names = self
+                .consult(Realm::Real, DatasetRegistry::with_spent_runs)
+                .await
+                .unwrap_or_default();
             for name in names {
                 self.tidy_remote(&name).await;
             }
@@ -100,16 +110,19 @@ impl CatalogService {
     /// Notes what runs have left, for whoever asks how this module is.
     async fn look_for_unfinished(self: &Arc<Self>) {
         let service = Arc::clone(self);
-        let looking = blocking(move || *lock(&service.unfinished) = left_in_words(&service.unfinished()));
+        let looking =
+            blocking(move || *lock(&service.unfinished) = left_in_words(&service.unfinished()));
         if let Err(error) = looking.await {
             tracing::warn!(%error, "what runs have left was not looked at");
         }
     }
 
-    /// Deletes from buckets in S3, and from `rescue`, what we have put there of a dataset and no generation needs.
+    /// Deletes from buckets in S3, and from `rescue`, what we have put there of a dataset and no
+    /// generation needs.
     pub(super) async fn tidy_remote(&self, name: &str) {
         let asked = name.to_owned();
-        let evidence = self.with(Realm::Real, move |registry| Ok(held(registry).evidence(Some(&asked)))).await;
+        let evidence =
+            self.with(Realm::Real, move |registry| Ok(held(registry).evidence(Some(&asked)))).await;
         let evidence = match evidence {
             Ok(evidence) => evidence,
             Err(fault) => return self.note_unswept(name, vec![fault.message().to_owned()]),
@@ -125,11 +138,19 @@ impl CatalogService {
         self.note_unswept(name, notes);
     }
 
-    /// The buckets, other than folders of datasets, into which some runs may have put something, or that have copies.
+    /// The buckets, other than folders of datasets, into which some runs may have put something, or
+    /// that have copies.
     fn written_by(&self, evidence: &Evidence) -> Vec<String> {
         let anywhere = evidence.runs.values().any(|run| run.buckets.is_empty());
-        let wrote = |name: &String| anywhere || evidence.runs.values().any(|run| run.buckets.contains(name));
-        let roots = self.buckets.roots().into_iter().filter(|(_, root)| !root.is_local()).map(|(name, _)| name);
+        let wrote = |name: &String| {
+            anywhere || evidence.runs.values().any(|run| run.buckets.contains(name))
+        };
+        let roots = self
+            .buckets
+            .roots()
+            .into_iter()
+            .filter(|(_, root)| !root.is_local())
+            .map(|(name, _)| name);
         let copies = self.buckets.rescues().then(|| RESCUE.to_owned());
         roots.filter(wrote).chain(copies).collect()
     }
@@ -148,14 +169,20 @@ impl CatalogService {
         super::lock(&self.unswept).values().flatten().cloned().collect()
     }
 
-    async fn sweep_bucket(&self, bucket: &str, name: &str, evidence: &Evidence) -> Result<(), SweepError> {
+    async fn sweep_bucket(
+        &self,
+        bucket: &str,
+        name: &str,
+        evidence: &Evidence,
+    ) -> Result<(), SweepError> {
         // A manifest goes before the objects that it stands for, and whose it is could not be told.
         if bucket != RESCUE {
             self.buckets.known_node()?;
         }
         self.buckets.present(bucket).await?;
         let listed = self.buckets.keys(bucket, &format!("datasets/{name}"), LISTED_MAX).await?;
-        let object = |(key, _)| Ok(ListedObject { bucket: bucket.to_owned(), key, resumable: false });
+        let object =
+            |(key, _)| Ok(ListedObject { bucket: bucket.to_owned(), key, resumable: false });
         let listing: Vec<_> = listed.into_iter().map(object).collect();
         let plan = sweep::plan(evidence, &listing)?;
         let (within, of, strangers) = (bucket.to_owned(), name.to_owned(), plan.strangers);
@@ -189,7 +216,8 @@ impl CatalogService {
                 Ok(None) | Err(BucketError::Damaged { .. }) => continue,
                 Err(error) => return Err(error.into()),
             };
-            // Nothing is begun, and so nothing published of a run that has ended, until it has gone.
+            // Nothing is begun, and so nothing published of a run that has ended, until it has
+            // gone.
             let _deleting = self.deleting.lock().await;
             let head = self.head_in(bucket, name).await?;
             if head.withdraws(number, &manifest) {
@@ -201,8 +229,12 @@ impl CatalogService {
 
     /// Against what a dataset's manifests in a bucket are held. It may look at a disk.
     async fn head_in(&self, bucket: &str, name: &str) -> Result<manifests::Head, BucketError> {
-        let (bucket, name, node, registry) =
-            (bucket.to_owned(), name.to_owned(), self.node.clone(), Arc::clone(self.registry_of(Realm::Real)));
+        let (bucket, name, node, registry) = (
+            bucket.to_owned(),
+            name.to_owned(),
+            self.node.clone(),
+            Arc::clone(self.registry_of(Realm::Real)),
+        );
         let looking = blocking(move || held(&registry).head_in(&name, &bucket, &node));
         looking.await.map_err(|error| io::Error::other(error).into())
     }
@@ -211,8 +243,11 @@ impl CatalogService {
     async fn telling(&self, bucket: &str, name: &str) -> Result<Vec<(String, u64)>, BucketError> {
         let listed = self.buckets.keys(bucket, &format!("manifests/{name}"), MANIFESTS_MAX).await?;
         let head = self.head_in(bucket, name).await?;
-        let number = |key: &str| manifests::place(key).filter(|(of, _)| *of == name).map(|(_, number)| number);
-        let numbered = listed.into_iter().filter_map(|(key, _)| number(&key).map(|number| (key, number)));
+        let number = |key: &str| {
+            manifests::place(key).filter(|(of, _)| *of == name).map(|(_, number)| number)
+        };
+        let numbered =
+            listed.into_iter().filter_map(|(key, _)| number(&key).map(|number| (key, number)));
         Ok(numbered.filter(|(_, number)| head.is_telling(*number)).collect())
     }
 }

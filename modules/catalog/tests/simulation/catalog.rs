@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use brahman_catalog::registry::manifests::{Head, Manifest};
-use brahman_catalog::registry::sweep::{self, Doubt, Evidence, Folder, ListedObject, RunRecord, Standing, Verdict};
+use brahman_catalog::registry::sweep::{
+    self, Doubt, Evidence, Folder, ListedObject, RunRecord, Standing, Verdict,
+};
 
 use super::world::LAKE;
 
@@ -16,7 +18,11 @@ pub(super) struct Object {
 
 pub(super) fn object(name: &str, run: &str, bucket: &str) -> Object {
     let content = run.bytes().fold(7, |hash: u64, b| hash.wrapping_mul(31).wrapping_add(b.into()));
-    Object { bucket: bucket.to_owned(), key: format!("datasets/{name}/{run}/part-0.parquet"), content }
+    Object {
+        bucket: bucket.to_owned(),
+        key: format!("datasets/{name}/{run}/part-0.parquet"),
+        content,
+    }
 }
 
 pub(super) fn folder(key: &str) -> Folder {
@@ -100,14 +106,21 @@ impl Catalog {
         for event in &self.journal {
             match event {
                 Event::Start { name, run, bucket, .. } => {
-                    let new = || RunRecord { dataset: name.clone(), buckets: BTreeSet::new(), standing: Standing::Open };
+                    let new = || RunRecord {
+                        dataset: name.clone(),
+                        buckets: BTreeSet::new(),
+                        standing: Standing::Open,
+                    };
                     let record = runs.entry(run.clone()).or_insert_with(new);
                     record.standing = Standing::Open;
                     record.buckets.extend(bucket.clone());
                 }
-                Event::Complete { run, .. } => runs.get_mut(run).expect("it has begun").standing = Standing::Committed,
+                Event::Complete { run, .. } => {
+                    runs.get_mut(run).expect("it has begun").standing = Standing::Committed
+                }
                 Event::Fail { run, at_ms } => {
-                    runs.get_mut(run).expect("it has begun").standing = Standing::Failed { for_ms: now_ms.saturating_sub(*at_ms) };
+                    runs.get_mut(run).expect("it has begun").standing =
+                        Standing::Failed { for_ms: now_ms.saturating_sub(*at_ms) };
                 }
                 Event::Drop { .. } => {}
             }
@@ -116,12 +129,19 @@ impl Catalog {
     }
 
     pub(super) fn open_runs(&self) -> Vec<String> {
-        self.runs(0).into_iter().filter(|(_, run)| run.standing == Standing::Open).map(|(id, _)| id).collect()
+        self.runs(0)
+            .into_iter()
+            .filter(|(_, run)| run.standing == Standing::Open)
+            .map(|(id, _)| id)
+            .collect()
     }
 
     /// How often a run has begun.
     pub(super) fn lives(&self, run: &str) -> usize {
-        self.journal.iter().filter(|event| matches!(event, Event::Start { run: of, .. } if of == run)).count()
+        self.journal
+            .iter()
+            .filter(|event| matches!(event, Event::Start { run: of, .. } if of == run))
+            .count()
     }
 
     pub(super) fn is_open(&self, run: &str) -> bool {
@@ -151,8 +171,13 @@ impl Catalog {
             let last = entry.history.iter().rev().take(2).map(|run| (name.clone(), run.clone()));
             (name.clone(), Ok(objects.chain(last).collect()))
         };
-        let gone = self.gone().into_iter().map(|name| (name, Err(Doubt("its file is gone".to_owned()))));
-        Evidence { needed: self.entries.iter().map(needs).chain(gone).collect(), unread: Vec::new(), runs: self.runs(now_ms) }
+        let gone =
+            self.gone().into_iter().map(|name| (name, Err(Doubt("its file is gone".to_owned()))));
+        Evidence {
+            needed: self.entries.iter().map(needs).chain(gone).collect(),
+            unread: Vec::new(),
+            runs: self.runs(now_ms),
+        }
     }
 
     pub(super) fn verdict(&self, listed: &ListedObject, now_ms: u64) -> Verdict {
@@ -163,12 +188,18 @@ impl Catalog {
 
     pub(super) fn head(&self, name: &str) -> Head {
         let entry = self.entries.get(name);
-        let lies_there = |entry: &&Entry| entry.objects.iter().chain(&entry.before).any(|o| o.bucket == LAKE);
-        let ended = self.runs(0).into_iter().filter(|(_, run)| run.dataset == name && run.standing != Standing::Open);
+        let lies_there =
+            |entry: &&Entry| entry.objects.iter().chain(&entry.before).any(|o| o.bucket == LAKE);
+        let ended = self
+            .runs(0)
+            .into_iter()
+            .filter(|(_, run)| run.dataset == name && run.standing != Standing::Open);
         Head {
             node: self.node.clone(),
             newest: entry.filter(lies_there).map(|entry| entry.generation),
-            published: entry.map(|entry| entry.history.iter().cloned().collect()).unwrap_or_default(),
+            published: entry
+                .map(|entry| entry.history.iter().cloned().collect())
+                .unwrap_or_default(),
             ended: ended.map(|(id, _)| id).collect(),
         }
     }
@@ -183,7 +214,8 @@ impl Catalog {
             }
         }
         let adopted = |event: &Event| matches!(event, Event::Start { adopts: true, .. });
-        let adopting: BTreeSet<String> = self.journal.iter().filter(|e| adopted(e)).filter_map(run_of).collect();
+        let adopting: BTreeSet<String> =
+            self.journal.iter().filter(|e| adopted(e)).filter_map(run_of).collect();
         for run in self.open_runs().into_iter().filter(|run| adopting.contains(run)) {
             self.journal.push(Event::Fail { run, at_ms: now_ms });
         }
@@ -192,7 +224,9 @@ impl Catalog {
 
 pub(super) fn run_of(event: &Event) -> Option<String> {
     match event {
-        Event::Start { run, .. } | Event::Complete { run, .. } | Event::Fail { run, .. } => Some(run.clone()),
+        Event::Start { run, .. } | Event::Complete { run, .. } | Event::Fail { run, .. } => {
+            Some(run.clone())
+        }
         Event::Drop { .. } => None,
     }
 }
@@ -200,7 +234,9 @@ pub(super) fn run_of(event: &Event) -> Option<String> {
 /// Name, run and bucket of a run that was begun by ingest.
 pub(super) fn begun(event: &Event) -> Option<(String, String, String)> {
     match event {
-        Event::Start { name, run, bucket: Some(bucket), adopts: false } => Some((name.clone(), run.clone(), bucket.clone())),
+        Event::Start { name, run, bucket: Some(bucket), adopts: false } => {
+            Some((name.clone(), run.clone(), bucket.clone()))
+        }
         _ => None,
     }
 }

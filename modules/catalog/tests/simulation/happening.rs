@@ -15,14 +15,34 @@ impl World {
             0..5 => {
                 self.made += 1;
                 let run = format!("{}{}", self.catalogs[who].node, self.made);
-                let (bucket, adds) = (if self.random.one_in(2) { DISK } else { LAKE }, self.random.one_in(2));
-                Op::Start(Commit { name, run, bucket: bucket.to_owned(), adds, objects: Vec::new(), base: None, number: 0, life: 0 })
+                let (bucket, adds) =
+                    (if self.random.one_in(2) { DISK } else { LAKE }, self.random.one_in(2));
+                Op::Start(Commit {
+                    name,
+                    run,
+                    bucket: bucket.to_owned(),
+                    adds,
+                    objects: Vec::new(),
+                    base: None,
+                    number: 0,
+                    life: 0,
+                })
             }
             // Said again, or a run that was given up and is taken up again.
             5..8 => {
-                let again: Vec<(String, String, String)> = self.catalogs[who].journal.iter().filter_map(begun).collect();
+                let again: Vec<(String, String, String)> =
+                    self.catalogs[who].journal.iter().filter_map(begun).collect();
                 let Some((name, run, bucket)) = self.random.of(&again).cloned() else { return };
-                let commit = Commit { name, run, bucket, adds: false, objects: Vec::new(), base: None, number: 0, life: 0 };
+                let commit = Commit {
+                    name,
+                    run,
+                    bucket,
+                    adds: false,
+                    objects: Vec::new(),
+                    base: None,
+                    number: 0,
+                    life: 0,
+                };
                 // What was published is answered, and begins nothing.
                 let runs = self.catalogs[who].runs(0);
                 match runs.get(&commit.run).map(|run| run.standing) {
@@ -39,7 +59,8 @@ impl World {
                 if self.catalogs[who].entries.remove(&name).is_none() {
                     return;
                 }
-                // Its line in the journal follows, or a crash, after which nobody knows whether it was deleted.
+                // Its line in the journal follows, or a crash, after which nobody knows whether it
+                // was deleted.
                 if self.random.one_in(8) {
                     let now_ms = self.now(who);
                     self.catalogs[who].restart(now_ms);
@@ -73,9 +94,13 @@ impl World {
             }
             _ => {
                 self.now_ms += HOUR_MS;
-                self.catalogs[who].skew_ms = u64::try_from(self.random.below(3)).expect("small") * 10 * HOUR_MS;
-                let there: Vec<_> = self.objects.keys().filter(|(bucket, _)| bucket != LAKE).cloned().collect();
-                if let Some(place) = self.random.of(&there).cloned().filter(|_| self.random.one_in(3)) {
+                self.catalogs[who].skew_ms =
+                    u64::try_from(self.random.below(3)).expect("small") * 10 * HOUR_MS;
+                let there: Vec<_> =
+                    self.objects.keys().filter(|(bucket, _)| bucket != LAKE).cloned().collect();
+                if let Some(place) =
+                    self.random.of(&there).cloned().filter(|_| self.random.one_in(3))
+                {
                     if let Some(content) = self.objects.get_mut(&place) {
                         *content ^= 1;
                     }

@@ -12,9 +12,15 @@ impl World {
         let now_ms = self.now(who);
         match op {
             Op::Start(commit) => {
-                let (name, run, bucket) = (commit.name.clone(), commit.run.clone(), Some(commit.bucket.clone()));
+                let (name, run, bucket) =
+                    (commit.name.clone(), commit.run.clone(), Some(commit.bucket.clone()));
                 if !self.catalogs[who].is_open(&run) {
-                    self.catalogs[who].journal.push(Event::Start { name, run, bucket, adopts: false });
+                    self.catalogs[who].journal.push(Event::Start {
+                        name,
+                        run,
+                        bucket,
+                        adopts: false,
+                    });
                 }
                 Some(Op::Write(commit))
             }
@@ -27,8 +33,12 @@ impl World {
             }
             Op::Check(mut commit) => {
                 let part = object(&commit.name, &commit.run, &commit.bucket);
-                // What it has written is verified: it may have been cleared away while it was given up.
-                if commit.bucket == DISK && self.objects.get(&(part.bucket.clone(), part.key.clone())) != Some(&part.content) {
+                // What it has written is verified: it may have been cleared away while it was given
+                // up.
+                if commit.bucket == DISK
+                    && self.objects.get(&(part.bucket.clone(), part.key.clone()))
+                        != Some(&part.content)
+                {
                     self.fail(who, commit.run);
                     return None;
                 }
@@ -44,7 +54,9 @@ impl World {
                 if !commit.objects.iter().any(|o| o.bucket == LAKE) {
                     return Some(Op::Publish(commit));
                 }
-                let taken = self.newest(&commit.name).is_some_and(|(_, put)| put.manifest.node != self.catalogs[who].node);
+                let taken = self
+                    .newest(&commit.name)
+                    .is_some_and(|(_, put)| put.manifest.node != self.catalogs[who].node);
                 if self.away.contains(LAKE) || (!known.iter().any(|o| o.bucket == LAKE) && taken) {
                     self.fail(who, commit.run);
                     return None;
@@ -65,7 +77,9 @@ impl World {
                     // Said again now, or by and by, or never.
                     None => self.random.one_in(2).then_some(Op::PutManifest(commit)),
                     Some(None) => Some(Op::Publish(commit)),
-                    Some(Some(there)) if there.node == *node && there.run_id == commit.run => Some(Op::Publish(commit)),
+                    Some(Some(there)) if there.node == *node && there.run_id == commit.run => {
+                        Some(Op::Publish(commit))
+                    }
                     Some(Some(there)) if there.node == *node => {
                         commit.number += 1;
                         Some(Op::PutManifest(commit))
@@ -80,12 +94,24 @@ impl World {
                 let (name, run) = (commit.name.clone(), commit.run.clone());
                 let own = (name.clone(), run.clone());
                 let evidence = self.catalogs[who].evidence(now_ms);
-                let needed = |folder: &Folder| evidence.needed.values().flatten().any(|needed| needed.contains(folder));
+                let needed = |folder: &Folder| {
+                    evidence.needed.values().flatten().any(|needed| needed.contains(folder))
+                };
                 let is = self.catalogs[who].entries.get(&name).map_or(0, |entry| entry.generation);
-                let parts = commit.objects.iter().map(|o| folder(&o.key)).all(|folder| folder == own || needed(&folder));
-                let known = self.catalogs[who].entries.get(&name).is_some_and(|entry| entry.history.contains(&run));
+                let parts = commit
+                    .objects
+                    .iter()
+                    .map(|o| folder(&o.key))
+                    .all(|folder| folder == own || needed(&folder));
+                let known = self.catalogs[who]
+                    .entries
+                    .get(&name)
+                    .is_some_and(|entry| entry.history.contains(&run));
                 // Given up and taken up again meanwhile, it is for the later commit to say.
-                if known || !self.catalogs[who].is_open(&run) || self.catalogs[who].lives(&run) != commit.life {
+                if known
+                    || !self.catalogs[who].is_open(&run)
+                    || self.catalogs[who].lives(&run) != commit.life
+                {
                     return None;
                 }
                 if !parts || commit.base.is_some_and(|base| base != is) {
@@ -110,7 +136,8 @@ impl World {
             Op::Withdraw { name, spent, mut telling } => {
                 let Some((key, number)) = telling.pop() else { return Some(Op::Remove { spent }) };
                 let head = self.catalogs[who].head(&name);
-                if self.manifests.get(&key).is_some_and(|put| head.withdraws(number, &put.manifest)) {
+                if self.manifests.get(&key).is_some_and(|put| head.withdraws(number, &put.manifest))
+                {
                     self.manifests.remove(&key);
                 }
                 Some(Op::Withdraw { name, spent, telling })
@@ -123,17 +150,27 @@ impl World {
                 Some(Op::Remove { spent })
             }
             Op::Copy => {
-                let live: Vec<Object> = self.catalogs[who].entries.values().flat_map(|entry| entry.objects.clone()).collect();
+                let live: Vec<Object> = self.catalogs[who]
+                    .entries
+                    .values()
+                    .flat_map(|entry| entry.objects.clone())
+                    .collect();
                 let object = self.random.of(&live)?.clone();
                 let read = self.objects.get(&(object.bucket.clone(), object.key.clone()));
-                let is_there = [RESCUE, object.bucket.as_str()].iter().all(|bucket| !self.away.contains(*bucket));
+                let is_there = [RESCUE, object.bucket.as_str()]
+                    .iter()
+                    .all(|bucket| !self.away.contains(*bucket));
                 (is_there && read == Some(&object.content)).then_some(Op::PutCopy(object))
             }
             Op::PutCopy(object) => {
                 let place = (RESCUE.to_owned(), object.key.clone());
                 self.broken.remove(&place);
                 self.objects.insert(place, object.content);
-                Some(Op::Copied(ListedObject { bucket: RESCUE.to_owned(), key: object.key, resumable: false }))
+                Some(Op::Copied(ListedObject {
+                    bucket: RESCUE.to_owned(),
+                    key: object.key,
+                    resumable: false,
+                }))
             }
             Op::Copied(listed) => {
                 if self.catalogs[who].verdict(&listed, now_ms) == Verdict::Spent {
@@ -142,10 +179,19 @@ impl World {
                 None
             }
             Op::Repair => {
-                let live: Vec<Object> = self.catalogs[who].entries.values().flat_map(|entry| entry.objects.clone()).collect();
+                let live: Vec<Object> = self.catalogs[who]
+                    .entries
+                    .values()
+                    .flat_map(|entry| entry.objects.clone())
+                    .collect();
                 let object = self.random.of(&live)?.clone();
-                let (own, copy) = ((object.bucket.clone(), object.key.clone()), (RESCUE.to_owned(), object.key.clone()));
-                if self.objects.get(&copy) == Some(&object.content) && self.objects.get(&own) != Some(&object.content) {
+                let (own, copy) = (
+                    (object.bucket.clone(), object.key.clone()),
+                    (RESCUE.to_owned(), object.key.clone()),
+                );
+                if self.objects.get(&copy) == Some(&object.content)
+                    && self.objects.get(&own) != Some(&object.content)
+                {
                     self.objects.insert(own.clone(), object.content);
                     self.broken.remove(&own);
                 }
@@ -158,14 +204,27 @@ impl World {
                 let (number, put) = self.newest(&name)?;
                 self.made += 1;
                 let run = format!("adopted{}", self.made);
-                let event = Event::Start { name: name.clone(), run: run.clone(), bucket: Some(LAKE.to_owned()), adopts: true };
+                let event = Event::Start {
+                    name: name.clone(),
+                    run: run.clone(),
+                    bucket: Some(LAKE.to_owned()),
+                    adopts: true,
+                };
                 self.catalogs[who].journal.push(event);
-                Some(Op::TakeUp { name, run, number: number + 1, theirs: put.objects, ours: Vec::new() })
+                Some(Op::TakeUp {
+                    name,
+                    run,
+                    number: number + 1,
+                    theirs: put.objects,
+                    ours: Vec::new(),
+                })
             }
             Op::TakeUp { name, run, number, theirs, mut ours } => {
                 if let Some(object) = theirs.get(ours.len()) {
                     // Verified on its way.
-                    if self.objects.get(&(object.bucket.clone(), object.key.clone())) != Some(&object.content) {
+                    if self.objects.get(&(object.bucket.clone(), object.key.clone()))
+                        != Some(&object.content)
+                    {
                         self.fail(who, run);
                         return None;
                     }
@@ -182,7 +241,9 @@ impl World {
                 None
             }
             Op::Taken { name, run, number, ours } => {
-                if self.catalogs[who].entries.contains_key(&name) || !self.catalogs[who].is_open(&run) {
+                if self.catalogs[who].entries.contains_key(&name)
+                    || !self.catalogs[who].is_open(&run)
+                {
                     self.fail(who, run);
                 } else {
                     self.publish(who, &name, &run, number, ours);

@@ -52,10 +52,21 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
-        let catalogs = ["one", "two"].map(|node| Catalog { node: node.to_owned(), ..Catalog::default() });
+        let catalogs =
+            ["one", "two"].map(|node| Catalog { node: node.to_owned(), ..Catalog::default() });
         let random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let (objects, manifests, late) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { random, objects, manifests, late, away: BTreeSet::new(), broken: BTreeSet::new(), catalogs, now_ms: 1_000_000_000, made: 0 }
+        Self {
+            random,
+            objects,
+            manifests,
+            late,
+            away: BTreeSet::new(),
+            broken: BTreeSet::new(),
+            catalogs,
+            now_ms: 1_000_000_000,
+            made: 0,
+        }
     }
 
     pub(super) fn now(&self, who: usize) -> u64 {
@@ -65,25 +76,40 @@ impl World {
     pub(super) fn listed(&self, bucket: &str, name: &str) -> Vec<Result<ListedObject, Doubt>> {
         let prefix = format!("datasets/{name}/");
         let keys = self.objects.keys().filter(|(at, key)| at == bucket && key.starts_with(&prefix));
-        keys.map(|(bucket, key)| Ok(ListedObject { bucket: bucket.clone(), key: key.clone(), resumable: bucket == DISK })).collect()
+        keys.map(|(bucket, key)| {
+            Ok(ListedObject { bucket: bucket.clone(), key: key.clone(), resumable: bucket == DISK })
+        })
+        .collect()
     }
 
     pub(super) fn telling(&self, who: usize, name: &str) -> Vec<(String, u64)> {
         let head = self.catalogs[who].head(name);
-        let places = self.manifests.keys().filter_map(|key| Some((key.clone(), manifests::place(key)?)));
-        let of_name = places.filter(|(_, (of, _))| *of == name).map(|(key, (_, number))| (key.clone(), number)).collect::<Vec<_>>();
+        let places =
+            self.manifests.keys().filter_map(|key| Some((key.clone(), manifests::place(key)?)));
+        let of_name = places
+            .filter(|(_, (of, _))| *of == name)
+            .map(|(key, (_, number))| (key.clone(), number))
+            .collect::<Vec<_>>();
         of_name.into_iter().filter(|(_, number)| head.is_telling(*number)).collect()
     }
 
     pub(super) fn put(&self, who: usize, run: &str, number: u64, objects: &[Object]) -> Put {
         let (node, run_id) = (self.catalogs[who].node.clone(), run.to_owned());
         Put {
-            manifest: Manifest { node, run_id, generation: number, taken_from: None, commit: Value::Null, sha256: None },
+            manifest: Manifest {
+                node,
+                run_id,
+                generation: number,
+                taken_from: None,
+                commit: Value::Null,
+                sha256: None,
+            },
             objects: objects.to_vec(),
         }
     }
 
-    /// Puts a manifest that must be new, or gives the one that is there. None if nobody knows what became of it.
+    /// Puts a manifest that must be new, or gives the one that is there. None if nobody knows what
+    /// became of it.
     pub(super) fn create(&mut self, key: &str, put: &Put) -> Option<Option<Manifest>> {
         if self.random.one_in(8) {
             match self.random.below(3) {
@@ -104,8 +130,12 @@ impl World {
 
     /// A dataset's newest manifest, with its number.
     pub(super) fn newest(&self, name: &str) -> Option<(u64, Put)> {
-        let of_name = self.manifests.iter().filter_map(|(key, put)| Some((manifests::place(key)?, put)));
-        of_name.filter(|((of, _), _)| *of == name).map(|((_, number), put)| (number, put.clone())).max_by_key(|(number, _)| *number)
+        let of_name =
+            self.manifests.iter().filter_map(|(key, put)| Some((manifests::place(key)?, put)));
+        of_name
+            .filter(|((of, _), _)| *of == name)
+            .map(|((_, number), put)| (number, put.clone()))
+            .max_by_key(|(number, _)| *number)
     }
 
     pub(super) fn fail(&mut self, who: usize, run: String) {
@@ -115,7 +145,14 @@ impl World {
         }
     }
 
-    pub(super) fn publish(&mut self, who: usize, name: &str, run: &str, generation: u64, objects: Vec<Object>) {
+    pub(super) fn publish(
+        &mut self,
+        who: usize,
+        name: &str,
+        run: &str,
+        generation: u64,
+        objects: Vec<Object>,
+    ) {
         let old = self.catalogs[who].entries.get(name);
         let before = old.map(|old| old.objects.clone()).unwrap_or_default();
         let mut history = old.map(|old| old.history.clone()).unwrap_or_default();
@@ -127,7 +164,9 @@ impl World {
             let now_ms = self.now(who);
             self.catalogs[who].restart(now_ms);
         } else {
-            self.catalogs[who].journal.push(Event::Complete { name: name.to_owned(), run: run.to_owned() });
+            self.catalogs[who]
+                .journal
+                .push(Event::Complete { name: name.to_owned(), run: run.to_owned() });
         }
     }
 
@@ -143,7 +182,9 @@ impl World {
             for (name, entry) in &catalog.entries {
                 for object in entry.objects.iter().chain(&entry.before) {
                     let place = (object.bucket.clone(), object.key.clone());
-                    if !self.broken.contains(&place) && self.objects.get(&place) != Some(&object.content) {
+                    if !self.broken.contains(&place)
+                        && self.objects.get(&place) != Some(&object.content)
+                    {
                         return Some(format!("{} needs {object:?} for {name}", catalog.node));
                     }
                 }
@@ -169,7 +210,9 @@ impl World {
             }
         }
         self.now_ms += 100 * HOUR_MS;
-        for (who, bucket) in [0, 1].into_iter().flat_map(|who| [DISK, LAKE, RESCUE].map(|bucket| (who, bucket))) {
+        for (who, bucket) in
+            [0, 1].into_iter().flat_map(|who| [DISK, LAKE, RESCUE].map(|bucket| (who, bucket)))
+        {
             for name in NAMES {
                 let mut op = Some(Op::Sweep { bucket, name: name.to_owned() });
                 while let Some(next) = op.take() {
@@ -183,7 +226,11 @@ impl World {
     pub(super) fn left(&self) -> Option<String> {
         for catalog in &self.catalogs {
             for (bucket, key) in self.objects.keys() {
-                let listed = ListedObject { bucket: bucket.clone(), key: key.clone(), resumable: bucket == DISK };
+                let listed = ListedObject {
+                    bucket: bucket.clone(),
+                    key: key.clone(),
+                    resumable: bucket == DISK,
+                };
                 if catalog.verdict(&listed, self.now_ms) == Verdict::Spent {
                     return Some(format!("{} has left {bucket} {key}", catalog.node));
                 }

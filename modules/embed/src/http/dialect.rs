@@ -1,11 +1,14 @@
 //! What each kind of server is asked for vectors, and how it answers. Pure.
 //!
-//! * OpenAI's `/v1/embeddings`: <https://platform.openai.com/docs/api-reference/embeddings>; it cannot be told whether to cut.
+//! * OpenAI's `/v1/embeddings`: <https://platform.openai.com/docs/api-reference/embeddings>; it
+//!   cannot be told whether to cut.
 //! * Ollama's `/api/embed`: <https://docs.ollama.com/api/embed>.
-//! * `/embed` of text-embeddings-inference (TEI): <https://huggingface.github.io/text-embeddings-inference>.
+//! * `/embed` of text-embeddings-inference (TEI):
+//!   <https://huggingface.github.io/text-embeddings-inference>.
 //!
-//! Invariants: as many vectors as texts, or an error; each at the place of its text, by the server's own index where it gives one. What
-//! is in a vector is not judged here: a number that is none comes out as NaN.
+//! Invariants: as many vectors as texts, or an error; each at the place of its text, by the
+//! server's own index where it gives one. What is in a vector is not judged here: a number that is
+//! none comes out as NaN.
 
 use brahman_card::wire::base64;
 use serde::Deserialize;
@@ -39,7 +42,8 @@ pub struct Introduction {
 pub struct VectorsAnswer {
     /// One a text, in the texts' order.
     pub vectors: Vec<Vec<f32>>,
-    /// Tokens of all the texts together, as far as they were looked at; none if the server does not count them.
+    /// Tokens of all the texts together, as far as they were looked at; none if the server does not
+    /// count them.
     pub tokens: Option<u32>,
 }
 
@@ -160,7 +164,8 @@ impl Dialect {
     pub fn about(self) -> Option<&'static str> {
         match self {
             Self::Tei => Some("/info"),
-            // Ollama's `/api/show` tells the model's window and not the one in use, which may be less.
+            // Ollama's `/api/show` tells the model's window and not the one in use, which may be
+            // less.
             Self::OpenAi | Self::Ollama => None,
         }
     }
@@ -186,14 +191,17 @@ impl Dialect {
     /// [`AnswerError`].
     pub fn vectors(self, answer: &[u8], texts: usize) -> Result<VectorsAnswer, AnswerError> {
         let shape = |source| AnswerError::Shape { dialect: self.name(), source };
-        let numbers = |list: Vec<Option<f32>>| list.into_iter().map(|x| x.unwrap_or(f32::NAN)).collect::<Vec<f32>>();
+        let numbers = |list: Vec<Option<f32>>| {
+            list.into_iter().map(|x| x.unwrap_or(f32::NAN)).collect::<Vec<f32>>()
+        };
         let (vectors, tokens) = match self {
             Self::OpenAi => {
                 let OpenAiAnswer { data, usage } = serde_json::from_slice(answer).map_err(shape)?;
                 (ordered(data, texts)?, usage.and_then(|usage| usage.prompt_tokens))
             }
             Self::Ollama => {
-                let OllamaAnswer { embeddings, prompt_eval_count } = serde_json::from_slice(answer).map_err(shape)?;
+                let OllamaAnswer { embeddings, prompt_eval_count } =
+                    serde_json::from_slice(answer).map_err(shape)?;
                 (embeddings.into_iter().map(numbers).collect(), prompt_eval_count)
             }
             Self::Tei => {
@@ -208,7 +216,8 @@ impl Dialect {
     }
 }
 
-/// Vectors at the places that the server names; where it names none at all, in the order in which they came.
+/// Vectors at the places that the server names; where it names none at all, in the order in which
+/// they came.
 fn ordered(data: Vec<OpenAiVector>, texts: usize) -> Result<Vec<Vec<f32>>, AnswerError> {
     if data.len() != texts {
         return Err(AnswerError::Count { vectors: data.len(), texts });
@@ -231,7 +240,8 @@ fn ordered(data: Vec<OpenAiVector>, texts: usize) -> Result<Vec<Vec<f32>>, Answe
 fn decoded(text: &str) -> Option<Vec<f32>> {
     let bytes = base64::decode(text)?;
     let (numbers, rest) = bytes.as_chunks::<4>();
-    (rest.is_empty() && !numbers.is_empty()).then(|| numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+    (rest.is_empty() && !numbers.is_empty())
+        .then(|| numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
 }
 
 #[cfg(test)]
@@ -248,8 +258,14 @@ mod tests {
             Dialect::OpenAi.body("m", &texts(2), true),
             json!({ "model": "m", "input": ["text 0", "text 1"], "encoding_format": "float" })
         );
-        assert_eq!(Dialect::Ollama.body("m", &texts(1), false), json!({ "model": "m", "input": ["text 0"], "truncate": false }));
-        assert_eq!(Dialect::Tei.body("m", &texts(1), true), json!({ "inputs": ["text 0"], "truncate": true, "normalize": true }));
+        assert_eq!(
+            Dialect::Ollama.body("m", &texts(1), false),
+            json!({ "model": "m", "input": ["text 0"], "truncate": false })
+        );
+        assert_eq!(
+            Dialect::Tei.body("m", &texts(1), true),
+            json!({ "inputs": ["text 0"], "truncate": true, "normalize": true })
+        );
         for dialect in Dialect::ALL {
             assert_eq!(Dialect::named(dialect.name()), Some(dialect));
         }
@@ -261,40 +277,67 @@ mod tests {
         let openai = json!({ "data": [{ "index": 1, "embedding": [3.0, 4.0] }, { "index": 0, "embedding": [1.0, 2.0] }],
             "usage": { "prompt_tokens": 7, "total_tokens": 7 } });
         let answer = Dialect::OpenAi.vectors(openai.to_string().as_bytes(), 2).expect("vectors");
-        assert_eq!((answer.vectors, answer.tokens), (vec![vec![1.0, 2.0], vec![3.0, 4.0]], Some(7)));
+        assert_eq!(
+            (answer.vectors, answer.tokens),
+            (vec![vec![1.0, 2.0], vec![3.0, 4.0]], Some(7))
+        );
         let mute = json!({ "data": [{ "embedding": [1.0] }, { "embedding": [2.0] }] });
-        assert_eq!(Dialect::OpenAi.vectors(mute.to_string().as_bytes(), 2).expect("vectors").vectors, [[1.0], [2.0]]);
+        assert_eq!(
+            Dialect::OpenAi.vectors(mute.to_string().as_bytes(), 2).expect("vectors").vectors,
+            [[1.0], [2.0]]
+        );
         let text = base64::encode(&[1.5_f32, -2.0].map(f32::to_le_bytes).concat());
         let encoded = json!({ "data": [{ "index": 0, "embedding": text }] });
-        assert_eq!(Dialect::OpenAi.vectors(encoded.to_string().as_bytes(), 1).expect("vectors").vectors, [[1.5, -2.0]]);
+        assert_eq!(
+            Dialect::OpenAi.vectors(encoded.to_string().as_bytes(), 1).expect("vectors").vectors,
+            [[1.5, -2.0]]
+        );
         let ollama = json!({ "model": "m", "embeddings": [[1.0, null]], "prompt_eval_count": 3 });
         let answer = Dialect::Ollama.vectors(ollama.to_string().as_bytes(), 1).expect("vectors");
-        assert!(answer.vectors[0][0] == 1.0 && answer.vectors[0][1].is_nan() && answer.tokens == Some(3));
+        assert!(
+            answer.vectors[0][0] == 1.0
+                && answer.vectors[0][1].is_nan()
+                && answer.tokens == Some(3)
+        );
         assert_eq!(Dialect::Tei.vectors(b"[[1.0,2.0]]", 1).expect("vectors").vectors, [[1.0, 2.0]]);
     }
 
     #[test]
     fn what_cannot_be_placed_is_refused() {
-        let refused =
-            |dialect: Dialect, answer: &Value, texts: usize| dialect.vectors(answer.to_string().as_bytes(), texts).expect_err("refused");
+        let refused = |dialect: Dialect, answer: &Value, texts: usize| {
+            dialect.vectors(answer.to_string().as_bytes(), texts).expect_err("refused")
+        };
         let twice = json!({ "data": [{ "index": 0, "embedding": [1.0] }, { "index": 0, "embedding": [1.0] }] });
         assert!(matches!(refused(Dialect::OpenAi, &twice, 2), AnswerError::Order { last: 1 }));
         let beyond = json!({ "data": [{ "index": 2, "embedding": [1.0] }, { "index": 0, "embedding": [1.0] }] });
         assert!(matches!(refused(Dialect::OpenAi, &beyond, 2), AnswerError::Order { .. }));
         let half = json!({ "data": [{ "index": 0, "embedding": [1.0] }, { "embedding": [1.0] }] });
         assert!(matches!(refused(Dialect::OpenAi, &half, 2), AnswerError::Order { .. }));
-        assert!(matches!(refused(Dialect::OpenAi, &json!({ "data": [] }), 1), AnswerError::Count { vectors: 0, texts: 1 }));
+        assert!(matches!(
+            refused(Dialect::OpenAi, &json!({ "data": [] }), 1),
+            AnswerError::Count { vectors: 0, texts: 1 }
+        ));
         let garbled = json!({ "data": [{ "index": 0, "embedding": "AAA" }] });
         assert!(matches!(refused(Dialect::OpenAi, &garbled, 1), AnswerError::Encoding));
-        assert!(matches!(refused(Dialect::Ollama, &json!({ "embeddings": [[1.0]] }), 2), AnswerError::Count { vectors: 1, texts: 2 }));
-        assert!(matches!(refused(Dialect::Tei, &json!({ "error": "no" }), 1), AnswerError::Shape { .. }));
+        assert!(matches!(
+            refused(Dialect::Ollama, &json!({ "embeddings": [[1.0]] }), 2),
+            AnswerError::Count { vectors: 1, texts: 2 }
+        ));
+        assert!(matches!(
+            refused(Dialect::Tei, &json!({ "error": "no" }), 1),
+            AnswerError::Shape { .. }
+        ));
         assert!(Dialect::Tei.vectors(b"[[NaN]]", 1).is_err(), "no JSON");
     }
 
     #[test]
     fn tei_introduces_itself() {
         let info = json!({ "model_id": "BAAI/bge-small-en-v1.5", "max_input_length": 512, "max_client_batch_size": 32 });
-        let told = Introduction { model: Some("BAAI/bge-small-en-v1.5".into()), window: Some(512), batch: Some(32) };
+        let told = Introduction {
+            model: Some("BAAI/bge-small-en-v1.5".into()),
+            window: Some(512),
+            batch: Some(32),
+        };
         assert_eq!(Dialect::Tei.introduction(info.to_string().as_bytes()), told);
         assert_eq!(Dialect::Tei.introduction(b"<html>"), Introduction::default());
     }

@@ -1,4 +1,5 @@
-//! Why a server is not used, or gave no vectors; what that means for whoever asked, and whether the same may work later.
+//! Why a server is not used, or gave no vectors; what that means for whoever asked, and whether the
+//! same may work later.
 
 use std::time::Duration;
 
@@ -133,7 +134,9 @@ pub enum ServerError {
         source: AnswerError,
     },
     /// Its vectors have another length than they had.
-    #[error("{url} gives vectors of {got} numbers for model {model}, expected {expected}: it is another model, whatever it is called")]
+    #[error(
+        "{url} gives vectors of {got} numbers for model {model}, expected {expected}: it is another model, whatever it is called"
+    )]
     Dimension {
         /// What was asked.
         url: String,
@@ -145,7 +148,9 @@ pub enum ServerError {
         expected: usize,
     },
     /// A known text has another vector than it had.
-    #[error("{url} gives a known text another vector for model {model} (cosine {cosine:.4}): it is another model, whatever it is called")]
+    #[error(
+        "{url} gives a known text another vector for model {model} (cosine {cosine:.4}): it is another model, whatever it is called"
+    )]
     OtherModel {
         /// What was asked.
         url: String,
@@ -173,7 +178,8 @@ impl ServerError {
         }
     }
 
-    /// Whether it is the caller that did not wait: others, and this one with more time, may be served.
+    /// Whether it is the caller that did not wait: others, and this one with more time, may be
+    /// served.
     #[must_use]
     pub fn is_out_of_time(&self) -> bool {
         matches!(self, Self::OutOfTime { .. })
@@ -203,23 +209,29 @@ impl ServerError {
     /// The same, of a request that was made so often.
     #[must_use]
     pub fn attempted(mut self, times: u32) -> Self {
-        if let Self::Busy { attempts, .. } | Self::NoConnection { attempts, .. } | Self::BrokeOff { attempts, .. } = &mut self {
+        if let Self::Busy { attempts, .. }
+        | Self::NoConnection { attempts, .. }
+        | Self::BrokeOff { attempts, .. } = &mut self
+        {
             *attempts = times;
         }
         self
     }
 
-    /// What a caller of the module of this label is told. What somebody else may be able to do is `ProviderFailed`, so that somebody else
-    /// is asked.
+    /// What a caller of the module of this label is told. What somebody else may be able to do is
+    /// `ProviderFailed`, so that somebody else is asked.
     #[must_use]
     pub fn fault(&self, label: &str) -> Fault {
         let message = chain(self);
         match self {
             Self::Busy { status, after, .. } if *status == StatusCode::TOO_MANY_REQUESTS => {
-                let ms = after.map_or(BUSY_MS, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+                let ms = after
+                    .map_or(BUSY_MS, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
                 Fault::overloaded(message, ms)
             }
-            Self::OutOfTime { url, awaited } => Fault::deadline_exceeded(format!("waiting for {awaited} at {url}")),
+            Self::OutOfTime { url, awaited } => {
+                Fault::deadline_exceeded(format!("waiting for {awaited} at {url}"))
+            }
             error if error.is_of_texts() => Fault::of(&BadOutput { index: None }, false, message),
             error => {
                 let retryable = error.is_passing() || error.is_outage();
@@ -295,7 +307,9 @@ pub enum OpenError {
     #[error("what the server was like at first cannot be read")]
     Record(#[from] CheckedError),
     /// Vectors cannot be cut to that.
-    #[error("BRAHMAN_EMBED_DIMENSIONS has {length}, expected less than the {dim} numbers of a vector")]
+    #[error(
+        "BRAHMAN_EMBED_DIMENSIONS has {length}, expected less than the {dim} numbers of a vector"
+    )]
     Dimensions {
         /// Too long a one.
         length: usize,
@@ -312,7 +326,8 @@ impl OpenError {
     #[must_use]
     pub fn is_passing(&self) -> bool {
         // The deadline is this module's own there.
-        let passes = |error: &ServerError| error.is_passing() || error.is_outage() || error.is_out_of_time();
+        let passes =
+            |error: &ServerError| error.is_passing() || error.is_outage() || error.is_out_of_time();
         match self {
             Self::Server(error) => passes(error),
             Self::Unusable { source: ProbeError::Server(error), .. } => passes(error),
@@ -327,26 +342,57 @@ mod tests {
     use super::*;
 
     fn busy(status: StatusCode, after: Option<Duration>) -> ServerError {
-        ServerError::Busy { url: "http://x/embed".into(), status, attempts: 0, after, shown: "no".into() }
+        ServerError::Busy {
+            url: "http://x/embed".into(),
+            status,
+            attempts: 0,
+            after,
+            shown: "no".into(),
+        }
     }
 
     #[test]
     fn a_fault_says_whether_somebody_else_may_be_asked() {
-        let limited = busy(StatusCode::TOO_MANY_REQUESTS, Some(Duration::from_secs(7))).attempted(3);
+        let limited =
+            busy(StatusCode::TOO_MANY_REQUESTS, Some(Duration::from_secs(7))).attempted(3);
         let fault = limited.fault("embed-http");
-        assert_eq!((&*fault.name, &fault.parameters["retry_after_ms"]), ("org.brahman.Broker.Overloaded", &7000.into()));
-        assert!(fault.message().contains("429") && fault.message().contains("3 times") && !limited.is_outage() && limited.is_passing());
+        assert_eq!(
+            (&*fault.name, &fault.parameters["retry_after_ms"]),
+            ("org.brahman.Broker.Overloaded", &7000.into())
+        );
+        assert!(
+            fault.message().contains("429")
+                && fault.message().contains("3 times")
+                && !limited.is_outage()
+                && limited.is_passing()
+        );
         let broken = busy(StatusCode::BAD_GATEWAY, None);
         let fault = broken.fault("embed-http");
-        assert_eq!((&*fault.name, &fault.parameters["label"]), ("org.brahman.Broker.ProviderFailed", &"embed-http".into()));
+        assert_eq!(
+            (&*fault.name, &fault.parameters["label"]),
+            ("org.brahman.Broker.ProviderFailed", &"embed-http".into())
+        );
         assert!(fault.retryable() && broken.is_outage());
-        let refused = ServerError::Refused { url: "u".into(), status: StatusCode::PAYLOAD_TOO_LARGE, shown: "long".into() };
+        let refused = ServerError::Refused {
+            url: "u".into(),
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            shown: "long".into(),
+        };
         assert_eq!(refused.fault("embed-http").name, "org.brahman.Embed.BadOutput");
         let hasty = ServerError::OutOfTime { url: "u".into(), awaited: "an answer" };
         let fault = hasty.fault("embed-http");
-        assert!(fault.name == "org.brahman.Broker.DeadlineExceeded" && fault.message().contains("an answer at u"), "{fault}");
+        assert!(
+            fault.name == "org.brahman.Broker.DeadlineExceeded"
+                && fault.message().contains("an answer at u"),
+            "{fault}"
+        );
         assert!(!hasty.is_outage() && !hasty.is_passing() && !hasty.is_of_texts());
-        let other = ServerError::Dimension { url: "u".into(), model: "m".into(), got: 8, expected: 4 };
-        assert!(other.is_other_model() && !other.fault("embed-http").retryable() && !other.is_of_texts());
+        let other =
+            ServerError::Dimension { url: "u".into(), model: "m".into(), got: 8, expected: 4 };
+        assert!(
+            other.is_other_model()
+                && !other.fault("embed-http").retryable()
+                && !other.is_of_texts()
+        );
     }
 }

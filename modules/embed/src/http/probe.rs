@@ -1,7 +1,8 @@
-//! What a server does with known texts: asked once before anything is offered, and compared with what it did at first.
+//! What a server does with known texts: asked once before anything is offered, and compared with
+//! what it did at first.
 //!
-//! Invariant: a server whose answers cannot be right (a vector of nothing, all texts alike, one text unlike itself, an order of its own)
-//! is not used.
+//! Invariant: a server whose answers cannot be right (a vector of nothing, all texts alike, one
+//! text unlike itself, an order of its own) is not used.
 
 use brahman_sidecar::{Deadline, chain};
 
@@ -15,7 +16,8 @@ const TEXT: &str = "The quick brown fox jumps over the lazy dog.";
 const OTHER: &str = "Quarterly revenue grew by four per cent in Europe.";
 /// Words of a text that is longer than the windows of most models, 512 to 8,192 tokens.
 const LONG_WORDS: usize = 12_000;
-/// Two vectors of length 1 of the same text may be so far apart: half precision, and batches of other sizes.
+/// Two vectors of length 1 of the same text may be so far apart: half precision, and batches of
+/// other sizes.
 const APART_MAX: f32 = 0.1;
 /// Two texts with a larger cosine are the same to a model.
 const ALIKE: f32 = 0.9999;
@@ -62,18 +64,29 @@ pub struct ProbeReport {
     pub long_texts: LongTexts,
 }
 
-/// Asks for known texts, and looks whether the answers can be right. What becomes of long ones, which cost most, is asked only if it is not
-/// known from earlier.
+/// Asks for known texts, and looks whether the answers can be right. What becomes of long ones,
+/// which cost most, is asked only if it is not known from earlier.
 ///
 /// # Errors
 /// [`ProbeError`].
-pub async fn probe(server: &Server, known_long: Option<LongTexts>) -> Result<ProbeReport, ProbeError> {
+pub async fn probe(
+    server: &Server,
+    known_long: Option<LongTexts>,
+) -> Result<ProbeReport, ProbeError> {
     let (first, is_unit) = known(server, &[TEXT]).await?;
     let (both, _) = known(server, &[OTHER, TEXT]).await?;
-    let ([alone], [other, beside]) = (first.as_slice(), both.as_slice()) else { return Err(ProbeError::NoNumbers) };
+    let ([alone], [other, beside]) = (first.as_slice(), both.as_slice()) else {
+        return Err(ProbeError::NoNumbers);
+    };
     if alone.len() != beside.len() {
         let (url, model) = (server.url(), server.model().to_owned());
-        return Err(ServerError::Dimension { url, model, got: beside.len(), expected: alone.len() }.into());
+        return Err(ServerError::Dimension {
+            url,
+            model,
+            got: beside.len(),
+            expected: alone.len(),
+        }
+        .into());
     }
     if cosine(other, beside) > ALIKE {
         return Err(ProbeError::Constant);
@@ -92,11 +105,18 @@ pub async fn probe(server: &Server, known_long: Option<LongTexts>) -> Result<Pro
     Ok(ProbeReport { vector: alone.clone(), is_unit, distance: apart, long_texts })
 }
 
-/// Whether a known text still has the vector that it had: the model behind the name is then the same.
+/// Whether a known text still has the vector that it had: the model behind the name is then the
+/// same.
 ///
 /// # Errors
-/// [`ServerError::Dimension`] or [`ServerError::OtherModel`] if it is not; else why that is not known.
-pub async fn compare(server: &Server, before: &[f32], attempts: u32, deadline: Deadline) -> Result<(), ServerError> {
+/// [`ServerError::Dimension`] or [`ServerError::OtherModel`] if it is not; else why that is not
+/// known.
+pub async fn compare(
+    server: &Server,
+    before: &[f32],
+    attempts: u32,
+    deadline: Deadline,
+) -> Result<(), ServerError> {
     let answer = server.vectors(&[TEXT.to_owned()], false, deadline, attempts).await?;
     let now = unit(answer.vectors.into_iter().next().unwrap_or_default());
     is_same(server, before, &now)
@@ -152,7 +172,8 @@ async fn long_texts(server: &Server) -> Result<LongTexts, ServerError> {
         }
     }
     let [one, other] = vectors.as_slice() else { return Ok(LongTexts::Untried) };
-    // Rounding differs from call to call; what eight sentences add to a long text is more than that.
+    // Rounding differs from call to call; what eight sentences add to a long text is more than
+    // that.
     Ok(if cosine(one, other) > 1.0 - 1e-6 { LongTexts::Cut } else { LongTexts::Whole })
 }
 
@@ -161,5 +182,9 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn distance(a: &[f32], b: &[f32]) -> f32 {
-    if a.len() != b.len() { f32::NAN } else { a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt() }
+    if a.len() != b.len() {
+        f32::NAN
+    } else {
+        a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt()
+    }
 }

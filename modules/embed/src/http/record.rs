@@ -1,8 +1,9 @@
-//! What a server was like when it was first asked: kept in the module's state, so that another model behind the same name is noticed, and
-//! so that what is cached is served while the server is away.
+//! What a server was like when it was first asked: kept in the module's state, so that another
+//! model behind the same name is noticed, and so that what is cached is served while the server is
+//! away.
 //!
-//! Invariants: a record counts only for the address, model, prompts and revision that it was written for; one that is there and counts is
-//! never replaced by what contradicts it.
+//! Invariants: a record counts only for the address, model, prompts and revision that it was
+//! written for; one that is there and counts is never replaced by what contradicts it.
 
 use std::path::Path;
 
@@ -17,7 +18,8 @@ use super::probe::{LongTexts, ProbeReport, probe};
 use super::server::Server;
 use super::settings::Settings;
 
-/// How a fingerprint begins that trusts a server's name. Those of models on this machine are of hexadecimal digits alone.
+/// How a fingerprint begins that trusts a server's name. Those of models on this machine are of
+/// hexadecimal digits alone.
 const BY_NAME: &str = "by-name-";
 
 /// A server as it was.
@@ -44,9 +46,24 @@ pub struct ServerRecord {
 impl ServerRecord {
     /// Of what was found just now.
     #[must_use]
-    pub fn new(settings: &Settings, model: &str, report: ProbeReport, window: Option<u32>, batch: Option<usize>) -> Self {
+    pub fn new(
+        settings: &Settings,
+        model: &str,
+        report: ProbeReport,
+        window: Option<u32>,
+        batch: Option<usize>,
+    ) -> Self {
         let ProbeReport { vector, is_unit, distance, long_texts } = report;
-        Self { settings: digest(settings), model: model.to_owned(), vector, is_unit, distance, long_texts, window, batch }
+        Self {
+            settings: digest(settings),
+            model: model.to_owned(),
+            vector,
+            is_unit,
+            distance,
+            long_texts,
+            window,
+            batch,
+        }
     }
 
     /// What is kept of this server; none if there is nothing, or of another one.
@@ -56,7 +73,9 @@ impl ServerRecord {
     pub fn read(file: &Path, settings: &Settings) -> Result<Option<Self>, CheckedError> {
         let Some(CheckedContent { bytes, .. }) = checked::read(file)? else { return Ok(None) };
         let record: Option<Self> = serde_json::from_slice(&bytes)
-            .inspect_err(|error| tracing::warn!("{} is of another version: {}", file.display(), chain(error)))
+            .inspect_err(|error| {
+                tracing::warn!("{} is of another version: {}", file.display(), chain(error))
+            })
             .ok();
         Ok(record.filter(|record| record.settings == digest(settings) && !record.vector.is_empty()))
     }
@@ -74,11 +93,13 @@ impl ServerRecord {
         }
     }
 
-    /// What vectors depend on, as far as a server's name can say it: its address, the model's name and the vectors' length, the prompts
-    /// and the revision. Never that of a model on this machine.
+    /// What vectors depend on, as far as a server's name can say it: its address, the model's name
+    /// and the vectors' length, the prompts and the revision. Never that of a model on this
+    /// machine.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let parts = [self.settings.as_str(), &self.model, &self.vector.len().to_string()].join("\0");
+        let parts =
+            [self.settings.as_str(), &self.model, &self.vector.len().to_string()].join("\0");
         format!("{BY_NAME}{}", hex(&sha256(parts.as_bytes())))
     }
 }
@@ -87,7 +108,10 @@ impl ServerRecord {
 ///
 /// # Errors
 /// [`OpenError`]: what it answered, and what was expected.
-pub async fn examine(server: &mut Server, before: Option<&ServerRecord>) -> Result<ServerRecord, OpenError> {
+pub async fn examine(
+    server: &mut Server,
+    before: Option<&ServerRecord>,
+) -> Result<ServerRecord, OpenError> {
     let settings = server.settings();
     let about = match settings.dialect.about() {
         Some(path) => {
@@ -95,8 +119,15 @@ pub async fn examine(server: &mut Server, before: Option<&ServerRecord>) -> Resu
             match server.page(path, deadline).await {
                 Ok(page) => settings.dialect.introduction(&page),
                 // Whoever has been told its name can do without.
-                Err(error) if settings.model.is_some() && !error.is_outage() && !error.is_out_of_time() => {
-                    tracing::warn!("what the server says of itself is not known: {}", chain(&error));
+                Err(error)
+                    if settings.model.is_some()
+                        && !error.is_outage()
+                        && !error.is_out_of_time() =>
+                {
+                    tracing::warn!(
+                        "what the server says of itself is not known: {}",
+                        chain(&error)
+                    );
                     Introduction::default()
                 }
                 Err(error) => return Err(error.into()),
@@ -112,7 +143,10 @@ pub async fn examine(server: &mut Server, before: Option<&ServerRecord>) -> Resu
         ProbeError::Server(error) => OpenError::Server(error),
         source => {
             let settings = server.settings();
-            OpenError::Unusable { server: format!("{} at {}", settings.dialect.name(), settings.base), source }
+            OpenError::Unusable {
+                server: format!("{} at {}", settings.dialect.name(), settings.base),
+                source,
+            }
         }
     })?;
     Ok(ServerRecord::new(server.settings(), &model, report, about.window, about.batch))
@@ -155,7 +189,8 @@ pub(crate) mod tests {
     }
 
     fn record(settings: &Settings, vector: Vec<f32>) -> ServerRecord {
-        let report = ProbeReport { vector, is_unit: true, distance: 0.0, long_texts: LongTexts::Refused };
+        let report =
+            ProbeReport { vector, is_unit: true, distance: 0.0, long_texts: LongTexts::Refused };
         ServerRecord::new(settings, "m", report, Some(512), None)
     }
 
@@ -177,13 +212,20 @@ pub(crate) mod tests {
     fn a_fingerprint_is_of_the_name_and_says_so() {
         let own = record(&settings(), vec![1.0, 0.0]).fingerprint();
         assert!(own.starts_with(BY_NAME) && own.len() == BY_NAME.len() + 64);
-        assert_eq!(own, record(&settings(), vec![0.0, 1.0]).fingerprint(), "numbers are no part of it");
+        assert_eq!(
+            own,
+            record(&settings(), vec![0.0, 1.0]).fingerprint(),
+            "numbers are no part of it"
+        );
         let by_name = [("query".to_owned(), "q: ".to_owned())].into();
         let others = [
             record(&settings(), vec![1.0, 0.0, 0.0]),
             record(&Settings { base: "http://y".to_owned(), ..settings() }, vec![1.0, 0.0]),
             record(&Settings { revision: "2".to_owned(), ..settings() }, vec![1.0, 0.0]),
-            record(&Settings { prompts: Prompts { by_name, default_name: None }, ..settings() }, vec![1.0, 0.0]),
+            record(
+                &Settings { prompts: Prompts { by_name, default_name: None }, ..settings() },
+                vec![1.0, 0.0],
+            ),
         ];
         assert!(others.iter().all(|other| other.fingerprint() != own));
     }

@@ -1,8 +1,8 @@
 //! Asking the server: one request, and again where that may help, inside its caller's deadline.
 //!
-//! Invariants: what comes back is bounded in bytes and time; a caller that waits less long than a server may take learns nothing about the
-//! server; a key goes to the address that it is for, which redirects do not change; no
-//! message holds it.
+//! Invariants: what comes back is bounded in bytes and time; a caller that waits less long than a
+//! server may take learns nothing about the server; a key goes to the address that it is for, which
+//! redirects do not change; no message holds it.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use super::dialect::VectorsAnswer;
 use super::error::{ANSWER_BYTES_MAX, OpenError, ServerError};
 use super::settings::Settings;
 
-/// Times that a request is sent, and the pauses between, unless the server says when it wants to be asked again.
+/// Times that a request is sent, and the pauses between, unless the server says when it wants to be
+/// asked again.
 pub const ATTEMPTS: u32 = 4;
 const PAUSES: Backoff = Backoff::doubling(Duration::from_millis(200), Duration::from_secs(5));
 /// How long a caller without a deadline waits for a server that wants to be asked again.
@@ -75,7 +76,8 @@ impl Server {
     /// From now on of the model of this name, and with no more texts in a request than it takes.
     pub fn introduce(&mut self, model: &str, batch: Option<usize>) {
         model.clone_into(&mut self.model);
-        self.settings.batch = batch.map_or(self.settings.batch, |most| self.settings.batch.min(most));
+        self.settings.batch =
+            batch.map_or(self.settings.batch, |most| self.settings.batch.min(most));
     }
 
     /// Where vectors are asked for.
@@ -88,17 +90,27 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError`]; [`ServerError::is_of_texts`] where they may go through one by one.
-    pub async fn vectors(&self, texts: &[String], truncate: bool, deadline: Deadline, attempts: u32) -> Result<VectorsAnswer, ServerError> {
+    pub async fn vectors(
+        &self,
+        texts: &[String],
+        truncate: bool,
+        deadline: Deadline,
+        attempts: u32,
+    ) -> Result<VectorsAnswer, ServerError> {
         let (dialect, count) = (self.settings.dialect, texts.len());
         let body = dialect.body(&self.model, texts, truncate).to_string();
         let url = self.url();
         let bytes = self.exchange(&url, Some(body), deadline, attempts).await?;
-        let read = move |bytes: &[u8]| dialect.vectors(bytes, count).map_err(|source| (shown(bytes), source));
+        let read = move |bytes: &[u8]| {
+            dialect.vectors(bytes, count).map_err(|source| (shown(bytes), source))
+        };
         let outcome = if bytes.len() < LONG_BYTES {
             read(bytes.as_slice())
         } else {
             // One that panics is a fault of this program's, and ends it.
-            tokio::task::spawn_blocking(move || read(bytes.as_slice())).await.expect("reading an answer does not panic")
+            tokio::task::spawn_blocking(move || read(bytes.as_slice()))
+                .await
+                .expect("reading an answer does not panic")
         };
         outcome.map_err(|(shown, source)| ServerError::Answer { url, shown, source })
     }
@@ -112,7 +124,13 @@ impl Server {
     }
 
     /// A request, and again up to `attempts` times where that may help.
-    async fn exchange(&self, url: &str, body: Option<String>, deadline: Deadline, attempts: u32) -> Result<Vec<u8>, ServerError> {
+    async fn exchange(
+        &self,
+        url: &str,
+        body: Option<String>,
+        deadline: Deadline,
+        attempts: u32,
+    ) -> Result<Vec<u8>, ServerError> {
         let give_up = deadline.or(Instant::now() + PATIENCE);
         let (mut pauses, mut times) = (PAUSES, 0);
         let mut former: Option<ServerError> = None;
@@ -136,7 +154,12 @@ impl Server {
     }
 
     /// One request, as soon as fewer than the most are under way.
-    async fn once(&self, url: &str, body: Option<String>, deadline: Deadline) -> Result<Vec<u8>, ServerError> {
+    async fn once(
+        &self,
+        url: &str,
+        body: Option<String>,
+        deadline: Deadline,
+    ) -> Result<Vec<u8>, ServerError> {
         let out_of_time = |awaited| ServerError::OutOfTime { url: url.to_owned(), awaited };
         let _permit = tokio::select! {
             // Never closed.
@@ -148,7 +171,8 @@ impl Server {
         if granted.is_some_and(|granted| granted < TIMEOUT_MIN) {
             return Err(out_of_time("a turn"));
         }
-        let timeout = granted.map_or(self.settings.timeout, |granted| self.settings.timeout.min(granted));
+        let timeout =
+            granted.map_or(self.settings.timeout, |granted| self.settings.timeout.min(granted));
         let request = match body {
             Some(body) => self.client.post(url).header(CONTENT_TYPE, "application/json").body(body),
             None => self.client.get(url),
@@ -160,18 +184,38 @@ impl Server {
         let url = || url.to_owned();
         let broke_off = |bytes: usize, error: reqwest::Error| match error {
             // A connection has a time of its own, which is the same for all.
-            error if error.is_timeout() && error.is_connect() => ServerError::Late { url: url(), timeout: timeout.min(CONNECT_MAX) },
-            error if error.is_timeout() && timeout < self.settings.timeout => out_of_time("an answer"),
+            error if error.is_timeout() && error.is_connect() => {
+                ServerError::Late { url: url(), timeout: timeout.min(CONNECT_MAX) }
+            }
+            error if error.is_timeout() && timeout < self.settings.timeout => {
+                out_of_time("an answer")
+            }
             error if error.is_timeout() => ServerError::Late { url: url(), timeout },
-            error if error.is_connect() => ServerError::NoConnection { url: url(), attempts: 1, source: error.without_url() },
-            error if error.is_builder() => ServerError::Request { url: url(), source: error.without_url() },
-            error => ServerError::BrokeOff { url: url(), bytes, attempts: 1, source: error.without_url() },
+            error if error.is_connect() => {
+                ServerError::NoConnection { url: url(), attempts: 1, source: error.without_url() }
+            }
+            error if error.is_builder() => {
+                ServerError::Request { url: url(), source: error.without_url() }
+            }
+            error => ServerError::BrokeOff {
+                url: url(),
+                bytes,
+                attempts: 1,
+                source: error.without_url(),
+            },
         };
-        let mut answer = request.timeout(timeout).send().await.map_err(|error| broke_off(0, error))?;
+        let mut answer =
+            request.timeout(timeout).send().await.map_err(|error| broke_off(0, error))?;
         let status = answer.status();
-        let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).and_then(seconds);
+        let after = answer
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(seconds);
         let mut bytes = Vec::new();
-        while let Some(part) = answer.chunk().await.map_err(|error| broke_off(bytes.len(), error))? {
+        while let Some(part) =
+            answer.chunk().await.map_err(|error| broke_off(bytes.len(), error))?
+        {
             if bytes.len() + part.len() > ANSWER_BYTES_MAX {
                 return Err(ServerError::TooLong { url: url() });
             }
@@ -182,12 +226,18 @@ impl Server {
         }
         let (url, shown) = (url(), shown(&bytes));
         Err(match status {
-            StatusCode::TOO_MANY_REQUESTS => ServerError::Busy { url, status, attempts: 1, after, shown },
-            status if status.is_server_error() => ServerError::Busy { url, status, attempts: 1, after, shown },
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ServerError::Denied { url, status, key: self.key(), shown },
-            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
-                ServerError::Refused { url, status, shown }
+            StatusCode::TOO_MANY_REQUESTS => {
+                ServerError::Busy { url, status, attempts: 1, after, shown }
             }
+            status if status.is_server_error() => {
+                ServerError::Busy { url, status, attempts: 1, after, shown }
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                ServerError::Denied { url, status, key: self.key(), shown }
+            }
+            StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNPROCESSABLE_ENTITY => ServerError::Refused { url, status, shown },
             status => ServerError::Status { url, status, shown },
         })
     }
@@ -213,7 +263,13 @@ fn seconds(value: &str) -> Option<Duration> {
 /// The beginning of an answer, on one line.
 fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_BYTES)]);
-    text.split_whitespace().collect::<Vec<_>>().join(" ").chars().filter(|c| !c.is_control()).take(SHOWN_CHARS).collect()
+    text.split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(SHOWN_CHARS)
+        .collect()
 }
 
 #[cfg(test)]
@@ -233,14 +289,23 @@ mod tests {
     #[tokio::test]
     async fn a_deadline_before_the_servers_own_time_says_nothing_of_the_server() {
         let (_listener, base) = silent();
-        let patient = Settings { base: base.clone(), timeout: Duration::from_secs(600), ..settings() };
+        let patient =
+            Settings { base: base.clone(), timeout: Duration::from_secs(600), ..settings() };
         let server = Server::new(patient).expect("a client");
-        let error = server.page("/info", Deadline::within(Duration::from_millis(300))).await.expect_err("silence");
+        let error = server
+            .page("/info", Deadline::within(Duration::from_millis(300)))
+            .await
+            .expect_err("silence");
         assert!(matches!(error, ServerError::OutOfTime { awaited: "an answer", .. }), "{error}");
-        let error = server.page("/info", Deadline::within(TIMEOUT_MIN)).await.expect_err("too little is left");
+        let error = server
+            .page("/info", Deadline::within(TIMEOUT_MIN))
+            .await
+            .expect_err("too little is left");
         assert!(matches!(error, ServerError::OutOfTime { awaited: "a turn", .. }), "{error}");
 
-        let server = Server::new(Settings { base, timeout: Duration::from_millis(100), ..settings() }).expect("a client");
+        let server =
+            Server::new(Settings { base, timeout: Duration::from_millis(100), ..settings() })
+                .expect("a client");
         for deadline in [Deadline::NEVER, Deadline::within(Duration::from_secs(600))] {
             let error = server.page("/info", deadline).await.expect_err("silence");
             assert!(matches!(error, ServerError::Late { .. }) && error.is_outage(), "{error}");
@@ -250,9 +315,13 @@ mod tests {
     #[tokio::test]
     async fn a_turn_is_waited_for_no_longer_than_the_caller_waits() {
         let (_listener, base) = silent();
-        let server = Server::new(Settings { base, concurrency: 1, ..settings() }).expect("a client");
+        let server =
+            Server::new(Settings { base, concurrency: 1, ..settings() }).expect("a client");
         let _other = server.permits.acquire().await.expect("free");
-        let error = server.page("/info", Deadline::within(Duration::from_millis(300))).await.expect_err("no turn");
+        let error = server
+            .page("/info", Deadline::within(Duration::from_millis(300)))
+            .await
+            .expect_err("no turn");
         assert!(matches!(error, ServerError::OutOfTime { awaited: "a turn", .. }), "{error}");
     }
 
@@ -266,6 +335,8 @@ mod tests {
     #[test]
     fn what_is_shown_of_an_answer_is_short() {
         assert_eq!(shown(b"<html>\n\n  no\x1b[31m"), "<html> no[31m");
-        assert!(shown(&[b'x'; 10_000]).len() <= SHOWN_CHARS && shown(&[0xff; 9]).chars().count() == 9);
+        assert!(
+            shown(&[b'x'; 10_000]).len() <= SHOWN_CHARS && shown(&[0xff; 9]).chars().count() == 9
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Which server is asked, and how: from the environment, which may name a password only as a secret.
+//! Which server is asked, and how: from the environment, which may name a password only as a
+//! secret.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,8 +21,8 @@ const CONCURRENCY_MAX: u64 = 256;
 const BATCH_MAX: u64 = 2048;
 /// The longest that one request may take.
 const TIMEOUT_MAX_S: u64 = 3600;
-/// How long a server is taken for what it was: what another model gives meanwhile is not told apart, so it is short; one known text costs
-/// next to nothing.
+/// How long a server is taken for what it was: what another model gives meanwhile is not told
+/// apart, so it is short; one known text costs next to nothing.
 const CHECK_PAUSE: Duration = Duration::from_secs(60);
 /// Vectors kept, unless `BRAHMAN_EMBED_CACHE_MIB` says otherwise; the most that it may say.
 const CACHE_MIB: u64 = 1024;
@@ -59,7 +60,8 @@ pub struct Settings {
     pub key: Option<ServerKey>,
     /// Longest time of one request.
     pub timeout: Duration,
-    /// After so long the server is asked for a known text again, before it is asked for anything else.
+    /// After so long the server is asked for a known text again, before it is asked for anything
+    /// else.
     pub check_pause: Duration,
     /// How many requests at once.
     pub concurrency: usize,
@@ -69,7 +71,8 @@ pub struct Settings {
     pub prompts: Prompts,
     /// Lengths to which vectors may be cut, because the model was trained for it; least first.
     pub dimensions: Vec<usize>,
-    /// A word that tells the model apart from an earlier one of its name; empty if none was needed yet.
+    /// A word that tells the model apart from an earlier one of its name; empty if none was needed
+    /// yet.
     pub revision: String,
     /// Folder of the vector cache.
     pub vectors: PathBuf,
@@ -81,7 +84,9 @@ pub struct Settings {
 #[derive(Debug, Error)]
 pub enum SettingsError {
     /// There is none.
-    #[error("BRAHMAN_EMBED_SERVER is not set: expected openai+http://HOST:PORT, ollama+… or tei+… (or https)")]
+    #[error(
+        "BRAHMAN_EMBED_SERVER is not set: expected openai+http://HOST:PORT, ollama+… or tei+… (or https)"
+    )]
     NoServer,
     /// The address.
     #[error("BRAHMAN_EMBED_SERVER={server}")]
@@ -109,7 +114,9 @@ pub enum SettingsError {
         most: u64,
     },
     /// Lengths of vectors.
-    #[error("BRAHMAN_EMBED_DIMENSIONS={value}: expected up to {DIMENSIONS_MAX} lengths with commas between them, such as 256,512")]
+    #[error(
+        "BRAHMAN_EMBED_DIMENSIONS={value}: expected up to {DIMENSIONS_MAX} lengths with commas between them, such as 256,512"
+    )]
     Dimensions {
         /// What it says.
         value: String,
@@ -140,7 +147,9 @@ pub enum SettingsError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AddressError {
     /// It does not say what kind of server that is, or where.
-    #[error("expected openai+http://HOST:PORT, ollama+http://HOST:PORT or tei+http://HOST:PORT (or https)")]
+    #[error(
+        "expected openai+http://HOST:PORT, ollama+http://HOST:PORT or tei+http://HOST:PORT (or https)"
+    )]
     Shape,
     /// A password among what everybody may read.
     #[error("no user or password here: BRAHMAN_EMBED_TOKEN names a secret")]
@@ -156,7 +165,11 @@ fn variable(name: &str) -> Option<String> {
 
 fn number(name: &'static str, otherwise: u64, most: u64) -> Result<u64, SettingsError> {
     let Some(value) = variable(name) else { return Ok(otherwise) };
-    value.parse().ok().filter(|n| (1..=most).contains(n)).ok_or(SettingsError::Number { name, value, most })
+    value.parse().ok().filter(|n| (1..=most).contains(n)).ok_or(SettingsError::Number {
+        name,
+        value,
+        most,
+    })
 }
 
 impl Settings {
@@ -181,24 +194,36 @@ impl Settings {
             base,
             model,
             key: variable("BRAHMAN_EMBED_TOKEN").map(|name| key(&name)).transpose()?,
-            timeout: Duration::from_secs(number("BRAHMAN_EMBED_TIMEOUT_S", TIMEOUT_S, TIMEOUT_MAX_S)?),
+            timeout: Duration::from_secs(number(
+                "BRAHMAN_EMBED_TIMEOUT_S",
+                TIMEOUT_S,
+                TIMEOUT_MAX_S,
+            )?),
             check_pause: CHECK_PAUSE,
             concurrency: small(number("BRAHMAN_EMBED_CONCURRENCY", CONCURRENCY, CONCURRENCY_MAX)?),
             batch: small(number("BRAHMAN_EMBED_BATCH", BATCH, BATCH_MAX)?),
             prompts: prompts()?,
-            dimensions: variable("BRAHMAN_EMBED_DIMENSIONS").map(|value| dimensions(&value)).transpose()?.unwrap_or_default(),
+            dimensions: variable("BRAHMAN_EMBED_DIMENSIONS")
+                .map(|value| dimensions(&value))
+                .transpose()?
+                .unwrap_or_default(),
             revision: variable("BRAHMAN_EMBED_REVISION").unwrap_or_default(),
-            vectors: variable("BRAHMAN_EMBED_CACHE_DIR").map_or_else(|| cache.join("vectors").join(label), PathBuf::from),
+            vectors: variable("BRAHMAN_EMBED_CACHE_DIR")
+                .map_or_else(|| cache.join("vectors").join(label), PathBuf::from),
             vectors_bytes: number("BRAHMAN_EMBED_CACHE_MIB", CACHE_MIB, CACHE_MIB_MAX)? << 20,
         })
     }
 }
 
-/// `openai+http://host:port`. A base that ends in the `/v1` of OpenAI's own clients is the same without it.
+/// `openai+http://host:port`. A base that ends in the `/v1` of OpenAI's own clients is the same
+/// without it.
 fn address(server: &str) -> Result<(Dialect, String), AddressError> {
     let (dialect, base) = server.split_once('+').ok_or(AddressError::Shape)?;
     let dialect = Dialect::named(dialect).ok_or(AddressError::Shape)?;
-    let rest = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://")).ok_or(AddressError::Shape)?;
+    let rest = base
+        .strip_prefix("http://")
+        .or_else(|| base.strip_prefix("https://"))
+        .ok_or(AddressError::Shape)?;
     if rest.contains('@') {
         return Err(AddressError::Password);
     }
@@ -209,7 +234,8 @@ fn address(server: &str) -> Result<(Dialect, String), AddressError> {
         return Err(AddressError::Shape);
     }
     let base = base.trim_end_matches('/');
-    let base = if dialect == Dialect::OpenAi { base.strip_suffix("/v1").unwrap_or(base) } else { base };
+    let base =
+        if dialect == Dialect::OpenAi { base.strip_suffix("/v1").unwrap_or(base) } else { base };
     Ok((dialect, base.to_owned()))
 }
 
@@ -217,13 +243,18 @@ fn address(server: &str) -> Result<(Dialect, String), AddressError> {
 fn key(name: &str) -> Result<ServerKey, SettingsError> {
     let name = name.strip_prefix("secret:").ok_or(SettingsError::NoSecret)?;
     let found = secrets::read(&secrets::file(), name)?;
-    let value = found.password.filter(|value| !value.is_empty()).ok_or_else(|| SettingsError::NoPassword { name: name.to_owned() })?;
+    let value = found
+        .password
+        .filter(|value| !value.is_empty())
+        .ok_or_else(|| SettingsError::NoPassword { name: name.to_owned() })?;
     Ok(ServerKey { secret: name.to_owned(), value })
 }
 
 fn prompts() -> Result<Prompts, SettingsError> {
     let mut prompts = Prompts::default();
-    for (name, variable_name) in [("query", "BRAHMAN_EMBED_PROMPT_QUERY"), ("document", "BRAHMAN_EMBED_PROMPT_DOCUMENT")] {
+    for (name, variable_name) in
+        [("query", "BRAHMAN_EMBED_PROMPT_QUERY"), ("document", "BRAHMAN_EMBED_PROMPT_DOCUMENT")]
+    {
         let Some(text) = variable(variable_name) else { continue };
         if text.len() > PROMPT_BYTES_MAX {
             return Err(SettingsError::Prompt { name: variable_name, bytes: text.len() });
@@ -236,8 +267,9 @@ fn prompts() -> Result<Prompts, SettingsError> {
 fn dimensions(value: &str) -> Result<Vec<usize>, SettingsError> {
     let read = |part: &str| part.trim().parse::<usize>().ok().filter(|n| *n > 0);
     let lengths: Option<Vec<usize>> = value.split(',').map(read).collect();
-    let mut lengths =
-        lengths.filter(|lengths| lengths.len() <= DIMENSIONS_MAX).ok_or_else(|| SettingsError::Dimensions { value: value.to_owned() })?;
+    let mut lengths = lengths
+        .filter(|lengths| lengths.len() <= DIMENSIONS_MAX)
+        .ok_or_else(|| SettingsError::Dimensions { value: value.to_owned() })?;
     lengths.sort_unstable();
     lengths.dedup();
     Ok(lengths)
@@ -250,9 +282,18 @@ mod tests {
     #[test]
     fn an_address_says_what_kind_of_server_it_is() {
         let at = |text: &str| address(text).map(|(dialect, base)| (dialect.name(), base));
-        assert_eq!(at("openai+https://api.openai.com/v1/"), Ok(("openai", "https://api.openai.com".to_owned())));
-        assert_eq!(at("ollama+http://127.0.0.1:11434/"), Ok(("ollama", "http://127.0.0.1:11434".to_owned())));
-        assert_eq!(at("tei+http://gpu/embeddings"), Ok(("tei", "http://gpu/embeddings".to_owned())));
+        assert_eq!(
+            at("openai+https://api.openai.com/v1/"),
+            Ok(("openai", "https://api.openai.com".to_owned()))
+        );
+        assert_eq!(
+            at("ollama+http://127.0.0.1:11434/"),
+            Ok(("ollama", "http://127.0.0.1:11434".to_owned()))
+        );
+        assert_eq!(
+            at("tei+http://gpu/embeddings"),
+            Ok(("tei", "http://gpu/embeddings".to_owned()))
+        );
         for (bad, error) in [
             ("http://x", AddressError::Shape),
             ("cohere+http://x", AddressError::Shape),

@@ -6,7 +6,8 @@ use std::net::TcpListener;
 use super::dialect::Dialect;
 use super::*;
 
-/// A server that knows two kinds of text, those that begin with a T and all others; of another model once it is swapped.
+/// A server that knows two kinds of text, those that begin with a T and all others; of another
+/// model once it is swapped.
 fn start(is_swapped: Arc<AtomicBool>, asked: Arc<AtomicU64>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
@@ -14,7 +15,9 @@ fn start(is_swapped: Arc<AtomicBool>, asked: Arc<AtomicU64>) -> String {
         for client in listener.incoming().map_while(Result::ok) {
             let mut reader = BufReader::new(&client);
             let mut length = 0;
-            for line in reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty()) {
+            for line in
+                reader.by_ref().lines().map_while(Result::ok).take_while(|line| !line.is_empty())
+            {
                 if let Some((name, value)) = line.split_once(':')
                     && name.eq_ignore_ascii_case("content-length")
                 {
@@ -26,10 +29,16 @@ fn start(is_swapped: Arc<AtomicBool>, asked: Arc<AtomicU64>) -> String {
             let Ok(body) = serde_json::from_slice::<serde_json::Value>(&body) else { continue };
             asked.fetch_add(1, Ordering::SeqCst);
             let sign = if is_swapped.load(Ordering::SeqCst) { -1.0 } else { 1.0 };
-            let vector = |text: &serde_json::Value| [if text.as_str().expect("a text").starts_with('T') { 1.0 } else { 0.0 }, sign];
-            let vectors: Vec<[f64; 2]> = body["input"].as_array().expect("texts").iter().map(vector).collect();
+            let vector = |text: &serde_json::Value| {
+                [if text.as_str().expect("a text").starts_with('T') { 1.0 } else { 0.0 }, sign]
+            };
+            let vectors: Vec<[f64; 2]> =
+                body["input"].as_array().expect("texts").iter().map(vector).collect();
             let answer = serde_json::json!({ "model": "m", "embeddings": vectors }).to_string();
-            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", answer.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+                answer.len()
+            );
             (&client).write_all(format!("{head}{answer}").as_bytes()).expect("answered");
         }
     });
@@ -50,14 +59,25 @@ async fn a_model_that_is_swapped_while_the_server_stays_is_noticed() {
             vectors: folder.path().join("vectors"),
             ..record::tests::settings()
         };
-        let engine = Arc::new(HttpEngine::open(settings, folder.path(), "embed-http").await.expect("opened"));
+        let engine = Arc::new(
+            HttpEngine::open(settings, folder.path(), "embed-http").await.expect("opened"),
+        );
         let embed = async |text: &str| {
             let wish = Treatment { truncate: false, deadline: Deadline::NEVER, prompt: "".into() };
-            Arc::clone(&engine).texts(vec![text.to_owned()], wish).await.expect("outcomes").pop().expect("one")
+            Arc::clone(&engine)
+                .texts(vec![text.to_owned()], wish)
+                .await
+                .expect("outcomes")
+                .pop()
+                .expect("one")
         };
         let before = asked.load(Ordering::SeqCst);
         embed("former").await.expect("a vector");
-        assert_eq!(asked.load(Ordering::SeqCst) - before, if is_noticed { 2 } else { 1 }, "a known text first, and only then");
+        assert_eq!(
+            asked.load(Ordering::SeqCst) - before,
+            if is_noticed { 2 } else { 1 },
+            "a known text first, and only then"
+        );
         is_swapped.store(true, Ordering::SeqCst);
         let outcome = embed("latter").await;
         if is_noticed {
@@ -72,7 +92,11 @@ async fn a_model_that_is_swapped_while_the_server_stays_is_noticed() {
 
 #[test]
 fn a_request_has_as_many_texts_as_it_may_and_a_long_one_goes_alone() {
-    let of = |bytes: usize| MissingText { content: [0; 32], text: "x".repeat(bytes), indexes: Vec::new() };
+    let of = |bytes: usize| MissingText {
+        content: [0; 32],
+        text: "x".repeat(bytes),
+        indexes: Vec::new(),
+    };
     let texts = [of(1), of(2), of(3), of(BATCH_BYTES_MAX + 1), of(1)];
     let (mut from, mut batches) = (0, Vec::new());
     while from < texts.len() {

@@ -1,7 +1,9 @@
-//! What to run next, purely: the most urgent text, and with it others of like length, up to a budget of tokens.
+//! What to run next, purely: the most urgent text, and with it others of like length, up to a
+//! budget of tokens.
 //!
-//! Texts of like length share a batch because a batch is padded to its longest; the budget counts padding. Small calls (somebody waits at
-//! a prompt) go before large ones (a refresh), but every eighth batch is the other way round, so that neither starves.
+//! Texts of like length share a batch because a batch is padded to its longest; the budget counts
+//! padding. Small calls (somebody waits at a prompt) go before large ones (a refresh), but every
+//! eighth batch is the other way round, so that neither starves.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -78,16 +80,23 @@ impl<T> Planner<T> {
         if self.batches.is_multiple_of(BULK_TURN) {
             order.reverse();
         }
-        let Some(lane) = order.into_iter().find(|i| !self.lanes[*i].urgent.is_empty()).map(|i| &mut self.lanes[i]) else {
+        let Some(lane) = order
+            .into_iter()
+            .find(|i| !self.lanes[*i].urgent.is_empty())
+            .map(|i| &mut self.lanes[i])
+        else {
             return Vec::new();
         };
-        let Some((first, tokens)) = lane.urgent.first_key_value().map(|(u, t)| (*u, *t)) else { return Vec::new() };
+        let Some((first, tokens)) = lane.urgent.first_key_value().map(|(u, t)| (*u, *t)) else {
+            return Vec::new();
+        };
         lane.urgent.remove(&first);
         lane.by_length.remove(&(tokens, first.1));
         let mut chosen = vec![first.1];
         let mut longest = tokens;
         loop {
-            let shorter = lane.by_length.range(..(tokens, u64::MAX)).next_back().map(|(k, u)| (*k, *u));
+            let shorter =
+                lane.by_length.range(..(tokens, u64::MAX)).next_back().map(|(k, u)| (*k, *u));
             let longer = lane.by_length.range((tokens, u64::MAX)..).next().map(|(k, u)| (*k, *u));
             // The nearer in length; a shorter one on a tie, for it pads nobody else.
             let pick = match (shorter, longer) {

@@ -1,8 +1,9 @@
-//! The vector cache: a bounded store, tree `embed_cache_v1`, key = sha256(bytes seen) ‖ model fingerprint, value = f32s,
-//! little-endian.
+//! The vector cache: a bounded store, tree `embed_cache_v1`, key = sha256(bytes seen) ‖ model
+//! fingerprint, value = f32s, little-endian.
 //!
-//! Invariants: a value of the wrong length, or that is none of the model's (no unit vector, if it gives those), is a miss; without a cache
-//! the engine serves all the same and says so; one whose folder was deleted while in use is said to be lost.
+//! Invariants: a value of the wrong length, or that is none of the model's (no unit vector, if it
+//! gives those), is a miss; without a cache the engine serves all the same and says so; one whose
+//! folder was deleted while in use is said to be lost.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -17,7 +18,8 @@ use brahman_storage::bounded::{BoundedStore, Layout, Side, StoreError};
 /// sha256 of what the tokenizer was given.
 pub type ContentHash = [u8; 32];
 
-/// What is kept of a text's tokens where there is something to say of them: more than the window, or some that are unknown.
+/// What is kept of a text's tokens where there is something to say of them: more than the window,
+/// or some that are unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenCounts {
     /// How many it has, special ones included.
@@ -60,7 +62,8 @@ struct Trees {
     vectors: BoundedStore,
     /// Token counts of texts of which there is something to say, by the same keys.
     tokens: Side,
-    /// One puts at a time: what goes for one vector must not take the count that another has just put.
+    /// One puts at a time: what goes for one vector must not take the count that another has just
+    /// put.
     putting: Mutex<()>,
 }
 
@@ -69,7 +72,8 @@ struct Trees {
 pub struct Cache {
     trees: Result<Trees, StoreError>,
     folder: PathBuf,
-    /// Its file of values as it was opened: another one in its place holds nothing of what is put here.
+    /// Its file of values as it was opened: another one in its place holds nothing of what is put
+    /// here.
     opened: Option<(u64, u64)>,
     fingerprint: [u8; 32],
     dim: usize,
@@ -92,7 +96,12 @@ impl Trees {
         Ok(Self { tokens: vectors.side("embed_tokens_v1")?, vectors, putting: Mutex::default() })
     }
 
-    fn get(&self, key: &[u8], dim: usize, is_normalized: bool) -> Result<Option<CachedVector>, StoreError> {
+    fn get(
+        &self,
+        key: &[u8],
+        dim: usize,
+        is_normalized: bool,
+    ) -> Result<Option<CachedVector>, StoreError> {
         let Some(value) = self.vectors.get(key)? else { return Ok(None) };
         let Some(vector) = decode(&value, dim, is_normalized) else {
             tracing::warn!("a damaged cache value is computed again");
@@ -102,7 +111,12 @@ impl Trees {
         Ok(Some((vector, counts.and_then(|counts| TokenCounts::decode(&counts)))))
     }
 
-    fn put(&self, key: &[u8], vector: &[f32], counts: Option<TokenCounts>) -> Result<(), StoreError> {
+    fn put(
+        &self,
+        key: &[u8],
+        vector: &[f32],
+        counts: Option<TokenCounts>,
+    ) -> Result<(), StoreError> {
         let _putting = self.putting.lock().unwrap_or_else(PoisonError::into_inner);
         // Before the vector: whoever reads one knows what was cut.
         if let Some(counts) = counts {
@@ -116,15 +130,31 @@ impl Trees {
 }
 
 impl Cache {
-    /// Opens the cache in `folder` for vectors of `dim` numbers, of length 1 if `is_normalized`; never fails, but may be absent.
+    /// Opens the cache in `folder` for vectors of `dim` numbers, of length 1 if `is_normalized`;
+    /// never fails, but may be absent.
     #[must_use]
-    pub fn open(folder: &Path, fingerprint: [u8; 32], dim: usize, is_normalized: bool, bytes_max: u64) -> Self {
+    pub fn open(
+        folder: &Path,
+        fingerprint: [u8; 32],
+        dim: usize,
+        is_normalized: bool,
+        bytes_max: u64,
+    ) -> Self {
         let trees = Trees::open(folder, dim, bytes_max);
         if let Err(why) = &trees {
             tracing::warn!(folder = %folder.display(), "serving without a cache: {}", chain(why));
         }
         let opened = identity(folder);
-        Self { trees, folder: folder.to_owned(), opened, fingerprint, dim, is_normalized, hits: 0.into(), misses: 0.into() }
+        Self {
+            trees,
+            folder: folder.to_owned(),
+            opened,
+            fingerprint,
+            dim,
+            is_normalized,
+            hits: 0.into(),
+            misses: 0.into(),
+        }
     }
 
     fn key(&self, content: &ContentHash) -> [u8; KEY_BYTES] {
@@ -152,16 +182,18 @@ impl Cache {
     #[must_use]
     pub fn get(&self, content: &ContentHash) -> Option<CachedVector> {
         let trees = self.trees.as_ref().ok()?;
-        let found = trees.get(&self.key(content), self.dim, self.is_normalized).unwrap_or_else(|why| {
-            tracing::warn!("the cache could not be read: {}", chain(&why));
-            None
-        });
+        let found =
+            trees.get(&self.key(content), self.dim, self.is_normalized).unwrap_or_else(|why| {
+                tracing::warn!("the cache could not be read: {}", chain(&why));
+                None
+            });
         let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
 
-    /// Keeps a vector, and what there is to say of its text's tokens. A cache that cannot be written is a slow one.
+    /// Keeps a vector, and what there is to say of its text's tokens. A cache that cannot be
+    /// written is a slow one.
     pub fn put(&self, content: &ContentHash, vector: &[f32], counts: Option<TokenCounts>) {
         let Ok(trees) = &self.trees else { return };
         if let Err(why) = trees.put(&self.key(content), vector, counts) {
@@ -181,7 +213,10 @@ impl Cache {
     /// How the cache stands, for `Info`.
     #[must_use]
     pub fn info(&self) -> CacheInfo {
-        let (entries, bytes) = self.trees.as_ref().map_or((0, 0), |trees| (trees.vectors.entries(), trees.vectors.bytes()));
+        let (entries, bytes) = self
+            .trees
+            .as_ref()
+            .map_or((0, 0), |trees| (trees.vectors.entries(), trees.vectors.bytes()));
         CacheInfo {
             entries,
             bytes,
@@ -192,7 +227,8 @@ impl Cache {
     }
 }
 
-/// By what sled's file in a folder is known: device and number, which no other file has while that one is open.
+/// By what sled's file in a folder is known: device and number, which no other file has while that
+/// one is open.
 fn identity(folder: &Path) -> Option<(u64, u64)> {
     fs::metadata(folder.join("db")).ok().map(|found| (found.dev(), found.ino()))
 }
@@ -202,14 +238,19 @@ fn decode(value: &[u8], dim: usize, is_normalized: bool) -> Option<Arc<[f32]>> {
     if value.len() != dim * 4 {
         return None;
     }
-    let vector: Arc<[f32]> = value.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
+    let vector: Arc<[f32]> =
+        value.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect();
     is_sound(&vector, is_normalized).then_some(vector)
 }
 
 /// Whether a model can have given this vector: finite, not zero, and of length 1 if it gives those.
 pub(crate) fn is_sound(vector: &[f32], is_normalized: bool) -> bool {
     let square: f32 = vector.iter().map(|x| x * x).sum();
-    if is_normalized { (square - 1.0).abs() < 1e-3 } else { vector.iter().all(|x| x.is_finite()) && vector.iter().any(|x| *x != 0.0) }
+    if is_normalized {
+        (square - 1.0).abs() < 1e-3
+    } else {
+        vector.iter().all(|x| x.is_finite()) && vector.iter().any(|x| *x != 0.0)
+    }
 }
 
 #[cfg(test)]
@@ -234,7 +275,10 @@ mod tests {
         fs::rename(&folder, place.path().join("gone")).expect("moved");
         assert!(cache.absent().is_some_and(|why| why.contains("deleted")), "{:?}", cache.absent());
         fs::create_dir(&folder).expect("made");
-        assert!(cache.info().state.starts_with("absent: "), "another folder in its place is not it");
+        assert!(
+            cache.info().state.starts_with("absent: "),
+            "another folder in its place is not it"
+        );
     }
 
     #[test]
@@ -247,7 +291,10 @@ mod tests {
         drop(cache);
         let again = Cache::open(folder.path(), [1; 32], 4, true, 1 << 20);
         assert_eq!(again.absent(), None);
-        assert_eq!(again.get(&[7; 32]).map(|(v, t)| (v.to_vec(), t)), Some((unit(2), Some(counts))));
+        assert_eq!(
+            again.get(&[7; 32]).map(|(v, t)| (v.to_vec(), t)),
+            Some((unit(2), Some(counts)))
+        );
         // As earlier versions kept them.
         let trees = again.trees.as_ref().expect("open");
         trees.tokens.put(&again.key(&[7; 32]), &300_u32.to_le_bytes(), false).expect("kept");
@@ -274,7 +321,10 @@ mod tests {
         let cache = Cache::open(folder.path(), [1; 32], 4, false, 1 << 20);
         cache.put(&[1; 32], &[3.0, 0.0, -4.0, 0.0], None);
         cache.put(&[2; 32], &[f32::NAN; 4], None);
-        assert_eq!(cache.get(&[1; 32]).map(|(vector, _)| vector.to_vec()), Some(vec![3.0, 0.0, -4.0, 0.0]));
+        assert_eq!(
+            cache.get(&[1; 32]).map(|(vector, _)| vector.to_vec()),
+            Some(vec![3.0, 0.0, -4.0, 0.0])
+        );
         assert!(cache.get(&[2; 32]).is_none());
     }
 
@@ -287,7 +337,11 @@ mod tests {
         trees.vectors.put(&cache.key(&[2; 32]), vec![0xff; 16]).expect("inserted");
         assert!(cache.get(&[1; 32]).is_none() && cache.get(&[2; 32]).is_none());
         cache.put(&[1; 32], &unit(1), None);
-        assert_eq!(cache.get(&[1; 32]).map(|(vector, _)| vector.to_vec()), Some(unit(1)), "a good one takes its place");
+        assert_eq!(
+            cache.get(&[1; 32]).map(|(vector, _)| vector.to_vec()),
+            Some(unit(1)),
+            "a good one takes its place"
+        );
         let file = folder.path().join("a-file");
         std::fs::write(&file, b"x").expect("written");
         let absent = Cache::open(&file, [1; 32], 4, true, 1 << 20);

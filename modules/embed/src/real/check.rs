@@ -1,7 +1,9 @@
-//! Whether a model's folder will do, in words: what it was read to say, what the model did when it was tried, and a test of its vectors.
+//! Whether a model's folder will do, in words: what it was read to say, what the model did when it
+//! was tried, and a test of its vectors.
 //!
-//! A folder may bring a reference, `reference.json`: a list of `{"text": …, "vector": […]}`, made by whoever trained or converted the
-//! model. Its texts are embedded without a prompt and must come near.
+//! A folder may bring a reference, `reference.json`: a list of `{"text": …, "vector": […]}`, made
+//! by whoever trained or converted the model. Its texts are embedded without a prompt and must come
+//! near.
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +19,11 @@ const COSINE_MIN: f32 = 0.9999;
 const COSINE_MIN_HALF: f32 = 0.999;
 const COSINE_MIN_INT8: f32 = 0.98;
 /// Two sentences that mean the same, and one that has nothing to do with them.
-const SENTENCES: [&str; 3] =
-    ["A man is playing a guitar on the stage.", "Somebody plays guitar for an audience.", "The quarterly report is due on Friday."];
+const SENTENCES: [&str; 3] = [
+    "A man is playing a guitar on the stage.",
+    "Somebody plays guitar for an audience.",
+    "The quarterly report is due on Friday.",
+];
 
 /// Why a model will not do.
 #[derive(Debug, Error)]
@@ -70,7 +75,11 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, CheckError> {
     Ok(lines)
 }
 
-fn compared(model: &OpenedModel, file: &Path, texts: &[ReferenceText]) -> Result<String, CheckError> {
+fn compared(
+    model: &OpenedModel,
+    file: &Path,
+    texts: &[ReferenceText],
+) -> Result<String, CheckError> {
     let bare: Vec<&str> = texts.iter().map(|one| one.text.as_str()).collect();
     let vectors = model.vectors(&bare)?;
     let least = reference::bound(model.precision(), COSINE_MIN, COSINE_MIN_HALF, COSINE_MIN_INT8);
@@ -87,9 +96,15 @@ fn compared(model: &OpenedModel, file: &Path, texts: &[ReferenceText]) -> Result
 
 fn sensible(model: &OpenedModel) -> Result<String, CheckError> {
     let vectors = model.vectors(&SENTENCES)?;
-    let between = |a: usize, b: usize| vectors.get(a).zip(vectors.get(b)).map_or(f32::NAN, |(a, b)| cosine(a, b));
+    let between = |a: usize, b: usize| {
+        vectors.get(a).zip(vectors.get(b)).map_or(f32::NAN, |(a, b)| cosine(a, b))
+    };
     let (alike, other) = (between(0, 1), between(0, 2).max(between(1, 2)));
-    let verdict = if alike > other { "" } else { ": it tells them apart badly, as an untrained model does or one pooled in the wrong way" };
+    let verdict = if alike > other {
+        ""
+    } else {
+        ": it tells them apart badly, as an untrained model does or one pooled in the wrong way"
+    };
     Ok(format!(
         "no {REFERENCE}; two sentences that mean the same have a cosine of {alike:.3}, of another to them at most {other:.3}{verdict}"
     ))

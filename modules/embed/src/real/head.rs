@@ -1,9 +1,12 @@
 //! From what a graph gives to a vector: pooling, then what follows it. Pure.
 //!
-//! As sentence-transformers defines its modules: `models/Pooling.py`, `Dense.py`, `LayerNorm.py`, `Normalize.py`. A change of any number
-//! that comes out is a change of `HEAD_VERSION` in the models' layout.
+//! As sentence-transformers defines its modules: `models/Pooling.py`, `Dense.py`, `LayerNorm.py`,
+//! `Normalize.py`. A change of any number that comes out is a change of `HEAD_VERSION` in the
+//! models' layout.
 
-use brahman_models::layout::{Activation, Dense, LayerNorm, ModelPlan, Pooling, PoolingMode, Stage};
+use brahman_models::layout::{
+    Activation, Dense, LayerNorm, ModelPlan, Pooling, PoolingMode, Stage,
+};
 
 /// What PyTorch's layer norm adds to the variance unless told otherwise.
 const LAYER_NORM_EPSILON: f64 = 1e-5;
@@ -35,8 +38,9 @@ impl Head {
         self.is_normalized
     }
 
-    /// The vector of a text: `hidden` is the vector of each of its tokens, one after the other, or its own if the graph pools. Of `tokens`
-    /// tokens the first `skip` are a prompt's that is not to be pooled.
+    /// The vector of a text: `hidden` is the vector of each of its tokens, one after the other, or
+    /// its own if the graph pools. Of `tokens` tokens the first `skip` are a prompt's that is not
+    /// to be pooled.
     #[must_use]
     pub fn vector(&self, hidden: &[f32], dim: usize, tokens: usize, skip: usize) -> Vec<f32> {
         let mut vector = match &self.pooling {
@@ -44,8 +48,10 @@ impl Head {
             // Of no token there is no vector, and no number that could be taken for one.
             Some(pooling) if tokens == 0 => vec![f32::NAN; dim * pooling.modes.len()],
             Some(pooling) => {
-                // The mean's divisor would change nothing but the last bits of what is scaled to length 1 next.
-                let divides = pooling.modes != [PoolingMode::Mean] || self.stages.first() != Some(&Stage::Normalize);
+                // The mean's divisor would change nothing but the last bits of what is scaled to
+                // length 1 next.
+                let divides = pooling.modes != [PoolingMode::Mean]
+                    || self.stages.first() != Some(&Stage::Normalize);
                 let mut out = Vec::with_capacity(dim * pooling.modes.len());
                 for mode in &pooling.modes {
                     out.extend(pooled(*mode, hidden, dim, tokens, skip, divides));
@@ -74,7 +80,14 @@ pub fn cut(vector: &[f32], dim: usize, is_normalized: bool) -> Vec<f32> {
     if is_normalized { unit(first) } else { first }
 }
 
-fn pooled(mode: PoolingMode, hidden: &[f32], dim: usize, tokens: usize, skip: usize, divides: bool) -> Vec<f32> {
+fn pooled(
+    mode: PoolingMode,
+    hidden: &[f32],
+    dim: usize,
+    tokens: usize,
+    skip: usize,
+    divides: bool,
+) -> Vec<f32> {
     let rows = || hidden.chunks_exact(dim).take(tokens);
     let counted = tokens.saturating_sub(skip);
     let sum = |weight: &dyn Fn(usize) -> f32| {
@@ -116,9 +129,13 @@ fn pooled(mode: PoolingMode, hidden: &[f32], dim: usize, tokens: usize, skip: us
 
 fn through(dense: &Dense, vector: &[f32]) -> Vec<f32> {
     let rows = dense.weight.chunks_exact(dense.inputs.max(1));
-    let product = rows.map(|row| row.iter().zip(vector).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>());
+    let product = rows
+        .map(|row| row.iter().zip(vector).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum::<f64>());
     let bias = dense.bias.iter().copied().chain(std::iter::repeat(0.0));
-    product.zip(bias).map(|(sum, bias)| activated(dense.activation, sum + f64::from(bias)) as f32).collect()
+    product
+        .zip(bias)
+        .map(|(sum, bias)| activated(dense.activation, sum + f64::from(bias)) as f32)
+        .collect()
 }
 
 fn activated(activation: Activation, x: f64) -> f64 {
@@ -160,7 +177,11 @@ fn normed(norm: &LayerNorm, vector: &[f32]) -> Vec<f32> {
     let variance = vector.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / count;
     let scale = 1.0 / (variance + LAYER_NORM_EPSILON).sqrt();
     let trained = norm.weight.iter().zip(&norm.bias);
-    vector.iter().zip(trained).map(|(x, (w, b))| ((f64::from(*x) - mean) * scale * f64::from(*w) + f64::from(*b)) as f32).collect()
+    vector
+        .iter()
+        .zip(trained)
+        .map(|(x, (w, b))| ((f64::from(*x) - mean) * scale * f64::from(*w) + f64::from(*b)) as f32)
+        .collect()
 }
 
 /// A vector scaled to length 1; one of zeros, or with a number that is none, stays as it is.
@@ -181,7 +202,12 @@ mod tests {
 
     fn head(modes: &[PoolingMode], stages: Vec<Stage>) -> Head {
         let is_normalized = stages.contains(&Stage::Normalize);
-        Head { pooling: Some(Pooling { modes: modes.to_vec(), include_prompt: true }), stages, truncate_dim: None, is_normalized }
+        Head {
+            pooling: Some(Pooling { modes: modes.to_vec(), include_prompt: true }),
+            stages,
+            truncate_dim: None,
+            is_normalized,
+        }
     }
 
     /// Three tokens of two numbers, and padding that must not count.
@@ -203,13 +229,15 @@ mod tests {
         near(&of(PoolingMode::Mean, 0), &[3.0, -2.0 / 3.0]);
         near(&of(PoolingMode::MeanSqrtLen, 0), &[9.0 / 3_f64.sqrt(), -2.0 / 3_f64.sqrt()]);
         near(&of(PoolingMode::WeightedMean, 0), &[22.0 / 6.0, -6.0 / 6.0]);
-        // A prompt of one token that is not pooled; the first and the last token stay what they are.
+        // A prompt of one token that is not pooled; the first and the last token stay what they
+        // are.
         near(&of(PoolingMode::Mean, 1), &[4.0, -2.0]);
         near(&of(PoolingMode::Max, 1), &[5.0, 0.0]);
         near(&of(PoolingMode::WeightedMean, 1), &[21.0 / 5.0, -8.0 / 5.0]);
         near(&of(PoolingMode::Cls, 1), &[1.0, 2.0]);
         near(&of(PoolingMode::LastToken, 1), &[5.0, 0.0]);
-        let side_by_side = head(&[PoolingMode::Cls, PoolingMode::Mean], Vec::new()).vector(&HIDDEN, 2, 3, 0);
+        let side_by_side =
+            head(&[PoolingMode::Cls, PoolingMode::Mean], Vec::new()).vector(&HIDDEN, 2, 3, 0);
         near(&side_by_side, &[1.0, 2.0, 3.0, -2.0 / 3.0]);
     }
 
@@ -230,11 +258,22 @@ mod tests {
         near(&of(vec![dense(Activation::Identity, &[])]), &[5.0, -1.5]);
         near(&of(vec![dense(Activation::Tanh, &[0.0, 1.0])]), &[5_f64.tanh(), (-0.5_f64).tanh()]);
         near(&of(vec![dense(Activation::Relu, &[])]), &[5.0, 0.0]);
-        near(&of(vec![dense(Activation::Silu, &[])]), &[5.0 / (1.0 + (-5_f64).exp()), -1.5 / (1.0 + 1.5_f64.exp())]);
+        near(
+            &of(vec![dense(Activation::Silu, &[])]),
+            &[5.0 / (1.0 + (-5_f64).exp()), -1.5 / (1.0 + 1.5_f64.exp())],
+        );
         // Of 5 and -1.5, by the tables.
         near(&of(vec![dense(Activation::Gelu, &[])]), &[4.999_998_57, -0.100_210_78]);
-        near(&of(vec![dense(Activation::Identity, &[]), Stage::Normalize]), &[5.0 / 27.25_f64.sqrt(), -1.5 / 27.25_f64.sqrt()]);
-        let norm = LayerNorm { path: String::new(), weight: vec![2.0, 1.0], bias: vec![0.0, 1.0], sha256: String::new() };
+        near(
+            &of(vec![dense(Activation::Identity, &[]), Stage::Normalize]),
+            &[5.0 / 27.25_f64.sqrt(), -1.5 / 27.25_f64.sqrt()],
+        );
+        let norm = LayerNorm {
+            path: String::new(),
+            weight: vec![2.0, 1.0],
+            bias: vec![0.0, 1.0],
+            sha256: String::new(),
+        };
         let scale = 1.0 / (0.25_f64 + 1e-5).sqrt();
         near(&of(vec![Stage::LayerNorm(norm)]), &[-0.5 * scale * 2.0, 0.5 * scale + 1.0]);
         let mut cut = head(&[PoolingMode::Cls, PoolingMode::Mean], vec![Stage::Normalize]);
@@ -249,7 +288,11 @@ mod tests {
             for tokens in [1, 2] {
                 let vector = head(&[mode], vec![Stage::Normalize]).vector(&hidden, 2, tokens, 0);
                 let sees_it = !(mode == PoolingMode::LastToken && tokens == 2);
-                assert_eq!(vector.iter().any(|x| !x.is_finite()), sees_it, "{mode:?} {tokens} {vector:?}");
+                assert_eq!(
+                    vector.iter().any(|x| !x.is_finite()),
+                    sees_it,
+                    "{mode:?} {tokens} {vector:?}"
+                );
             }
         }
     }

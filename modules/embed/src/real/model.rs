@@ -1,4 +1,5 @@
-//! A model on disk, loaded: its plan, its bytes, its tokenizer, and the fingerprint of everything that makes its vectors.
+//! A model on disk, loaded: its plan, its bytes, its tokenizer, and the fingerprint of everything
+//! that makes its vectors.
 //!
 //! The bytes that are hashed are the bytes that are loaded, weights in files of their own included.
 
@@ -40,7 +41,8 @@ pub struct Model {
     pub plan: ModelPlan,
     /// The ONNX file's bytes.
     pub onnx: Vec<u8>,
-    /// Weights that the graph names as files beside it (`external_data`), by the name it has for them.
+    /// Weights that the graph names as files beside it (`external_data`), by the name it has for
+    /// them.
     pub weights: Vec<(String, Arc<[u8]>)>,
     /// What is done outside the graph.
     pub head: Arc<Head>,
@@ -54,7 +56,10 @@ pub struct Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("name", &self.plan.name).field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+        f.debug_struct("Model")
+            .field("name", &self.plan.name)
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,8 +69,12 @@ impl Model {
     /// # Errors
     /// [`ModelError`], which names the file.
     pub fn load(folder: &Path, overrides: &Overrides) -> Result<Self, ModelError> {
-        let ModelFolder { plan, onnx, weights, tokenizer, digests } = ModelFolder::read(folder, overrides)?;
-        let refuse = |source: TokenizerError| ModelError::Tokenizer { file: folder.join("tokenizer.json"), source };
+        let ModelFolder { plan, onnx, weights, tokenizer, digests } =
+            ModelFolder::read(folder, overrides)?;
+        let refuse = |source: TokenizerError| ModelError::Tokenizer {
+            file: folder.join("tokenizer.json"),
+            source,
+        };
         let reader = TextReader::open(&tokenizer, &plan).map_err(refuse)?;
         let mut sample = reader.ids(SAMPLE).map_err(|e| refuse(e.into()))?.ids;
         sample.truncate(SAMPLE_TOKENS);
@@ -73,12 +82,21 @@ impl Model {
             sample.push(0);
         }
         let fingerprint = fingerprint(&plan, &reader, &digests);
-        Ok(Self { head: Arc::new(Head::of(&plan)), plan, onnx, weights, reader, sample, fingerprint })
+        Ok(Self {
+            head: Arc::new(Head::of(&plan)),
+            plan,
+            onnx,
+            weights,
+            reader,
+            sample,
+            fingerprint,
+        })
     }
 }
 
-/// Of the files' checksums and of everything else that makes a vector. A model that was rightly served when the mean of its tokens,
-/// scaled to length 1, was assumed of every model keeps the fingerprint that it has always had.
+/// Of the files' checksums and of everything else that makes a vector. A model that was rightly
+/// served when the mean of its tokens, scaled to length 1, was assumed of every model keeps the
+/// fingerprint that it has always had.
 fn fingerprint(plan: &ModelPlan, reader: &TextReader, digests: &[String]) -> String {
     let digests = digests.join("\0");
     let recipe = if plan.is_as_once_assumed() && reader.cuts_as_once_assumed() {
@@ -101,7 +119,9 @@ mod tests {
     fn the_default_model_keeps_the_fingerprint_that_it_has_always_had() {
         let tokenizer = words(&["[CLS]"], &["[SEP]"]);
         let digests = [catalogue::ONNX_SHA256, catalogue::FILES[1].1].map(str::to_owned);
-        let of = |plan: &ModelPlan, tokenizer: &[u8]| fingerprint(plan, &TextReader::open(tokenizer, plan).expect("a tokenizer"), &digests);
+        let of = |plan: &ModelPlan, tokenizer: &[u8]| {
+            fingerprint(plan, &TextReader::open(tokenizer, plan).expect("a tokenizer"), &digests)
+        };
         let default = plan(catalogue::MAX_TOKENS);
         // Caches and indexes on people's disks are named by these digits.
         let always = of(&ModelPlan { inputs: bert(), ..default.clone() }, &tokenizer);
@@ -116,7 +136,11 @@ mod tests {
     /// BERT's inputs.
     fn bert() -> Vec<brahman_models::layout::InputPlan> {
         use brahman_models::layout::{InputPlan, InputRole};
-        let roles = [("input_ids", InputRole::Ids), ("attention_mask", InputRole::Mask), ("token_type_ids", InputRole::Types)];
+        let roles = [
+            ("input_ids", InputRole::Ids),
+            ("attention_mask", InputRole::Mask),
+            ("token_type_ids", InputRole::Types),
+        ];
         roles.map(|(name, role)| InputPlan { name: name.to_owned(), role, is_narrow: false }).into()
     }
 }

@@ -1,4 +1,5 @@
-//! A text's way: prompt → hash → cache → join whoever computes it already → tokenise → queue → inference → cache and reply.
+//! A text's way: prompt → hash → cache → join whoever computes it already → tokenise → queue →
+//! inference → cache and reply.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -26,12 +27,15 @@ use super::queue::{Inference, Item, TextQueue, Texts, VectorOutcome, bad_output,
 use super::runtime;
 use super::store::WriteThrough;
 use super::text::{Prompt, TextReader};
-use crate::engine::{ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment};
+use crate::engine::{
+    ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment,
+};
 use crate::prompts::ModelPrompts;
 
 /// Texts that are looked up on the I/O thread; more go to a thread of their own.
 const INLINE_MAX: usize = 16;
-/// Bytes of texts that are looked up on the I/O thread: hashing a megabyte takes less than a millisecond.
+/// Bytes of texts that are looked up on the I/O thread: hashing a megabyte takes less than a
+/// millisecond.
 const INLINE_BYTES_MAX: usize = 1 << 20;
 /// Vectors kept, unless `BRAHMAN_EMBED_CACHE_MIB` says otherwise.
 const CACHE_MIB: u64 = 1024;
@@ -129,8 +133,12 @@ impl Settings {
         let threads = threads_wanted("BRAHMAN_EMBED_THREADS")?;
         let (device, allow_cpu) = device::wanted()?;
         Ok(Self {
-            model: variable("BRAHMAN_MODEL_DIR").map_or_else(|| catalogue::folder(cache, catalogue::NAME), PathBuf::from),
-            overrides: Overrides { pooling: variable("BRAHMAN_EMBED_POOLING"), graph: variable("BRAHMAN_EMBED_GRAPH") },
+            model: variable("BRAHMAN_MODEL_DIR")
+                .map_or_else(|| catalogue::folder(cache, catalogue::NAME), PathBuf::from),
+            overrides: Overrides {
+                pooling: variable("BRAHMAN_EMBED_POOLING"),
+                graph: variable("BRAHMAN_EMBED_GRAPH"),
+            },
             cache: cache.to_owned(),
             vectors: variable("BRAHMAN_EMBED_CACHE_DIR").map(PathBuf::from),
             device,
@@ -161,12 +169,23 @@ impl OpenedModel {
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
         let (path, environment) = library::load(&settings.cache)?;
         let mut model = Model::load(&settings.model, &settings.overrides)?;
-        let (runner, wide, device) = runtime::open(&environment, &model, settings.device, settings.allow_cpu, settings.threads)?;
+        let (runner, wide, device) = runtime::open(
+            &environment,
+            &model,
+            settings.device,
+            settings.allow_cpu,
+            settings.threads,
+        )?;
         // The sessions have them now, and each once is enough.
         (model.onnx, model.weights) = (Vec::new(), Vec::new());
         let folder = || settings.model.clone();
-        let dim = model.plan.dim(runner.hidden()).map_err(|source| OpenError::Dim { folder: folder(), source })?;
-        let untried = runner.try_model(&model).map_err(|source| OpenError::Trial { folder: folder(), source })?;
+        let dim = model
+            .plan
+            .dim(runner.hidden())
+            .map_err(|source| OpenError::Dim { folder: folder(), source })?;
+        let untried = runner
+            .try_model(&model)
+            .map_err(|source| OpenError::Trial { folder: folder(), source })?;
         let library = format!("ONNX Runtime {}, {}", library::version(), path.display());
         Ok(Self { model, runner, wide, device, library, dim, untried })
     }
@@ -174,7 +193,10 @@ impl OpenedModel {
     /// What a person would want to know of it, a line each.
     #[must_use]
     pub fn description(&self) -> Vec<String> {
-        let mut lines = vec![format!("{}: vectors of {} numbers, on {}", self.model.plan.name, self.dim, self.device.active)];
+        let mut lines = vec![format!(
+            "{}: vectors of {} numbers, on {}",
+            self.model.plan.name, self.dim, self.device.active
+        )];
         lines.extend(self.model.plan.description());
         lines.push(format!("fingerprint {}", self.model.fingerprint));
         lines.extend(self.untried.iter().cloned());
@@ -196,8 +218,15 @@ impl OpenedModel {
         for text in texts {
             let prepared = self.model.reader.prepared("", text);
             let failed = |source| TrialError::Run { doing: "a text".to_owned(), source };
-            let ids = self.model.reader.ids(&prepared).map_err(|error| failed(ort::Error::new(error.to_string())))?.ids;
-            vectors.extend(self.runner.forward(&[runtime::Row { ids: &ids, skip: 0 }]).map_err(failed)?);
+            let ids = self
+                .model
+                .reader
+                .ids(&prepared)
+                .map_err(|error| failed(ort::Error::new(error.to_string())))?
+                .ids;
+            vectors.extend(
+                self.runner.forward(&[runtime::Row { ids: &ids, skip: 0 }]).map_err(failed)?,
+            );
         }
         Ok(vectors)
     }
@@ -218,7 +247,8 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Loads library and model, opens sessions and cache, tries the model. Takes a second or so; blocks.
+    /// Loads library and model, opens sessions and cache, tries the model. Takes a second or so;
+    /// blocks.
     ///
     /// # Errors
     /// [`OpenError`]: what is missing or wrong and how to mend it.
@@ -226,11 +256,16 @@ impl Pipeline {
         let mib = |name: &str, default: u64| match variable(name) {
             Some(value) => {
                 let number = value.parse::<u64>().ok().filter(|n| *n <= MIB_MAX);
-                number.map(|n| n << 20).ok_or_else(|| SettingsError::Size { name: name.to_owned(), value })
+                number
+                    .map(|n| n << 20)
+                    .ok_or_else(|| SettingsError::Size { name: name.to_owned(), value })
             }
             None => Ok(default << 20),
         };
-        let (cache_bytes, store_bytes) = (mib("BRAHMAN_EMBED_CACHE_MIB", CACHE_MIB)?, mib("BRAHMAN_EMBED_STORE_MIB", STORE_MIB)?);
+        let (cache_bytes, store_bytes) = (
+            mib("BRAHMAN_EMBED_CACHE_MIB", CACHE_MIB)?,
+            mib("BRAHMAN_EMBED_STORE_MIB", STORE_MIB)?,
+        );
         let opened = OpenedModel::open(settings)?;
         for line in opened.description() {
             tracing::info!("{line}");
@@ -250,17 +285,37 @@ impl Pipeline {
             dimensions: plan.dimensions.iter().copied().filter(|n| *n < dim).collect(),
         };
         let key = sha256(identity.fingerprint.as_bytes());
-        let folder = settings.vectors.clone().unwrap_or_else(|| vectors_folder(&settings.cache, &identity.fingerprint));
+        let folder = settings
+            .vectors
+            .clone()
+            .unwrap_or_else(|| vectors_folder(&settings.cache, &identity.fingerprint));
         let cache = Arc::new(Cache::open(&folder, key, dim, identity.normalized, cache_bytes));
         // One thread feeds a GPU.
         let threads = if is_cpu { settings.threads } else { 1 };
         let queue: Arc<TextQueue> = PassQueue::new(Texts::new(PassBudget::of(is_cpu), threads));
-        let inference = Inference { runner, wide: wide.map(Mutex::new), cache: Arc::clone(&cache), is_normalized: identity.normalized };
-        queue.start(threads, move |queue, batch| inference.run(queue, &batch)).map_err(OpenError::Threads)?;
+        let inference = Inference {
+            runner,
+            wide: wide.map(Mutex::new),
+            cache: Arc::clone(&cache),
+            is_normalized: identity.normalized,
+        };
+        queue
+            .start(threads, move |queue, batch| inference.run(queue, &batch))
+            .map_err(OpenError::Threads)?;
         let store = WriteThrough::open(&settings.cache.join("inputs"), store_bytes);
         let recipe = recipe(&plan, &identity);
         let prompts = ModelPrompts::new(&identity.model, plan.prompts);
-        Ok(Self { identity, reader: Arc::new(reader), prompts, recipe, device, library, cache, store, queue })
+        Ok(Self {
+            identity,
+            reader: Arc::new(reader),
+            prompts,
+            recipe,
+            device,
+            library,
+            cache,
+            store,
+            queue,
+        })
     }
 
     /// How the vector cache stands, in `Info`'s words.
@@ -295,15 +350,26 @@ impl Pipeline {
         let prompt = self.reader.prompt(&wish.prompt).map_err(|e| untokenisable("prompt", &e))?;
         let mut plan = Plan { found: vec![None; texts.len()], missing: Vec::new(), prompt };
         for (index, text) in texts.iter().enumerate() {
-            let content = TextReader::content(&self.reader.prepared(&plan.prompt.text, text), plan.prompt.skip);
+            let content = TextReader::content(
+                &self.reader.prepared(&plan.prompt.text, text),
+                plan.prompt.skip,
+            );
             match self.cache.get(&content) {
                 Some((_, Some(counts))) if !wish.truncate && counts.tokens > self.max_tokens() => {
-                    plan.found[index] = Some(Err(self.too_long(index, counts.tokens, counts.is_least)));
+                    plan.found[index] =
+                        Some(Err(self.too_long(index, counts.tokens, counts.is_least)));
                 }
                 Some((vector, counts)) => {
                     let TokenCounts { tokens, unknown, is_least } = counts.unwrap_or_default();
                     let kept = tokens.min(self.max_tokens());
-                    plan.found[index] = Some(Ok(Embedding { vector, cached: true, tokens, kept, is_least, unknown }));
+                    plan.found[index] = Some(Ok(Embedding {
+                        vector,
+                        cached: true,
+                        tokens,
+                        kept,
+                        is_least,
+                        unknown,
+                    }));
                 }
                 None => plan.missing.push((index, content)),
             }
@@ -312,8 +378,8 @@ impl Pipeline {
     }
 }
 
-/// Where a model's vectors are kept: in the folder that has always been there, if this model was the first to take it, else in one of
-/// its own, because one process at a time can use a folder.
+/// Where a model's vectors are kept: in the folder that has always been there, if this model was
+/// the first to take it, else in one of its own, because one process at a time can use a folder.
 fn vectors_folder(cache: &Path, fingerprint: &str) -> PathBuf {
     let common = cache.join("embed");
     let mark = cache.join("embed.model");
@@ -332,7 +398,11 @@ fn vectors_folder(cache: &Path, fingerprint: &str) -> PathBuf {
             true
         }
     };
-    if is_ours { common } else { cache.join(format!("embed-{}", &fingerprint[..FOLDER_DIGITS.min(fingerprint.len())])) }
+    if is_ours {
+        common
+    } else {
+        cache.join(format!("embed-{}", &fingerprint[..FOLDER_DIGITS.min(fingerprint.len())]))
+    }
 }
 
 fn recipe(plan: &ModelPlan, identity: &Identity) -> ModelRecipe {
@@ -373,9 +443,14 @@ impl Engine for Pipeline {
         self.prompts.choose(wanted)
     }
 
-    async fn texts(self: Arc<Self>, texts: Vec<String>, wish: Treatment) -> Result<Vec<TextOutcome>, Fault> {
+    async fn texts(
+        self: Arc<Self>,
+        texts: Vec<String>,
+        wish: Treatment,
+    ) -> Result<Vec<TextOutcome>, Fault> {
         let class = if texts.len() <= INTERACTIVE_MAX { Class::Interactive } else { Class::Bulk };
-        let inline = texts.len() <= INLINE_MAX && texts.iter().map(String::len).sum::<usize>() <= INLINE_BYTES_MAX;
+        let inline = texts.len() <= INLINE_MAX
+            && texts.iter().map(String::len).sum::<usize>() <= INLINE_BYTES_MAX;
         let (texts, wish) = (Arc::new(texts), Arc::new(wish));
         let mut plan = if inline {
             self.look_up(&texts, &wish)?
@@ -385,14 +460,20 @@ impl Engine for Pipeline {
         };
         if !plan.missing.is_empty() {
             let (this, shared, wish) = (Arc::clone(&self), Arc::clone(&texts), Arc::clone(&wish));
-            let (missing, prompt) = (std::mem::take(&mut plan.missing), std::mem::take(&mut plan.prompt));
-            let (waits, refused) = blocking(move || Ok(this.submit(&shared, &missing, &prompt, class, &wish))).await?;
+            let (missing, prompt) =
+                (std::mem::take(&mut plan.missing), std::mem::take(&mut plan.prompt));
+            let (waits, refused) =
+                blocking(move || Ok(this.submit(&shared, &missing, &prompt, class, &wish))).await?;
             for (index, fault) in refused {
                 plan.found[index] = Some(Err(fault));
             }
-            // All of them, whatever became of one: the others are then in the cache for whoever asks again.
+            // All of them, whatever became of one: the others are then in the cache for whoever
+            // asks again.
             for wait in waits {
-                let outcome = wait.receiver.await.map_err(|_| Fault::internal("the inference threads have stopped"))?;
+                let outcome = wait
+                    .receiver
+                    .await
+                    .map_err(|_| Fault::internal("the inference threads have stopped"))?;
                 for index in wait.indexes {
                     plan.found[index] = Some(match &outcome {
                         Ok(vector) => Ok(Embedding {
@@ -408,7 +489,10 @@ impl Engine for Pipeline {
                 }
             }
         }
-        plan.found.into_iter().collect::<Option<Vec<TextOutcome>>>().ok_or_else(|| Fault::internal("a text was lost on the way"))
+        plan.found
+            .into_iter()
+            .collect::<Option<Vec<TextOutcome>>>()
+            .ok_or_else(|| Fault::internal("a text was lost on the way"))
     }
 
     async fn file(self: Arc<Self>, _path: &Path, seen: Vec<u8>, wish: Treatment) -> TextOutcome {
@@ -418,11 +502,25 @@ impl Engine for Pipeline {
         done.pop().ok_or_else(|| Fault::internal("a file gave no vector"))?
     }
 
-    async fn tokenize(self: Arc<Self>, texts: Vec<String>, prompt: Arc<str>, offsets: bool) -> Result<Vec<TextTokens>, Fault> {
+    async fn tokenize(
+        self: Arc<Self>,
+        texts: Vec<String>,
+        prompt: Arc<str>,
+        offsets: bool,
+    ) -> Result<Vec<TextTokens>, Fault> {
         let count = move |text: &String| -> Result<TextTokens, Fault> {
-            let ids = self.reader.ids(&self.reader.prepared(&prompt, text)).map_err(|e| untokenisable("texts", &e))?;
-            let spans = if offsets { self.reader.spans(&prompt, text).map_err(|e| untokenisable("texts", &e))? } else { None };
-            let (starts, ends) = spans.map(|spans| spans.into_iter().map(|(from, to)| (from as u64, to as u64)).unzip()).unzip();
+            let ids = self
+                .reader
+                .ids(&self.reader.prepared(&prompt, text))
+                .map_err(|e| untokenisable("texts", &e))?;
+            let spans = if offsets {
+                self.reader.spans(&prompt, text).map_err(|e| untokenisable("texts", &e))?
+            } else {
+                None
+            };
+            let (starts, ends) = spans
+                .map(|spans| spans.into_iter().map(|(from, to)| (from as u64, to as u64)).unzip())
+                .unzip();
             Ok(TextTokens {
                 tokens: ids.tokens.into(),
                 kept: ids.ids.len() as u64,
@@ -482,7 +580,8 @@ struct Wait {
 }
 
 impl Pipeline {
-    /// Tokenises what is missing and queues what nobody computes yet. Gives what is waited for, and the texts that are refused.
+    /// Tokenises what is missing and queues what nobody computes yet. Gives what is waited for, and
+    /// the texts that are refused.
     fn submit(
         &self,
         texts: &[String],
@@ -513,7 +612,15 @@ impl Pipeline {
                 continue;
             }
             if text.ids.is_empty() {
-                refused.push((*index, placed(&bad_output("it has no token for this model's tokenizer, so there is no vector"), *index)));
+                refused.push((
+                    *index,
+                    placed(
+                        &bad_output(
+                            "it has no token for this model's tokenizer, so there is no vector",
+                        ),
+                        *index,
+                    ),
+                ));
                 continue;
             }
             place.insert(*content, waits.len());
@@ -521,9 +628,18 @@ impl Pipeline {
                 Some(receiver) => receiver,
                 None => {
                     self.store.keep(texts[*index].as_bytes());
-                    let counts = TokenCounts { tokens: text.tokens, unknown: text.unknown, is_least: text.is_least };
+                    let counts = TokenCounts {
+                        tokens: text.tokens,
+                        unknown: text.unknown,
+                        is_least: text.is_least,
+                    };
                     let counts = (kept < text.tokens || text.unknown > 0).then_some(counts);
-                    fresh.push(Item { content: *content, ids: text.ids, skip: prompt.skip, counts });
+                    fresh.push(Item {
+                        content: *content,
+                        ids: text.ids,
+                        skip: prompt.skip,
+                        counts,
+                    });
                     fresh_at.push(waits.len());
                     // Replaced below, once all are queued under one lock.
                     oneshot::channel().1
@@ -532,13 +648,19 @@ impl Pipeline {
             let (tokens, is_least, unknown) = (text.tokens, text.is_least, text.unknown);
             waits.push(Wait { receiver, indexes: vec![*index], tokens, kept, is_least, unknown });
         }
-        for (at, receiver) in fresh_at.into_iter().zip(push(&self.queue, class, wish.deadline, fresh)) {
+        for (at, receiver) in
+            fresh_at.into_iter().zip(push(&self.queue, class, wish.deadline, fresh))
+        {
             waits[at].receiver = receiver;
         }
         (waits, refused)
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Fault> + Send + 'static) -> Result<T, Fault> {
-    brahman_sidecar::blocking(work).await.map_err(|e| Fault::internal(format!("a worker stopped: {e}")))?
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    brahman_sidecar::blocking(work)
+        .await
+        .map_err(|e| Fault::internal(format!("a worker stopped: {e}")))?
 }

@@ -1,14 +1,17 @@
-//! Texts that wait for the inference threads, and whoever waits for them: one computation serves all who ask for the same content.
+//! Texts that wait for the inference threads, and whoever waits for them: one computation serves
+//! all who ask for the same content.
 //!
-//! Invariants: a text whose output is none loses no other text of its batch; a vector is kept before it is answered; what nobody waits for
-//! is not computed.
+//! Invariants: a text whose output is none loses no other text of its batch; a vector is kept
+//! before it is answered; what nobody waits for is not computed.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
 use brahman_card::interface::embed::error::BadOutput;
-use brahman_models::passes::{Pass, PassBudget, PassQueue, PassSchedule, ThreadsState, is_heavy, run_rows};
+use brahman_models::passes::{
+    Pass, PassBudget, PassQueue, PassSchedule, ThreadsState, is_heavy, run_rows,
+};
 use brahman_sidecar::Deadline;
 use tokio::sync::oneshot;
 
@@ -54,10 +57,22 @@ pub(super) type TextQueue = PassQueue<Texts>;
 impl Texts {
     /// None yet, for so many threads.
     pub(super) fn new(budget: PassBudget, threads: usize) -> Self {
-        Self { planner: Planner::new(budget), heavy: VecDeque::new(), waiters: HashMap::new(), threads, cancelled: 0 }
+        Self {
+            planner: Planner::new(budget),
+            heavy: VecDeque::new(),
+            waiters: HashMap::new(),
+            threads,
+            cancelled: 0,
+        }
     }
 
-    fn push(&mut self, class: Class, deadline: Deadline, item: Item, waiter: oneshot::Sender<VectorOutcome>) {
+    fn push(
+        &mut self,
+        class: Class,
+        deadline: Deadline,
+        item: Item,
+        waiter: oneshot::Sender<VectorOutcome>,
+    ) {
         let waiters = self.waiters.entry(item.content).or_default();
         waiters.push(waiter);
         if waiters.len() == 1 {
@@ -116,7 +131,10 @@ impl PassSchedule for Texts {
 }
 
 /// Joins the wait for content that somebody else has asked for already.
-pub(super) fn join(queue: &TextQueue, content: &ContentHash) -> Option<oneshot::Receiver<VectorOutcome>> {
+pub(super) fn join(
+    queue: &TextQueue,
+    content: &ContentHash,
+) -> Option<oneshot::Receiver<VectorOutcome>> {
     queue.with(|texts| {
         let waiters = texts.waiters.get_mut(content)?;
         let (sender, receiver) = oneshot::channel();
@@ -125,11 +143,21 @@ pub(super) fn join(queue: &TextQueue, content: &ContentHash) -> Option<oneshot::
     })
 }
 
-/// Queues texts. What somebody else has begun to compute meanwhile is waited for and not computed again. Once the threads have stopped
-/// nobody is left to answer.
-pub(super) fn push(queue: &TextQueue, class: Class, deadline: Deadline, items: Vec<Item>) -> Vec<oneshot::Receiver<VectorOutcome>> {
+/// Queues texts. What somebody else has begun to compute meanwhile is waited for and not computed
+/// again. Once the threads have stopped nobody is left to answer.
+pub(super) fn push(
+    queue: &TextQueue,
+    class: Class,
+    deadline: Deadline,
+    items: Vec<Item>,
+) -> Vec<oneshot::Receiver<VectorOutcome>> {
     let (senders, receivers): (Vec<_>, Vec<_>) = items.iter().map(|_| oneshot::channel()).unzip();
-    let add = |texts: &mut Texts| items.into_iter().zip(senders).for_each(|(item, waiter)| texts.push(class, deadline, item, waiter));
+    let add = |texts: &mut Texts| {
+        items
+            .into_iter()
+            .zip(senders)
+            .for_each(|(item, waiter)| texts.push(class, deadline, item, waiter))
+    };
     queue.add(add);
     receivers
 }
@@ -148,7 +176,8 @@ impl Inference {
     pub(super) fn run(&self, queue: &TextQueue, batch: &Batch) {
         let wide = self.wide.as_ref().filter(|_| batch.alone).and_then(|wide| wide.try_lock().ok());
         let runner = wide.as_deref().unwrap_or(&self.runner);
-        let rows: Vec<Row<'_>> = batch.items.iter().map(|item| Row { ids: &item.ids, skip: item.skip }).collect();
+        let rows: Vec<Row<'_>> =
+            batch.items.iter().map(|item| Row { ids: &item.ids, skip: item.skip }).collect();
         let vectors = run_rows(&rows, |rows| runner.forward(rows));
         queue.count(rows.len());
         for (item, vector) in batch.items.iter().zip(vectors) {
@@ -169,7 +198,9 @@ impl Inference {
         match vector {
             Some(vector) if is_sound(&vector, self.is_normalized) => Ok(vector.into()),
             Some(_) => Err(bad_output("the model's output for this text is not finite, or zero")),
-            None => Err(bad_output("the model does not take this text; the module's log has the reason")),
+            None => Err(bad_output(
+                "the model does not take this text; the module's log has the reason",
+            )),
         }
     }
 }
@@ -197,7 +228,9 @@ mod tests {
 
     fn take(queue: &TextQueue, threads: ThreadsState) -> Option<(Vec<usize>, bool, bool)> {
         let lengths = |batch: &Batch| batch.items.iter().map(|item| item.ids.len()).collect();
-        queue.with(|texts| texts.take(threads)).map(|pass| (lengths(&pass.work), pass.work.alone, pass.is_heavy))
+        queue
+            .with(|texts| texts.take(threads))
+            .map(|pass| (lengths(&pass.work), pass.work.alone, pass.is_heavy))
     }
 
     #[test]
@@ -205,7 +238,10 @@ mod tests {
         let queue = queue(2);
         let first = push(&queue, Class::Bulk, Deadline::NEVER, vec![item("a", 5), item("b", 6)]);
         let again = push(&queue, Class::Bulk, Deadline::NEVER, vec![item("a", 5)]);
-        assert!(join(&queue, &item("b", 6).content).is_some() && join(&queue, &item("c", 1).content).is_none());
+        assert!(
+            join(&queue, &item("b", 6).content).is_some()
+                && join(&queue, &item("c", 1).content).is_none()
+        );
         drop(first);
         // Of "a" somebody else still waits; who joined for "b" has hung up.
         assert_eq!(take(&queue, FREE), Some((vec![5], false, false)));
@@ -224,7 +260,12 @@ mod tests {
     #[test]
     fn a_heavy_batch_waits_for_the_one_that_runs_and_lets_others_pass() {
         let queue = queue(2);
-        let _waits = push(&queue, Class::Bulk, Deadline::NEVER, vec![item("long", 3000), item("longer", 3100), item("short", 5)]);
+        let _waits = push(
+            &queue,
+            Class::Bulk,
+            Deadline::NEVER,
+            vec![item("long", 3000), item("longer", 3100), item("short", 5)],
+        );
         let busy = ThreadsState { is_heavy_running: true, ..FREE };
         assert_eq!(take(&queue, FREE), Some((vec![3000], false, true)));
         assert_eq!((take(&queue, busy), take(&queue, busy)), (Some((vec![5], false, false)), None));

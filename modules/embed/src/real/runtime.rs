@@ -14,7 +14,8 @@ use ort::environment::Environment;
 use super::head::{Head, unit};
 use super::model::Model;
 
-/// How far a vector of length 1 may be from the same text's, alone and beside others: of 32 bits, and of 16 of either kind.
+/// How far a vector of length 1 may be from the same text's, alone and beside others: of 32 bits,
+/// and of 16 of either kind.
 const APART_MAX: f64 = 1e-4;
 const APART_MAX_FP16: f64 = 5e-3;
 const APART_MAX_BF16: f64 = 5e-2;
@@ -28,7 +29,8 @@ pub struct Row<'a> {
     pub skip: u32,
 }
 
-/// A session, and what becomes of its output. Any number of threads may use it at once; on a GPU they take turns.
+/// A session, and what becomes of its output. Any number of threads may use it at once; on a GPU
+/// they take turns.
 pub struct Runner {
     session: GraphSession,
     head: Arc<Head>,
@@ -40,11 +42,15 @@ pub struct Runner {
 
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Runner").field("output", &self.output).field("hidden", &self.hidden).finish_non_exhaustive()
+        f.debug_struct("Runner")
+            .field("output", &self.output)
+            .field("hidden", &self.hidden)
+            .finish_non_exhaustive()
     }
 }
 
-/// Opens sessions for a model: one that all threads share, and on the CPU one more that uses `threads` threads for a text alone.
+/// Opens sessions for a model: one that all threads share, and on the CPU one more that uses
+/// `threads` threads for a text alone.
 ///
 /// # Errors
 /// [`RuntimeError`].
@@ -55,7 +61,8 @@ pub fn open(
     allow_cpu: bool,
     threads: usize,
 ) -> Result<(Runner, Option<Runner>, Device), RuntimeError> {
-    let (runner, device) = place(asked, allow_cpu, |cuda| Runner::open(environment, model, cuda, 1))?;
+    let (runner, device) =
+        place(asked, allow_cpu, |cuda| Runner::open(environment, model, cuda, 1))?;
     if device.active != "cpu" || threads < 2 {
         return Ok((runner, None, device));
     }
@@ -65,9 +72,15 @@ pub fn open(
 }
 
 impl Runner {
-    fn open(environment: &Environment, model: &Model, cuda: Option<u32>, threads: usize) -> ort::Result<Self> {
+    fn open(
+        environment: &Environment,
+        model: &Model,
+        cuda: Option<u32>,
+        threads: usize,
+    ) -> ort::Result<Self> {
         let plan = &model.plan;
-        let source = SessionSource { onnx: &model.onnx, weights: &model.weights, feed: &plan.feed() };
+        let source =
+            SessionSource { onnx: &model.onnx, weights: &model.weights, feed: &plan.feed() };
         let mut runner = Self {
             session: GraphSession::open(environment, &source, cuda, threads)?,
             head: Arc::clone(&model.head),
@@ -76,7 +89,8 @@ impl Runner {
             is_alone: plan.alone.is_some(),
             hidden: 0,
         };
-        // Warm-up, with tokens that the tokenizer itself gives: memory is laid out and kernels are chosen before the first caller waits.
+        // Warm-up, with tokens that the tokenizer itself gives: memory is laid out and kernels are
+        // chosen before the first caller waits.
         runner.hidden = runner.pass(&[Row { ids: &model.sample, skip: 0 }], |hidden, _| hidden)?;
         Ok(runner)
     }
@@ -110,7 +124,8 @@ impl Runner {
         trial.run(forward, |alone, beside| distance(alone, beside))
     }
 
-    /// Embeds token sequences: in one pass padded to the longest, or each by itself if the model has to be asked so.
+    /// Embeds token sequences: in one pass padded to the longest, or each by itself if the model
+    /// has to be asked so.
     ///
     /// # Errors
     /// As ONNX Runtime gives them.
@@ -121,11 +136,17 @@ impl Runner {
     fn vectors(&self, rows: &[Row<'_>]) -> ort::Result<Vec<Vec<f32>>> {
         self.pass(rows, |hidden, numbers| {
             let each = numbers.chunks_exact((numbers.len() / rows.len().max(1)).max(1));
-            rows.iter().zip(each).map(|(row, numbers)| self.head.vector(numbers, hidden, row.ids.len(), row.skip as usize)).collect()
+            rows.iter()
+                .zip(each)
+                .map(|(row, numbers)| {
+                    self.head.vector(numbers, hidden, row.ids.len(), row.skip as usize)
+                })
+                .collect()
         })
     }
 
-    /// Runs the graph; `take` is given the length of a vector and all numbers that came out, row by row.
+    /// Runs the graph; `take` is given the length of a vector and all numbers that came out, row by
+    /// row.
     fn pass<T>(&self, rows: &[Row<'_>], take: impl FnOnce(usize, &[f32]) -> T) -> ort::Result<T> {
         let tokens: Vec<TokenRow<'_>> = rows.iter().map(|row| TokenRow::of(row.ids)).collect();
         self.session.pass(&tokens, |out| Ok(take(self.hidden_of(out, rows.len())?, &out.numbers)))
@@ -140,12 +161,18 @@ impl Runner {
             _ => 0,
         };
         if hidden == 0 || (self.hidden != 0 && hidden != self.hidden) {
-            let last = if self.hidden == 0 { "dimensions".to_owned() } else { self.hidden.to_string() };
+            let last =
+                if self.hidden == 0 { "dimensions".to_owned() } else { self.hidden.to_string() };
             let expected = match self.stage {
                 OutputStage::Sentence => format!("[{rows}, {last}]"),
-                OutputStage::Tokens => format!("[{rows}, {width}, {last}]: a row a text and a vector a position"),
+                OutputStage::Tokens => {
+                    format!("[{rows}, {width}, {last}]: a row a text and a vector a position")
+                }
             };
-            let message = format!("the model's output `{}` has the shape {:?}, expected {expected}", self.output, out.shape);
+            let message = format!(
+                "the model's output `{}` has the shape {:?}, expected {expected}",
+                self.output, out.shape
+            );
             return Err(ort::Error::new(message));
         }
         Ok(hidden)

@@ -1,5 +1,5 @@
-//! Write-through of new inputs to the content-addressed store, behind the caller's back: a slow or full disk costs
-//! objects, which are counted, and never a reply.
+//! Write-through of new inputs to the content-addressed store, behind the caller's back: a slow or
+//! full disk costs objects, which are counted, and never a reply.
 
 use std::io;
 use std::path::Path;
@@ -82,7 +82,10 @@ impl WriteThrough {
             written: self.counts.written.load(Ordering::Relaxed),
             dropped: self.counts.dropped.load(Ordering::Relaxed),
             failed: self.counts.failed.load(Ordering::Relaxed),
-            state: self.queue.as_ref().map_or_else(|error| format!("absent: {}", chain(error)), |_| "open".into()),
+            state: self
+                .queue
+                .as_ref()
+                .map_or_else(|error| format!("absent: {}", chain(error)), |_| "open".into()),
         }
     }
 }

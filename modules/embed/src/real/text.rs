@@ -1,7 +1,9 @@
-//! A text's way to token ids: the prompt before it, blanks and capitals as the model wants them, the tokenizer, and the cut to the window.
+//! A text's way to token ids: the prompt before it, blanks and capitals as the model wants them,
+//! the tokenizer, and the cut to the window.
 //!
-//! Invariants: ids are those that Hugging Face's own truncation gives, special tokens at either end included; a text's cost is bounded by
-//! the window and not by its length: what cannot fit is not looked at, and then said to be "at least so many".
+//! Invariants: ids are those that Hugging Face's own truncation gives, special tokens at either end
+//! included; a text's cost is bounded by the window and not by its length: what cannot fit is not
+//! looked at, and then said to be "at least so many".
 
 use std::borrow::Cow;
 
@@ -59,7 +61,9 @@ pub enum TokenizerError {
     #[error(transparent)]
     Tokenizer(#[from] tokenizers::Error),
     /// No text fits.
-    #[error("the window is {max_tokens} tokens by {source_said}, of which special tokens take {specials}")]
+    #[error(
+        "the window is {max_tokens} tokens by {source_said}, of which special tokens take {specials}"
+    )]
     Window {
         /// Tokens that the model takes.
         max_tokens: usize,
@@ -80,10 +84,15 @@ impl TextReader {
         // Both are done here, per text and per batch, so that what is cut is known.
         tokenizer.with_truncation(None)?;
         tokenizer.with_padding(None);
-        let specials = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        let specials =
+            tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         let max_tokens = plan.window.tokens;
         if max_tokens <= specials {
-            return Err(TokenizerError::Window { max_tokens, source_said: plan.window.source.clone(), specials });
+            return Err(TokenizerError::Window {
+                max_tokens,
+                source_said: plan.window.source.clone(),
+                specials,
+            });
         }
         Ok(Self {
             unknown: unknown_id(bytes, &tokenizer),
@@ -110,14 +119,24 @@ impl TextReader {
         largest_id(&self.tokenizer)
     }
 
-    /// Whether ids are what they were when every text was cut so: the first tokens, and the last one, and blanks were left on.
+    /// Whether ids are what they were when every text was cut so: the first tokens, and the last
+    /// one, and blanks were left on.
     #[must_use]
     pub fn cuts_as_once_assumed(&self) -> bool {
         let closing = |text: &str| {
             let encoding = self.tokenizer.encode_fast(text, true).ok()?;
-            Some(encoding.get_special_tokens_mask().iter().rev().take_while(|mask| **mask == 1).count())
+            Some(
+                encoding
+                    .get_special_tokens_mask()
+                    .iter()
+                    .rev()
+                    .take_while(|mask| **mask == 1)
+                    .count(),
+            )
         };
-        let ids = |text: &str| self.tokenizer.encode_fast(text, true).ok().map(|encoding| encoding.get_ids().to_vec());
+        let ids = |text: &str| {
+            self.tokenizer.encode_fast(text, true).ok().map(|encoding| encoding.get_ids().to_vec())
+        };
         closing("a") == Some(1) && (!self.strip || ids(" \t a\n") == ids("a"))
     }
 
@@ -138,7 +157,11 @@ impl TextReader {
     /// The text that the tokenizer is given.
     #[must_use]
     pub fn prepared<'a>(&self, prompt: &str, text: &'a str) -> Cow<'a, str> {
-        let whole = if prompt.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(format!("{prompt}{text}")) };
+        let whole = if prompt.is_empty() {
+            Cow::Borrowed(text)
+        } else {
+            Cow::Owned(format!("{prompt}{text}"))
+        };
         let whole = if self.strip {
             match whole {
                 Cow::Borrowed(text) => Cow::Borrowed(stripped(text)),
@@ -150,7 +173,8 @@ impl TextReader {
         if self.lowercase { Cow::Owned(whole.to_lowercase()) } else { whole }
     }
 
-    /// What a vector depends on beside the model: the text that the tokenizer is given, and how much of it is not pooled.
+    /// What a vector depends on beside the model: the text that the tokenizer is given, and how
+    /// much of it is not pooled.
     #[must_use]
     pub fn content(prepared: &str, skip: u32) -> ContentHash {
         if skip == 0 {
@@ -160,13 +184,15 @@ impl TextReader {
         sha256(&[prepared.as_bytes(), &[0xff], &skip.to_le_bytes()].concat())
     }
 
-    /// Token ids of a prepared text, cut to the window as Hugging Face cuts: special tokens are kept, at either end.
+    /// Token ids of a prepared text, cut to the window as Hugging Face cuts: special tokens are
+    /// kept, at either end.
     ///
     /// # Errors
     /// As the tokenizer gives them.
     pub fn ids(&self, prepared: &str) -> Result<TokenIds, tokenizers::Error> {
         let room = self.max_tokens - self.specials;
-        let TextPart { mut encoding, is_least, .. } = self.bound.encode(prepared, room, |text| self.tokenizer.encode_fast(text, false))?;
+        let TextPart { mut encoding, is_least, .. } =
+            self.bound.encode(prepared, room, |text| self.tokenizer.encode_fast(text, false))?;
         let content = encoding.len();
         let mut tokens = content + self.specials;
         if is_least {
@@ -174,17 +200,24 @@ impl TextReader {
             tokens = tokens.max(self.max_tokens + 1);
         }
         if content > room {
-            encoding.truncate(room, 0, if self.cuts_left { TruncationDirection::Left } else { TruncationDirection::Right });
+            encoding.truncate(
+                room,
+                0,
+                if self.cuts_left { TruncationDirection::Left } else { TruncationDirection::Right },
+            );
             // The pieces that do not fit, which would be processed, too.
             drop(encoding.take_overflowing());
         }
-        let unknown = self.unknown.map_or(0, |unknown| encoding.get_ids().iter().filter(|id| **id == unknown).count());
+        let unknown = self
+            .unknown
+            .map_or(0, |unknown| encoding.get_ids().iter().filter(|id| **id == unknown).count());
         let ids = self.tokenizer.post_process(encoding, None, true)?.get_ids().to_vec();
         let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Ok(TokenIds { ids, tokens: small(tokens), is_least, unknown: small(unknown) })
     }
 
-    /// Where the tokens of a text lie in it, those of the prompt and special ones left out; `None` if making it lower case has moved them.
+    /// Where the tokens of a text lie in it, those of the prompt and special ones left out; `None`
+    /// if making it lower case has moved them.
     ///
     /// # Errors
     /// As the tokenizer gives them.
@@ -196,10 +229,13 @@ impl TextReader {
             return Ok(None);
         }
         let blanks = if left.is_empty() { 0 } else { whole.len() - self.trimmed(&whole).len() };
-        let part = self.bound.encode(&prepared, self.max_tokens, |text| self.tokenizer.encode(text, false))?;
+        let part = self
+            .bound
+            .encode(&prepared, self.max_tokens, |text| self.tokenizer.encode(text, false))?;
         let from_whole = |at: usize| (at + part.dropped + blanks).saturating_sub(prompt.len());
         let offsets = part.encoding.get_offsets().iter();
-        let behind_prompt = offsets.filter(|(_, to)| prompt.is_empty() || to + part.dropped + blanks > prompt.len());
+        let behind_prompt = offsets
+            .filter(|(_, to)| prompt.is_empty() || to + part.dropped + blanks > prompt.len());
         Ok(Some(behind_prompt.map(|(from, to)| (from_whole(*from), from_whole(*to))).collect()))
     }
 
@@ -240,7 +276,10 @@ pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use brahman_models::graph::Element;
-    use brahman_models::layout::{InputPlan, InputRole, OutputPlan, OutputStage, Pooling, PoolingMode, Precision, Prompts, Stage, Window};
+    use brahman_models::layout::{
+        InputPlan, InputRole, OutputPlan, OutputStage, Pooling, PoolingMode, Precision, Prompts,
+        Stage, Window,
+    };
     use brahman_models::tokens::{PART_BYTES_MIN, TEXT_BYTES_MAX};
     use serde_json::json;
 
@@ -249,13 +288,16 @@ pub(crate) mod tests {
     /// A tokenizer of words, with these special tokens around a text.
     pub(crate) fn words(opening: &[&str], closing: &[&str]) -> Vec<u8> {
         let vocabulary = ["[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f", "query", ":"];
-        let vocab: BTreeMap<&str, usize> = vocabulary.iter().enumerate().map(|(id, word)| (*word, id)).collect();
+        let vocab: BTreeMap<&str, usize> =
+            vocabulary.iter().enumerate().map(|(id, word)| (*word, id)).collect();
         let special = |token: &&str| json!({"SpecialToken": {"id": token, "type_id": 0}});
         let mut single: Vec<_> = opening.iter().map(special).collect();
         single.push(json!({"Sequence": {"id": "A", "type_id": 0}}));
         single.extend(closing.iter().map(special));
-        let tokens: serde_json::Map<_, _> =
-            ["[CLS]", "[SEP]"].iter().map(|t| ((*t).to_owned(), json!({"id": t, "ids": [vocab[t]], "tokens": [t]}))).collect();
+        let tokens: serde_json::Map<_, _> = ["[CLS]", "[SEP]"]
+            .iter()
+            .map(|t| ((*t).to_owned(), json!({"id": t, "ids": [vocab[t]], "tokens": [t]})))
+            .collect();
         json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "decoder": null,
             "pre_tokenizer": {"type": "Whitespace"},
@@ -270,12 +312,21 @@ pub(crate) mod tests {
         ModelPlan {
             name: "m".to_owned(),
             graph: "model.onnx".to_owned(),
-            inputs: vec![InputPlan { name: "input_ids".to_owned(), role: InputRole::Ids, is_narrow: false }],
+            inputs: vec![InputPlan {
+                name: "input_ids".to_owned(),
+                role: InputRole::Ids,
+                is_narrow: false,
+            }],
             first_position: 0,
             pad_id: 0,
             fixed_width: None,
             alone: None,
-            output: OutputPlan { name: "o".to_owned(), stage: OutputStage::Tokens, element: Element::Float32, hidden: None },
+            output: OutputPlan {
+                name: "o".to_owned(),
+                stage: OutputStage::Tokens,
+                element: Element::Float32,
+                hidden: None,
+            },
             is_first_output: true,
             pooling: Some(Pooling { modes: vec![PoolingMode::Mean], include_prompt: true }),
             stages: vec![Stage::Normalize],
@@ -304,12 +355,24 @@ pub(crate) mod tests {
     #[test]
     fn a_text_is_cut_as_hugging_face_cuts_it() {
         let bert = words(&["[CLS]"], &["[SEP]"]);
-        let ids = |reader: &TextReader, text: &str| reader.ids(text).map(|t| (t.ids, t.tokens)).expect("ids");
+        let ids = |reader: &TextReader, text: &str| {
+            reader.ids(text).map(|t| (t.ids, t.tokens)).expect("ids")
+        };
         assert_eq!(ids(&reader(&bert, |_| {}), "a b"), (vec![1, 3, 4, 2], 4));
         assert_eq!(ids(&reader(&bert, |_| {}), "a b c d e f"), (vec![1, 3, 4, 5, 2], 8));
-        assert_eq!(ids(&reader(&bert, |plan| plan.cuts_left = true), "a b c d e f"), (vec![1, 6, 7, 8, 2], 8));
-        assert_eq!(ids(&reader(&words(&[], &[]), |_| {}), "a b c d e f"), (vec![3, 4, 5, 6, 7], 6), "none is closed");
-        assert_eq!(ids(&reader(&words(&[], &["[SEP]", "[SEP]"]), |_| {}), "a b c d e f"), (vec![3, 4, 5, 2, 2], 8));
+        assert_eq!(
+            ids(&reader(&bert, |plan| plan.cuts_left = true), "a b c d e f"),
+            (vec![1, 6, 7, 8, 2], 8)
+        );
+        assert_eq!(
+            ids(&reader(&words(&[], &[]), |_| {}), "a b c d e f"),
+            (vec![3, 4, 5, 6, 7], 6),
+            "none is closed"
+        );
+        assert_eq!(
+            ids(&reader(&words(&[], &["[SEP]", "[SEP]"]), |_| {}), "a b c d e f"),
+            (vec![3, 4, 5, 2, 2], 8)
+        );
         assert_eq!(ids(&reader(&words(&[], &[]), |_| {}), ""), (vec![], 0));
         let refused = TextReader::open(&bert, &plan(2)).expect_err("no text fits").to_string();
         assert!(refused.contains("2 tokens by a test"), "{refused}");
@@ -317,7 +380,9 @@ pub(crate) mod tests {
 
     #[test]
     fn what_was_once_assumed_of_every_tokenizer_is_told() {
-        assert!(reader(&words(&["[CLS]"], &["[SEP]"]), |plan| plan.strip = true).cuts_as_once_assumed());
+        assert!(
+            reader(&words(&["[CLS]"], &["[SEP]"]), |plan| plan.strip = true).cuts_as_once_assumed()
+        );
         assert!(!reader(&words(&[], &[]), |_| {}).cuts_as_once_assumed());
         assert!(!reader(&words(&[], &["[SEP]", "[SEP]"]), |_| {}).cuts_as_once_assumed());
     }
@@ -327,7 +392,11 @@ pub(crate) mod tests {
         let reader = reader(&words(&["[CLS]"], &["[SEP]"]), |_| {});
         let long = "a b c ".repeat(200_000);
         let done = reader.ids(&long).expect("ids");
-        assert!(done.is_least && done.tokens > 5 && (done.tokens as usize) < PART_BYTES_MIN, "{}", done.tokens);
+        assert!(
+            done.is_least && done.tokens > 5 && (done.tokens as usize) < PART_BYTES_MIN,
+            "{}",
+            done.tokens
+        );
         assert_eq!(done.ids, [1, 3, 4, 5, 2]);
         // No tokens at all, however far one looks.
         let blank = " ".repeat(TEXT_BYTES_MAX + 10);
@@ -353,7 +422,9 @@ pub(crate) mod tests {
         let changed = reader(&bert, |plan| (plan.strip, plan.lowercase) = (true, true));
         assert_eq!(changed.prepared("  Q: ", "A\n\u{1f} "), "q: a");
         assert_eq!(plain.prompt("query:").expect("a prompt").skip, 0);
-        let apart = reader(&bert, |plan| plan.pooling = Some(Pooling { modes: vec![PoolingMode::Mean], include_prompt: false }));
+        let apart = reader(&bert, |plan| {
+            plan.pooling = Some(Pooling { modes: vec![PoolingMode::Mean], include_prompt: false })
+        });
         // [CLS] query : — and not the closing one.
         assert_eq!(apart.prompt("query:").expect("a prompt").skip, 3);
         assert_eq!(apart.prompt("").expect("a prompt").skip, 0);

@@ -20,13 +20,16 @@ impl Form {
         for field in text.split('&').filter(|field| !field.is_empty()) {
             let (name, value) = field.split_once('=').unwrap_or((field, ""));
             let Some(known) = NAMES.into_iter().find(|known| *known == name) else {
-                return Err(Refusal::parameter("(form)", format!("a field that no form has; there are {}", NAMES.join(", "))));
+                return Err(Refusal::parameter(
+                    "(form)",
+                    format!("a field that no form has; there are {}", NAMES.join(", ")),
+                ));
             };
             if fields.iter().any(|(other, _)| *other == known) {
                 return Err(Refusal::parameter(known, "expected it once"));
             }
-            let value =
-                decoded(&value.replace('+', " ")).ok_or_else(|| Refusal::parameter(known, "expected UTF-8, escaped as in a URL"))?;
+            let value = decoded(&value.replace('+', " "))
+                .ok_or_else(|| Refusal::parameter(known, "expected UTF-8, escaped as in a URL"))?;
             fields.push((known, value));
         }
         Ok(Self(fields))
@@ -34,7 +37,11 @@ impl Form {
 
     /// A field's text without the blanks around it; none if it is empty or not there.
     pub(super) fn word(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.trim()).filter(|value| !value.is_empty())
+        self.0
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| value.trim())
+            .filter(|value| !value.is_empty())
     }
 }
 
@@ -45,7 +52,10 @@ mod tests {
     #[test]
     fn a_form_is_read_as_browsers_write_it() {
         let form = Form::read("text=a+b%2Bc+%C3%A4&mode=&index=notes").expect("a form");
-        assert_eq!((form.word("text"), form.word("mode"), form.word("name")), (Some("a b+c ä"), None, None));
+        assert_eq!(
+            (form.word("text"), form.word("mode"), form.word("name")),
+            (Some("a b+c ä"), None, None)
+        );
         for bad in ["odd=1", "text=1&text=2", "text=%ff", "text=%2"] {
             assert!(Form::read(bad).is_err(), "{bad}");
         }

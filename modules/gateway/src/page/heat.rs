@@ -1,5 +1,6 @@
-//! A score matrix as a heat map, by the rules of the command line's own page: a shade for what a response loses without a memory, the
-//! strongest for the most that any loses, and under each response the tokens that count. Pure.
+//! A score matrix as a heat map, by the rules of the command line's own page: a shade for what a
+//! response loses without a memory, the strongest for the most that any loses, and under each
+//! response the tokens that count. Pure.
 //!
 //! Invariant: a page is bounded, whatever the matrix is: what is left out is counted.
 
@@ -18,7 +19,8 @@ pub(super) const TOKENS: u64 = 40;
 const LEGEND: [f64; 5] = [0.01, 0.1, 0.25, 0.5, 1.0];
 /// Shades lie so many hundredths apart: nobody sees less.
 const SHADE_STEP: u32 = 2;
-/// From these shades on text is black, and on what is likelier without the memory white in the light: else nobody could read it.
+/// From these shades on text is black, and on what is likelier without the memory white in the
+/// light: else nobody could read it.
 const SHADES_STRONG: (u32, u32) = (66, 90);
 
 #[derive(Debug, Serialize)]
@@ -108,10 +110,17 @@ impl<'a> Heat<'a> {
             responses: responses(done, &order),
             legend: LEGEND
                 .into_iter()
-                .map(|part| LegendStep { shade: shade(most * part, most), nats: format!("{:.2}", most * part) })
+                .map(|part| LegendStep {
+                    shade: shade(most * part, most),
+                    nats: format!("{:.2}", most * part),
+                })
                 .collect(),
             cold: shade(-most / 4.0, most),
-            floor: if done.noise_floor == 0.0 { "0".to_owned() } else { format!("{:.1e}", done.noise_floor) },
+            floor: if done.noise_floor == 0.0 {
+                "0".to_owned()
+            } else {
+                format!("{:.1e}", done.noise_floor)
+            },
             rows_left_out,
             responses_left_out: done.scored.len().saturating_sub(RESPONSES_MAX),
         }
@@ -132,14 +141,17 @@ fn cells(row: &Row, most: f64) -> Vec<HeatCell> {
 
 /// What is told of a response in a row, if it lost anything.
 fn cell_of(row: &Row, at: usize) -> Option<&Cell> {
-    row.cells.iter().find(|cell| usize::try_from(cell.response).is_ok_and(|response| response == at))
+    row.cells
+        .iter()
+        .find(|cell| usize::try_from(cell.response).is_ok_and(|response| response == at))
 }
 
 /// The responses, each with the memories by which it loses most.
 fn responses<'a>(done: &'a MatrixSummary, rows: &[&'a Row]) -> Vec<HeatResponse<'a>> {
     let shown = done.scored.iter().take(RESPONSES_MAX).enumerate();
     let response = |(at, response): (usize, &'a brahman_card::interface::score::Response)| {
-        let mut parts: Vec<(&'a Row, &'a Cell)> = rows.iter().copied().filter_map(|row| Some((row, cell_of(row, at)?))).collect();
+        let mut parts: Vec<(&'a Row, &'a Cell)> =
+            rows.iter().copied().filter_map(|row| Some((row, cell_of(row, at)?))).collect();
         parts.retain(|(_, cell)| cell.top.as_ref().is_some_and(|top| !top.is_empty()));
         parts.sort_by(|a, b| b.1.delta.total_cmp(&a.1.delta));
         HeatResponse {
@@ -162,13 +174,24 @@ fn part<'a>(row: &'a Row, cell: &'a Cell) -> ResponsePart<'a> {
     let token = |token: &'a brahman_card::interface::score::Token| {
         let gap = token.at > next;
         next = token.at + 1;
-        HeatToken { gap, text: &token.text, shade: shade(token.delta, strongest), delta: format!("{:+.2}", token.delta) }
+        HeatToken {
+            gap,
+            text: &token.text,
+            shade: shade(token.delta, strongest),
+            delta: format!("{:+.2}", token.delta),
+        }
     };
     let tokens = top.into_iter().map(token).collect();
-    ResponsePart { key: &row.key, delta: format!("{:+.3}", cell.delta), below_noise: cell.below_noise, tokens }
+    ResponsePart {
+        key: &row.key,
+        delta: format!("{:+.3}", cell.delta),
+        below_noise: cell.below_noise,
+        tokens,
+    }
 }
 
-/// The class of a delta's colour: `h` of what is lost, `c` of what is gained, and how opaque it is, of a hundred.
+/// The class of a delta's colour: `h` of what is lost, `c` of what is gained, and how opaque it is,
+/// of a hundred.
 fn shade(delta: f64, most: f64) -> String {
     let opacity = 0.1 + 0.9 * (delta.abs() / most).min(1.0).sqrt();
     let step = f64::from(SHADE_STEP);
@@ -185,8 +208,12 @@ pub(super) fn style() -> String {
             _ if level < SHADES_STRONG.1 => (";color:#000", ";color:#000"),
             _ => (";color:#000", ";color:var(--on-cold)"),
         };
-        rules.push_str(&format!(".h{level}{{background:rgba(var(--heat),{opacity:.2}){on_heat}}}\n"));
-        rules.push_str(&format!(".c{level}{{background:rgba(var(--cold),{opacity:.2}){on_cold}}}\n"));
+        rules.push_str(&format!(
+            ".h{level}{{background:rgba(var(--heat),{opacity:.2}){on_heat}}}\n"
+        ));
+        rules.push_str(&format!(
+            ".c{level}{{background:rgba(var(--cold),{opacity:.2}){on_cold}}}\n"
+        ));
     }
     rules
 }
@@ -199,7 +226,9 @@ mod tests {
 
     #[test]
     fn shades_are_those_of_the_command_lines_page() {
-        for (delta, class) in [(4.0, "h100"), (1.0, "h56"), (0.0, "h10"), (-1.0, "c56"), (9.0, "h100")] {
+        for (delta, class) in
+            [(4.0, "h100"), (1.0, "h56"), (0.0, "h10"), (-1.0, "c56"), (9.0, "h100")]
+        {
             assert_eq!(shade(delta, 4.0), class, "{delta}");
         }
         let rules = style();
@@ -211,7 +240,13 @@ mod tests {
     #[test]
     fn what_is_lost_most_comes_first_and_what_is_not_shown_is_counted() {
         let token = |at: u64, delta: f64| Token { at, token: 7, text: format!("t{at}"), delta };
-        let cell = Cell { response: 1, delta: 2.0, divergence: 2.0, top: Some(vec![token(5, 2.0), token(1, -0.5)]), ..Cell::default() };
+        let cell = Cell {
+            response: 1,
+            delta: 2.0,
+            divergence: 2.0,
+            top: Some(vec![token(5, 2.0), token(1, -0.5)]),
+            ..Cell::default()
+        };
         let row = |key: &str, divergences: Vec<f64>, cells: Vec<Cell>| Row {
             key: key.to_owned(),
             deltas: divergences.clone(),
@@ -219,14 +254,24 @@ mod tests {
             cells,
             ..Row::default()
         };
-        let rows = vec![row("weather", vec![0.0, 0.0], Vec::new()), row("boat", vec![0.0, 2.0], vec![cell])];
-        let scored = vec![Response { text: "Hi".into(), ..Response::default() }, Response { text: "Kolva".into(), ..Response::default() }];
+        let rows = vec![
+            row("weather", vec![0.0, 0.0], Vec::new()),
+            row("boat", vec![0.0, 2.0], vec![cell]),
+        ];
+        let scored = vec![
+            Response { text: "Hi".into(), ..Response::default() },
+            Response { text: "Kolva".into(), ..Response::default() },
+        ];
         let mut done = MatrixSummary { rows: Some(rows), scored, ..MatrixSummary::default() };
         let heat = Heat::of(&done);
         assert_eq!(heat.rows.iter().map(|row| row.key).collect::<Vec<_>>(), ["boat", "weather"]);
         let shades: Vec<&str> = heat.rows[0].cells.iter().map(|cell| cell.shade.as_str()).collect();
         assert_eq!((shades, heat.floor.as_str()), (vec!["", "h100"], "0"));
-        let tokens: Vec<(bool, &str)> = heat.responses[1].parts[0].tokens.iter().map(|token| (token.gap, token.shade.as_str())).collect();
+        let tokens: Vec<(bool, &str)> = heat.responses[1].parts[0]
+            .tokens
+            .iter()
+            .map(|token| (token.gap, token.shade.as_str()))
+            .collect();
         assert_eq!(tokens, [(true, "c56"), (true, "h100")]);
         done.rows = Some((0..130).map(|n| row(&n.to_string(), vec![1.0], Vec::new())).collect());
         assert_eq!((Heat::of(&done).rows.len(), Heat::of(&done).rows_left_out), (ROWS_MAX, 30));

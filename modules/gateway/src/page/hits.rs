@@ -1,4 +1,5 @@
-//! A hit's text in pieces: what stands around the passage that answers, the passage, and the query's words in it. Pure.
+//! A hit's text in pieces: what stands around the passage that answers, the passage, and the
+//! query's words in it. Pure.
 
 use brahman_card::interface::index::{Hit, Passage};
 use serde::Serialize;
@@ -37,7 +38,8 @@ impl<'a> ShownHit<'a> {
     }
 }
 
-/// A text with its passage in place. A passage that does not stand in it word for word is put before it.
+/// A text with its passage in place. A passage that does not stand in it word for word is put
+/// before it.
 fn pieces(text: &str, passage: Option<&Passage>) -> Vec<Piece> {
     let mut out = Vec::new();
     let mut add = |kind, text: &str| {
@@ -56,7 +58,11 @@ fn pieces(text: &str, passage: Option<&Passage>) -> Vec<Piece> {
         let place = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let (start, end) = (place(mark.start), place(mark.end));
         // What is no place in it is not marked.
-        let (Some(before), Some(word)) = (passage.text.get(at..start), passage.text.get(start..end)) else { continue };
+        let (Some(before), Some(word)) =
+            (passage.text.get(at..start), passage.text.get(start..end))
+        else {
+            continue;
+        };
         add("passage", before);
         add("mark", word);
         at = end;
@@ -92,7 +98,11 @@ mod tests {
         );
         assert_eq!(shown("The gate", "gate", &[(0, 4)]), "t[The ]m[gate]");
         assert_eq!(shown("one", "two", &[]), "p[two]t[ … ]t[one]", "a passage that is not in it");
-        assert_eq!(shown("grün", "grün", &[(0, 3), (2, 1), (90, 99)]), "p[grün]", "no place in it, or within a character");
+        assert_eq!(
+            shown("grün", "grün", &[(0, 3), (2, 1), (90, 99)]),
+            "p[grün]",
+            "no place in it, or within a character"
+        );
         assert_eq!(pieces("one", None), [Piece { kind: "text", text: "one".to_owned() }]);
     }
 }

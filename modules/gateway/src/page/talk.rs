@@ -1,4 +1,5 @@
-//! A conversation as somebody pastes it: JSON in any of the shapes that the command line reads, or lines that begin with who speaks. Pure.
+//! A conversation as somebody pastes it: JSON in any of the shapes that the command line reads, or
+//! lines that begin with who speaks. Pure.
 
 use brahman_card::chain;
 use brahman_card::interface::score::{Conversation, Entry, file};
@@ -25,11 +26,15 @@ assistant: The Kolva lies in Umag.";
 /// 400, which says what was expected, and in which line.
 pub(super) fn read(text: &str) -> Result<Conversation, Refusal> {
     if text.len() > TALK_BYTES_MAX {
-        let expected = format!("{} bytes: expected at most {TALK_BYTES_MAX}; `brahman score matrix` takes longer ones", text.len());
+        let expected = format!(
+            "{} bytes: expected at most {TALK_BYTES_MAX}; `brahman score matrix` takes longer ones",
+            text.len()
+        );
         return Err(Refusal::parameter("talk", expected));
     }
     if text.trim_start().starts_with(['{', '[']) {
-        return file::read(text.as_bytes(), None).map_err(|error| Refusal::parameter("talk", chain(&error)));
+        return file::read(text.as_bytes(), None)
+            .map_err(|error| Refusal::parameter("talk", chain(&error)));
     }
     pasted(text)
 }
@@ -38,16 +43,25 @@ pub(super) fn read(text: &str) -> Result<Conversation, Refusal> {
 fn pasted(text: &str) -> Result<Conversation, Refusal> {
     let mut entries: Vec<Entry> = Vec::new();
     for (number, line) in (1_usize..).zip(text.lines()) {
-        let speaker = line.split_once(':').and_then(|(who, said)| Some((speaker(who)?, said.trim())));
+        let speaker =
+            line.split_once(':').and_then(|(who, said)| Some((speaker(who)?, said.trim())));
         if let Some(((role, key), said)) = speaker {
-            let key = (role == "memory").then(|| key.map_or_else(|| format!("line {number}"), str::to_owned));
-            entries.push(Entry { role: Some(role.to_owned()), text: Some(said.to_owned()), key, ..Entry::default() });
+            let key = (role == "memory")
+                .then(|| key.map_or_else(|| format!("line {number}"), str::to_owned));
+            entries.push(Entry {
+                role: Some(role.to_owned()),
+                text: Some(said.to_owned()),
+                key,
+                ..Entry::default()
+            });
         } else if let Some(entry) = entries.last_mut() {
             let words = entry.text.get_or_insert_default();
             words.push('\n');
             words.push_str(line);
         } else if !line.trim().is_empty() {
-            let expected = format!("line {number}: expected JSON, or a line that begins with `user:`, `assistant:` or `memory KEY:`");
+            let expected = format!(
+                "line {number}: expected JSON, or a line that begins with `user:`, `assistant:` or `memory KEY:`"
+            );
             return Err(Refusal::parameter("talk", expected));
         }
     }
@@ -55,7 +69,10 @@ fn pasted(text: &str) -> Result<Conversation, Refusal> {
         text.truncate(text.trim_end().len());
     }
     if !entries.iter().any(|entry| entry.role.as_deref() == Some("assistant")) {
-        return Err(Refusal::parameter("talk", "expected a response: a line that begins with `assistant:`"));
+        return Err(Refusal::parameter(
+            "talk",
+            "expected a response: a line that begins with `assistant:`",
+        ));
     }
     Ok(Conversation { conversation: entries, ..Conversation::default() })
 }
@@ -66,7 +83,8 @@ fn speaker(who: &str) -> Option<(&'static str, Option<&str>)> {
     if let Some(role) = ROLES.into_iter().find(|role| role.eq_ignore_ascii_case(who)) {
         return Some((role, None));
     }
-    let (first, key) = who.split_once(' ').map_or((who, None), |(first, key)| (first, Some(key.trim())));
+    let (first, key) =
+        who.split_once(' ').map_or((who, None), |(first, key)| (first, Some(key.trim())));
     first.eq_ignore_ascii_case("memory").then_some(("memory", key.filter(|key| !key.is_empty())))
 }
 
@@ -77,8 +95,11 @@ mod tests {
     #[test]
     fn a_pasted_conversation_is_read_line_by_line() {
         let read = read("\nsystem: Be brief.\nmemory boat: It is\ncalled: Kolva.\nMemory: Tea.\n\nuser: Hi\nassistant: Yes").expect("read");
-        let entries: Vec<(Option<&str>, Option<&str>, Option<&str>)> =
-            read.conversation.iter().map(|entry| (entry.role.as_deref(), entry.key.as_deref(), entry.text.as_deref())).collect();
+        let entries: Vec<(Option<&str>, Option<&str>, Option<&str>)> = read
+            .conversation
+            .iter()
+            .map(|entry| (entry.role.as_deref(), entry.key.as_deref(), entry.text.as_deref()))
+            .collect();
         assert_eq!(
             entries,
             [
@@ -90,16 +111,21 @@ mod tests {
             ]
         );
         assert_eq!(super::read(EXAMPLE).expect("the example").conversation.len(), 7);
-        let json =
-            super::read(" {\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Yes\"}]}");
+        let json = super::read(
+            " {\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Yes\"}]}",
+        );
         assert_eq!(json.expect("JSON").conversation.len(), 2);
     }
 
     #[test]
     fn what_is_no_conversation_is_refused_with_its_line() {
-        for (text, names) in
-            [("hello", "line 1"), ("\n\nhello: x", "line 3"), ("user: x", "assistant"), ("{\"x\": 1", "JSON"), ("", "assistant")]
-        {
+        for (text, names) in [
+            ("hello", "line 1"),
+            ("\n\nhello: x", "line 3"),
+            ("user: x", "assistant"),
+            ("{\"x\": 1", "JSON"),
+            ("", "assistant"),
+        ] {
             let refusal = read(text).expect_err(text);
             assert!(refusal.fault.message().contains(names), "{text}: {}", refusal.fault.message());
         }

@@ -29,7 +29,8 @@ fn words_are_folded_and_identifiers_are_cut_and_kept_whole() {
     ] {
         assert_eq!(texts(text), words, "{text}");
     }
-    let places: Vec<usize> = pieces("see parseHTTP now").into_iter().map(|(_, position)| position).collect();
+    let places: Vec<usize> =
+        pieces("see parseHTTP now").into_iter().map(|(_, position)| position).collect();
     assert_eq!(places, [0, 1, 1, 2, 3], "an identifier takes the places of its parts");
 }
 
@@ -65,11 +66,20 @@ fn what_goes_on_without_a_space_is_found_by_its_beginning_in_linear_time() {
 #[test]
 fn languages_are_told_by_their_linking_words_and_scripts() {
     for (text, languages) in [
-        ("We decided to keep nightly backups for thirty days, and this is the reason.", vec!["english"]),
+        (
+            "We decided to keep nightly backups for thirty days, and this is the reason.",
+            vec!["english"],
+        ),
         ("Die Sicherung der Dateien ist für eine Nacht und nicht für den Tag.", vec!["german"]),
-        ("Les fichiers sont dans le dossier et une copie est faite pour que rien ne manque.", vec!["french"]),
+        (
+            "Les fichiers sont dans le dossier et une copie est faite pour que rien ne manque.",
+            vec!["french"],
+        ),
         ("Мы сохраняем резервные копии каждую ночь.", vec!["russian"]),
-        ("The backups of the server are kept: резервные копии каждую ночь.", vec!["english", "russian"]),
+        (
+            "The backups of the server are kept: резервные копии каждую ночь.",
+            vec!["english", "russian"],
+        ),
         ("let x = foo.bar();", vec![]),
         ("今天天气很好，我们去公园散步。", vec![]),
         ("", vec![]),
@@ -77,8 +87,15 @@ fn languages_are_told_by_their_linking_words_and_scripts() {
         assert_eq!(detected([text].into_iter()), languages, "{text}");
     }
     let named = |name| Analyser::of(Some(name), ["the of and"].into_iter()).languages().to_vec();
-    assert_eq!((named("none"), named("dutch"), named("auto")), (vec![], vec!["dutch".to_owned()], vec!["english".to_owned()]));
-    assert!(check_language("klingon").is_err() && check_language("auto").is_ok() && check_language("tamil").is_ok());
+    assert_eq!(
+        (named("none"), named("dutch"), named("auto")),
+        (vec![], vec!["dutch".to_owned()], vec!["english".to_owned()])
+    );
+    assert!(
+        check_language("klingon").is_err()
+            && check_language("auto").is_ok()
+            && check_language("tamil").is_ok()
+    );
 }
 
 #[test]
@@ -98,6 +115,7 @@ fn stems_are_those_of_the_languages_and_forms_are_as_written() {
     assert!(linking.has("The") && linking.has("how") && !linking.has("backup"));
     let record = serde_json::to_string(&analyser).expect("written");
     assert_eq!(record, r#"{"version":1,"languages":["english"]}"#);
-    let later: Analyser = serde_json::from_str(r#"{"version":7,"languages":["klingon"]}"#).expect("reads");
+    let later: Analyser =
+        serde_json::from_str(r#"{"version":7,"languages":["klingon"]}"#).expect("reads");
     assert!(!later.is_known() && later.renewed().is_known());
 }

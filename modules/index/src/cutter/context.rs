@@ -1,4 +1,5 @@
-//! What stands before a chunk where it is embedded: the document's name, and the headings or items that it is in.
+//! What stands before a chunk where it is embedded: the document's name, and the headings or items
+//! that it is in.
 
 use std::collections::HashMap;
 
@@ -25,7 +26,8 @@ pub fn heading<'a>(id: &str, context: &'a str) -> &'a str {
     }
 }
 
-/// What of an id says something to a reader: the last parts of a path, or a name; nothing of a number, or of a key.
+/// What of an id says something to a reader: the last parts of a path, or a name; nothing of a
+/// number, or of a key.
 pub(super) fn name_of(id: &str) -> &str {
     let letters = id.chars().filter(|c| c.is_alphabetic()).count();
     let digits = id.chars().filter(char::is_ascii_digit).count();
@@ -74,7 +76,8 @@ fn context_of(outline: &Outline, number: usize, name: &str, tokens: usize) -> St
     let Some(item) = outline.items.get(number) else { return name.to_owned() };
     let mut path = vec![item.label.as_str()];
     let mut above = item.parent;
-    while let Some(parent) = above.filter(|parent| *parent < number && path.len() < CONTEXT_LABELS) {
+    while let Some(parent) = above.filter(|parent| *parent < number && path.len() < CONTEXT_LABELS)
+    {
         path.push(outline.items[parent].label.as_str());
         above = outline.items[parent].parent;
     }
@@ -91,13 +94,16 @@ fn context_of(outline: &Outline, number: usize, name: &str, tokens: usize) -> St
     if too_much(&label, tokens) { name.to_owned() } else { label }
 }
 
-/// The number of the innermost item that each unit begins in; how many there are, of what is in none.
+/// The number of the innermost item that each unit begins in; how many there are, of what is in
+/// none.
 pub(super) fn owners(outline: &Outline, units: &[Unit], offset: usize) -> Vec<usize> {
     let items = &outline.items;
     let of = |unit: &Unit| {
         let start = offset + unit.start;
         let mut innermost = items.partition_point(|item| item.start <= start).checked_sub(1);
-        while let Some(item) = innermost.map(|number| &items[number]).filter(|item| item.end <= start) {
+        while let Some(item) =
+            innermost.map(|number| &items[number]).filter(|item| item.end <= start)
+        {
             innermost = item.parent;
         }
         innermost.unwrap_or(items.len())

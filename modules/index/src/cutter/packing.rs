@@ -5,7 +5,8 @@ use crate::outline::SECTION;
 
 /// A section that is smaller, as a share of a chunk, goes on into the next: 1 in this many.
 const SECTION_SHARE: usize = 4;
-/// A chunk that is smaller is a crumb, as a share of the largest: 1 in this many. A tenth is promised, by measured tokens.
+/// A chunk that is smaller is a crumb, as a share of the largest: 1 in this many. A tenth is
+/// promised, by measured tokens.
 const CRUMB_SHARE: usize = 8;
 
 /// A run of units that becomes a chunk.
@@ -56,7 +57,12 @@ pub(super) fn pack(units: &[Unit], room: &dyn Fn(usize) -> Room) -> Vec<Span> {
 
 fn span(units: &[Unit], from: usize, to: usize) -> Span {
     let all = &units[from..to];
-    Span { from, to, cost: all.iter().map(|unit| unit.cost).sum(), chars: all.iter().map(|unit| unit.chars).sum() }
+    Span {
+        from,
+        to,
+        cost: all.iter().map(|unit| unit.cost).sum(),
+        chars: all.iter().map(|unit| unit.chars).sum(),
+    }
 }
 
 /// The best place to cut in the second half of what fits: where most ends, and the last of those.
@@ -76,7 +82,10 @@ fn best_cut(units: &[Unit], from: usize, to: usize, cost: usize) -> usize {
 
 /// Joins crumbs with their neighbours.
 pub(super) fn joined(units: &[Unit], spans: Vec<Span>, room: &dyn Fn(usize) -> Room) -> Vec<Span> {
-    let is_crumb = |span: &Span| span.cost * CRUMB_SHARE < room(span.from).cost && span.chars * CRUMB_SHARE < room(span.from).chars;
+    let is_crumb = |span: &Span| {
+        span.cost * CRUMB_SHARE < room(span.from).cost
+            && span.chars * CRUMB_SHARE < room(span.from).chars
+    };
     let mut out: Vec<Span> = Vec::with_capacity(spans.len());
     for next in spans {
         let Some(last) = out.last().copied() else {
@@ -94,13 +103,26 @@ pub(super) fn joined(units: &[Unit], spans: Vec<Span>, room: &dyn Fn(usize) -> R
             continue;
         }
         // Both together are too much for one: two of like size.
-        let (mut left, mut best) = (Span { from: last.from, to: last.from, cost: 0, chars: 0 }, None);
+        let (mut left, mut best) =
+            (Span { from: last.from, to: last.from, cost: 0, chars: 0 }, None);
         for at in last.from + 1..next.to {
             let unit = units[at - 1];
-            left = Span { to: at, cost: left.cost + unit.cost, chars: left.chars + unit.chars, ..left };
-            let right = Span { from: at, to: next.to, cost: together.cost - left.cost, chars: together.chars - left.chars };
+            left = Span {
+                to: at,
+                cost: left.cost + unit.cost,
+                chars: left.chars + unit.chars,
+                ..left
+            };
+            let right = Span {
+                from: at,
+                to: next.to,
+                cost: together.cost - left.cost,
+                chars: together.chars - left.chars,
+            };
             let off = (left.cost.abs_diff(right.cost), u8::MAX - units[at].level);
-            let fits = [left, right].iter().all(|half| room(half.from).holds(half.cost, half.chars) && !is_crumb(half));
+            let fits = [left, right]
+                .iter()
+                .all(|half| room(half.from).holds(half.cost, half.chars) && !is_crumb(half));
             if fits && best.as_ref().is_none_or(|(least, _)| off < *least) {
                 best = Some((off, [left, right]));
             }

@@ -59,13 +59,23 @@ fn cut_for(window: Option<u64>, cutter: &Cutter, id: &str, text: &str) -> Vec<Cu
 #[test]
 fn sections_are_chunks_under_their_headings_and_crumbs_join() {
     let body = "Words that say something about it, and some more of them. ".repeat(6);
-    let text = format!("# Guide\n\nIntro.\n\n## Backups\n\n{body}\n\n## Restore\n\n{body}\n\n## End\n\nBye.\n");
+    let text = format!(
+        "# Guide\n\nIntro.\n\n## Backups\n\n{body}\n\n## Restore\n\n{body}\n\n## End\n\nBye.\n"
+    );
     let chunks = cut(&Cutter::new(limits(128)), "docs/guide.md", &text);
     let contexts: Vec<&str> = chunks.iter().map(|chunk| chunk.context.as_str()).collect();
-    assert!(contexts.iter().all(|context| context.starts_with("docs/guide.md: Guide")), "{contexts:?}");
-    let of = |words: &str| chunks.iter().find(|chunk| text[chunk.start..chunk.end].contains(words)).expect("a chunk");
+    assert!(
+        contexts.iter().all(|context| context.starts_with("docs/guide.md: Guide")),
+        "{contexts:?}"
+    );
+    let of = |words: &str| {
+        chunks.iter().find(|chunk| text[chunk.start..chunk.end].contains(words)).expect("a chunk")
+    };
     assert!(of("## Restore").context.ends_with("Restore"), "{contexts:?}");
-    assert!(text[of("Bye.").start..of("Bye.").end].len() > 40, "the crumb at the end has joined another");
+    assert!(
+        text[of("Bye.").start..of("Bye.").end].len() > 40,
+        "the crumb at the end has joined another"
+    );
     assert_eq!(of("## Restore").line, text[..of("## Restore").start].matches('\n').count() + 1);
     assert_eq!(heading("docs/guide.md", "docs/guide.md: Guide > Restore"), "Guide > Restore");
     assert_eq!((heading("17", "Guide"), heading("a/notes", "a/notes")), ("Guide", ""));
@@ -73,10 +83,18 @@ fn sections_are_chunks_under_their_headings_and_crumbs_join() {
 
 #[test]
 fn source_code_is_cut_between_items_and_says_which() {
-    let item = |name: &str| format!("    /// Does it.\n    fn {name}(&self) -> u8 {{\n{}    }}\n\n", "        let a = b + c;\n".repeat(12));
+    let item = |name: &str| {
+        format!(
+            "    /// Does it.\n    fn {name}(&self) -> u8 {{\n{}    }}\n\n",
+            "        let a = b + c;\n".repeat(12)
+        )
+    };
     let text = format!("use a;\n\nimpl Thing {{\n{}{}}}\n", item("first"), item("second"));
     let chunks = cut(&Cutter::new(limits(128)), "src/a.rs", &text);
-    let second = chunks.iter().find(|chunk| text[chunk.start..].starts_with("    /// Does it.\n    fn second")).expect("it begins a chunk");
+    let second = chunks
+        .iter()
+        .find(|chunk| text[chunk.start..].starts_with("    /// Does it.\n    fn second"))
+        .expect("it begins a chunk");
     assert_eq!(second.context, "src/a.rs: impl Thing > fn second(&self) -> u8");
 }
 
@@ -93,12 +111,14 @@ fn no_chunk_is_longer_than_the_window_whatever_the_tokenizer_does() {
         let cutter = Cutter::new(dense);
         let chunks = cut_for(Some(200), &cutter, id, &text);
         for chunk in &chunks {
-            let tokens = embedded(&chunk.context, &text[chunk.start..chunk.end]).chars().count() + 2;
+            let tokens =
+                embedded(&chunk.context, &text[chunk.start..chunk.end]).chars().count() + 2;
             assert!(tokens <= 200, "{id}: {tokens} tokens");
         }
         assert!(!cutter.is_guessed() && !chunks.is_empty());
     }
-    // What fits by its bytes is not even measured; and who cannot be measured is guessed, and says so.
+    // What fits by its bytes is not even measured; and who cannot be measured is guessed, and says
+    // so.
     let measure = ByCharacters { window: Some(200), ..ByCharacters::default() };
     Cutter::new(dense).cut(&[Source { id: "a", text: "short" }], &measure).expect("cut");
     assert_eq!(measure.asked.get(), 0);
@@ -110,7 +130,9 @@ fn no_chunk_is_longer_than_the_window_whatever_the_tokenizer_does() {
 
 #[test]
 fn crumbs_that_had_a_neighbour_are_none() {
-    let section = |n: usize, words: usize| format!("## Section {n}\n\n{}\n\n", "word and word. ".repeat(words));
+    let section = |n: usize, words: usize| {
+        format!("## Section {n}\n\n{}\n\n", "word and word. ".repeat(words))
+    };
     let text: String = (0..40).map(|n| section(n, [1, 90, 2, 40, 0, 7][n % 6])).collect();
     let chunks = cut(&Cutter::new(limits(256)), "a.md", &text);
     for chunk in &chunks {
@@ -126,14 +148,27 @@ fn characters_and_overlap_are_kept_where_they_are_asked_for() {
     let chunks = cut(&cutter, "a.txt", &text);
     assert!(chunks.iter().all(|chunk| text[chunk.start..chunk.end].chars().count() <= 200));
     let shared = chunks.windows(2).filter(|pair| pair[1].start < pair[0].end).count();
-    assert!(shared > 0 && chunks.windows(2).all(|pair| pair[0].end.saturating_sub(pair[1].start) <= 50), "{chunks:?}");
+    assert!(
+        shared > 0 && chunks.windows(2).all(|pair| pair[0].end.saturating_sub(pair[1].start) <= 50),
+        "{chunks:?}"
+    );
 }
 
 #[test]
 fn time_is_linear_in_a_text_without_a_space_or_a_line() {
     let started = Instant::now();
-    for text in ["x".repeat(10 << 20), "word ".repeat(2 << 20), "a.b\n".repeat(2 << 20), "流".repeat(3 << 20)] {
-        assert!(!Cutter::new(limits(256)).cut(&[Source { id: "a.txt", text: &text }], &Unable).expect("cut")[0].is_empty());
+    for text in [
+        "x".repeat(10 << 20),
+        "word ".repeat(2 << 20),
+        "a.b\n".repeat(2 << 20),
+        "流".repeat(3 << 20),
+    ] {
+        assert!(
+            !Cutter::new(limits(256))
+                .cut(&[Source { id: "a.txt", text: &text }], &Unable)
+                .expect("cut")[0]
+                .is_empty()
+        );
     }
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }
@@ -145,14 +180,26 @@ fn time_is_linear_in_a_text_of_many_sections_that_are_all_cut_again() {
     let section = |n: u32| format!("# {n}\n{}\n", "Abcdefghijkl mnopqrstuvwx. ".repeat(12));
     let text: String = (0..10_000).map(section).collect();
     let chunks = cut_for(Some(128), &Cutter::new(limits(128)), "a.md", &text);
-    assert!(chunks.len() > 20_000 && chunks.windows(2).all(|pair| pair[0].start < pair[1].start), "{}", chunks.len());
-    assert!(chunks.iter().all(|chunk| embedded(&chunk.context, &text[chunk.start..chunk.end]).chars().count() as u64 + 2 <= 128));
+    assert!(
+        chunks.len() > 20_000 && chunks.windows(2).all(|pair| pair[0].start < pair[1].start),
+        "{}",
+        chunks.len()
+    );
+    assert!(chunks.iter().all(|chunk| {
+        embedded(&chunk.context, &text[chunk.start..chunk.end]).chars().count() as u64 + 2 <= 128
+    }));
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
 }
 
 #[test]
 fn numbers_and_keys_are_no_names_and_long_paths_are_shortened() {
-    for (id, name) in [("17", ""), ("01J8Z3", ""), ("bash", "bash"), ("a/b/c/d/notes.md", "c/d/notes.md"), ("doc-7", "")] {
+    for (id, name) in [
+        ("17", ""),
+        ("01J8Z3", ""),
+        ("bash", "bash"),
+        ("a/b/c/d/notes.md", "c/d/notes.md"),
+        ("doc-7", ""),
+    ] {
         assert_eq!(name_of(id), name, "{id}");
     }
 }

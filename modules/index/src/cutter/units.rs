@@ -1,14 +1,16 @@
-//! What a text is made of that is not taken apart: sentences, lines, words where it must be; and how many tokens each has at a guess.
+//! What a text is made of that is not taken apart: sentences, lines, words where it must be; and
+//! how many tokens each has at a guess.
 
 use crate::outline::{Outline, PARAGRAPH, SENTENCE, WORD};
 
-/// How many tokens a text has at a guess, for models of word pieces: a word of letters some, of digits more, a mark one, a character of
-/// other scripts one.
+/// How many tokens a text has at a guess, for models of word pieces: a word of letters some, of
+/// digits more, a mark one, a character of other scripts one.
 pub(super) fn estimate(text: &str) -> usize {
     let (mut tokens, mut letters, mut digits) = (0, 0_usize, 0_usize);
     let end = |letters: &mut usize, digits: &mut usize| {
         let length = *letters + *digits;
-        let of_word = if length == 0 { 0 } else { 1 + (length - 1) / if *digits > 0 { 2 } else { 6 } };
+        let of_word =
+            if length == 0 { 0 } else { 1 + (length - 1) / if *digits > 0 { 2 } else { 6 } };
         (*letters, *digits) = (0, 0);
         of_word
     };
@@ -37,7 +39,13 @@ pub(super) struct Unit {
 }
 
 /// Units of a text, each of at most `most` estimated tokens, and characters.
-pub(super) fn units(text: &str, outline: &Outline, offset: usize, most: usize, most_chars: usize) -> Vec<Unit> {
+pub(super) fn units(
+    text: &str,
+    outline: &Outline,
+    offset: usize,
+    most: usize,
+    most_chars: usize,
+) -> Vec<Unit> {
     let mut out: Vec<Unit> = Vec::new();
     let first = outline.bounds.partition_point(|(at, _)| *at < offset);
     let mut bounds = outline.bounds[first..].iter().peekable();
@@ -67,7 +75,8 @@ pub(super) fn units(text: &str, outline: &Outline, offset: usize, most: usize, m
     out
 }
 
-/// The sentences of a text, or its lines where they stand apart; none of more than so many characters.
+/// The sentences of a text, or its lines where they stand apart; none of more than so many
+/// characters.
 #[must_use]
 pub fn sentences_of(text: &str, most_chars: usize) -> Vec<std::ops::Range<usize>> {
     let units = units(text, &Outline::default(), 0, usize::MAX, most_chars);
@@ -75,20 +84,34 @@ pub fn sentences_of(text: &str, most_chars: usize) -> Vec<std::ops::Range<usize>
     for unit in units {
         match out.last_mut() {
             // A line that goes on is no sentence by itself.
-            Some(last) if unit.level == WORD && text[last.start..unit.end].chars().count() <= most_chars => last.end = unit.end,
+            Some(last)
+                if unit.level == WORD
+                    && text[last.start..unit.end].chars().count() <= most_chars =>
+            {
+                last.end = unit.end
+            }
             _ => out.push(unit.start..unit.end),
         }
     }
     out
 }
 
-/// Whether a line of prose begins something: an item of a list, a row of a table, or what is indented.
+/// Whether a line of prose begins something: an item of a list, a row of a table, or what is
+/// indented.
 fn is_apart(line: &str) -> bool {
-    line.starts_with([' ', '\t', '-', '*', '+', '|', '>', '#']) || line.starts_with(|c: char| c.is_ascii_digit())
+    line.starts_with([' ', '\t', '-', '*', '+', '|', '>', '#'])
+        || line.starts_with(|c: char| c.is_ascii_digit())
 }
 
 /// Cuts a line into sentences, and those that are too long into words.
-fn sentences(line: &str, start: usize, first: u8, most: usize, most_chars: usize, out: &mut Vec<Unit>) {
+fn sentences(
+    line: &str,
+    start: usize,
+    first: u8,
+    most: usize,
+    most_chars: usize,
+    out: &mut Vec<Unit>,
+) {
     let (mut from, mut level) = (0, first);
     let mut chars = line.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
@@ -107,8 +130,21 @@ fn sentences(line: &str, start: usize, first: u8, most: usize, most_chars: usize
 }
 
 /// Puts a sentence, whole if it is small enough, else by words, and those by characters.
-fn words(sentence: &str, start: usize, level: u8, most: usize, most_chars: usize, out: &mut Vec<Unit>) {
-    let whole = Unit { start, end: start + sentence.len(), cost: estimate(sentence), chars: sentence.chars().count(), level };
+fn words(
+    sentence: &str,
+    start: usize,
+    level: u8,
+    most: usize,
+    most_chars: usize,
+    out: &mut Vec<Unit>,
+) {
+    let whole = Unit {
+        start,
+        end: start + sentence.len(),
+        cost: estimate(sentence),
+        chars: sentence.chars().count(),
+        level,
+    };
     if whole.cost <= most && whole.chars <= most_chars {
         out.push(whole);
         return;
@@ -121,7 +157,12 @@ fn words(sentence: &str, start: usize, level: u8, most: usize, most_chars: usize
             now = Unit { start: now.end, end: now.end, cost: 0, chars: 0, level: WORD };
         }
         if cost <= most && chars <= most_chars {
-            now = Unit { end: now.end + word.len(), cost: now.cost + cost, chars: now.chars + chars, ..now };
+            now = Unit {
+                end: now.end + word.len(),
+                cost: now.cost + cost,
+                chars: now.chars + chars,
+                ..now
+            };
             continue;
         }
         // A word that is too long: as many characters as are sure to fit.

@@ -1,7 +1,9 @@
-//! Files whose checksum was compared since the module began, so that a commit need not read again what it has read.
+//! Files whose checksum was compared since the module began, so that a commit need not read again
+//! what it has read.
 //!
-//! A mark holds for a file as it lay then: of that inode, length and times. What somebody writes into a file ends its mark; what a disk
-//! changes behind everybody's back does not, which is why `Doctor` and the check behind the answers read everything.
+//! A mark holds for a file as it lay then: of that inode, length and times. What somebody writes
+//! into a file ends its mark; what a disk changes behind everybody's back does not, which is why
+//! `Doctor` and the check behind the answers read everything.
 
 use std::collections::HashMap;
 use std::fs::Metadata;
@@ -38,7 +40,10 @@ impl Marks {
 
     /// Whether the file was compared and has not been written to since.
     pub(super) fn knows(&self, file: &FileRef, stamp: Stamp) -> bool {
-        let known = self.lock().get(&file.path).is_some_and(|(sha256, then)| *sha256 == file.sha256 && *then == stamp);
+        let known = self
+            .lock()
+            .get(&file.path)
+            .is_some_and(|(sha256, then)| *sha256 == file.sha256 && *then == stamp);
         let counter = if known { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         known
@@ -55,6 +60,10 @@ impl Marks {
     /// How many files have one, how often one spared a reading, and how often there was none.
     #[must_use]
     pub fn counts(&self) -> (u64, u64, u64) {
-        (self.lock().len() as u64, self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+        (
+            self.lock().len() as u64,
+            self.hits.load(Ordering::Relaxed),
+            self.misses.load(Ordering::Relaxed),
+        )
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef};
 use arrow_cast::cast;
-use arrow_schema::{ArrowError, DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Field, TimeUnit};
+use arrow_schema::{
+    ArrowError, DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Field, TimeUnit,
+};
 
 use super::values::Kind;
 
@@ -34,19 +36,32 @@ pub fn plain(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
 /// A type that holds the values of two: of parts of one dataset that differ.
 #[must_use]
 pub fn common_type(a: &DataType, b: &DataType) -> DataType {
-    let time = |kind: &DataType| matches!(kind, DataType::Date32 | DataType::Date64 | DataType::Timestamp(_, _));
+    let time = |kind: &DataType| {
+        matches!(kind, DataType::Date32 | DataType::Date64 | DataType::Timestamp(_, _))
+    };
     let number = |kind: &DataType| kind.is_integer() || kind.is_floating() || kind.is_decimal();
     match (a, b) {
         (a, b) if a == b => a.clone(),
         (DataType::Null, other) | (other, DataType::Null) => other.clone(),
-        (a, b) if a.is_integer() && b.is_integer() && *a != DataType::UInt64 && *b != DataType::UInt64 => DataType::Int64,
+        (a, b)
+            if a.is_integer()
+                && b.is_integer()
+                && *a != DataType::UInt64
+                && *b != DataType::UInt64 =>
+        {
+            DataType::Int64
+        }
         (a, b) if a.is_unsigned_integer() && b.is_unsigned_integer() => DataType::UInt64,
         (a, b) if number(a) && number(b) => common_decimal(a, b).unwrap_or(DataType::Float64),
-        (DataType::Timestamp(unit, _), DataType::Timestamp(other, _)) if unit == other => DataType::Timestamp(*unit, None),
-        (a, b) if time(a) && time(b) => DataType::Timestamp(TimeUnit::Microsecond, None),
-        (DataType::List(a), DataType::List(b)) => {
-            DataType::List(Arc::new(Field::new("item", common_type(a.data_type(), b.data_type()), true)))
+        (DataType::Timestamp(unit, _), DataType::Timestamp(other, _)) if unit == other => {
+            DataType::Timestamp(*unit, None)
         }
+        (a, b) if time(a) && time(b) => DataType::Timestamp(TimeUnit::Microsecond, None),
+        (DataType::List(a), DataType::List(b)) => DataType::List(Arc::new(Field::new(
+            "item",
+            common_type(a.data_type(), b.data_type()),
+            true,
+        ))),
         _ => DataType::Utf8,
     }
 }
@@ -80,12 +95,15 @@ fn common_decimal(a: &DataType, b: &DataType) -> Option<DataType> {
     (all <= DECIMAL256_MAX_PRECISION).then_some(DataType::Decimal256(all, scale))
 }
 
-/// The type of a column in the index: one in which nothing has stood so far is of texts, until something does.
+/// The type of a column in the index: one in which nothing has stood so far is of texts, until
+/// something does.
 #[must_use]
 pub fn settled_type(kind: &DataType) -> DataType {
     match kind {
         DataType::Null => DataType::Utf8,
-        DataType::List(item) if item.data_type().is_null() => DataType::List(Arc::new(Field::new("item", DataType::Utf8, true))),
+        DataType::List(item) if item.data_type().is_null() => {
+            DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)))
+        }
         other => other.clone(),
     }
 }

@@ -11,7 +11,9 @@ use brahman_sidecar::chain;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
     /// It is no object.
-    #[error("a filter is an object such as {{\"lang\": \"rust\"}} or {{\"year\": {{\"$gte\": 2020}}}}")]
+    #[error(
+        "a filter is an object such as {{\"lang\": \"rust\"}} or {{\"year\": {{\"$gte\": 2020}}}}"
+    )]
     NoObject,
     /// A filter within it has no members.
     #[error("`{operator}` has an empty filter, which matches nothing in particular")]
@@ -38,13 +40,17 @@ pub enum FilterError {
         operator: String,
     },
     /// A column cannot be compared with a list or an object.
-    #[error("`{field}` is compared with a list or an object, expected a text, a number, true, false or null")]
+    #[error(
+        "`{field}` is compared with a list or an object, expected a text, a number, true, false or null"
+    )]
     NoScalar {
         /// The column.
         field: String,
     },
     /// A column is compared by no operator.
-    #[error("`{field}` is compared with an empty object: it says nothing; expected such as {{\"$gte\": 2020}}")]
+    #[error(
+        "`{field}` is compared with an empty object: it says nothing; expected such as {{\"$gte\": 2020}}"
+    )]
     EmptyObject {
         /// The column.
         field: String,
@@ -72,7 +78,9 @@ pub enum FilterError {
         field: String,
     },
     /// A list is compared as a whole.
-    #[error("column `{field}` is {kind}, a list: ask for one of its values by {{\"$contains\": …}}")]
+    #[error(
+        "column `{field}` is {kind}, a list: ask for one of its values by {{\"$contains\": …}}"
+    )]
     List {
         /// The column.
         field: String,
@@ -88,7 +96,9 @@ pub enum FilterError {
         kind: DataType,
     },
     /// There is no such operator.
-    #[error("`{operator}` of `{field}`: expected $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $contains or $exists")]
+    #[error(
+        "`{operator}` of `{field}`: expected $eq, $ne, $gt, $gte, $lt, $lte, $in, $nin, $contains or $exists"
+    )]
     UnknownOperator {
         /// The operator.
         operator: String,
@@ -112,7 +122,9 @@ pub enum FilterError {
         kind: DataType,
     },
     /// A value is of another type than the column.
-    #[error("column `{field}` is {kind} and is compared with {value}: expected {expected}, or null")]
+    #[error(
+        "column `{field}` is {kind} and is compared with {value}: expected {expected}, or null"
+    )]
     OtherType {
         /// The column.
         field: String,
@@ -144,7 +156,9 @@ impl SelectionError {
             Self::Unfit(error) => Fault::invalid_parameter("filter", error),
             Self::Damaged(error) => {
                 let why = chain(&error);
-                let message = format!("index `{index}` cannot filter: {why}; `brahman index doctor {index}` says what else is damaged");
+                let message = format!(
+                    "index `{index}` cannot filter: {why}; `brahman index doctor {index}` says what else is damaged"
+                );
                 Fault::of(&Damaged { name: index.to_owned() }, false, message)
             }
         }

@@ -1,7 +1,8 @@
-//! What finds few rows among many without looking at each: a map of ids, and columns, and what lists hold, in the order of their values.
+//! What finds few rows among many without looking at each: a map of ids, and columns, and what
+//! lists hold, in the order of their values.
 //!
-//! Each is made when it is first asked for, and kept with the base: its rows never change. Invariant: what is found is what looking at each
-//! row finds.
+//! Each is made when it is first asked for, and kept with the base: its rows never change.
+//! Invariant: what is found is what looking at each row finds.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -21,7 +22,8 @@ pub const ROWS_MIN: usize = 32_768;
 /// Which rows each document has.
 #[derive(Debug)]
 pub struct IdMap {
-    /// By the hashes of their documents' ids; those that are alike are told apart by the rows themselves.
+    /// By the hashes of their documents' ids; those that are alike are told apart by the rows
+    /// themselves.
     rows: Vec<(u64, u32)>,
 }
 
@@ -35,7 +37,11 @@ impl IdMap {
     /// Of these rows; one that is damaged is not found, as it cannot be shown.
     #[must_use]
     pub fn of(rows: &RowStore) -> Self {
-        let mut map: Vec<(u64, u32)> = rows.iter().zip(0..).filter_map(|(row, number)| Some((hashed(row.ok()?.doc_id), number))).collect();
+        let mut map: Vec<(u64, u32)> = rows
+            .iter()
+            .zip(0..)
+            .filter_map(|(row, number)| Some((hashed(row.ok()?.doc_id), number)))
+            .collect();
         map.sort_unstable();
         Self { rows: map }
     }
@@ -44,7 +50,10 @@ impl IdMap {
     pub fn rows<'a>(&'a self, of: &'a RowStore, id: &'a str) -> impl Iterator<Item = u32> + 'a {
         let hash = hashed(id);
         let from = self.rows.partition_point(|(other, _)| *other < hash);
-        let alike = self.rows[from..].iter().take_while(move |(other, _)| *other == hash).map(|(_, row)| *row);
+        let alike = self.rows[from..]
+            .iter()
+            .take_while(move |(other, _)| *other == hash)
+            .map(|(_, row)| *row);
         alike.filter(move |row| of.row(*row as usize).is_ok_and(|row| row.doc_id == id))
     }
 }
@@ -58,13 +67,17 @@ pub struct SortedColumn {
 
 impl SortedColumn {
     fn of(column: &ArrayRef) -> Self {
-        let (nulls, rest): (Vec<u32>, Vec<u32>) = (0..column.len() as u32).partition(|row| column.is_null(*row as usize));
-        let order = if let (DataType::Utf8, Some(texts)) = (column.data_type(), column.as_string_opt::<i32>()) {
+        let (nulls, rest): (Vec<u32>, Vec<u32>) =
+            (0..column.len() as u32).partition(|row| column.is_null(*row as usize));
+        let order = if let (DataType::Utf8, Some(texts)) =
+            (column.data_type(), column.as_string_opt::<i32>())
+        {
             let mut rows = rest;
             rows.sort_by(|a, b| texts.value(*a as usize).cmp(texts.value(*b as usize)));
             rows
         } else {
-            let mut values: Vec<(Value, u32)> = rest.into_iter().map(|row| (compared(column, row as usize), row)).collect();
+            let mut values: Vec<(Value, u32)> =
+                rest.into_iter().map(|row| (compared(column, row as usize), row)).collect();
             // What is no number is neither more nor less than any.
             values.retain(|(value, _)| order(value, value).is_some());
             values.sort_by(|a, b| order(&a.0, &b.0).unwrap_or(Ordering::Equal));
@@ -74,14 +87,23 @@ impl SortedColumn {
     }
 
     /// The rows whose values are in one of these orders to a value of the column's type.
-    pub(super) fn compared(&self, column: &ArrayRef, orders: &[Ordering], wanted: &Value) -> Vec<u32> {
+    pub(super) fn compared(
+        &self,
+        column: &ArrayRef,
+        orders: &[Ordering],
+        wanted: &Value,
+    ) -> Vec<u32> {
         if *wanted == Value::Null {
             return if orders.contains(&Ordering::Equal) { self.nulls.clone() } else { Vec::new() };
         }
         let is = |row: &u32| order(&compared(column, *row as usize), wanted);
         let from = self.order.partition_point(|row| is(row) == Some(Ordering::Less));
         let to = from + self.order[from..].partition_point(|row| is(row) == Some(Ordering::Equal));
-        let parts = [(Ordering::Less, 0..from), (Ordering::Equal, from..to), (Ordering::Greater, to..self.order.len())];
+        let parts = [
+            (Ordering::Less, 0..from),
+            (Ordering::Equal, from..to),
+            (Ordering::Greater, to..self.order.len()),
+        ];
         let wanted = parts.into_iter().filter(|(order, _)| orders.contains(order));
         wanted.flat_map(|(_, range)| self.order[range].iter().copied()).collect()
     }
@@ -112,7 +134,11 @@ fn kept(columns: &ByName, name: &str, column: &ArrayRef) -> Arc<SortedColumn> {
 
 impl SortedColumns {
     /// The rows of a document.
-    pub fn of_document<'a>(&'a self, rows: &'a RowStore, id: &'a str) -> impl Iterator<Item = u32> + 'a {
+    pub fn of_document<'a>(
+        &'a self,
+        rows: &'a RowStore,
+        id: &'a str,
+    ) -> impl Iterator<Item = u32> + 'a {
         self.ids.get_or_init(|| IdMap::of(rows)).rows(rows, id)
     }
 
@@ -121,16 +147,26 @@ impl SortedColumns {
         kept(&self.columns, name, column)
     }
 
-    /// The rows of a column of lists that hold a value of the lists' type; none if they are too many to be counted in 32 bits.
-    pub(super) fn containing(&self, name: &str, column: &ArrayRef, wanted: &Value) -> Option<Vec<u32>> {
+    /// The rows of a column of lists that hold a value of the lists' type; none if they are too
+    /// many to be counted in 32 bits.
+    pub(super) fn containing(
+        &self,
+        name: &str,
+        column: &ArrayRef,
+        wanted: &Value,
+    ) -> Option<Vec<u32>> {
         let lists = column.as_list_opt::<i32>()?;
         let (items, offsets) = (lists.values(), lists.offsets());
         u32::try_from(items.len()).ok()?;
         let found = kept(&self.items, name, items).compared(items, &[Ordering::Equal], wanted);
         let row = |item: u32| {
-            let after = offsets.partition_point(|offset| u32::try_from(*offset).is_ok_and(|offset| offset <= item));
-            // What lies before the first list, behind the last, or where a list is absent is in none.
-            let row = after.checked_sub(1).filter(|row| *row < lists.len() && lists.is_valid(*row))?;
+            let after = offsets.partition_point(|offset| {
+                u32::try_from(*offset).is_ok_and(|offset| offset <= item)
+            });
+            // What lies before the first list, behind the last, or where a list is absent is in
+            // none.
+            let row =
+                after.checked_sub(1).filter(|row| *row < lists.len() && lists.is_valid(*row))?;
             u32::try_from(row).ok()
         };
         Some(found.into_iter().filter_map(row).collect())

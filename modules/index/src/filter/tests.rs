@@ -66,7 +66,10 @@ fn what_is_no_filter_is_refused_by_name() {
         (json!({"year": {"$gt": null}}), "neither more nor less"),
         (json!({"year": {"$exists": 1}}), "true or false"),
     ] {
-        assert!(Filter::parse(&filter).expect_err("refused").to_string().contains(words), "{filter}");
+        assert!(
+            Filter::parse(&filter).expect_err("refused").to_string().contains(words),
+            "{filter}"
+        );
     }
 }
 
@@ -79,13 +82,17 @@ fn column(kind: &DataType, texts: &[&str]) -> ArrayRef {
 fn found(kind: &DataType, texts: &[&str], filter: &Json) -> Result<Vec<usize>, FilterError> {
     let column = plain(&column(kind, texts)).expect("plain");
     let of = Kind::of(column.data_type()).expect("filterable");
-    let filter = Filter::parse(filter).expect("parses").typed(&|_| Ok(column.data_type().clone()))?;
+    let filter =
+        Filter::parse(filter).expect("parses").typed(&|_| Ok(column.data_type().clone()))?;
     Ok((0..texts.len()).filter(|row| filter.holds(&|_| of.of_column(&column, *row))).collect())
 }
 
 #[test]
 fn a_value_is_compared_as_the_columns_type_has_it() {
-    use DataType::{Boolean, Date32, Date64, Decimal128, Dictionary, Float32, Int64, LargeUtf8, Timestamp, UInt64, Utf8View};
+    use DataType::{
+        Boolean, Date32, Date64, Decimal128, Dictionary, Float32, Int64, LargeUtf8, Timestamp,
+        UInt64, Utf8View,
+    };
     let days = ["2023-12-31", "2024-01-01", "2024-01-02"];
     let seconds = Timestamp(TimeUnit::Second, None);
     let of_offset = Timestamp(TimeUnit::Nanosecond, Some("+02:00".into()));
@@ -115,7 +122,12 @@ fn a_value_is_compared_as_the_columns_type_has_it() {
         (&LargeUtf8, ["a", "b", "c"], json!({"x": "b"}), vec![1]),
         (&Utf8View, ["a", "b", "c"], json!({"x": {"$gt": "a"}}), vec![1, 2]),
         (&dictionary, ["a", "b", "a"], json!({"x": "a"}), vec![0, 2]),
-        (&UInt64, ["1", "9223372036854775807", "18446744073709551615"], json!({"x": 18_446_744_073_709_551_615_u64}), vec![2]),
+        (
+            &UInt64,
+            ["1", "9223372036854775807", "18446744073709551615"],
+            json!({"x": 18_446_744_073_709_551_615_u64}),
+            vec![2],
+        ),
         (&Int64, ["1", "2", "3"], json!({"x": {"$gt": 1.5}}), vec![1, 2]),
         (&Boolean, ["true", "false", "true"], json!({"x": {"$ne": true}}), vec![1]),
     ] {
@@ -128,7 +140,12 @@ fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expe
     use DataType::{Boolean, Date32, Decimal128, Int64, Utf8};
     let long = serde_json::from_str(r#"{"x": {"$lt": 12345678901234567890.12}}"#).expect("JSON");
     for (kind, text, filter, words) in [
-        (Int64, "1", json!({"x": "2021"}), "`x` is Int64 and is compared with the text \"2021\": expected a number"),
+        (
+            Int64,
+            "1",
+            json!({"x": "2021"}),
+            "`x` is Int64 and is compared with the text \"2021\": expected a number",
+        ),
         (Int64, "1", json!({"x": {"$in": [1, "2"]}}), "the text \"2\""),
         (Int64, "1", json!({"x": {"$ne": true}}), "compared with true"),
         (Boolean, "true", json!({"x": 1}), "expected true or false"),
@@ -136,9 +153,19 @@ fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expe
         (Utf8, "a", json!({"$not": {"x": 3}}), "expected a text"),
         (Date32, "2024-01-01", json!({"x": "yesterday"}), "2024-01-31"),
         (Date32, "2024-01-01", json!({"x": {"$lt": 1.5}}), "the number 1.5"),
-        (Decimal128(10, 2), "1.50", json!({"x": "1,50"}), "the text \"1,50\": expected a number of at most 15 digits, or its"),
+        (
+            Decimal128(10, 2),
+            "1.50",
+            json!({"x": "1,50"}),
+            "the text \"1,50\": expected a number of at most 15 digits, or its",
+        ),
         (Decimal128(38, 2), "1.50", long, "compared with the number 1234567890123456"),
-        (Decimal128(38, 2), "1.50", json!({"x": 0.1 + 0.2}), "compared with the number 0.30000000000000004"),
+        (
+            Decimal128(38, 2),
+            "1.50",
+            json!({"x": 0.1 + 0.2}),
+            "compared with the number 0.30000000000000004",
+        ),
         (Decimal128(10, 2), "1.50", json!({"x": "."}), "the text \".\""),
         (Decimal128(10, 2), "1.50", json!({"x": true}), "compared with true"),
     ] {
@@ -150,7 +177,10 @@ fn what_cannot_be_compared_is_refused_with_the_column_its_type_and_what_was_expe
 
 #[test]
 fn parts_of_a_dataset_that_differ_have_a_common_type() {
-    use DataType::{Date32, Decimal128, Decimal256, Float32, Int8, Int32, Int64, Null, Timestamp, UInt32, UInt64, Utf8};
+    use DataType::{
+        Date32, Decimal128, Decimal256, Float32, Int8, Int32, Int64, Null, Timestamp, UInt32,
+        UInt64, Utf8,
+    };
     let list = |kind: DataType| DataType::List(Arc::new(Field::new("item", kind, true)));
     let nanos = |zone: Option<&str>| Timestamp(TimeUnit::Nanosecond, zone.map(Into::into));
     for (a, b, common) in [
@@ -171,7 +201,10 @@ fn parts_of_a_dataset_that_differ_have_a_common_type() {
     ] {
         assert_eq!((common_type(&a, &b), common_type(&b, &a)), (common.clone(), common));
     }
-    assert_eq!((settled_type(&Null), settled_type(&list(Null)), settled_type(&Int8)), (Utf8, list(Utf8), Int8));
+    assert_eq!(
+        (settled_type(&Null), settled_type(&list(Null)), settled_type(&Int8)),
+        (Utf8, list(Utf8), Int8)
+    );
     assert!(is_filterable(&Null) && is_filterable(&list(Null)) && !is_scalar(&Null));
 }
 
@@ -209,16 +242,35 @@ fn numbers_are_compared_exactly() {
 #[test]
 fn columns_in_order_and_the_map_of_ids_find_what_looking_at_each_row_finds() {
     use arrow_array::{Float64Array, Int64Array, ListArray, StringArray};
-    let numbers: ArrayRef = Arc::new(Int64Array::from_iter((0..500).map(|n| (n % 7 != 0).then_some(n % 50))));
-    let words: ArrayRef = Arc::new(StringArray::from_iter((0..500).map(|n| (n % 11 != 0).then(|| format!("w{}", n % 13)))));
-    let shares: ArrayRef = Arc::new(Float64Array::from_iter((0..500).map(|n| Some(if n == 9 { f64::NAN } else { f64::from(n) / 10.0 }))));
-    let list = |n: i64| (n % 5 != 0).then(|| (0..n % 4).map(move |i| (i != 2).then_some(n % 50 + i)).collect::<Vec<_>>());
-    let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>((0..500).map(list)));
-    let columns = RecordBatch::try_from_iter([("n", numbers), ("w", words), ("s", shares), ("l", lists)]).expect("a batch");
+    let numbers: ArrayRef =
+        Arc::new(Int64Array::from_iter((0..500).map(|n| (n % 7 != 0).then_some(n % 50))));
+    let words: ArrayRef = Arc::new(StringArray::from_iter(
+        (0..500).map(|n| (n % 11 != 0).then(|| format!("w{}", n % 13))),
+    ));
+    let shares: ArrayRef = Arc::new(Float64Array::from_iter(
+        (0..500).map(|n| Some(if n == 9 { f64::NAN } else { f64::from(n) / 10.0 })),
+    ));
+    let list = |n: i64| {
+        (n % 5 != 0)
+            .then(|| (0..n % 4).map(move |i| (i != 2).then_some(n % 50 + i)).collect::<Vec<_>>())
+    };
+    let lists: ArrayRef =
+        Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>((0..500).map(list)));
+    let columns =
+        RecordBatch::try_from_iter([("n", numbers), ("w", words), ("s", shares), ("l", lists)])
+            .expect("a batch");
     let mut rows = RowStore::default();
     for n in 0..500 {
         let id = format!("d{}", n / 2);
-        rows.push(&crate::rows::Row { doc_id: &id, content_hash: &[0; 32], chunk: 0, start: 0, line: 1, context: "", text: "" });
+        rows.push(&crate::rows::Row {
+            doc_id: &id,
+            content_hash: &[0; 32],
+            chunk: 0,
+            start: 0,
+            line: 1,
+            context: "",
+            text: "",
+        });
     }
     let sorted = sorted::SortedColumns::default();
     let of = |sorted| Part { columns: &columns, rows: &rows, source: "d", sorted };
@@ -245,7 +297,10 @@ fn columns_in_order_and_the_map_of_ids_find_what_looking_at_each_row_finds() {
         json!({"$or": [{"n": 3}, {"w": "w4"}], "$not": {"s": {"$gt": 30}}}),
     ] {
         let parsed = Filter::parse(&filter).expect("parses");
-        let (one, other) = (of(Some(&sorted)).allowed(&parsed).expect("fits"), of(None).allowed(&parsed).expect("fits"));
+        let (one, other) = (
+            of(Some(&sorted)).allowed(&parsed).expect("fits"),
+            of(None).allowed(&parsed).expect("fits"),
+        );
         assert_eq!(one.rows(0, 500), other.rows(0, 500), "{filter}");
     }
 }
@@ -254,13 +309,23 @@ fn columns_in_order_and_the_map_of_ids_find_what_looking_at_each_row_finds() {
 fn a_list_is_asked_for_one_of_its_values_and_nothing_else() {
     let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
     let of = |_: &str| Ok(list.clone());
-    let typed = |filter: &Json| Filter::parse(filter).expect("parses").typed(&of).map_err(|why| why.to_string());
-    assert!(typed(&json!({"x": {"$contains": 3}})).is_ok() && typed(&json!({"x": {"$exists": true}})).is_ok());
-    for (filter, words) in [(json!({"x": 3}), "$contains"), (json!({"x": {"$contains": "3"}}), "expected a number")] {
+    let typed = |filter: &Json| {
+        Filter::parse(filter).expect("parses").typed(&of).map_err(|why| why.to_string())
+    };
+    assert!(
+        typed(&json!({"x": {"$contains": 3}})).is_ok()
+            && typed(&json!({"x": {"$exists": true}})).is_ok()
+    );
+    for (filter, words) in
+        [(json!({"x": 3}), "$contains"), (json!({"x": {"$contains": "3"}}), "expected a number")]
+    {
         assert!(typed(&filter).is_err_and(|why| why.contains(words)), "{filter}");
     }
     let text = |_: &str| Ok(DataType::Utf8);
-    let why = Filter::parse(&json!({"x": {"$contains": "a"}})).expect("parses").typed(&text).expect_err("refused");
+    let why = Filter::parse(&json!({"x": {"$contains": "a"}}))
+        .expect("parses")
+        .typed(&text)
+        .expect_err("refused");
     assert!(why.to_string().contains("is for lists"), "{why}");
     assert!(is_filterable(&list) && !is_scalar(&list) && !is_filterable(&DataType::Binary));
 }

@@ -5,9 +5,10 @@ use std::cmp::Ordering;
 use arrow_array::cast::AsArray;
 use arrow_array::timezone::Tz;
 use arrow_array::types::{
-    Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Float32Type, Float64Type, Int8Type, Int16Type,
-    Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
-    UInt16Type, UInt32Type, UInt64Type,
+    Date32Type, Date64Type, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type,
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef};
 use arrow_cast::parse::{Parser, string_to_datetime};
@@ -60,7 +61,9 @@ impl Kind {
             DataType::Boolean => Self::Bool,
             DataType::Float32 => Self::Narrow,
             DataType::Date32 => Self::Time(DAY),
-            DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _) => Self::Time(1_000_000),
+            DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _) => {
+                Self::Time(1_000_000)
+            }
             DataType::Timestamp(TimeUnit::Second, _) => Self::Time(1_000_000_000),
             DataType::Timestamp(TimeUnit::Microsecond, _) => Self::Time(1000),
             DataType::Timestamp(TimeUnit::Nanosecond, _) => Self::Time(1),
@@ -76,7 +79,9 @@ impl Kind {
             Self::Text => "a text",
             Self::Bool => "true or false",
             Self::Number | Self::Narrow => "a number",
-            Self::Decimal => "a number of at most 15 digits, or its digits as a text such as \"12.30\"",
+            Self::Decimal => {
+                "a number of at most 15 digits, or its digits as a text such as \"12.30\""
+            }
             Self::Time(_) => "a date such as \"2024-01-31\" or \"2024-01-31T12:00:00Z\"",
         }
     }
@@ -85,10 +90,15 @@ impl Kind {
     pub(super) fn of_filter(self, wanted: &Value) -> Option<Value> {
         Some(match (self, wanted) {
             (_, Value::Null) => Value::Null,
-            (Self::Text, Value::Text(_)) | (Self::Bool, Value::Bool(_)) | (Self::Number, Value::Int(_) | Value::Float(_)) => wanted.clone(),
+            (Self::Text, Value::Text(_))
+            | (Self::Bool, Value::Bool(_))
+            | (Self::Number, Value::Int(_) | Value::Float(_)) => wanted.clone(),
             (Self::Decimal, Value::Int(n)) => Value::Decimal(n.to_string()),
-            // As it was written: the shortest text that is this number. With more digits another may have been written.
-            (Self::Decimal, Value::Float(x)) if x.is_finite() => Value::Decimal(Some(x.to_string()).filter(|text| is_short(text))?),
+            // As it was written: the shortest text that is this number. With more digits another
+            // may have been written.
+            (Self::Decimal, Value::Float(x)) if x.is_finite() => {
+                Value::Decimal(Some(x.to_string()).filter(|text| is_short(text))?)
+            }
             // What has more digits than a number of JSON keeps.
             (Self::Decimal, Value::Text(text)) => Value::Decimal(digits(text)?.to_owned()),
             (Self::Narrow, Value::Int(n)) => Value::Float(f64::from(*n as f32)),
@@ -210,7 +220,8 @@ pub(super) fn order(a: &Value, b: &Value) -> Option<Ordering> {
     }
 }
 
-/// The order of a whole number and one that may have a fraction, exactly: no whole number is rounded.
+/// The order of a whole number and one that may have a fraction, exactly: no whole number is
+/// rounded.
 fn whole_and_fraction(a: i128, b: f64) -> Option<Ordering> {
     /// 2 to the power of 127: the first that is too large.
     const BOUND: f64 = (1_u128 << 127) as f64;
@@ -230,14 +241,21 @@ fn whole_and_fraction(a: i128, b: f64) -> Option<Ordering> {
 /// The order of two decimal numbers by their digits, exactly.
 pub(super) fn decimals(a: &str, b: &str) -> Ordering {
     let parts = |text: &str| {
-        let (is_negative, digits) = text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
+        let (is_negative, digits) =
+            text.strip_prefix('-').map_or((false, text), |digits| (true, digits));
         let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-        let (whole, fraction) = (whole.trim_start_matches('0').to_owned(), fraction.trim_end_matches('0').to_owned());
+        let (whole, fraction) =
+            (whole.trim_start_matches('0').to_owned(), fraction.trim_end_matches('0').to_owned());
         // There is one zero.
         (is_negative && !(whole.is_empty() && fraction.is_empty()), whole, fraction)
     };
-    let ((a_is_negative, a_whole, a_fraction), (b_is_negative, b_whole, b_fraction)) = (parts(a), parts(b));
-    let size = a_whole.len().cmp(&b_whole.len()).then_with(|| a_whole.cmp(&b_whole)).then_with(|| a_fraction.cmp(&b_fraction));
+    let ((a_is_negative, a_whole, a_fraction), (b_is_negative, b_whole, b_fraction)) =
+        (parts(a), parts(b));
+    let size = a_whole
+        .len()
+        .cmp(&b_whole.len())
+        .then_with(|| a_whole.cmp(&b_whole))
+        .then_with(|| a_fraction.cmp(&b_fraction));
     match (a_is_negative, b_is_negative) {
         (false, true) => Ordering::Greater,
         (true, false) => Ordering::Less,
@@ -252,7 +270,11 @@ pub(super) fn compared(column: &ArrayRef, row: usize) -> Value {
         DataType::List(item) if column.is_valid(row) => {
             let items = column.as_list::<i32>().value(row);
             let kind = Kind::of(item.data_type());
-            Value::List((0..items.len()).map(|item| kind.map_or(Value::Null, |kind| kind.of_column(&items, item))).collect())
+            Value::List(
+                (0..items.len())
+                    .map(|item| kind.map_or(Value::Null, |kind| kind.of_column(&items, item)))
+                    .collect(),
+            )
         }
         kind => Kind::of(kind).map_or(Value::Null, |kind| kind.of_column(column, row)),
     }

@@ -25,7 +25,8 @@ const DAMAGED: &str = "manifest.damaged";
 pub enum Sweep {
     /// Nothing was removed, because of this.
     Refused(Obstacles),
-    /// What could be removed was; each error names one thing that could not. As a rule there is none.
+    /// What could be removed was; each error names one thing that could not. As a rule there is
+    /// none.
     Done(Vec<io::Error>),
 }
 
@@ -34,7 +35,9 @@ impl Sweep {
     #[must_use]
     pub fn words(&self) -> Option<String> {
         match self {
-            Self::Refused(obstacles) => Some(format!("old files stay, because this could not be read: {obstacles}")),
+            Self::Refused(obstacles) => {
+                Some(format!("old files stay, because this could not be read: {obstacles}"))
+            }
             Self::Done(failed) if failed.is_empty() => None,
             Self::Done(failed) => {
                 let failed: Vec<String> = failed.iter().map(|error| chain(error)).collect();
@@ -69,7 +72,11 @@ impl Folder {
     pub fn survey(&self) -> Survey {
         let pointer = self.pointer().map_err(Obstacle::from).transpose();
         let before = pointer.as_ref().and_then(|pointer| pointer.as_ref().ok()?.before.clone());
-        let mut seen = Survey { pointer: pointer.map(|pointer| pointer.map(|p| p.generation)), before, ..Survey::default() };
+        let mut seen = Survey {
+            pointer: pointer.map(|pointer| pointer.map(|p| p.generation)),
+            before,
+            ..Survey::default()
+        };
         let trouble = &mut seen.trouble;
         for name in names(self.path(), "its folder", trouble) {
             if name.starts_with(".tmp-") || name.starts_with(GOING) {
@@ -97,12 +104,16 @@ impl Folder {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 Err(error) => Err(error.into()),
             };
-            let is_empty = names(&folder, &name, trouble).iter().all(|inside| inside.starts_with(".tmp-"));
+            let is_empty =
+                names(&folder, &name, trouble).iter().all(|inside| inside.starts_with(".tmp-"));
             seen.entries.push(Entry { name, manifest, unfinished, retired, is_empty });
         }
         let segments = self.path().join(SEGMENTS);
         if segments.exists() {
-            seen.segments = names(&segments, SEGMENTS, trouble).iter().map(|name| format!("{SEGMENTS}/{name}")).collect();
+            seen.segments = names(&segments, SEGMENTS, trouble)
+                .iter()
+                .map(|name| format!("{SEGMENTS}/{name}"))
+                .collect();
         }
         seen
     }
@@ -110,25 +121,37 @@ impl Folder {
     /// Every generation that counts or counted and can be read, the newest first.
     #[must_use]
     pub fn generations(&self) -> Vec<(String, Manifest)> {
-        self.survey().generations().into_iter().map(|(name, manifest)| (name.to_owned(), manifest.clone())).collect()
+        self.survey()
+            .generations()
+            .into_iter()
+            .map(|(name, manifest)| (name.to_owned(), manifest.clone()))
+            .collect()
     }
 
     /// A number that no generation has, not even one that cannot be read; above `least`.
     #[must_use]
     pub fn next_number(&self, least: u64) -> u64 {
         let seen = self.survey();
-        let readable = seen.entries.iter().filter_map(|entry| entry.manifest.as_ref().ok()?.as_ref()).map(|m| m.number);
-        let damaged = (seen.entries.iter().filter(|entry| entry.manifest.is_err()).count() + seen.aside.len()) as u64;
+        let readable = seen
+            .entries
+            .iter()
+            .filter_map(|entry| entry.manifest.as_ref().ok()?.as_ref())
+            .map(|m| m.number);
+        let damaged = (seen.entries.iter().filter(|entry| entry.manifest.is_err()).count()
+            + seen.aside.len()) as u64;
         readable.max().unwrap_or(0).max(least) + damaged + 1
     }
 
-    /// Removes what neither the current generation nor the newest few others need, and what crashes left. `held` are
-    /// generations that somebody still reads. Nothing is removed while something cannot be read.
+    /// Removes what neither the current generation nor the newest few others need, and what crashes
+    /// left. `held` are generations that somebody still reads. Nothing is removed while something
+    /// cannot be read.
     pub fn collect(&self, held: &HashSet<String>) -> Sweep {
         let sweep = match sweep::plan(&self.survey(), held) {
             Err(obstacles) => Sweep::Refused(obstacles),
             Ok(removals) => {
-                let failed = removals.iter().filter_map(|removal| Some(named(removal.name(), self.remove(removal).err()?)));
+                let failed = removals
+                    .iter()
+                    .filter_map(|removal| Some(named(removal.name(), self.remove(removal).err()?)));
                 Sweep::Done(failed.collect())
             }
         };
@@ -163,13 +186,17 @@ impl Folder {
 
     /// Removes what was written of a generation that does not count, unless it counts all the same.
     pub(super) fn discard(&self, name: &str, segment: Option<&str>) {
-        // The pointer may have been moved though the step after it failed; and what cannot be read may name it.
-        let counts = self.pointer().map_or(true, |pointer| pointer.is_some_and(|p| p.generation == name));
+        // The pointer may have been moved though the step after it failed; and what cannot be read
+        // may name it.
+        let counts =
+            self.pointer().map_or(true, |pointer| pointer.is_some_and(|p| p.generation == name));
         if counts {
             return;
         }
         let gone = |outcome: io::Result<()>| match outcome {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => tracing::warn!("{name} was abandoned and cannot be removed: {error}"),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("{name} was abandoned and cannot be removed: {error}")
+            }
             _ => {}
         };
         gone(fs::remove_dir_all(self.path().join(name)));
@@ -179,17 +206,23 @@ impl Folder {
         }
     }
 
-    /// Puts generations aside that cannot be read and are not the current one, so that they stand in nobody's way; which.
-    /// What only they needed may then be removed.
+    /// Puts generations aside that cannot be read and are not the current one, so that they stand
+    /// in nobody's way; which. What only they needed may then be removed.
     ///
     /// # Errors
     /// As the file system gives them.
     pub fn put_aside(&self) -> io::Result<Vec<String>> {
         let seen = self.survey();
         let current = self.pointer()?.ok_or_else(|| bad("there is no CURRENT"))?.generation;
-        let named: HashSet<String> = seen.generations().iter().flat_map(|(_, m)| m.files().map(|file| file.path.clone())).collect();
+        let named: HashSet<String> = seen
+            .generations()
+            .iter()
+            .flat_map(|(_, m)| m.files().map(|file| file.path.clone()))
+            .collect();
         let mut aside = Vec::new();
-        for entry in seen.entries.iter().filter(|entry| entry.name != current && !entry.retired && !entry.unfinished && !entry.is_empty) {
+        for entry in seen.entries.iter().filter(|entry| {
+            entry.name != current && !entry.retired && !entry.unfinished && !entry.is_empty
+        }) {
             let (path, own) = (self.path().join(&entry.name), format!("{}/", entry.name));
             match (&entry.manifest, named.iter().any(|file| file.starts_with(&own))) {
                 (Ok(Some(_)), _) | (Ok(None), true) => continue,
@@ -197,7 +230,9 @@ impl Folder {
                     fs::File::create(path.join(RETIRED))?.sync_all()?;
                     fs::rename(path.join(MANIFEST), path.join(DAMAGED))?;
                 }
-                (_, false) => fs::rename(&path, self.path().join(format!("{ASIDE}{}", entry.name)))?,
+                (_, false) => {
+                    fs::rename(&path, self.path().join(format!("{ASIDE}{}", entry.name)))?
+                }
             }
             aside.push(entry.name.clone());
         }

@@ -1,7 +1,8 @@
 //! A generation in another folder, for a backup: what it is made of, and nothing else.
 //!
-//! Its files are written once, so a second name of each is as good as a copy; where the disk has none they are copied. Invariants: `CURRENT`
-//! is written last; a folder of an older generation whose base is used says that this one does not count.
+//! Its files are written once, so a second name of each is as good as a copy; where the disk has
+//! none they are copied. Invariants: `CURRENT` is written last; a folder of an older generation
+//! whose base is used says that this one does not count.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,13 +27,19 @@ impl Folder {
     pub fn snapshot(&self, generation: &Generation, to: &Path) -> io::Result<()> {
         let own = format!("{}/{MANIFEST}", generation.folder);
         let mut folders = BTreeSet::new();
-        for file in generation.manifest.files().map(|file| file.path.as_str()).chain([own.as_str()]) {
+        for file in generation.manifest.files().map(|file| file.path.as_str()).chain([own.as_str()])
+        {
             link(&self.path().join(file), &to.join(file)).map_err(|e| named(file, e))?;
-            folders.extend(file.split_once('/').map(|(folder, _)| folder).filter(|folder| folder.starts_with("gen-")));
+            folders.extend(
+                file.split_once('/')
+                    .map(|(folder, _)| folder)
+                    .filter(|folder| folder.starts_with("gen-")),
+            );
         }
         for other in folders.into_iter().filter(|folder| *folder != generation.folder) {
             let manifest = format!("{other}/{MANIFEST}");
-            link(&self.path().join(&manifest), &to.join(&manifest)).map_err(|e| named(manifest, e))?;
+            link(&self.path().join(&manifest), &to.join(&manifest))
+                .map_err(|e| named(manifest, e))?;
             fs::write(to.join(other).join(RETIRED), "")?;
         }
         match fs::read_dir(self.path().join(EVALS)) {
@@ -44,7 +51,8 @@ impl Folder {
                 }
             }
         }
-        let known = self.pointer().ok().flatten().filter(|pointer| pointer.generation == generation.folder);
+        let known =
+            self.pointer().ok().flatten().filter(|pointer| pointer.generation == generation.folder);
         let pointer = known.unwrap_or_else(|| Pointer {
             sequence: 1,
             generation: generation.folder.clone(),

@@ -1,4 +1,5 @@
-//! The large, never changed part of a generation: its graph, and what is opened of its files when it is first needed.
+//! The large, never changed part of a generation: its graph, and what is opened of its files when
+//! it is first needed.
 
 use std::io;
 use std::path::Path;
@@ -70,7 +71,18 @@ impl Base {
     pub fn new(flat: FlatIndex, rows: RowStore, index: Files, files: BaseRef) -> Self {
         let (hits, misses) = (AtomicU64::new(0), AtomicU64::new(0));
         let (words, words_trouble, columns) = (Mutex::default(), OnceLock::new(), OnceLock::new());
-        Self { flat, rows, index, files, words, words_trouble, columns, sorted: SortedColumns::default(), hits, misses }
+        Self {
+            flat,
+            rows,
+            index,
+            files,
+            words,
+            words_trouble,
+            columns,
+            sorted: SortedColumns::default(),
+            hits,
+            misses,
+        }
     }
 
     fn looked_up(&self, at_hand: bool) {
@@ -83,12 +95,15 @@ impl Base {
         self.words.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That what rows, vectors and columns are read from is whole: nothing is made out of what is damaged.
+    /// That what rows, vectors and columns are read from is whole: nothing is made out of what is
+    /// damaged.
     ///
     /// # Errors
     /// Naming the file that is not.
     pub fn whole(&self) -> Result<(), Damage> {
-        [&self.files.segment, &self.files.graph, &self.files.rows_file].into_iter().try_for_each(|file| self.index.whole(file))
+        [&self.files.segment, &self.files.graph, &self.files.rows_file]
+            .into_iter()
+            .try_for_each(|file| self.index.whole(file))
     }
 
     /// What its words are made by.
@@ -103,7 +118,8 @@ impl Base {
         self.files.lexical.iter().flatten().any(|file| self.index.whole(file).is_err())
     }
 
-    /// Opens the words on the disk, every file of which must be whole. None if there are none, for want of texts.
+    /// Opens the words on the disk, every file of which must be whole. None if there are none, for
+    /// want of texts.
     fn words_on_disk(&self) -> io::Result<Option<Lexical>> {
         let path = self.index.path().join(&self.files.graph.path).with_file_name("lexical");
         match &self.files.lexical {
@@ -115,13 +131,18 @@ impl Base {
         }
         let analyser = self.analyser();
         if !analyser.is_known() {
-            return Err(bad(format!("{}: its words were made by a later version of this program", path.display())));
+            return Err(bad(format!(
+                "{}: its words were made by a later version of this program",
+                path.display()
+            )));
         }
-        let opened = caught("opening the lexical index", || Lexical::open(&path, &analyser)).map_err(io::Error::other)?;
+        let opened = caught("opening the lexical index", || Lexical::open(&path, &analyser))
+            .map_err(io::Error::other)?;
         opened.map(Some).map_err(|e| named(path.display().to_string(), e))
     }
 
-    /// Its words, opened when first needed; made again in memory if a file of them is missing or damaged.
+    /// Its words, opened when first needed; made again in memory if a file of them is missing or
+    /// damaged.
     ///
     /// # Errors
     /// If the rows are damaged too.
@@ -143,7 +164,8 @@ impl Base {
         if let Some(trouble) = trouble {
             let why = chain(&trouble);
             tracing::error!("{why}; the lexical index is rebuilt in memory");
-            self.words_trouble.get_or_init(|| format!("{why}; the lexical index was rebuilt in memory"));
+            self.words_trouble
+                .get_or_init(|| format!("{why}; the lexical index was rebuilt in memory"));
         }
         let analyser = self.analyser();
         let analyser = if analyser.is_known() { analyser } else { analyser.renewed() };
@@ -154,7 +176,9 @@ impl Base {
 
     /// What is made of its words. Where those on the disk fail they are made again, once.
     pub(super) fn with_words<T>(&self, make: impl Fn(&Lexical) -> io::Result<T>) -> io::Result<T> {
-        let found = |words: &Lexical| -> io::Result<T> { caught("searching the lexical index", || make(words)).map_err(io::Error::other)? };
+        let found = |words: &Lexical| -> io::Result<T> {
+            caught("searching the lexical index", || make(words)).map_err(io::Error::other)?
+        };
         let words = self.words()?;
         let why = match found(&words) {
             Ok(found) => return Ok(found),
@@ -188,12 +212,18 @@ impl Base {
         let segment = &self.files.segment;
         kept(&self.columns, || {
             self.index.whole(segment)?;
-            let read = segment::read_columns(&self.index.path().join(&segment.path)).map_err(|e| named(&segment.path, e))?;
-            if read.num_rows() == self.rows.len() { Ok(read) } else { Err(named(&segment.path, bad("its rows differ from the graph's"))) }
+            let read = segment::read_columns(&self.index.path().join(&segment.path))
+                .map_err(|e| named(&segment.path, e))?;
+            if read.num_rows() == self.rows.len() {
+                Ok(read)
+            } else {
+                Err(named(&segment.path, bad("its rows differ from the graph's")))
+            }
         })
     }
 
-    /// What finds few of many rows, for these columns of the base: none for few rows, or where they are not those that the segment has.
+    /// What finds few of many rows, for these columns of the base: none for few rows, or where they
+    /// are not those that the segment has.
     #[must_use]
     pub fn sorted_columns(&self, columns: &RecordBatch) -> Option<&SortedColumns> {
         let are_own = self.columns.get().is_some_and(|own| std::ptr::eq(own, columns));
@@ -214,17 +244,22 @@ impl Base {
             return Ok(columns.schema());
         }
         let segment = &self.files.segment;
-        segment::columns_schema(&self.index.path().join(&segment.path)).map_err(|e| named(&segment.path, e))
+        segment::columns_schema(&self.index.path().join(&segment.path))
+            .map_err(|e| named(&segment.path, e))
     }
 
     /// What was opened since the base was.
     #[must_use]
     pub fn opened(&self) -> BaseUsage {
-        // While they are being opened they are not open: nobody is kept waiting for a word about it.
+        // While they are being opened they are not open: nobody is kept waiting for a word about
+        // it.
         let words = self.words.try_lock().ok();
         BaseUsage {
             words: words.and_then(|words| words.open.as_ref().map(|_| words.in_memory)),
-            columns_bytes: self.columns.get().map_or(0, |columns| columns.get_array_memory_size() as u64),
+            columns_bytes: self
+                .columns
+                .get()
+                .map_or(0, |columns| columns.get_array_memory_size() as u64),
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
         }

@@ -38,7 +38,8 @@ pub struct SegmentRef {
     pub file: FileRef,
 }
 
-/// Candidates that a search keeps unless somebody says otherwise, or more are needed for the recall that is wanted.
+/// Candidates that a search keeps unless somebody says otherwise, or more are needed for the recall
+/// that is wanted.
 pub const EF_DEFAULT: usize = 64;
 /// The recall that is wanted unless the index says otherwise.
 pub const RECALL_DEFAULT: f64 = 0.98;
@@ -88,14 +89,16 @@ pub struct Manifest {
     /// The language whose words it has, if one was named; else what is found in its texts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub language: Option<String>,
-    /// The way in which its texts were cut: [`crate::refresh::CHUNKING`], or absent of what was cut by characters, and of vectors that came
-    /// with the dataset.
+    /// The way in which its texts were cut: [`crate::refresh::CHUNKING`], or absent of what was cut
+    /// by characters, and of vectors that came with the dataset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunking: Option<u32>,
-    /// Recall for which `ef_search` is found whenever a base is built; absent if it was named, or promoted.
+    /// Recall for which `ef_search` is found whenever a base is built; absent if it was named, or
+    /// promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recall_wanted: Option<f64>,
-    /// Recall of the ten nearest that `ef_search` had then; absent of few rows, which were not measured.
+    /// Recall of the ten nearest that `ef_search` had then; absent of few rows, which were not
+    /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recall_measured: Option<f64>,
     /// Documents of the dataset without text, as of that generation of it.
@@ -104,7 +107,8 @@ pub struct Manifest {
     /// Those whose vector cannot be used.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped_docs: u64,
-    /// A sum over the rows alive and their vectors; absent in what was written before there was one, and after that by appending.
+    /// A sum over the rows alive and their vectors; absent in what was written before there was
+    /// one, and after that by appending.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_sum: Option<RowSum>,
 }
@@ -163,7 +167,9 @@ impl Manifest {
 
     /// All files that it is made of.
     pub fn files(&self) -> impl Iterator<Item = &FileRef> {
-        let base = self.base.iter().flat_map(|b| [&b.segment, &b.graph, &b.rows_file].into_iter().chain(b.lexical.iter().flatten()));
+        let base = self.base.iter().flat_map(|b| {
+            [&b.segment, &b.graph, &b.rows_file].into_iter().chain(b.lexical.iter().flatten())
+        });
         base.chain(self.segments.iter().map(|s| &s.file)).chain(&self.dead)
     }
 

@@ -53,7 +53,10 @@ impl Selection {
             (Some(a), Some(b)) => Some(a.and(b)),
             (a, b) => a.or(b).cloned(),
         };
-        Self { base: both(self.base.as_ref(), other.base.as_ref()), delta: both(self.delta.as_ref(), other.delta.as_ref()) }
+        Self {
+            base: both(self.base.as_ref(), other.base.as_ref()),
+            delta: both(self.delta.as_ref(), other.delta.as_ref()),
+        }
     }
 }
 
@@ -67,7 +70,13 @@ impl Generation {
 
     /// Exact searches for many queries of length 1, which share the passes over the codes.
     #[must_use]
-    pub fn exact_many(&self, queries: &[&[f32]], k: usize, threads: usize, allowed: &Selection) -> Vec<Vec<Neighbour>> {
+    pub fn exact_many(
+        &self,
+        queries: &[&[f32]],
+        k: usize,
+        threads: usize,
+        allowed: &Selection,
+    ) -> Vec<Vec<Neighbour>> {
         let from = self.base_rows() as u32;
         let mut all = match &self.base {
             Some(base) => base.flat.store.exact_many(queries, k, allowed.base.as_ref(), threads),
@@ -84,21 +93,30 @@ impl Generation {
         all
     }
 
-    /// Does something with the words of all parts: of the base's words, if there is a base, of the delta's, if there are any, and of how
-    /// rare words are in both.
-    fn with_words<T>(&self, work: impl Fn(Option<&Lexical>, Option<&Lexical>, &Statistics) -> io::Result<T>) -> io::Result<T> {
+    /// Does something with the words of all parts: of the base's words, if there is a base, of the
+    /// delta's, if there are any, and of how rare words are in both.
+    fn with_words<T>(
+        &self,
+        work: impl Fn(Option<&Lexical>, Option<&Lexical>, &Statistics) -> io::Result<T>,
+    ) -> io::Result<T> {
         let all = |base: Option<&Lexical>| -> io::Result<T> {
-            let analyser = base.map_or_else(|| self.own_analyser(), |words| words.analyser().clone());
+            let analyser =
+                base.map_or_else(|| self.own_analyser(), |words| words.analyser().clone());
             let delta = if self.delta.rows.is_empty() {
                 None
             } else {
-                let live = |row: usize| self.live_delta.as_ref().is_none_or(|live| live.has(row as u32));
-                Some(kept(&self.lexical_delta, || Lexical::in_memory_of(&self.delta.rows, &analyser, live))?)
+                let live =
+                    |row: usize| self.live_delta.as_ref().is_none_or(|live| live.has(row as u32));
+                Some(kept(&self.lexical_delta, || {
+                    Lexical::in_memory_of(&self.delta.rows, &analyser, live)
+                })?)
             };
             let gone = match (&self.base, &self.live_base) {
                 (Some(base), Some(live)) => {
                     let dead = |row: usize| !live.has(row as u32);
-                    Some(kept(&self.lexical_gone, || Lexical::in_memory_of(&base.rows, &analyser, dead))?)
+                    Some(kept(&self.lexical_gone, || {
+                        Lexical::in_memory_of(&base.rows, &analyser, dead)
+                    })?)
                 }
                 _ => None,
             };
@@ -122,7 +140,9 @@ impl Generation {
             let mut out = WordsFound::default();
             let parts = [(base, allowed.base.as_ref(), 0), (delta, allowed.delta.as_ref(), from)];
             let mut deciding = Some(Vec::new());
-            for (words, live, from) in parts.into_iter().filter_map(|(words, live, from)| Some((words?, live, from))) {
+            for (words, live, from) in
+                parts.into_iter().filter_map(|(words, live, from)| Some((words?, live, from)))
+            {
                 let query = words.compile(text, statistics)?;
                 (out.ideal, out.left_out) = (query.ideal, query.left_out);
                 let found = words.search(&query, statistics, k, live)?;
@@ -164,7 +184,10 @@ impl Generation {
                 let met = words.meeting(asked, statistics)?;
                 Ok(met.map(|met| LiveRows::of(rows, |row| met.contains(&(row as u32)))))
             };
-            Ok(Some(Selection { base: part(base, self.base_rows())?, delta: part(delta, self.delta.rows.len())? }))
+            Ok(Some(Selection {
+                base: part(base, self.base_rows())?,
+                delta: part(delta, self.delta.rows.len())?,
+            }))
         })
     }
 
@@ -178,13 +201,20 @@ impl Generation {
 
     /// The best rows for a query of length 1, best first.
     #[must_use]
-    pub fn search(&self, query: &[f32], how: &SearchOptions, allowed: &Selection) -> Vec<Neighbour> {
+    pub fn search(
+        &self,
+        query: &[f32],
+        how: &SearchOptions,
+        allowed: &Selection,
+    ) -> Vec<Neighbour> {
         let ef = how.ef.unwrap_or(self.manifest.ef_search);
         let mut found = match &self.base {
             Some(base) if how.exact || self.manifest.engine == "exact" => {
                 base.flat.store.exact(query, how.k, allowed.base.as_ref(), how.threads.max(1))
             }
-            Some(base) => base.flat.search(query, &SearchParameters { k: how.k, ef, live: allowed.base.as_ref() }),
+            Some(base) => base
+                .flat
+                .search(query, &SearchParameters { k: how.k, ef, live: allowed.base.as_ref() }),
             None => Vec::new(),
         };
         if self.delta.rows.is_empty() {

@@ -1,7 +1,9 @@
-//! The agent: trials in the background, one at a time, on one thread at the lowest priority, standing aside for people.
+//! The agent: trials in the background, one at a time, on one thread at the lowest priority,
+//! standing aside for people.
 //!
-//! Invariants: it holds nothing that a call waits for, least of all while it stands aside; while a call of a person's works it does not go
-//! on; what it measures belongs to the data that answers, or is given up.
+//! Invariants: it holds nothing that a call waits for, least of all while it stands aside; while a
+//! call of a person's works it does not go on; what it measures belongs to the data that answers,
+//! or is given up.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -26,8 +28,9 @@ use crate::threads::on_own_thread;
 const LIVE: Duration = Duration::from_millis(200);
 /// How often it is looked whether anybody still waits.
 const ASIDE: Duration = Duration::from_millis(50);
-/// A build stands aside for searches at most this many times as long as it has worked: under a load that never ends it has one
-/// hundredth of a core, and ends some day. Calls that work end by themselves.
+/// A build stands aside for searches at most this many times as long as it has worked: under a load
+/// that never ends it has one hundredth of a core, and ends some day. Calls that work end by
+/// themselves.
 const ASIDE_SHARE: u32 = 99;
 
 /// An index that waits for a trial.
@@ -70,7 +73,8 @@ impl Drop for Person {
 }
 
 impl Agent {
-    /// An agent as a file configures it; off if there is none. One that makes no sense turns it off too, and is said.
+    /// An agent as a file configures it; off if there is none. One that makes no sense turns it off
+    /// too, and is said.
     pub(super) fn open(file: &Path) -> Self {
         let read = match std::fs::read_to_string(file) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Settings::default()),
@@ -81,7 +85,10 @@ impl Agent {
             Ok(settings) => (settings, None),
             Err(error) => {
                 let why = chain(&error);
-                let why = format!("{}: {why}; the agent is off: correct the file, then `brahman restart index`", file.display());
+                let why = format!(
+                    "{}: {why}; the agent is off: correct the file, then `brahman restart index`",
+                    file.display()
+                );
                 tracing::error!("{why}");
                 (Settings::default(), Some(why))
             }
@@ -109,7 +116,8 @@ impl Agent {
         self.settings.enabled && self.settings.max_trials_per_hour > 0
     }
 
-    /// Hears what the journals tell of trials before this life of the module, so that the limits hold over it.
+    /// Hears what the journals tell of trials before this life of the module, so that the limits
+    /// hold over it.
     pub(super) fn resume(&self, ends_ms: impl Iterator<Item = u64>) {
         *lock(&self.pace) = Pace::resumed(ends_ms, now_ms(), Instant::now());
     }
@@ -121,7 +129,10 @@ impl Agent {
 
     /// A search came.
     pub(super) fn searched(&self) {
-        self.searched.store(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.searched.store(
+            u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// A call of a person's begins to work.
@@ -137,11 +148,17 @@ impl Agent {
         drop(people.wait_for(|people| *people == 0).await);
     }
 
-    /// Stands aside while calls of people's work, and while searches come, these for a time bounded by the work done since the last time.
-    /// As soon as what is worked on is there no more, `stop` is set.
+    /// Stands aside while calls of people's work, and while searches come, these for a time bounded
+    /// by the work done since the last time. As soon as what is worked on is there no more, `stop`
+    /// is set.
     fn stand_aside(&self, worked: Duration, stop: &AtomicBool, is_there: &dyn Fn() -> bool) {
         let (mut stood, longest) = (Duration::ZERO, worked * ASIDE_SHARE);
-        let live = || self.began.elapsed().saturating_sub(Duration::from_millis(self.searched.load(Ordering::Relaxed))) <= LIVE;
+        let live = || {
+            self.began
+                .elapsed()
+                .saturating_sub(Duration::from_millis(self.searched.load(Ordering::Relaxed)))
+                <= LIVE
+        };
         while !stop.load(Ordering::Relaxed) {
             if !is_there() {
                 stop.store(true, Ordering::Relaxed);
@@ -218,10 +235,16 @@ impl IndexService {
             let outcome = self.one_trial(&wish).await;
             *lock(&self.agent.running) = None;
             match outcome {
-                Ok(TrialOutcome::Tried(trial)) => self.agent.say(format!("{name}: {}", words(&trial))),
-                Ok(TrialOutcome::Exhausted) => self.agent.say(format!("{name}: every configuration near the best has been tried")),
+                Ok(TrialOutcome::Tried(trial)) => {
+                    self.agent.say(format!("{name}: {}", words(&trial)))
+                }
+                Ok(TrialOutcome::Exhausted) => self
+                    .agent
+                    .say(format!("{name}: every configuration near the best has been tried")),
                 Ok(TrialOutcome::GaveWay) => {
-                    self.agent.say(format!("{name}: its data changed during the trial, which is made again"));
+                    self.agent.say(format!(
+                        "{name}: its data changed during the trial, which is made again"
+                    ));
                     if self.index(name).is_ok() {
                         self.agent.enqueue_on(name, wish.eval);
                     }
@@ -244,7 +267,11 @@ impl IndexService {
     }
 
     /// Chooses, builds and measures, on the thread that it is called on.
-    fn try_next(self: &Arc<Self>, index: Arc<Index>, eval: Option<&'static str>) -> Result<TrialOutcome, Fault> {
+    fn try_next(
+        self: &Arc<Self>,
+        index: Arc<Index>,
+        eval: Option<&'static str>,
+    ) -> Result<TrialOutcome, Fault> {
         let agent = &self.agent;
         let (generation, _) = index.current()?;
         let data = index.data_names(&generation)?;
@@ -252,17 +279,23 @@ impl IndexService {
         let chosen = {
             let journal = lock(&index.journal);
             let engine = super::trials::own_engine(&generation.manifest);
-            next(&agent.settings, &History { trials: &journal.trials, data: &data, eval: set.as_deref(), engine })
+            next(
+                &agent.settings,
+                &History { trials: &journal.trials, data: &data, eval: set.as_deref(), engine },
+            )
         };
         let Some(config) = chosen else { return Ok(TrialOutcome::Exhausted) };
         lock(&agent.pace).begin(Instant::now());
         let stop = Arc::new(AtomicBool::new(false));
         let (service, watched, stopped) = (Arc::clone(self), Arc::clone(&index), Arc::clone(&stop));
-        let (worked_from, seen) = (Mutex::new(Instant::now()), Mutex::new(generation.folder.clone()));
+        let (worked_from, seen) =
+            (Mutex::new(Instant::now()), Mutex::new(generation.folder.clone()));
         drop(generation);
         let aside = move || {
             let worked = lock(&worked_from).elapsed();
-            service.agent.stand_aside(worked, &stopped, &|| service.still_has(&watched, &data.now, &seen));
+            service
+                .agent
+                .stand_aside(worked, &stopped, &|| service.still_has(&watched, &data.now, &seen));
             *lock(&worked_from) = Instant::now();
         };
         let attempt = Attempt {
@@ -291,7 +324,8 @@ impl IndexService {
         }
     }
 
-    /// Whether an index is still there and answers from this data; `seen` is the generation of which that was known last.
+    /// Whether an index is still there and answers from this data; `seen` is the generation of
+    /// which that was known last.
     fn still_has(&self, index: &Arc<Index>, data: &str, seen: &Mutex<String>) -> bool {
         if !self.index(&index.parameters.name).is_ok_and(|now| Arc::ptr_eq(&now, index)) {
             return false;
@@ -312,13 +346,20 @@ impl IndexService {
         let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
         // Of one whose CURRENT cannot be read nobody knows: it is left alone as well.
         let is_bound = |name: &String| self.scope.binds_index(name);
-        let pinned = all.iter().filter(|index| index.pinned().unwrap_or(true)).map(|index| index.parameters.name.clone());
+        let pinned = all
+            .iter()
+            .filter(|index| index.pinned().unwrap_or(true))
+            .map(|index| index.parameters.name.clone());
         let pinned: Vec<String> = pinned.filter(is_bound).collect();
-        let mut queue: Vec<String> = lock(&agent.queue).iter().map(|wish| wish.name.clone()).filter(is_bound).collect();
+        let mut queue: Vec<String> =
+            lock(&agent.queue).iter().map(|wish| wish.name.clone()).filter(is_bound).collect();
         queue.dedup();
         // It begins with the index's name, where it is of one.
-        let is_of_bound = |words: &String| words.split_once(": ").is_some_and(|(name, _)| self.scope.binds_index(name));
-        let last = lock(&agent.last).clone().filter(|words| self.scope.is_open() || is_of_bound(words));
+        let is_of_bound = |words: &String| {
+            words.split_once(": ").is_some_and(|(name, _)| self.scope.binds_index(name))
+        };
+        let last =
+            lock(&agent.last).clone().filter(|words| self.scope.is_open() || is_of_bound(words));
         let pace = lock(&agent.pace);
         Reply::of(&AgentStatusOut {
             enabled: agent.settings.enabled,
@@ -328,7 +369,11 @@ impl IndexService {
             trials_last_hour: pace.last_hour(now) as u64,
             max_trials_per_hour: agent.settings.max_trials_per_hour as u64,
             // Where there is no next trial `reason` says so.
-            next_in_s: if agent.settings.max_trials_per_hour == 0 { 0 } else { pace.wait(&agent.settings, now).as_secs() },
+            next_in_s: if agent.settings.max_trials_per_hour == 0 {
+                0
+            } else {
+                pace.wait(&agent.settings, now).as_secs()
+            },
             reason: agent.reason.clone(),
             pinned: Some(pinned).filter(|pinned| !pinned.is_empty()),
             refreshes: Some(agent.settings.refresh),
@@ -374,7 +419,11 @@ mod tests {
     #[test]
     fn it_stands_aside_until_the_last_call_has_ended() {
         let agent = agent();
-        let (calls, asked, stop) = (RefCell::new(vec![agent.person(), agent.person()]), Cell::new(0), AtomicBool::new(false));
+        let (calls, asked, stop) = (
+            RefCell::new(vec![agent.person(), agent.person()]),
+            Cell::new(0),
+            AtomicBool::new(false),
+        );
         let is_there = || {
             asked.set(asked.get() + 1);
             // One call ends at the second time that it looks, the other one at the fourth.
@@ -384,7 +433,10 @@ mod tests {
             true
         };
         agent.stand_aside(Duration::ZERO, &stop, &is_there);
-        assert_eq!((asked.get(), calls.borrow().len(), stop.load(Ordering::Relaxed)), (4, 0, false));
+        assert_eq!(
+            (asked.get(), calls.borrow().len(), stop.load(Ordering::Relaxed)),
+            (4, 0, false)
+        );
     }
 
     #[test]
@@ -400,6 +452,8 @@ mod tests {
         let agent = agent();
         agent.has_new_data("a");
         assert!(lock(&agent.queue).is_empty(), "it is off");
-        assert!(agent.enqueue("a") && !agent.enqueue("a") && agent.enqueue_on("a", Some(evals::LIVE)));
+        assert!(
+            agent.enqueue("a") && !agent.enqueue("a") && agent.enqueue_on("a", Some(evals::LIVE))
+        );
     }
 }

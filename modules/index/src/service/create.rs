@@ -29,18 +29,23 @@ impl IndexService {
         let is_there = lock(&self.indexes).contains_key(&wanted.name);
         let stub = match is_there {
             true => self.stub(&wanted.name)?,
-            false => self.folder.join(IndexName::new(&wanted.name).map_err(|error| bad_name(&error))?),
+            false => {
+                self.folder.join(IndexName::new(&wanted.name).map_err(|error| bad_name(&error))?)
+            }
         };
         check(&wanted)?;
-        let known = lock(&self.indexes).get(&wanted.name).is_some_and(|there| there.parameters == wanted);
+        let known =
+            lock(&self.indexes).get(&wanted.name).is_some_and(|there| there.parameters == wanted);
         if !known {
             check_filters(&wanted)?;
         }
         let options = CallOptions::default();
         let dataset = catalog::NameIn { name: wanted.dataset.clone(), mock: Some(self.mock) };
-        let GetOut { dataset, .. } = self.client.call_method::<catalog::method::Get>(&dataset, &options).await?.value;
+        let GetOut { dataset, .. } =
+            self.client.call_method::<catalog::method::Get>(&dataset, &options).await?.value;
         let filters = wanted.filter_columns.clone().unwrap_or_default();
-        let named = text_columns(&wanted).into_iter().chain(wanted.vector_column.clone()).chain(filters);
+        let named =
+            text_columns(&wanted).into_iter().chain(wanted.vector_column.clone()).chain(filters);
         for column in std::iter::once(wanted.id_column.clone()).chain(named) {
             if !dataset.columns.iter().any(|c| c.name == column) {
                 let there: Vec<&str> = dataset.columns.iter().map(|c| c.name.as_str()).collect();
@@ -50,9 +55,16 @@ impl IndexService {
         // What a refresh could not use is said now, while it can still be chosen otherwise.
         if let Some(object) = dataset.objects.first().filter(|_| !known) {
             let path = object.local();
-            match blocking(move || schema_of(&path)).await.map_err(|e| Fault::internal(chain(&e)))? {
+            match blocking(move || schema_of(&path))
+                .await
+                .map_err(|e| Fault::internal(chain(&e)))?
+            {
                 Ok(schema) => check_columns(&schema, &dataset.name, &wanted)?,
-                Err(error) => tracing::warn!(dataset = dataset.name, "the types of its columns are not known yet: {}", chain(&error)),
+                Err(error) => tracing::warn!(
+                    dataset = dataset.name,
+                    "the types of its columns are not known yet: {}",
+                    chain(&error)
+                ),
             }
         }
         let bucket = wanted.bucket.clone().filter(|bucket| bucket != "primary");
@@ -67,27 +79,41 @@ impl IndexService {
                 if there.parameters == wanted {
                     return Reply::of(&CreateOut { created: false });
                 }
-                let message = format!("index `{}` exists already with other parameters; delete it first", wanted.name);
+                let message = format!(
+                    "index `{}` exists already with other parameters; delete it first",
+                    wanted.name
+                );
                 return Err(Fault::of(&error::IndexExists { name: wanted.name }, false, message));
             }
             let folder = stub;
             free(&folder).map_err(|e| io_fault("creating the index", &e))?;
             let text = sealed::to_vec(&wanted).map_err(|e| io_fault("creating the index", &e))?;
             let made = fs::create_dir_all(&folder)
-                .and_then(|()| place.map_or(Ok(()), |(bucket, path)| Home::make(&folder, bucket, &path).map(drop)))
+                .and_then(|()| {
+                    place.map_or(Ok(()), |(bucket, path)| {
+                        Home::make(&folder, bucket, &path).map(drop)
+                    })
+                })
                 .and_then(|()| atomic::write(&folder.join(PARAMETERS), &text))
                 .and_then(|()| atomic::sync_dir(&self.folder));
             made.map_err(|e| io_fault("creating the index", &e))?;
             indexes.insert(wanted.name.clone(), Arc::new(Index::open(&folder, wanted.clone())));
         }
-        let mark = MarkStaleIn { name: wanted.dataset, index: wanted.name, mock: Some(self.mock), ..MarkStaleIn::default() };
+        let mark = MarkStaleIn {
+            name: wanted.dataset,
+            index: wanted.name,
+            mock: Some(self.mock),
+            ..MarkStaleIn::default()
+        };
         self.client.call_method::<catalog::method::MarkStale>(&mark, &options).await?;
         Reply::of(&CreateOut { created: true })
     }
 
     pub(super) async fn delete(&self, call: &Call) -> Result<Reply, Fault> {
         let NameIn { name } = call.parameters()?;
-        let Some(index) = lock(&self.indexes).get(&name).cloned() else { return Reply::of(&DeleteOut { deleted: false }) };
+        let Some(index) = lock(&self.indexes).get(&name).cloned() else {
+            return Reply::of(&DeleteOut { deleted: false });
+        };
         // Nothing may write into a folder that is being removed.
         let claim = index.claim("deletion").await?;
         let stub = self.stub(&name)?;
@@ -103,12 +129,23 @@ impl IndexService {
         home.delete(&stub).map_err(|e| io_fault("deleting the index", &e))?;
         drop(claim);
         let dataset = index.parameters.dataset.clone();
-        let mark = MarkStaleIn { name: dataset, index: name, mock: Some(self.mock), gone: Some(true), ..MarkStaleIn::default() };
+        let mark = MarkStaleIn {
+            name: dataset,
+            index: name,
+            mock: Some(self.mock),
+            gone: Some(true),
+            ..MarkStaleIn::default()
+        };
         let options = CallOptions::default();
         let marking = self.client.call_method::<catalog::method::MarkStale>(&mark, &options);
-        // It is deleted, whether the catalog hears of it or not; a dataset that is gone feeds nothing.
+        // It is deleted, whether the catalog hears of it or not; a dataset that is gone feeds
+        // nothing.
         if !matches!(tokio::time::timeout(CATALOG_WAIT, marking).await, Ok(Ok(_))) {
-            tracing::info!(index = mark.index, dataset = mark.name, "the catalog has not noted that the index was deleted");
+            tracing::info!(
+                index = mark.index,
+                dataset = mark.name,
+                "the catalog has not noted that the index was deleted"
+            );
         }
         Reply::of(&DeleteOut { deleted: true })
     }
@@ -122,8 +159,15 @@ fn free(folder: &Path) -> io::Result<()> {
     };
     for entry in entries {
         let name = entry?.file_name();
-        if name != "home.json" && name != "away.json" && !name.to_string_lossy().starts_with(".tmp-") {
-            let message = format!("{} holds {} of an index that was deleted: move it elsewhere", folder.display(), name.to_string_lossy());
+        if name != "home.json"
+            && name != "away.json"
+            && !name.to_string_lossy().starts_with(".tmp-")
+        {
+            let message = format!(
+                "{} holds {} of an index that was deleted: move it elsewhere",
+                folder.display(),
+                name.to_string_lossy()
+            );
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
         }
     }

@@ -1,7 +1,8 @@
 //! The datasets as the catalog told of them last, and whether a generation is of what they are now.
 //!
-//! A generation of a dataset is told by the run that wrote it: after a restore, or when a dataset was deleted and made again, numbers
-//! come a second time. Where one side knows no run, the numbers are compared.
+//! A generation of a dataset is told by the run that wrote it: after a restore, or when a dataset
+//! was deleted and made again, numbers come a second time. Where one side knows no run, the numbers
+//! are compared.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -51,7 +52,8 @@ impl Datasets {
         let _ = tokio::time::timeout(longest, told.wait_for(|told| *told)).await;
     }
 
-    /// Whether the dataset has moved on, or nobody has said yet that it has not; one that is gone has not.
+    /// Whether the dataset has moved on, or nobody has said yet that it has not; one that is gone
+    /// has not.
     pub(super) fn is_stale(&self, dataset: &str, manifest: &Manifest) -> bool {
         if !*self.is_told.borrow() {
             return true;
@@ -64,13 +66,15 @@ impl Datasets {
         lock(&self.known).contains_key(dataset)
     }
 
-    /// What the catalog lists. A list may be older than what it said of one dataset meanwhile, unless it is the `first` of a catalog's
-    /// life: that one may have gone back to a backup.
+    /// What the catalog lists. A list may be older than what it said of one dataset meanwhile,
+    /// unless it is the `first` of a catalog's life: that one may have gone back to a backup.
     pub(super) fn replace(&self, mut all: BTreeMap<String, Version>, first: bool) {
         let mut known = lock(&self.known);
         if !first {
             for (name, listed) in &mut all {
-                if let Some(later) = known.get(name).filter(|known| known.committed_ms > listed.committed_ms && listed.committed_ms > 0) {
+                if let Some(later) = known.get(name).filter(|known| {
+                    known.committed_ms > listed.committed_ms && listed.committed_ms > 0
+                }) {
                     listed.clone_from(later);
                 }
             }
@@ -97,30 +101,60 @@ mod tests {
 
     fn manifest(generation: u64, run: Option<&str>) -> Manifest {
         let model = Model { name: "m".into(), fingerprint: "f".into(), dim: 1, mock: false };
-        let first = Manifest::first(model, "exact".into(), Parameters { m: 8, ef_construction: 32, seed: 0 }, 64);
+        let first = Manifest::first(
+            model,
+            "exact".into(),
+            Parameters { m: 8, ef_construction: 32, seed: 0 },
+            64,
+        );
         Manifest { dataset_generation: generation, dataset_run: run.map(str::to_owned), ..first }
     }
 
     #[test]
     fn a_number_that_came_again_is_told_by_its_run_and_old_manifests_by_their_number() {
-        let version = |generation, run: Option<&str>, committed_ms| Version { generation, run: run.map(str::to_owned), committed_ms };
+        let version = |generation, run: Option<&str>, committed_ms| Version {
+            generation,
+            run: run.map(str::to_owned),
+            committed_ms,
+        };
         let datasets = Datasets::default();
-        assert!(datasets.is_stale("d", &manifest(3, Some("a"))), "nobody has said yet that it has not moved on");
+        assert!(
+            datasets.is_stale("d", &manifest(3, Some("a"))),
+            "nobody has said yet that it has not moved on"
+        );
         datasets.replace(BTreeMap::new(), true);
-        assert!(!datasets.is_stale("d", &manifest(3, Some("a"))), "one that is gone has not moved on");
+        assert!(
+            !datasets.is_stale("d", &manifest(3, Some("a"))),
+            "one that is gone has not moved on"
+        );
         datasets.replace(BTreeMap::from([("d".to_owned(), version(3, Some("b"), 10))]), true);
-        for (generation, run, stale) in
-            [(3, Some("b"), false), (3, Some("a"), true), (7, Some("b"), false), (3, None, false), (2, None, true), (4, None, true)]
-        {
-            assert_eq!(datasets.is_stale("d", &manifest(generation, run)), stale, "{generation} {run:?}");
+        for (generation, run, stale) in [
+            (3, Some("b"), false),
+            (3, Some("a"), true),
+            (7, Some("b"), false),
+            (3, None, false),
+            (2, None, true),
+            (4, None, true),
+        ] {
+            assert_eq!(
+                datasets.is_stale("d", &manifest(generation, run)),
+                stale,
+                "{generation} {run:?}"
+            );
         }
         datasets.hear("d", &version(1, Some("c"), 9));
-        assert!(!datasets.is_stale("d", &manifest(3, Some("b"))), "what was heard before is no news");
+        assert!(
+            !datasets.is_stale("d", &manifest(3, Some("b"))),
+            "what was heard before is no news"
+        );
         datasets.hear("d", &version(1, Some("c"), 11));
         assert!(datasets.is_stale("d", &manifest(3, Some("b"))));
         let old = || BTreeMap::from([("d".to_owned(), version(3, Some("b"), 10))]);
         datasets.replace(old(), false);
-        assert!(datasets.is_stale("d", &manifest(3, Some("b"))), "a list that was on its way is no news");
+        assert!(
+            datasets.is_stale("d", &manifest(3, Some("b"))),
+            "a list that was on its way is no news"
+        );
         datasets.replace(old(), true);
         assert!(!datasets.is_stale("d", &manifest(3, Some("b"))), "a backup is");
     }

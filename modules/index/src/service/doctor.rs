@@ -1,4 +1,5 @@
-//! `Doctor`: verifies every file of an index, searches for every row, and repairs what can be repaired.
+//! `Doctor`: verifies every file of an index, searches for every row, and repairs what can be
+//! repaired.
 
 use brahman_card::Fault;
 use brahman_card::interface::index::{DoctorIn, DoctorOut};
@@ -34,13 +35,18 @@ struct Finding {
 }
 
 fn examine(index: &Index) -> Finding {
-    let mut found = Finding { problems: index.degraded().into_iter().collect(), files: 2, ..Finding::default() };
+    let mut found = Finding {
+        problems: index.degraded().into_iter().collect(),
+        files: 2,
+        ..Finding::default()
+    };
     found.generation = !found.problems.is_empty();
     let folder = &index.folder;
     let pointer = folder.pointer().ok().flatten().map(|pointer| pointer.generation);
     let seen = folder.survey();
     let unreadable = seen.unreadable();
-    found.generation |= pointer.as_ref().is_some_and(|name| folder.manifest(name).is_err()) || folder.pointer().is_err();
+    found.generation |= pointer.as_ref().is_some_and(|name| folder.manifest(name).is_err())
+        || folder.pointer().is_err();
     found.unreadable = !unreadable.is_empty();
     found.problems.extend(unreadable.words());
     let named = pointer.or_else(|| seen.generations().first().map(|(name, _)| (*name).to_owned()));
@@ -73,7 +79,9 @@ fn examine(index: &Index) -> Finding {
     found.notes.extend(journal.shortfall());
     let torn = journal.damage().torn;
     if torn > 0 && journal.shortfall().is_none() {
-        found.notes.push(format!("trials/journal.log: {torn} records at its end, never acknowledged, were dropped"));
+        found.notes.push(format!(
+            "trials/journal.log: {torn} records at its end, never acknowledged, were dropped"
+        ));
     }
     drop(journal);
     // One thing may be said by whoever opened the index and by whoever reads it now.
@@ -93,12 +101,19 @@ fn mend(index: &Index, found: &Finding) -> Result<Vec<String>, Fault> {
                 let made = index.folder.repair(folder, &index.parameters.dataset, cores());
                 index.answer_with(made.map_err(|e| io_fault("repairing from the segments", &e))?);
             }
-            // Nobody knows what it was made of; the one that answers in its place stands for it from now on.
+            // Nobody knows what it was made of; the one that answers in its place stands for it
+            // from now on.
             _ => {
                 let (answers, _) = index.current()?;
                 let pinned = index.pinned().unwrap_or(false);
-                index.folder.point(&answers.folder, "repair", pinned).map_err(failed("moving CURRENT"))?;
-                let again = index.folder.load(&answers.folder, answers.base.clone()).map_err(failed("loading the generation"))?;
+                index
+                    .folder
+                    .point(&answers.folder, "repair", pinned)
+                    .map_err(failed("moving CURRENT"))?;
+                let again = index
+                    .folder
+                    .load(&answers.folder, answers.base.clone())
+                    .map_err(failed("loading the generation"))?;
                 drop(answers);
                 index.answer_with(again);
             }
@@ -109,7 +124,9 @@ fn mend(index: &Index, found: &Finding) -> Result<Vec<String>, Fault> {
         index.tidy();
     }
     if found.evals {
-        aside.extend(evals::put_aside(index.folder.path()).map_err(failed("setting eval sets aside"))?);
+        aside.extend(
+            evals::put_aside(index.folder.path()).map_err(failed("setting eval sets aside"))?,
+        );
     }
     Ok(aside)
 }
@@ -128,19 +145,28 @@ impl IndexService {
             let _claim = claim;
             let mut found = examine(&index);
             // Read when the module began, and needed again when it begins anew.
-            let parameters = std::fs::read(stub.join(PARAMETERS)).and_then(|bytes| sealed::from_slice::<serde_json::Value>(&bytes));
-            let outside: Vec<String> =
-                [parameters.err().map(|e| format!("{PARAMETERS}: {}", chain(&e))), Home::open(&stub).err().map(|e| chain(&e))]
-                    .into_iter()
-                    .flatten()
-                    .collect();
+            let parameters = std::fs::read(stub.join(PARAMETERS))
+                .and_then(|bytes| sealed::from_slice::<serde_json::Value>(&bytes));
+            let outside: Vec<String> = [
+                parameters.err().map(|e| format!("{PARAMETERS}: {}", chain(&e))),
+                Home::open(&stub).err().map(|e| chain(&e)),
+            ]
+            .into_iter()
+            .flatten()
+            .collect();
             found.problems.extend(outside.iter().cloned());
-            let mends = repair.unwrap_or(false) && (found.generation || found.unreadable || found.evals);
+            let mends =
+                repair.unwrap_or(false) && (found.generation || found.unreadable || found.evals);
             let aside = if mends { mend(&index, &found)? } else { Vec::new() };
-            let left = if mends { examine(&index).problems.len() + outside.len() } else { found.problems.len() };
+            let left = if mends {
+                examine(&index).problems.len() + outside.len()
+            } else {
+                found.problems.len()
+            };
             let generation = index.generation();
             let base = generation.as_ref().and_then(|g| g.base.as_ref());
-            let orphans = base.map_or(0, |b| b.flat.orphans(PROBE_EF, cores(), usize::MAX).len() as u64);
+            let orphans =
+                base.map_or(0, |b| b.flat.orphans(PROBE_EF, cores(), usize::MAX).len() as u64);
             Ok(DoctorOut {
                 healthy: left == 0 && orphans == 0,
                 problems: found.problems,

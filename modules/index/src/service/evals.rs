@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{EvalAutogenIn, EvalListOut, EvalOut, GivenQuery, NameIn, error};
+use brahman_card::interface::index::{
+    EvalAutogenIn, EvalListOut, EvalOut, GivenQuery, NameIn, error,
+};
 use brahman_sidecar::{Call, Deadline, Reply, blocking, chain};
 
 use super::IndexService;
@@ -29,7 +31,8 @@ const ANSWERS_MAX: usize = 1000;
 fn eval_fault(name: &str, error: EvalError) -> Fault {
     match error {
         EvalError::NoSuch { .. } => {
-            let message = format!("index `{name}`: {error}; `brahman index eval {name} --set SET` makes one");
+            let message =
+                format!("index `{name}`: {error}; `brahman index eval {name} --set SET` makes one");
             Fault::of(&error::NoEval { name: name.to_owned() }, false, message)
         }
         EvalError::Stale { name: set } => {
@@ -73,7 +76,10 @@ impl IndexService {
         let set = set_name(ask.set.as_deref())?.to_owned();
         let (generation, _) = index.current()?;
         if ask.given.is_some() && (ask.queries.is_some() || ask.seed.is_some()) {
-            return Err(Fault::invalid_parameter("given", "expected without `queries` and `seed`, which are of generated sets"));
+            return Err(Fault::invalid_parameter(
+                "given",
+                "expected without `queries` and `seed`, which are of generated sets",
+            ));
         }
         let given = match ask.given {
             Some(given) => Some(self.given(&index, &generation, given).await?),
@@ -86,7 +92,9 @@ impl IndexService {
             let (path, new) = (making.folder.path(), NewSet { name: &set, data: &data.now, k });
             let made = match given {
                 Some(given) => evals::given(path, &generation, &new, &given, false),
-                None => evals::autogen(path, &generation, &new, queries, seed).map_err(EvalError::from),
+                None => {
+                    evals::autogen(path, &generation, &new, queries, seed).map_err(EvalError::from)
+                }
             };
             made.map_err(|error| eval_fault(&making.parameters.name, error))
         };
@@ -100,7 +108,12 @@ impl IndexService {
     }
 
     /// Queries of somebody's own, as directions: texts are embedded by the index's model.
-    async fn given(&self, index: &Index, generation: &Generation, queries: Vec<GivenQuery>) -> Result<Vec<OwnQuery>, Fault> {
+    async fn given(
+        &self,
+        index: &Index,
+        generation: &Generation,
+        queries: Vec<GivenQuery>,
+    ) -> Result<Vec<OwnQuery>, Fault> {
         let (name, model) = (&index.parameters.name, &generation.manifest.model);
         if !(GIVEN_MIN..=GIVEN_MAX).contains(&queries.len()) {
             let message = format!("{} queries, expected {GIVEN_MIN} to {GIVEN_MAX}", queries.len());
@@ -108,21 +121,30 @@ impl IndexService {
         }
         let mut out = Vec::with_capacity(queries.len());
         for (place, GivenQuery { text, vector, answers }) in queries.into_iter().enumerate() {
-            let wrong = |why: &str| Fault::invalid_parameter("given", format!("query {place}: {why}"));
+            let wrong =
+                |why: &str| Fault::invalid_parameter("given", format!("query {place}: {why}"));
             let vector = match (text, vector) {
                 (Some(text), None) => {
-                    let embedded = embedder::query(&self.client, model, &text, Deadline::NEVER).await;
+                    let embedded =
+                        embedder::query(&self.client, model, &text, Deadline::NEVER).await;
                     embedded.map_err(|fault| embedder::explained(fault, model, name))?.0
                 }
                 (None, Some(vector)) if vector.len() == model.dim => vector,
                 (None, Some(vector)) => {
-                    return Err(wrong(&format!("{} numbers, the index's vectors have {}", vector.len(), model.dim)));
+                    return Err(wrong(&format!(
+                        "{} numbers, the index's vectors have {}",
+                        vector.len(),
+                        model.dim
+                    )));
                 }
                 _ => return Err(wrong("expected either `text` or `vector`")),
             };
             let answers = answers.unwrap_or_default();
             if answers.len() > ANSWERS_MAX {
-                return Err(wrong(&format!("{} answers, expected at most {ANSWERS_MAX}", answers.len())));
+                return Err(wrong(&format!(
+                    "{} answers, expected at most {ANSWERS_MAX}",
+                    answers.len()
+                )));
             }
             out.push(OwnQuery { vector: unit(vector)?, answers });
         }
@@ -133,10 +155,14 @@ impl IndexService {
         let NameIn { name } = call.parameters()?;
         let index = self.index(&name)?;
         let list = move || -> Result<_, Fault> {
-            let data = index.generation().map(|generation| index.data_names(&generation)).transpose()?;
+            let data =
+                index.generation().map(|generation| index.data_names(&generation)).transpose()?;
             Ok(evals::list(index.folder.path(), data.as_ref()))
         };
         let (evals, damaged) = blocking(list).await.map_err(|e| Fault::internal(chain(&e)))??;
-        Reply::of(&EvalListOut { evals, damaged: Some(damaged).filter(|damaged| !damaged.is_empty()) })
+        Reply::of(&EvalListOut {
+            evals,
+            damaged: Some(damaged).filter(|damaged| !damaged.is_empty()),
+        })
     }
 }

@@ -1,7 +1,10 @@
-//! `Generations`, `Rollback` and `Unpin`: the generations that were, the way back to one, and the way on from it.
+//! `Generations`, `Rollback` and `Unpin`: the generations that were, the way back to one, and the
+//! way on from it.
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{GenerationInfo, GenerationsOut, NameIn, RollbackIn, RollbackOut, UnpinOut, error};
+use brahman_card::interface::index::{
+    GenerationInfo, GenerationsOut, NameIn, RollbackIn, RollbackOut, UnpinOut, error,
+};
 use brahman_sidecar::{Call, Reply, blocking, chain};
 
 use super::IndexService;
@@ -39,8 +42,13 @@ impl IndexService {
                 mock: m.model.mark(),
             }
         };
-        let unreadable = Some(seen.unreadable().words()).filter(|unreadable| !unreadable.is_empty());
-        Reply::of(&GenerationsOut { generations: seen.generations().into_iter().map(info).collect(), pinned, unreadable })
+        let unreadable =
+            Some(seen.unreadable().words()).filter(|unreadable| !unreadable.is_empty());
+        Reply::of(&GenerationsOut {
+            generations: seen.generations().into_iter().map(info).collect(),
+            pinned,
+            unreadable,
+        })
     }
 
     pub(super) async fn rollback(&self, call: &Call) -> Result<Reply, Fault> {
@@ -51,17 +59,29 @@ impl IndexService {
             let _claim = claim;
             let (current, _) = index.current()?;
             let wanted = match generation {
-                Some(number) => load_generation(&index, |_, m| m.number == number, &format!("no generation {number}"))?,
+                Some(number) => load_generation(
+                    &index,
+                    |_, m| m.number == number,
+                    &format!("no generation {number}"),
+                )?,
                 None => {
                     let none = format!("no generation before {}", current.manifest.number);
-                    load_generation(&index, |folder, _| current.manifest.parent.as_deref() == Some(folder), &none)?
+                    load_generation(
+                        &index,
+                        |folder, _| current.manifest.parent.as_deref() == Some(folder),
+                        &none,
+                    )?
                 }
             };
             let number = wanted.manifest.number;
             let moved = index.folder.point(&wanted.folder, "rollback", true);
             moved.map_err(|e| folder_fault(&index.parameters.name, "moving CURRENT", &e))?;
             index.answer_with(wanted);
-            Ok(RollbackOut { generation: number, previous: current.manifest.number, pinned: Some(true) })
+            Ok(RollbackOut {
+                generation: number,
+                previous: current.manifest.number,
+                pinned: Some(true),
+            })
         };
         Reply::of(&blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??)
     }
@@ -79,7 +99,10 @@ impl IndexService {
         let work = move || -> Result<UnpinOut, Fault> {
             let _claim = claim;
             let unpinned = index.folder.unpin().map_err(|e| io_fault("writing CURRENT", &e))?;
-            Ok(UnpinOut { unpinned, generation: index.generation().map_or(0, |g| g.manifest.number) })
+            Ok(UnpinOut {
+                unpinned,
+                generation: index.generation().map_or(0, |g| g.manifest.number),
+            })
         };
         let out = blocking(work).await.map_err(|e| Fault::internal(chain(&e)))??;
         if out.unpinned {
@@ -89,13 +112,26 @@ impl IndexService {
     }
 }
 
-/// The generation of an index of which something holds, whole; `none` says what there is not otherwise.
-pub(super) fn load_generation(index: &Index, holds: impl Fn(&str, &generation::Manifest) -> bool, none: &str) -> Result<Generation, Fault> {
+/// The generation of an index of which something holds, whole; `none` says what there is not
+/// otherwise.
+pub(super) fn load_generation(
+    index: &Index,
+    holds: impl Fn(&str, &generation::Manifest) -> bool,
+    none: &str,
+) -> Result<Generation, Fault> {
     let all = index.folder.generations();
     let Some((folder, _)) = all.iter().find(|(folder, m)| holds(folder, m)) else {
         let there: Vec<String> = all.iter().map(|(_, m)| m.number.to_string()).collect();
-        let message = format!("index `{}` has {none}; it has {}", index.parameters.name, there.join(", "));
-        return Err(Fault::of(&error::NoSuchGeneration { name: index.parameters.name.clone() }, false, message));
+        let message =
+            format!("index `{}` has {none}; it has {}", index.parameters.name, there.join(", "));
+        return Err(Fault::of(
+            &error::NoSuchGeneration { name: index.parameters.name.clone() },
+            false,
+            message,
+        ));
     };
-    index.folder.load(folder, None).map_err(|e| folder_fault(&index.parameters.name, "loading the generation", &e))
+    index
+        .folder
+        .load(folder, None)
+        .map_err(|e| folder_fault(&index.parameters.name, "loading the generation", &e))
 }

@@ -1,7 +1,8 @@
 //! Marks of the catalog's that say that an index is behind its dataset, and are true no more.
 //!
-//! A refresh takes its own mark away. After a resync, a restore, or a refresh whose last word was lost, an index may be of what its dataset
-//! is now and be marked all the same. Invariant: only marks of indexes that live here and answer are looked at.
+//! A refresh takes its own mark away. After a resync, a restore, or a refresh whose last word was
+//! lost, an index may be of what its dataset is now and be marked all the same. Invariant: only
+//! marks of indexes that live here and answer are looked at.
 
 use brahman_card::interface::catalog::{self, ClearStaleIn, Dataset};
 use brahman_sidecar::{CallOptions, chain};
@@ -23,9 +24,22 @@ impl IndexService {
                     run_id: now.run.clone(),
                     mock: Some(self.mock),
                 };
-                match self.client.call_method::<catalog::method::ClearStale>(&clear, &CallOptions::default()).await {
-                    Ok(_) => tracing::info!(index = name, dataset = dataset.name, "it is not behind: its mark was taken away"),
-                    Err(error) => tracing::info!(index = name, dataset = dataset.name, "its mark stays for now: {}", chain(&error)),
+                match self
+                    .client
+                    .call_method::<catalog::method::ClearStale>(&clear, &CallOptions::default())
+                    .await
+                {
+                    Ok(_) => tracing::info!(
+                        index = name,
+                        dataset = dataset.name,
+                        "it is not behind: its mark was taken away"
+                    ),
+                    Err(error) => tracing::info!(
+                        index = name,
+                        dataset = dataset.name,
+                        "its mark stays for now: {}",
+                        chain(&error)
+                    ),
                 }
             }
         }

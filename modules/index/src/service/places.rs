@@ -23,7 +23,8 @@ use crate::threads::on_own_thread;
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// What changes without the right to change the index: trials and sets of queries.
 const CHANGING: [&str; 2] = ["trials", "evals"];
-/// How often it is asked whether somebody still reads in the home that was left, and how often at most.
+/// How often it is asked whether somebody still reads in the home that was left, and how often at
+/// most.
 const READERS_EVERY: Duration = Duration::from_millis(5);
 const READERS_ASKED: usize = 1000;
 
@@ -33,37 +34,65 @@ const WHY_CHARS: usize = 300;
 impl IndexService {
     /// The folder of an index in a bucket. The name was checked, or is that of an index there is.
     pub(super) async fn place(&self, bucket: &str, name: &str) -> Result<PathBuf, Fault> {
-        let BucketsOut { buckets, .. } =
-            self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await?.value;
+        let BucketsOut { buckets, .. } = self
+            .client
+            .call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default())
+            .await?
+            .value;
         let Some(found) = buckets.iter().find(|b| b.name == bucket) else {
             let there: Vec<&str> = buckets.iter().map(|b| b.name.as_str()).collect();
-            let message = format!("no bucket is called `{bucket}`; there are {}; `brahman buckets add` registers one", there.join(", "));
-            return Err(Fault::of(&error::NoSuchBucket { name: bucket.to_owned() }, false, message));
+            let message = format!(
+                "no bucket is called `{bucket}`; there are {}; `brahman buckets add` registers one",
+                there.join(", ")
+            );
+            return Err(Fault::of(
+                &error::NoSuchBucket { name: bucket.to_owned() },
+                false,
+                message,
+            ));
         };
         if bucket == RESCUE {
-            return Err(Fault::invalid_parameter("bucket", "`rescue` holds replicas only: expected another bucket"));
+            return Err(Fault::invalid_parameter(
+                "bucket",
+                "`rescue` holds replicas only: expected another bucket",
+            ));
         }
         let Some(folder) = found.url.strip_prefix("file://") else {
-            let message = format!("`{bucket}` is {}: an index is memory-mapped, expected a bucket that is a folder", found.url);
+            let message = format!(
+                "`{bucket}` is {}: an index is memory-mapped, expected a bucket that is a folder",
+                found.url
+            );
             return Err(Fault::invalid_parameter("bucket", message));
         };
         if !rescue::is_bucket(Path::new(folder)) {
-            let message = format!("bucket `{bucket}` is unavailable: {folder} is missing, or its marker is not in it; mount its disk");
-            return Err(Fault::of(&error::NoSuchBucket { name: bucket.to_owned() }, false, message));
+            let message = format!(
+                "bucket `{bucket}` is unavailable: {folder} is missing, or its marker is not in it; mount its disk"
+            );
+            return Err(Fault::of(
+                &error::NoSuchBucket { name: bucket.to_owned() },
+                false,
+                message,
+            ));
         }
         Ok(Path::new(folder).join("indexes").join(name))
     }
 
-    /// Asks where copies go, and makes those that are missing, behind everything else. Only a bucket that is a folder has copies of
-    /// indexes, and only once somebody has added it.
+    /// Asks where copies go, and makes those that are missing, behind everything else. Only a
+    /// bucket that is a folder has copies of indexes, and only once somebody has added it.
     /// A mock's indexes have none: they are named as real ones are, and would lie in their place.
     pub(super) async fn hear_of_rescue(self: &Arc<Self>) {
         if self.mock {
             return;
         }
-        let asked = self.client.call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default()).await;
+        let asked = self
+            .client
+            .call_method::<storage::method::Buckets>(&Empty {}, &CallOptions::default())
+            .await;
         let Ok(BucketsOut { buckets, .. }) = asked.map(|asked| asked.value) else { return };
-        let wanted = buckets.iter().find(|b| b.name == RESCUE && b.added_ms > 0).and_then(|b| b.url.strip_prefix("file://"));
+        let wanted = buckets
+            .iter()
+            .find(|b| b.name == RESCUE && b.added_ms > 0)
+            .and_then(|b| b.url.strip_prefix("file://"));
         let folder = wanted.map(|folder| Path::new(folder).join("indexes"));
         if let Err(error) = rescue::remember(&self.folder, folder.as_deref()) {
             tracing::warn!("where replicas go cannot be saved: {}", chain(&error));
@@ -77,8 +106,8 @@ impl IndexService {
         drop(on_own_thread("copying to rescue", true, move || service.copy_to(&folder)));
     }
 
-    /// Copies what has no copy yet, for as long as somebody says that there is more. One thread does, whoever else comes leaves it to
-    /// that one.
+    /// Copies what has no copy yet, for as long as somebody says that there is more. One thread
+    /// does, whoever else comes leaves it to that one.
     fn copy_to(&self, folder: &Path) {
         let (copying, again) = &*self.copying;
         while again.load(Ordering::Acquire) {
@@ -96,9 +125,19 @@ impl IndexService {
                     let _writing = lock(&index.replicas.writing);
                     let is_wanted = || !index.replicas.is_unwanted.load(Ordering::Acquire);
                     let name = &index.parameters.name;
-                    let failing = match rescue::copy(&index.folder, folder, name, node.as_deref(), &is_wanted) {
+                    let failing = match rescue::copy(
+                        &index.folder,
+                        folder,
+                        name,
+                        node.as_deref(),
+                        &is_wanted,
+                    ) {
                         Ok(()) => None,
-                        Err(error) if error.kind() == std::io::ErrorKind::Interrupted && !is_wanted() => continue,
+                        Err(error)
+                            if error.kind() == std::io::ErrorKind::Interrupted && !is_wanted() =>
+                        {
+                            continue;
+                        }
                         Err(error) => {
                             tracing::warn!(index = name, "replicas in rescue: {}", chain(&error));
                             Some(chain(&error).chars().take(WHY_CHARS).collect())
@@ -113,22 +152,34 @@ impl IndexService {
 
     /// By what this mesh is known in buckets.
     fn node(&self) -> Option<String> {
-        self.folder.parent().and_then(|state| brahman_storage::node::read(state).ok().flatten()).map(|node| node.name)
+        self.folder
+            .parent()
+            .and_then(|state| brahman_storage::node::read(state).ok().flatten())
+            .map(|node| node.name)
     }
 
-    /// Removes the replicas of an index that is being deleted, after whoever writes there has ended; no more are made.
+    /// Removes the replicas of an index that is being deleted, after whoever writes there has
+    /// ended; no more are made.
     ///
     /// # Errors
-    /// If the work panicked. Replicas that cannot be removed keep no index from being deleted, and are said.
+    /// If the work panicked. Replicas that cannot be removed keep no index from being deleted, and
+    /// are said.
     pub(super) async fn remove_replicas(&self, index: &Arc<Index>) -> Result<(), Fault> {
         index.replicas.is_unwanted.store(true, Ordering::Release);
-        let Some(copies) = rescue::known(&self.folder).filter(|_| !self.mock) else { return Ok(()) };
+        let Some(copies) = rescue::known(&self.folder).filter(|_| !self.mock) else {
+            return Ok(());
+        };
         let (index, node) = (Arc::clone(index), self.node());
         let work = move || {
             let _writing = lock(&index.replicas.writing);
             let name = &index.parameters.name;
             if let Err(error) = rescue::remove(&copies, name, node.as_deref()) {
-                tracing::warn!(index = name, "its replicas in {} are left: {}", copies.display(), chain(&error));
+                tracing::warn!(
+                    index = name,
+                    "its replicas in {} are left: {}",
+                    copies.display(),
+                    chain(&error)
+                );
             }
         };
         blocking(work).await.map_err(|e| Fault::internal(chain(&e)))
@@ -140,21 +191,29 @@ impl IndexService {
         let index = self.index(&name)?;
         let previous = index.home.bucket.clone();
         let ended = |moved: bool, bytes: u64| {
-            MoveOut::Done(MoveSummary { done: bytes, of: bytes, moved, bucket: bucket.clone(), previous: previous.clone(), bytes })
+            MoveOut::Done(MoveSummary {
+                done: bytes,
+                of: bytes,
+                moved,
+                bucket: bucket.clone(),
+                previous: previous.clone(),
+                bytes,
+            })
         };
         if bucket == previous {
             return Reply::of(&ended(false, 0));
         }
         index.within_reach()?;
         let path = self.place(&bucket, &name).await?;
-        // One at a time, and no trial of a person's meanwhile: it would read from where nothing is any more. The agent sees for itself
-        // that its index has gone.
+        // One at a time, and no trial of a person's meanwhile: it would read from where nothing is
+        // any more. The agent sees for itself that its index has gone.
         let trying = self.trying.lock().await;
         let claim = index.claim("move").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         let of = index.folder.generations().iter().map(|(_, m)| m.bytes()).sum();
         let done = Arc::new(AtomicU64::new(0));
-        let (counted, stop, moving, stub) = (Arc::clone(&done), Arc::clone(&claim.stop), Arc::clone(&index), self.stub(&name)?);
+        let (counted, stop, moving, stub) =
+            (Arc::clone(&done), Arc::clone(&claim.stop), Arc::clone(&index), self.stub(&name)?);
         let (service, to) = (Arc::clone(self), bucket.clone());
         let work = move || -> Result<(Weak<Index>, u64), Fault> {
             let _claim = claim;
@@ -164,9 +223,11 @@ impl IndexService {
                 !stop.load(Ordering::Relaxed)
             };
             let failed = |e: std::io::Error| match e.kind() {
-                std::io::ErrorKind::AlreadyExists => {
-                    Fault::of(&error::IndexExists { name: moving.parameters.name.clone() }, false, chain(&e))
-                }
+                std::io::ErrorKind::AlreadyExists => Fault::of(
+                    &error::IndexExists { name: moving.parameters.name.clone() },
+                    false,
+                    chain(&e),
+                ),
                 _ => io_fault("moving the index; it stays where it is", &e),
             };
             // What an earlier move could not remove, while somebody read there, goes first.
@@ -193,12 +254,15 @@ impl IndexService {
             }
         };
         let (old, bytes) = outcome??;
-        // A search that began in the old home ends there. Whatever is left then goes with the next opening.
+        // A search that began in the old home ends there. Whatever is left then goes with the next
+        // opening.
         for _ in 0..READERS_ASKED {
             if old.strong_count() == 0 {
                 let stub = self.stub(&name)?;
                 let cleared = blocking(move || Home::open(&stub)).await;
-                cleared.map_err(|e| Fault::internal(chain(&e)))?.map_err(|e| io_fault("clearing the old home", &e))?;
+                cleared
+                    .map_err(|e| Fault::internal(chain(&e)))?
+                    .map_err(|e| io_fault("clearing the old home", &e))?;
                 break;
             }
             tokio::time::sleep(READERS_EVERY).await;

@@ -1,6 +1,7 @@
 //! `Refresh` and `Migrate`: the work that writes generations.
 //!
-//! What is new gets its vectors by `embedding` and is written by `publishing`, which takes what stays from `copies`; `compaction` folds it in.
+//! What is new gets its vectors by `embedding` and is written by `publishing`, which takes what
+//! stays from `copies`; `compaction` folds it in.
 
 mod compaction;
 mod copies;
@@ -13,7 +14,9 @@ use std::time::{Duration, Instant};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::error::NoSuchDataset;
 use brahman_card::interface::catalog::{self, ClearStaleIn, GetOut};
-use brahman_card::interface::index::{Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, RefreshSummary, error};
+use brahman_card::interface::index::{
+    Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, RefreshSummary, error,
+};
 use brahman_card::interface::{Progress, WireError as _};
 use brahman_sidecar::{Call, CallOptions, ClientError, Reply, blocking, chain};
 
@@ -39,7 +42,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Threads for building: all cores, for somebody waits.
 pub(super) fn cores() -> usize {
     // Asked once: the answer comes from the file system (cgroups), and takes as long as a search.
-    static CORES: LazyLock<usize> = LazyLock::new(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    static CORES: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     *CORES
 }
 
@@ -54,7 +58,11 @@ impl IndexService {
     }
 
     /// Brings an index up to its dataset, and compacts it behind if that is due.
-    async fn refresh_index(self: &Arc<Self>, call: Option<&Call>, index: Arc<Index>) -> Result<RefreshSummary, Fault> {
+    async fn refresh_index(
+        self: &Arc<Self>,
+        call: Option<&Call>,
+        index: Arc<Index>,
+    ) -> Result<RefreshSummary, Fault> {
         let claim = index.claim("refresh").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         if call.is_none() {
@@ -73,7 +81,8 @@ impl IndexService {
         Ok(out)
     }
 
-    /// Refreshes, for ever and one after the other, every index whose dataset has moved on, if it is configured to.
+    /// Refreshes, for ever and one after the other, every index whose dataset has moved on, if it
+    /// is configured to.
     pub async fn run_refreshes(self: Arc<Self>) {
         if !self.agent.settings.refresh {
             return;
@@ -81,7 +90,8 @@ impl IndexService {
         loop {
             let all: Vec<Arc<Index>> = lock(&self.indexes).values().cloned().collect();
             let mut failed = false;
-            // One that nobody has refreshed yet waits for that: what it costs is for a person to decide.
+            // One that nobody has refreshed yet waits for that: what it costs is for a person to
+            // decide.
             for (index, of) in all.into_iter().filter_map(|i| i.generation().map(|g| (i, g))) {
                 if !self.datasets.is_stale(&index.parameters.dataset, &of.manifest) {
                     continue;
@@ -94,8 +104,13 @@ impl IndexService {
                 }
                 match self.refresh_index(None, index).await {
                     Ok(RefreshSummary { new_chunks: new, generation, .. }) => {
-                        tracing::info!(index = name, "refreshed to generation {generation}: {new} chunks embedded");
-                        self.agent.say(format!("{name}: refreshed to generation {generation}, {new} chunks embedded"));
+                        tracing::info!(
+                            index = name,
+                            "refreshed to generation {generation}: {new} chunks embedded"
+                        );
+                        self.agent.say(format!(
+                            "{name}: refreshed to generation {generation}, {new} chunks embedded"
+                        ));
                     }
                     Err(fault) => {
                         failed = true;
@@ -109,13 +124,16 @@ impl IndexService {
         }
     }
 
-    /// Embeds everything by another model, or cuts everything anew, into a new generation; the old one answers until that is done.
+    /// Embeds everything by another model, or cuts everything anew, into a new generation; the old
+    /// one answers until that is done.
     pub(super) async fn migrate(self: &Arc<Self>, call: &Call) -> Result<Reply, Fault> {
         let MigrateIn { name, model, allow_mock, chunks } = call.parameters()?;
         let chunks = chunks.unwrap_or(false);
         let index = self.index(&name)?;
         if index.parameters.vector_column.is_some() {
-            let message = format!("index `{name}` holds its dataset's own vectors: to change them, ingest the dataset again and refresh");
+            let message = format!(
+                "index `{name}` holds its dataset's own vectors: to change them, ingest the dataset again and refresh"
+            );
             return Err(Fault::invalid_parameter("name", message));
         }
         let claim = index.claim("migration").await?;
@@ -136,7 +154,8 @@ impl IndexService {
         Reply::of(&RefreshOut::Done(out))
     }
 
-    /// Brings the index up to its dataset; to another model, or other chunks, if they are wanted, by embedding everything again.
+    /// Brings the index up to its dataset; to another model, or other chunks, if they are wanted,
+    /// by embedding everything again.
     async fn run_refresh(
         &self,
         call: Option<&Call>,
@@ -155,13 +174,16 @@ impl IndexService {
         let first = FirstRefresh::begin(index);
         say(call, "read", 0, 0).await?;
         let ask = catalog::NameIn { name: parameters.dataset.clone(), mock: Some(self.mock) };
-        let GetOut { dataset, borrowed, .. } = self.client.call_method::<catalog::method::Get>(&ask, &options).await?.value;
+        let GetOut { dataset, borrowed, .. } =
+            self.client.call_method::<catalog::method::Get>(&ask, &options).await?.value;
         let own = Version::of(&dataset);
         self.datasets.hear(&parameters.dataset, &own);
         // Chunks of before stay what they are, until somebody wants others.
-        let has_old_chunks = current.as_ref().is_some_and(|g| !g.is_empty() && g.manifest.chunking.is_none());
+        let has_old_chunks =
+            current.as_ref().is_some_and(|g| !g.is_empty() && g.manifest.chunking.is_none());
         let keeps_chunks = has_old_chunks && !target.chunks && parameters.vector_column.is_none();
-        let bound = to.or(old.as_ref().filter(|g| !g.is_empty()).map(|g| &g.manifest.model)).cloned();
+        let bound =
+            to.or(old.as_ref().filter(|g| !g.is_empty()).map(|g| &g.manifest.model)).cloned();
         let counter = TokenCounter::new(self.client.clone(), parameters.model.clone(), bound);
         let counted_for = counter.model();
         let cutting = cutting(parameters, keeps_chunks, counter)?;
@@ -169,15 +191,22 @@ impl IndexService {
             Some(old) => embedder::explained(fault, &old.manifest.model, &parameters.name),
             None => fault,
         };
-        let same = |g: &Arc<Generation>| g.manifest.dataset_generation == own.generation && g.manifest.dataset_run == own.run;
+        let same = |g: &Arc<Generation>| {
+            g.manifest.dataset_generation == own.generation && g.manifest.dataset_run == own.run
+        };
         // What answers in another's place is not what CURRENT names.
         let is_same = old.as_ref().is_some_and(same) && index.degraded().is_none();
-        let mut plan = match old.as_ref().filter(|_| is_same).and_then(|old| nothing_new(&old.manifest, dataset.rows)) {
+        let mut plan = match old
+            .as_ref()
+            .filter(|_| is_same)
+            .and_then(|old| nothing_new(&old.manifest, dataset.rows))
+        {
             // Neither the dataset nor the index is read.
             Some(plan) => plan,
             None => {
                 let (reading, before, wanted) = (dataset.clone(), old.clone(), parameters.clone());
-                let planned = blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
+                let planned =
+                    blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
                 match planned.await.map_err(|e| Fault::internal(chain(&e)))? {
                     Err(fault) => return Err(self.or_gone(named(fault), &ask).await),
                     Ok(plan) => plan,
@@ -187,12 +216,20 @@ impl IndexService {
 
         let of = plan.fresh.len() as u64;
         let of_model = to.or(old.as_ref().map(|g| &g.manifest.model)).or(counted_for.get());
-        let dim = if plan.given_dim > 0 { plan.given_dim } else { of_model.map_or(0, |model| model.dim) };
+        let dim =
+            if plan.given_dim > 0 { plan.given_dim } else { of_model.map_or(0, |model| model.dim) };
         fits(parameters, self.memory, &plan, old.as_deref(), dim)?;
         if let Some(first) = &first {
-            show_words(first, parameters, &plan, &own).map_err(|e| io_fault("showing what was read", &e))?;
+            show_words(first, parameters, &plan, &own)
+                .map_err(|e| io_fault("showing what was read", &e))?;
         }
-        let how = Embedding { index, own: &own, first: first.as_ref(), to, counted_for: counted_for.get() };
+        let how = Embedding {
+            index,
+            own: &own,
+            first: first.as_ref(),
+            to,
+            counted_for: counted_for.get(),
+        };
         let embedded = self.vectors(call, &how, &mut plan, old.as_deref()).await.map_err(named)?;
         let unchanged = plan.is_empty() && is_same;
         let mut out = counted(&plan, &embedded);
@@ -219,8 +256,20 @@ impl IndexService {
                     Some(model) => model,
                     None => embedder::current_model(&self.client, None).await?,
                 };
-                let done = self.publish(call, index, claim, plan, embedded.vectors, model, own.clone(), to.is_some()).await?;
-                let before = old.map_or(0, |g| if share_base(&g, &done) { g.manifest.bytes() } else { 0 });
+                let done = self
+                    .publish(
+                        call,
+                        index,
+                        claim,
+                        plan,
+                        embedded.vectors,
+                        model,
+                        own.clone(),
+                        to.is_some(),
+                    )
+                    .await?;
+                let before =
+                    old.map_or(0, |g| if share_base(&g, &done) { g.manifest.bytes() } else { 0 });
                 let dead = done.manifest.dead.as_ref().map_or(0, |d| d.bytes);
                 out.bytes_written = done.manifest.bytes().saturating_sub(before).max(dead);
                 done
@@ -233,12 +282,21 @@ impl IndexService {
         out.unpinned = was_pinned.then_some(true);
         out.sweep = index.swept();
         out.converted = converted(&current, &parameters.name).await?;
-        let (name, index_name, run_id) = (parameters.dataset.clone(), parameters.name.clone(), own.run.clone());
-        let clear = ClearStaleIn { name, index: index_name, generation: own.generation, run_id, mock: Some(self.mock) };
+        let (name, index_name, run_id) =
+            (parameters.dataset.clone(), parameters.name.clone(), own.run.clone());
+        let clear = ClearStaleIn {
+            name,
+            index: index_name,
+            generation: own.generation,
+            run_id,
+            mock: Some(self.mock),
+        };
         match self.client.call_method::<catalog::method::ClearStale>(&clear, &options).await {
             Ok(cleared) => out.stale_cleared = cleared.value.cleared,
             // Deleted since it was read: there is no mark to take away.
-            Err(ClientError::Fault(fault)) if fault.name == NoSuchDataset::NAME => out.dataset_gone = Some(true),
+            Err(ClientError::Fault(fault)) if fault.name == NoSuchDataset::NAME => {
+                out.dataset_gone = Some(true)
+            }
             Err(error) => return Err(error.into()),
         }
         out.duration_s = started.elapsed().as_secs_f64();
@@ -249,7 +307,10 @@ impl IndexService {
     async fn or_gone(&self, fault: Fault, ask: &catalog::NameIn) -> Fault {
         match self.client.call_method::<catalog::method::Get>(ask, &CallOptions::default()).await {
             Err(ClientError::Fault(gone)) if gone.name == NoSuchDataset::NAME => {
-                let words = format!("dataset `{}` was deleted while it was read: the index is as it was", ask.name);
+                let words = format!(
+                    "dataset `{}` was deleted while it was read: the index is as it was",
+                    ask.name
+                );
                 gone.with("message", words)
             }
             _ => fault,
@@ -266,8 +327,15 @@ struct Target {
     chunks: bool,
 }
 
-/// That the memory is enough for what a refresh is to make: all there will be, for a compaction or the next start has all of it.
-fn fits(parameters: &CreateIn, limit: Option<u64>, plan: &Plan, old: Option<&Generation>, dim: usize) -> Result<(), Fault> {
+/// That the memory is enough for what a refresh is to make: all there will be, for a compaction or
+/// the next start has all of it.
+fn fits(
+    parameters: &CreateIn,
+    limit: Option<u64>,
+    plan: &Plan,
+    old: Option<&Generation>,
+    dim: usize,
+) -> Result<(), Fault> {
     let Some(limit) = limit.filter(|_| !plan.fresh.is_empty()) else { return Ok(()) };
     let base_text = old.and_then(|old| old.base.as_ref()).map_or(0, |base| base.rows.bytes());
     let there = old.map_or(0, |old| old.manifest.chunks).saturating_sub(plan.dead.len() as u64);
@@ -276,7 +344,8 @@ fn fits(parameters: &CreateIn, limit: Option<u64>, plan: &Plan, old: Option<&Gen
     if needed <= limit {
         return Ok(());
     }
-    let (name, needed_mib, limit_mib) = (parameters.name.clone(), needed.div_ceil(1 << 20), limit >> 20);
+    let (name, needed_mib, limit_mib) =
+        (parameters.name.clone(), needed.div_ceil(1 << 20), limit >> 20);
     let message = format!(
         "index `{name}` would have {chunks} chunks of {dim} numbers, which take {needed_mib} MiB to build; a refresh may take {limit_mib} MiB: \
          use a model of fewer numbers or larger chunks, a smaller dataset, a machine with more memory, or `[memory] refresh_mib` in \
@@ -285,8 +354,8 @@ fn fits(parameters: &CreateIn, limit: Option<u64>, plan: &Plan, old: Option<&Gen
     Err(Fault::of(&error::TooLarge { name, needed_mib, limit_mib }, false, message))
 }
 
-/// The plan of an index that is up to its dataset already, which has so many rows; none if a manifest of before does not say what became of
-/// all of them.
+/// The plan of an index that is up to its dataset already, which has so many rows; none if a
+/// manifest of before does not say what became of all of them.
 fn nothing_new(manifest: &Manifest, rows: u64) -> Option<Plan> {
     let Manifest { docs, empty_docs, skipped_docs, .. } = *manifest;
     (docs + empty_docs + skipped_docs == rows).then(|| Plan {
@@ -299,10 +368,16 @@ fn nothing_new(manifest: &Manifest, rows: u64) -> Option<Plan> {
 }
 
 /// How texts are cut: by tokens, or as those that are there were.
-fn cutting(parameters: &CreateIn, keeps_chunks: bool, counter: TokenCounter) -> Result<Cutting, Fault> {
+fn cutting(
+    parameters: &CreateIn,
+    keeps_chunks: bool,
+    counter: TokenCounter,
+) -> Result<Cutting, Fault> {
     let (size, overlap) = sizes(parameters)?;
     if keeps_chunks || parameters.vector_column.is_some() {
-        return Ok(Cutting::Characters(Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?));
+        return Ok(Cutting::Characters(
+            Chunker::new(size, overlap).map_err(|e| Fault::invalid_parameter("chunk_size", e))?,
+        ));
     }
     let limits = Limits {
         tokens: parameters.chunk_tokens.unwrap_or(TOKENS_DEFAULT),
@@ -312,12 +387,24 @@ fn cutting(parameters: &CreateIn, keeps_chunks: bool, counter: TokenCounter) -> 
     Ok(Cutting::Tokens(Cutter::new(limits), Box::new(counter)))
 }
 
-/// That a migration gives up no real vectors for a mock's: neither those that answer nor those that `CURRENT` names.
+/// That a migration gives up no real vectors for a mock's: neither those that answer nor those that
+/// `CURRENT` names.
 fn keeps_real(index: &Index, to: &Model, allow_mock: bool) -> Result<(), Fault> {
     let answers = index.generation();
-    let named = index.folder.pointer().ok().flatten().and_then(|pointer| index.folder.manifest(&pointer.generation).ok());
-    let mut all = answers.iter().map(|generation| &generation.manifest).chain(&named).filter(|manifest| manifest.chunks > 0);
-    all.try_for_each(|manifest| embedder::may_replace(&index.parameters.name, &manifest.model, to, allow_mock))
+    let named = index
+        .folder
+        .pointer()
+        .ok()
+        .flatten()
+        .and_then(|pointer| index.folder.manifest(&pointer.generation).ok());
+    let mut all = answers
+        .iter()
+        .map(|generation| &generation.manifest)
+        .chain(&named)
+        .filter(|manifest| manifest.chunks > 0);
+    all.try_for_each(|manifest| {
+        embedder::may_replace(&index.parameters.name, &manifest.model, to, allow_mock)
+    })
 }
 
 /// That nobody went back to what answers: what acts by itself leaves such an index alone.
@@ -325,18 +412,32 @@ fn unpinned(index: &Index) -> Result<(), Fault> {
     let name = &index.parameters.name;
     let why = match index.pinned() {
         Ok(false) => return Ok(()),
-        Ok(true) => format!("it was rolled back and is pinned; `brahman index unpin {name}`, or a refresh, lets it follow its dataset"),
+        Ok(true) => format!(
+            "it was rolled back and is pinned; `brahman index unpin {name}`, or a refresh, lets it follow its dataset"
+        ),
         Err(error) => chain(&error),
     };
-    Err(Fault::of(&error::Busy { name: name.clone() }, false, format!("{name} is not refreshed: {why}")))
+    Err(Fault::of(
+        &error::Busy { name: name.clone() },
+        false,
+        format!("{name} is not refreshed: {why}"),
+    ))
 }
 
 /// Columns whose type changed, and what that cost.
-async fn converted(generation: &Arc<Generation>, name: &str) -> Result<Option<Vec<Conversion>>, Fault> {
+async fn converted(
+    generation: &Arc<Generation>,
+    name: &str,
+) -> Result<Option<Vec<Conversion>>, Fault> {
     let reading = Arc::clone(generation);
-    let read = blocking(move || reading.converted()).await.map_err(|e| Fault::internal(chain(&e)))?;
-    let all = read.map_err(|e| Fault::of(&error::Damaged { name: name.to_owned() }, false, chain(&e)))?;
-    let all: Vec<Conversion> = all.into_iter().map(|(column, from, to, nulls_made)| Conversion { column, from, to, nulls_made }).collect();
+    let read =
+        blocking(move || reading.converted()).await.map_err(|e| Fault::internal(chain(&e)))?;
+    let all =
+        read.map_err(|e| Fault::of(&error::Damaged { name: name.to_owned() }, false, chain(&e)))?;
+    let all: Vec<Conversion> = all
+        .into_iter()
+        .map(|(column, from, to, nulls_made)| Conversion { column, from, to, nulls_made })
+        .collect();
     for one in all.iter().filter(|one| one.nulls_made > 0) {
         tracing::warn!(
             index = name,

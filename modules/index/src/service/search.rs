@@ -1,4 +1,5 @@
-//! `Search` and `Get`: a query's way through embedding, filter, engine and words to hits, and those to a reranker.
+//! `Search` and `Get`: a query's way through embedding, filter, engine and words to hits, and those
+//! to a reranker.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_card::interface::index::{Elapsed, FusionChoice, FusionUsed, GetIn, GetOut, Hit, Mark, Passage, SearchIn, SearchOut, error};
+use brahman_card::interface::index::{
+    Elapsed, FusionChoice, FusionUsed, GetIn, GetOut, Hit, Mark, Passage, SearchIn, SearchOut,
+    error,
+};
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::IndexService;
@@ -40,7 +44,8 @@ const FUSED_PER_HIT: usize = 4;
 const FUSED_MIN: usize = 100;
 /// By how much more is looked for where one document has had its share.
 const DEEPER: usize = 4;
-/// Fewer queries are answered on the thread that took the call: handing over costs more than a search.
+/// Fewer queries are answered on the thread that took the call: handing over costs more than a
+/// search.
 const QUERIES_INLINE: usize = 1;
 
 /// And only searches that take some tens of microseconds: others would keep every caller waiting.
@@ -64,7 +69,10 @@ impl Mode {
             None | Some("semantic") => Ok(Self::Semantic),
             Some("lexical") => Ok(Self::Lexical),
             Some("hybrid") => Ok(Self::Hybrid),
-            Some(other) => Err(Fault::invalid_parameter("mode", format!("`{other}`, expected semantic, lexical or hybrid"))),
+            Some(other) => Err(Fault::invalid_parameter(
+                "mode",
+                format!("`{other}`, expected semantic, lexical or hybrid"),
+            )),
         }
     }
 
@@ -128,15 +136,27 @@ pub(super) fn unit(mut vector: Vec<f32>) -> Result<Vec<f32>, Fault> {
 /// Queries scaled to length 1, if they are vectors such as the index's.
 fn units(queries: Vec<Vec<f32>>, model: &Model) -> Result<Vec<Vec<f32>>, Fault> {
     if queries.len() > QUERIES_MAX {
-        return Err(Fault::invalid_parameter("vectors", format!("{} queries, expected at most {QUERIES_MAX}", queries.len())));
+        return Err(Fault::invalid_parameter(
+            "vectors",
+            format!("{} queries, expected at most {QUERIES_MAX}", queries.len()),
+        ));
     }
     let of_dim = |query: Vec<f32>| {
         if query.len() == model.dim {
             return unit(query);
         }
-        let message = format!("the index holds vectors of {} numbers ({}), the query has {}", model.dim, model.name, query.len());
+        let message = format!(
+            "the index holds vectors of {} numbers ({}), the query has {}",
+            model.dim,
+            model.name,
+            query.len()
+        );
         let got = format!("{} numbers", query.len());
-        Err(Fault::of(&error::ModelMismatch { wanted: model.fingerprint.clone(), got }, false, message))
+        Err(Fault::of(
+            &error::ModelMismatch { wanted: model.fingerprint.clone(), got },
+            false,
+            message,
+        ))
     };
     queries.into_iter().map(of_dim).collect()
 }
@@ -161,16 +181,26 @@ pub(super) fn per_document(most: Option<u64>) -> Result<Option<usize>, Fault> {
     }
 }
 
-/// How lists are fused: as the search says, else the index. One whose words were made before there was a choice answers as it did.
-pub(super) fn fusion(wish: Option<&FusionChoice>, index: &Index, generation: &Generation, mode: Mode) -> Result<Fusion, Fault> {
+/// How lists are fused: as the search says, else the index. One whose words were made before there
+/// was a choice answers as it did.
+pub(super) fn fusion(
+    wish: Option<&FusionChoice>,
+    index: &Index,
+    generation: &Generation,
+    mode: Mode,
+) -> Result<Fusion, Fault> {
     let is_old = mode == Mode::Hybrid && generation.analyser().version() == 0;
     let otherwise = if is_old { Method::Reciprocal } else { Method::Weighted };
-    Fusion::of(wish, index.parameters.fusion.as_ref(), otherwise).map_err(|e| Fault::invalid_parameter("fusion", e))
+    Fusion::of(wish, index.parameters.fusion.as_ref(), otherwise)
+        .map_err(|e| Fault::invalid_parameter("fusion", e))
 }
 
 /// What a reply says of it.
 pub(super) fn fusion_used(fusion: Fusion, mode: Mode) -> Option<FusionUsed> {
-    (mode == Mode::Hybrid).then(|| FusionUsed { method: fusion.method.name().to_owned(), weight: f64::from(fusion.weight) })
+    (mode == Mode::Hybrid).then(|| FusionUsed {
+        method: fusion.method.name().to_owned(),
+        weight: f64::from(fusion.weight),
+    })
 }
 
 /// What answers a search.
@@ -187,24 +217,38 @@ pub(super) fn search_source(index: &Index, mode: Mode) -> Result<SearchSource, F
     match index.current() {
         Ok((generation, degraded)) => Ok(SearchSource { generation, degraded, partial: None }),
         Err(fault) => match index.partial(mode == Mode::Lexical) {
-            Some((generation, partial)) => Ok(SearchSource { generation, degraded: None, partial: Some(partial) }),
+            Some((generation, partial)) => {
+                Ok(SearchSource { generation, degraded: None, partial: Some(partial) })
+            }
             None => Err(fault),
         },
     }
 }
 
 /// That the index's vectors are of the model that the search asks for, if it asks for one.
-pub(super) fn is_of_model(index: &str, wanted: Option<&String>, model: &Model) -> Result<(), Fault> {
-    let Some(wanted) = wanted.filter(|wanted| **wanted != model.name && **wanted != model.fingerprint) else { return Ok(()) };
+pub(super) fn is_of_model(
+    index: &str,
+    wanted: Option<&String>,
+    model: &Model,
+) -> Result<(), Fault> {
+    let Some(wanted) =
+        wanted.filter(|wanted| **wanted != model.name && **wanted != model.fingerprint)
+    else {
+        return Ok(());
+    };
     let message = format!(
         "index `{index}` holds vectors of {}, not of {wanted}: `brahman index migrate {index} --model {wanted}` embeds it with that",
         model.name
     );
-    Err(Fault::of(&error::ModelMismatch { wanted: wanted.clone(), got: model.name.clone() }, false, message))
+    Err(Fault::of(
+        &error::ModelMismatch { wanted: wanted.clone(), got: model.name.clone() },
+        false,
+        message,
+    ))
 }
 
-/// How each query is searched, and on how many threads all of them may be. A single query has more than one only if the caller named a
-/// number, or all rows are compared.
+/// How each query is searched, and on how many threads all of them may be. A single query has more
+/// than one only if the caller named a number, or all rows are compared.
 fn options(ask: &SearchIn, mode: Mode, k: u64) -> (SearchOptions, usize) {
     let cores = cores();
     let threads = ask.threads.map_or(cores, |t| usize::try_from(t).unwrap_or(cores)).clamp(1, 64);
@@ -220,7 +264,10 @@ fn options(ask: &SearchIn, mode: Mode, k: u64) -> (SearchOptions, usize) {
 
 /// What an order is made of where only meaning counts.
 fn by_cosine(found: &[Neighbour]) -> Vec<ScoredRow> {
-    found.iter().map(|f| ScoredRow { row: f.row, score: f.score, cosine: Some(f.score), bm25: None }).collect()
+    found
+        .iter()
+        .map(|f| ScoredRow { row: f.row, score: f.score, cosine: Some(f.score), bm25: None })
+        .collect()
 }
 
 impl Job {
@@ -228,7 +275,10 @@ impl Job {
         let Ranking { index, generation, asked, how, .. } = &self.ranking;
         let started = Instant::now();
         let filtered = match &self.filter {
-            Some(filter) => Some(filter::allowed(filter, generation, &self.source).map_err(|e| e.fault(&index.parameters.name))?),
+            Some(filter) => Some(
+                filter::allowed(filter, generation, &self.source)
+                    .map_err(|e| e.fault(&index.parameters.name))?,
+            ),
             None => None,
         };
         let allowed = self.ranking.allowed(filtered.as_ref())?;
@@ -236,26 +286,47 @@ impl Job {
         let found = self.ranking.ranked(&allowed)?;
         let search = started.elapsed() - filter;
         // What somebody asked for otherwise says nothing of what was promised.
-        if self.ranking.mode == Mode::Semantic && !how.exact && how.ef.is_none() && self.ranking.per_document.is_none() {
+        if self.ranking.mode == Mode::Semantic
+            && !how.exact
+            && how.ef.is_none()
+            && self.ranking.per_document.is_none()
+        {
             for (query, found) in self.ranking.queries.iter().zip(&found) {
-                let found: Vec<Neighbour> = found.iter().map(|f| Neighbour { row: f.row, score: f.score }).collect();
-                let asked = LiveQuery { vector: query, k: how.k, filter: self.filter.as_ref(), allowed: &allowed };
+                let found: Vec<Neighbour> =
+                    found.iter().map(|f| Neighbour { row: f.row, score: f.score }).collect();
+                let asked = LiveQuery {
+                    vector: query,
+                    k: how.k,
+                    filter: self.filter.as_ref(),
+                    allowed: &allowed,
+                };
                 index.shadow(&self.agent, generation, &asked, &found);
             }
         }
-        let mut marker = asked.as_ref().filter(|_| self.passages).map(|asked| Marker::of(&asked.text, &generation.analyser()));
+        let mut marker = asked
+            .as_ref()
+            .filter(|_| self.passages)
+            .map(|asked| Marker::of(&asked.text, &generation.analyser()));
         let hits = |found: &Vec<ScoredRow>| -> Result<Vec<Hit>, Fault> {
             let numbers: Vec<u32> = found.iter().map(|f| f.row).collect();
             let rows = generation.rows(&numbers).map_err(|e| io_fault("fetching a hit", &e))?;
             let mut hits: Vec<Hit> = rows.iter().zip(found).map(|(row, f)| hit(row, f)).collect();
             if let Some(marker) = &mut marker {
-                rows.iter().zip(&mut hits).for_each(|(row, hit)| hit.passage = Some(passage(marker, row.text)));
+                rows.iter()
+                    .zip(&mut hits)
+                    .for_each(|(row, hit)| hit.passage = Some(passage(marker, row.text)));
             }
             Ok(hits)
         };
         let results = found.iter().map(hits).collect::<Result<Vec<_>, _>>()?;
         let left_out = self.ranking.left_out.load(Ordering::Relaxed);
-        Ok(SearchOutcome { results, left_out, filter, search, fetch: started.elapsed() - filter - search })
+        Ok(SearchOutcome {
+            results,
+            left_out,
+            filter,
+            search,
+            fetch: started.elapsed() - filter - search,
+        })
     }
 }
 
@@ -293,47 +364,69 @@ impl Ranking {
     }
 
     /// The best `wanted` rows of each of these queries; by words alone there is one, of no vector.
-    fn found(&self, queries: &[Vec<f32>], allowed: &Selection, wanted: usize) -> Result<Vec<Vec<ScoredRow>>, Fault> {
+    fn found(
+        &self,
+        queries: &[Vec<f32>],
+        allowed: &Selection,
+        wanted: usize,
+    ) -> Result<Vec<Vec<ScoredRow>>, Fault> {
         let generation = &*self.generation;
         let wide = |k: usize| SearchOptions { k, ..self.how.clone() };
         Ok(match (self.mode, &self.asked) {
             (Mode::Lexical, Some(asked)) => {
                 let words = self.words(&asked.text, wanted, allowed)?;
-                let share = |bm25: f32| if words.ideal > 0.0 { (bm25 / words.ideal).min(1.0) } else { 0.0 };
-                let scored = |f: &Neighbour| ScoredRow { row: f.row, score: share(f.score), cosine: None, bm25: Some(f.score) };
+                let share =
+                    |bm25: f32| if words.ideal > 0.0 { (bm25 / words.ideal).min(1.0) } else { 0.0 };
+                let scored = |f: &Neighbour| ScoredRow {
+                    row: f.row,
+                    score: share(f.score),
+                    cosine: None,
+                    bm25: Some(f.score),
+                };
                 vec![words.rows.iter().map(scored).collect()]
             }
             (Mode::Hybrid, Some(asked)) => {
                 let depth = wanted.saturating_mul(FUSED_PER_HIT);
                 // What answered before there was a choice answers as it did.
-                let depth = if self.fusion.method == Method::Weighted { depth.max(FUSED_MIN) } else { depth };
+                let depth = if self.fusion.method == Method::Weighted {
+                    depth.max(FUSED_MIN)
+                } else {
+                    depth
+                };
                 let words = self.words(&asked.text, depth, allowed)?;
                 let fused = |query: &Vec<f32>| {
                     let near = generation.search(query, &wide(depth), allowed);
-                    let lists = Lists { near: &near, words: &words.rows, alone: &words.alone, depth };
+                    let lists =
+                        Lists { near: &near, words: &words.rows, alone: &words.alone, depth };
                     fuse(&lists, self.fusion, |row| generation.cosine(query, row), wanted)
                 };
                 queries.iter().map(fused).collect()
             }
-            _ if queries.len() <= QUERIES_INLINE => {
-                queries.iter().map(|query| by_cosine(&generation.search(query, &wide(wanted), allowed))).collect()
-            }
+            _ if queries.len() <= QUERIES_INLINE => queries
+                .iter()
+                .map(|query| by_cosine(&generation.search(query, &wide(wanted), allowed)))
+                .collect(),
             _ if self.how.exact => {
                 let queries: Vec<&[f32]> = queries.iter().map(Vec::as_slice).collect();
                 let found = generation.exact_many(&queries, wanted, self.threads, allowed);
                 found.iter().map(|found| by_cosine(found)).collect()
             }
-            _ => {
-                in_parallel(queries.len(), self.threads, || (), |(), i| by_cosine(&generation.search(&queries[i], &wide(wanted), allowed)))
-            }
+            _ => in_parallel(
+                queries.len(),
+                self.threads,
+                || (),
+                |(), i| by_cosine(&generation.search(&queries[i], &wide(wanted), allowed)),
+            ),
         })
     }
 
-    /// The best rows of which no document has more than `most`: looked for ever deeper until there are enough, or no more.
+    /// The best rows of which no document has more than `most`: looked for ever deeper until there
+    /// are enough, or no more.
     fn spread(&self, allowed: &Selection, most: usize) -> Result<Vec<Vec<ScoredRow>>, Fault> {
         let wanted = self.how.k.saturating_mul(DEEPER).min(self.generation.len().max(1));
         let found = self.found(&self.queries, allowed, wanted)?;
-        // Those that need more rows by themselves: all rows of all queries would be too many to hold.
+        // Those that need more rows by themselves: all rows of all queries would be too many to
+        // hold.
         let deeper = |(): &mut (), at: usize| {
             let own = self.queries.get(at..=at).unwrap_or_default();
             self.deepened(own, &found[at], (allowed, most, wanted))
@@ -384,7 +477,9 @@ fn hit(row: &Row<'_>, scored: &ScoredRow) -> Hit {
         score: scored.score,
         cosine: scored.cosine,
         bm25: scored.bm25,
-        heading: Some(heading(row.doc_id, row.context)).filter(|heading| !heading.is_empty()).map(str::to_owned),
+        heading: Some(heading(row.doc_id, row.context))
+            .filter(|heading| !heading.is_empty())
+            .map(str::to_owned),
         passage: None,
         search_score: None,
     }
@@ -393,7 +488,8 @@ fn hit(row: &Row<'_>, scored: &ScoredRow) -> Hit {
 /// What of a text is read first.
 fn passage(marker: &mut Marker, text: &str) -> Passage {
     let found = marker.passage(text);
-    let marks = found.marks.iter().map(|mark| Mark { start: mark.start as u64, end: mark.end as u64 });
+    let marks =
+        found.marks.iter().map(|mark| Mark { start: mark.start as u64, end: mark.end as u64 });
     Passage { text: found.text.to_owned(), marks: marks.collect() }
 }
 
@@ -408,8 +504,15 @@ impl IndexService {
         let model = generation.manifest.model.clone();
         is_of_model(&ask.index, ask.model.as_ref(), &model)?;
         let k = hits_wanted(&ask)?;
-        let filter = ask.filter.as_ref().map(Filter::parse).transpose().map_err(|e| Fault::invalid_parameter("filter", e))?;
-        let rerank = ask.rerank.clone().map(|step| RerankPlan::of(step, ask.text.as_deref(), k, call.context.clone(), call.deadline));
+        let filter = ask
+            .filter
+            .as_ref()
+            .map(Filter::parse)
+            .transpose()
+            .map_err(|e| Fault::invalid_parameter("filter", e))?;
+        let rerank = ask.rerank.clone().map(|step| {
+            RerankPlan::of(step, ask.text.as_deref(), k, call.context.clone(), call.deadline)
+        });
         let rerank = rerank.transpose()?;
         let (how, threads) = options(&ask, mode, rerank.as_ref().map_or(k, |plan| plan.candidates));
         let per_document = per_document(ask.per_document)?;
@@ -426,35 +529,62 @@ impl IndexService {
             (Some(_), Some(vector), None) if mode == Mode::Hybrid => vec![vector],
             (Some(ParsedQuery { text, .. }), None, None) => {
                 if index.parameters.vector_column.is_some() && index.parameters.model.is_none() {
-                    let how = if mode == Mode::Hybrid { "give the query's vector beside its text" } else { "search it by vector" };
-                    let message = format!("index `{}` holds its dataset's own vectors; {how}", ask.index);
-                    return Err(Fault::of(&error::ModelMismatch { wanted: model.fingerprint, got: String::new() }, false, message));
+                    let how = if mode == Mode::Hybrid {
+                        "give the query's vector beside its text"
+                    } else {
+                        "search it by vector"
+                    };
+                    let message =
+                        format!("index `{}` holds its dataset's own vectors; {how}", ask.index);
+                    return Err(Fault::of(
+                        &error::ModelMismatch { wanted: model.fingerprint, got: String::new() },
+                        false,
+                        message,
+                    ));
                 }
                 let embedded = embedder::query(&self.client, &model, text, call.deadline).await;
-                let (vector, by, cut) = embedded.map_err(|fault| embedder::explained(fault, &model, &ask.index))?;
+                let (vector, by, cut) =
+                    embedded.map_err(|fault| embedder::explained(fault, &model, &ask.index))?;
                 (provider, truncated) = (by, Some(cut));
                 vec![vector]
             }
             (None, Some(vector), None) if mode == Mode::Semantic => vec![vector],
             (None, None, Some(vectors)) if mode == Mode::Semantic => vectors,
             (None, _, _) if mode != Mode::Semantic => {
-                return Err(Fault::invalid_parameter("text", format!("a {} search needs the query as text", mode.name())));
+                return Err(Fault::invalid_parameter(
+                    "text",
+                    format!("a {} search needs the query as text", mode.name()),
+                ));
             }
-            _ => return Err(Fault::invalid_parameter("text, vector, vectors", "expected exactly one of them")),
+            _ => {
+                return Err(Fault::invalid_parameter(
+                    "text, vector, vectors",
+                    "expected exactly one of them",
+                ));
+            }
         };
         let checked = units(queries, &model)?;
         let embedded = started.elapsed();
         let graph_ef = how.ef.unwrap_or(generation.manifest.ef_search);
-        let ef = (mode != Mode::Lexical && !how.exact && generation.manifest.engine != "exact").then_some(graph_ef as u64);
-        let recall = generation.manifest.recall_measured.filter(|_| ef.is_some() && how.ef.is_none());
-        let engine = if how.exact { "exact".to_owned() } else { generation.manifest.engine.clone() };
+        let ef = (mode != Mode::Lexical && !how.exact && generation.manifest.engine != "exact")
+            .then_some(graph_ef as u64);
+        let recall =
+            generation.manifest.recall_measured.filter(|_| ef.is_some() && how.ef.is_none());
+        let engine =
+            if how.exact { "exact".to_owned() } else { generation.manifest.engine.clone() };
         let short = how.k.max(how.ef.unwrap_or(generation.manifest.ef_search)) <= EF_INLINE
-            && generation.delta.rows.len().saturating_sub(generation.linked_rows()) <= APPENDED_INLINE;
-        let quick = checked.len() <= QUERIES_INLINE && mode == Mode::Semantic && filter.is_none() && engine != "exact" && short;
+            && generation.delta.rows.len().saturating_sub(generation.linked_rows())
+                <= APPENDED_INLINE;
+        let quick = checked.len() <= QUERIES_INLINE
+            && mode == Mode::Semantic
+            && filter.is_none()
+            && engine != "exact"
+            && short;
         let source = index.parameters.dataset.clone();
         let quick = quick && per_document.is_none();
-        let said =
-            |parts: fn(&ParsedQuery) -> &Vec<String>| asked.as_ref().map(|asked| parts(asked).clone()).filter(|parts| !parts.is_empty());
+        let said = |parts: fn(&ParsedQuery) -> &Vec<String>| {
+            asked.as_ref().map(|asked| parts(asked).clone()).filter(|parts| !parts.is_empty())
+        };
         let (phrases, without) = (said(|asked| &asked.phrases), said(|asked| &asked.without));
         let ranking = Ranking {
             index: Arc::clone(&index),
@@ -468,18 +598,27 @@ impl IndexService {
             threads,
             left_out: AtomicU64::new(0),
         };
-        let job = Job { agent: Arc::clone(&self.agent), source, filter, passages: ask.passages.unwrap_or(false), ranking };
+        let job = Job {
+            agent: Arc::clone(&self.agent),
+            source,
+            filter,
+            passages: ask.passages.unwrap_or(false),
+            ranking,
+        };
         let done = if quick {
             // Some tens of microseconds: less than handing it to another thread would take.
             caught("the search", || job.run())??
         } else {
-            tokio::task::spawn_blocking(move || job.run()).await.map_err(|e| Fault::internal(chain(&e)))??
+            tokio::task::spawn_blocking(move || job.run())
+                .await
+                .map_err(|e| Fault::internal(chain(&e)))??
         };
         let found = Instant::now();
         let (mut results, mut reranked) = (done.results, None);
         if let Some(plan) = rerank {
             // A query in words has one list.
-            let RerankedHits { hits, report } = plan.run(&self.client, results.pop().unwrap_or_default()).await?;
+            let RerankedHits { hits, report } =
+                plan.run(&self.client, results.pop().unwrap_or_default()).await?;
             results.push(hits);
             reranked = Some((report, found.elapsed()));
         }
@@ -526,12 +665,16 @@ impl IndexService {
             let mut chunks = Vec::new();
             for number in generation.of_document(&doc_id) {
                 let row = generation.row(number).map_err(|e| io_fault("reading the index", &e))?;
-                chunks.push(hit(&row, &ScoredRow { row: number, score: 0.0, cosine: None, bm25: None }));
+                chunks.push(hit(
+                    &row,
+                    &ScoredRow { row: number, score: 0.0, cosine: None, bm25: None },
+                ));
             }
             chunks.sort_by_key(|c| c.chunk);
             Ok(chunks)
         };
-        let chunks = tokio::task::spawn_blocking(find).await.map_err(|e| Fault::internal(chain(&e)))??;
+        let chunks =
+            tokio::task::spawn_blocking(find).await.map_err(|e| Fault::internal(chain(&e)))??;
         Reply::of(&GetOut { chunks, generation: number })
     }
 }

@@ -1,7 +1,8 @@
 //! One index in memory: what answers now, and who may change it.
 //!
-//! Invariants: readers clone the `Arc` of a generation and keep a whole one; one writer at a time (refresh, compaction,
-//! promotion, repair) holds the slot until its work on disk has ended, even if its caller is gone.
+//! Invariants: readers clone the `Arc` of a generation and keep a whole one; one writer at a time
+//! (refresh, compaction, promotion, repair) holds the slot until its work on disk has ended, even
+//! if its caller is gone.
 
 use std::collections::HashSet;
 use std::io;
@@ -27,7 +28,8 @@ use crate::rescue;
 use crate::shadow::Shadow;
 use crate::trials::Journal;
 
-/// Locks without minding a panic elsewhere: everything behind these locks is whole between statements.
+/// Locks without minding a panic elsewhere: everything behind these locks is whole between
+/// statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -179,7 +181,10 @@ impl Index {
     pub(super) fn open(stub: &Path, parameters: CreateIn) -> Self {
         match Home::open(stub) {
             Ok(home) => {
-                let copies = stub.parent().and_then(rescue::known).map(|folder| folder.join(&parameters.name));
+                let copies = stub
+                    .parent()
+                    .and_then(rescue::known)
+                    .map(|folder| folder.join(&parameters.name));
                 let there = home.is_there().map_err(OpenError::from);
                 Self::made(home, parameters, there, copies.as_deref())
             }
@@ -190,7 +195,8 @@ impl Index {
         }
     }
 
-    /// One whose parameters cannot be read: it keeps its name, so that nothing else is made in its place.
+    /// One whose parameters cannot be read: it keeps its name, so that nothing else is made in its
+    /// place.
     pub(super) fn unusable(stub: &Path, name: &str, error: ParametersError) -> Self {
         let parameters = CreateIn { name: name.to_owned(), ..CreateIn::default() };
         let home = Home { bucket: UNKNOWN.into(), path: stub.join(UNKNOWN), left: None };
@@ -206,16 +212,27 @@ impl Index {
     pub(super) fn usable(&self) -> Result<(), Fault> {
         let Some(why) = &self.unusable else { return Ok(()) };
         let name = &self.parameters.name;
-        let message = format!("index `{name}` cannot be used: {why}; restore that file, or delete the index and create it again");
+        let message = format!(
+            "index `{name}` cannot be used: {why}; restore that file, or delete the index and create it again"
+        );
         Err(Fault::of(&error::Damaged { name: name.clone() }, false, message))
     }
 
-    fn made(home: Home, parameters: CreateIn, there: Result<(), OpenError>, copies: Option<&Path>) -> Self {
+    fn made(
+        home: Home,
+        parameters: CreateIn,
+        there: Result<(), OpenError>,
+        copies: Option<&Path>,
+    ) -> Self {
         let folder = Folder::new(&home.path, Steps::default());
         let is_there = there.is_ok();
         let mut answering = AnswerState::of(there.and_then(|()| Ok(folder.open()?)));
         if answering.degraded.is_some() && is_there {
-            let named = folder.pointer().ok().flatten().and_then(|pointer| folder.manifest(&pointer.generation).ok());
+            let named = folder
+                .pointer()
+                .ok()
+                .flatten()
+                .and_then(|pointer| folder.manifest(&pointer.generation).ok());
             let back = copies.and_then(|copies| rescue::restore_manifest(&folder, copies));
             let manifest_back = back.is_some();
             if let (Some(manifest), Some(copies)) = (back.or(named), copies) {
@@ -225,8 +242,15 @@ impl Index {
                 }
                 if !files.is_empty() {
                     let why = answering.degraded.unwrap_or_default();
-                    tracing::warn!(index = parameters.name, "restored from rescue: {}; it was found that {why}", files.join(", "));
-                    answering = AnswerState { rescued: true, ..AnswerState::of(folder.open().map_err(OpenError::from)) };
+                    tracing::warn!(
+                        index = parameters.name,
+                        "restored from rescue: {}; it was found that {why}",
+                        files.join(", ")
+                    );
+                    answering = AnswerState {
+                        rescued: true,
+                        ..AnswerState::of(folder.open().map_err(OpenError::from))
+                    };
                 }
             }
         }
@@ -259,7 +283,8 @@ impl Index {
         index
     }
 
-    /// The index after a move: with the journal of the one that was moved, which whoever waits for it finds in its new place.
+    /// The index after a move: with the journal of the one that was moved, which whoever waits for
+    /// it finds in its new place.
     pub(super) fn open_moved(home: Home, of: &Self, journal: &mut Journal) -> Self {
         let there = home.is_there().map_err(OpenError::from);
         let mut moved = Self::made(home, of.parameters.clone(), there, None);
@@ -280,7 +305,8 @@ impl Index {
         })
     }
 
-    /// The same where it is known in which bucket they are: that this cannot be read is damage, of which more can be said.
+    /// The same where it is known in which bucket they are: that this cannot be read is damage, of
+    /// which more can be said.
     ///
     /// # Errors
     /// `Damaged`, with what to do.
@@ -288,10 +314,14 @@ impl Index {
         if self.home.bucket == UNKNOWN { Ok(()) } else { self.within_reach() }
     }
 
-    /// What is wrong with it, with what repairs it. What is on a disk that is not mounted cannot be repaired, and need not be.
+    /// What is wrong with it, with what repairs it. What is on a disk that is not mounted cannot be
+    /// repaired, and need not be.
     pub(super) fn with_remedy(&self, why: &str) -> String {
         match self.home.is_there() {
-            Ok(()) => format!("{why}; `brahman index doctor {} --repair` repairs it", self.parameters.name),
+            Ok(()) => format!(
+                "{why}; `brahman index doctor {} --repair` repairs it",
+                self.parameters.name
+            ),
             Err(_) => why.to_owned(),
         }
     }
@@ -313,7 +343,9 @@ impl Index {
     /// # Errors
     /// `Damaged`, naming the journal.
     pub(super) fn trials_known(&self) -> Result<(), Fault> {
-        let Some(why) = lock(&self.journal).trouble().map(|error| chain(error)) else { return Ok(()) };
+        let Some(why) = lock(&self.journal).trouble().map(|error| chain(error)) else {
+            return Ok(());
+        };
         let name = &self.parameters.name;
         let message = format!(
             "index `{name}`: its trials cannot be read: {why}; searches still work. Restore that file, or move it away to start \
@@ -322,14 +354,21 @@ impl Index {
         Err(Fault::of(&error::Damaged { name: name.clone() }, false, message))
     }
 
-    /// All names of the data of a generation of its own. Reads manifests, and all rows where none of them says it.
+    /// All names of the data of a generation of its own. Reads manifests, and all rows where none
+    /// of them says it.
     ///
     /// # Errors
     /// If a row is damaged.
     pub(super) fn data_names(&self, generation: &Generation) -> Result<DataNames, Fault> {
-        let now = generation.data_name().map_err(|e| folder_fault(&self.parameters.name, "reading the index", &e))?;
+        let now = generation
+            .data_name()
+            .map_err(|e| folder_fault(&self.parameters.name, "reading the index", &e))?;
         let all = self.folder.generations();
-        Ok(DataNames::new(now, &generation.folder, all.iter().map(|(name, manifest)| (name.as_str(), manifest))))
+        Ok(DataNames::new(
+            now,
+            &generation.folder,
+            all.iter().map(|(name, manifest)| (name.as_str(), manifest)),
+        ))
     }
 
     /// That nothing of it is whole, and why.
@@ -337,7 +376,9 @@ impl Index {
         let name = &self.parameters.name;
         // What is on a disk that is not there cannot be mended, and need not be.
         let message = match self.home.is_there() {
-            Ok(()) => format!("index `{name}` is damaged: {why}; `brahman index doctor {name} --repair`, or a refresh, rebuilds it"),
+            Ok(()) => format!(
+                "index `{name}` is damaged: {why}; `brahman index doctor {name} --repair`, or a refresh, rebuilds it"
+            ),
             Err(_) => format!("index `{name}`: {why}"),
         };
         Fault::of(&error::Damaged { name: name.clone() }, false, message)
@@ -355,15 +396,21 @@ impl Index {
             (None, Some(why)) => Err(self.damaged(why)),
             (None, None) => {
                 let message = match &*lock(&self.partial) {
-                    Some(partial) => format!("index `{name}`: {}; what there is so far can be searched", partial.progress()),
-                    None => format!("index `{name}` has not been refreshed yet: `brahman index refresh {name}`"),
+                    Some(partial) => format!(
+                        "index `{name}`: {}; what there is so far can be searched",
+                        partial.progress()
+                    ),
+                    None => format!(
+                        "index `{name}` has not been refreshed yet: `brahman index refresh {name}`"
+                    ),
                 };
                 Err(Fault::of(&error::NotReady { name: name.clone() }, true, message))
             }
         }
     }
 
-    /// What a first refresh has so far, if it is under way: for a search by words all that was read, else what is embedded.
+    /// What a first refresh has so far, if it is under way: for a search by words all that was
+    /// read, else what is embedded.
     pub(super) fn partial(&self, by_words: bool) -> Option<(Arc<Generation>, PartialIndex)> {
         let partial = lock(&self.partial).clone()?;
         let generation = if by_words { partial.words.clone() } else { partial.near.clone() };
@@ -375,11 +422,12 @@ impl Index {
         lock(&self.answering).generation.clone()
     }
 
-    /// Reads every file of the generation that answers and compares it with its checksum; what is wrong goes into every
-    /// reply, unless it can be put back from copies. Opening reads only what it must, so vectors and texts are not known to be whole
-    /// until then.
+    /// Reads every file of the generation that answers and compares it with its checksum; what is
+    /// wrong goes into every reply, unless it can be put back from copies. Opening reads only what
+    /// it must, so vectors and texts are not known to be whole until then.
     ///
-    /// Blocks: files are put back only under the index's slot, and none if it was deleted meanwhile.
+    /// Blocks: files are put back only under the index's slot, and none if it was deleted
+    /// meanwhile.
     pub(super) fn verify(self: &Arc<Self>, copies: Option<&Path>) {
         for said in evals::list(self.folder.path(), None).1 {
             tracing::error!(index = self.parameters.name, "{said}");
@@ -388,11 +436,15 @@ impl Index {
         if let Some(wrong) = self.folder.verify(&generation.manifest).into_iter().next() {
             let wrong = chain(&wrong);
             tracing::error!(index = self.parameters.name, "{wrong}");
-            let _claim = copies.is_some().then(|| self.claimed(RESTORING, Arc::clone(&self.slot).blocking_lock_owned()));
+            let _claim = copies
+                .is_some()
+                .then(|| self.claimed(RESTORING, Arc::clone(&self.slot).blocking_lock_owned()));
             if self.replicas.is_unwanted.load(Ordering::Acquire) {
                 return;
             }
-            let back = copies.map(|copies| rescue::restore(&self.folder, &generation.manifest, copies)).unwrap_or_default();
+            let back = copies
+                .map(|copies| rescue::restore(&self.folder, &generation.manifest, copies))
+                .unwrap_or_default();
             let whole = (!back.is_empty() && self.folder.verify(&generation.manifest).is_empty())
                 .then(|| self.folder.load(&generation.folder, None).ok())
                 .flatten();
@@ -400,7 +452,11 @@ impl Index {
             if let Some(whole) = whole
                 && answering.generation.as_ref().is_some_and(|g| Arc::ptr_eq(g, &generation))
             {
-                tracing::warn!(index = self.parameters.name, "restored from rescue: {}", back.join(", "));
+                tracing::warn!(
+                    index = self.parameters.name,
+                    "restored from rescue: {}",
+                    back.join(", ")
+                );
                 let whole = Arc::new(whole);
                 whole.link_appended();
                 *answering = AnswerState { generation: Some(whole), degraded: None, rescued: true };
@@ -434,7 +490,8 @@ impl Index {
         };
         lock(&self.read).extend(old.iter().map(Arc::downgrade));
         drop(old);
-        // Going back behind what was refreshed since would lose rows: a new generation ends the check.
+        // Going back behind what was refreshed since would lose rows: a new generation ends the
+        // check.
         self.watch_promotion();
         self.tidy();
         generation
@@ -444,7 +501,11 @@ impl Index {
     pub(super) fn tidy(&self) {
         let mut read = lock(&self.read);
         read.retain(|weak| weak.strong_count() > 0);
-        let held = read.iter().filter_map(Weak::upgrade).chain(self.generation()).map(|g| g.folder.clone());
+        let held = read
+            .iter()
+            .filter_map(Weak::upgrade)
+            .chain(self.generation())
+            .map(|g| g.folder.clone());
         let held: HashSet<String> = held.collect();
         drop(read);
         let words = self.folder.collect(&held).words();
@@ -456,7 +517,8 @@ impl Index {
         lock(&self.swept).clone()
     }
 
-    /// Whether somebody went back to what answers, so that nothing that acts by itself may go on from there.
+    /// Whether somebody went back to what answers, so that nothing that acts by itself may go on
+    /// from there.
     ///
     /// # Errors
     /// If `CURRENT` cannot be read: then nobody knows.
@@ -469,7 +531,8 @@ impl Index {
         let answering = self.generation();
         let old: Vec<Arc<Generation>> = lock(&self.read).iter().filter_map(Weak::upgrade).collect();
         let (verified_files, verified_hits, verified_misses) = self.folder.files().marks().counts();
-        let mut out = Caches { verified_files, verified_hits, verified_misses, ..Caches::default() };
+        let mut out =
+            Caches { verified_files, verified_hits, verified_misses, ..Caches::default() };
         let mut bases: Vec<&crate::generation::Base> = Vec::new();
         for generation in old.iter().chain(&answering) {
             out.generations += 1;
@@ -508,7 +571,8 @@ impl Index {
         lock(&self.busy).as_ref().map(|(what, _)| *what)
     }
 
-    /// Claims the right to change this index. A compaction gives way, and what puts files back is waited for; anything else is `Busy`.
+    /// Claims the right to change this index. A compaction gives way, and what puts files back is
+    /// waited for; anything else is `Busy`.
     ///
     /// # Errors
     /// `Busy`, or `ReadOnly` where nothing can be written.
@@ -521,7 +585,10 @@ impl Index {
     ///
     /// # Errors
     /// `Busy`.
-    pub(super) async fn claim_to_look(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
+    pub(super) async fn claim_to_look(
+        self: &Arc<Self>,
+        what: &'static str,
+    ) -> Result<Claim, Fault> {
         let busy = lock(&self.busy).clone();
         match busy {
             Some(("compaction" | RESTORING, stop)) if what != "compaction" => {
@@ -544,7 +611,10 @@ impl Index {
     fn claim_slot(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
         let Ok(slot) = Arc::clone(&self.slot).try_lock_owned() else {
             let name = &self.parameters.name;
-            let message = format!("index `{name}` is busy: {}; try again when it is done", self.busy().unwrap_or("being changed"));
+            let message = format!(
+                "index `{name}` is busy: {}; try again when it is done",
+                self.busy().unwrap_or("being changed")
+            );
             return Err(Fault::of(&error::Busy { name: name.clone() }, true, message));
         };
         Ok(self.claimed(what, slot))

@@ -1,7 +1,8 @@
 //! `Snapshot`: every index as it answers, in a folder for a backup.
 //!
-//! Invariants: nobody is kept waiting, neither a search nor a refresh; a generation is held while it is copied, so that nothing of it is
-//! swept; an index that cannot be copied whole is left out, and named.
+//! Invariants: nobody is kept waiting, neither a search nor a refresh; a generation is held while
+//! it is copied, so that nothing of it is swept; an index that cannot be copied whole is left out,
+//! and named.
 
 use std::fs;
 use std::io;
@@ -27,9 +28,13 @@ impl IndexService {
         let SnapshotIn { folder } = call.parameters()?;
         let to = PathBuf::from(folder);
         if !to.is_absolute() || !to.is_dir() {
-            return Err(Fault::invalid_parameter("folder", "expected the absolute path of a folder that is there"));
+            return Err(Fault::invalid_parameter(
+                "folder",
+                "expected the absolute path of a folder that is there",
+            ));
         }
-        let (all, stubs): (Vec<Arc<Index>>, PathBuf) = (lock(&self.indexes).values().cloned().collect(), self.folder.clone());
+        let (all, stubs): (Vec<Arc<Index>>, PathBuf) =
+            (lock(&self.indexes).values().cloned().collect(), self.folder.clone());
         let mock = self.mock.then_some(true);
         let work = move || {
             let (mut indexes, mut left_out) = (Vec::new(), Vec::new());
@@ -44,7 +49,11 @@ impl IndexService {
                     }
                 }
             }
-            SnapshotOut { indexes, left_out: Some(left_out).filter(|left_out| !left_out.is_empty()), mock }
+            SnapshotOut {
+                indexes,
+                left_out: Some(left_out).filter(|left_out| !left_out.is_empty()),
+                mock,
+            }
         };
         Reply::of(&blocking(work).await.map_err(|e| Fault::internal(chain(&e)))?)
     }

@@ -6,7 +6,12 @@ use super::*;
 
 fn trial(id: &str, fingerprint: &str, recall: f64, p95: f64) -> TrialRecord {
     let metrics = Metrics { recall_at_k: recall, p95_us: p95, ..Metrics::default() };
-    TrialRecord { id: id.into(), fingerprint: fingerprint.into(), metrics, ..TrialRecord::default() }
+    TrialRecord {
+        id: id.into(),
+        fingerprint: fingerprint.into(),
+        metrics,
+        ..TrialRecord::default()
+    }
 }
 
 #[test]
@@ -20,12 +25,20 @@ fn a_damaged_journal_is_said_until_somebody_has_looked() {
     drop(journal);
     let path = index.path().join("trials/journal.log");
     let text = fs::read_to_string(&path).expect("there");
-    let without: String = text.split_inclusive('\n').enumerate().filter(|(line, _)| *line != 1).map(|(_, text)| text).collect();
+    let without: String = text
+        .split_inclusive('\n')
+        .enumerate()
+        .filter(|(line, _)| *line != 1)
+        .map(|(_, text)| text)
+        .collect();
     fs::write(&path, without).expect("harmed");
     for missing in [1, 0] {
         let journal = Journal::open(index.path());
         assert_eq!((journal.damage().missing, journal.trials.len()), (missing, 2));
-        assert!(journal.trouble().is_none() && journal.shortfall().is_some_and(|why| why.contains("journal.log.quarantine")));
+        assert!(
+            journal.trouble().is_none()
+                && journal.shortfall().is_some_and(|why| why.contains("journal.log.quarantine"))
+        );
     }
     fs::remove_file(&path).and_then(|()| fs::create_dir(&path)).expect("unreadable");
     let mut journal = Journal::open(index.path());
@@ -52,10 +65,19 @@ fn the_best_is_chosen_among_trials_on_the_same_data_and_queries() {
         of("d", "y", "s", 1.0, 1.0),
         of("e", "x", "t", 1.0, 1.0),
     ];
-    let best = |all: &[TrialRecord], choice| best(all, &data("x"), "s", choice).map(|t| t.id).unwrap_or_default();
+    let best = |all: &[TrialRecord], choice| {
+        best(all, &data("x"), "s", choice).map(|t| t.id).unwrap_or_default()
+    };
     assert_eq!([Choice::Recall, Choice::Latency].map(|choice| best(&all, choice)), ["b", "a"]);
-    assert_eq!(best(&all, Choice::Better(Goal::Pareto)), "c", "the fastest that is not clearly less exact");
-    assert_eq!([0.85, 0.97, 0.98].map(|target| best(&all, Choice::Better(Goal::Target(target)))), ["a", "c", "b"]);
+    assert_eq!(
+        best(&all, Choice::Better(Goal::Pareto)),
+        "c",
+        "the fastest that is not clearly less exact"
+    );
+    assert_eq!(
+        [0.85, 0.97, 0.98].map(|target| best(&all, Choice::Better(Goal::Target(target)))),
+        ["a", "c", "b"]
+    );
     assert!(super::best(&all, &data("z"), "s", Choice::Recall).is_none());
     all[2].metrics.orphans = 1;
     assert_eq!(best(&all, Choice::Better(Goal::Pareto)), "b", "not one that loses rows");
@@ -74,7 +96,10 @@ fn every_width_of_a_trial_is_a_candidate() {
     };
     one.widths = Some(vec![width(10, 0.9, 10.0), width(20, 0.96, 20.0), width(40, 0.99, 40.0)]);
     let chosen = with_best_width(&one, Choice::Better(Goal::Target(0.95)));
-    assert_eq!((chosen.config.ef_search, chosen.metrics.p95_us, chosen.id.as_str()), (Some(20), 20.0, "a"));
+    assert_eq!(
+        (chosen.config.ef_search, chosen.metrics.p95_us, chosen.id.as_str()),
+        (Some(20), 20.0, "a")
+    );
     assert_eq!(with_best_width(&trial("b", "x", 0.9, 10.0), Choice::Recall).id, "b");
 }
 
@@ -85,18 +110,33 @@ fn search(_: &[f32], _: usize, ef: usize) -> Vec<Neighbour> {
 
 #[test]
 fn the_narrowest_search_that_suffices_is_found() {
-    let queries = vec![Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1, right: None }; 3];
+    let queries =
+        vec![Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1, right: None }; 3];
     assert_eq!(find_ef(&queries, 10, 0.9, &search, &|| ()), 77);
     assert_eq!(narrowest(&[10, 64, 80, 100], &queries, 10, 0.9, &search, &|| ()), Some(80));
-    assert_eq!(narrowest(&[10, 64], &queries, 10, 0.9, &search, &|| ()), Some(64), "the last where none is enough");
+    assert_eq!(
+        narrowest(&[10, 64], &queries, 10, 0.9, &search, &|| ()),
+        Some(64),
+        "the last where none is enough"
+    );
     assert_eq!(narrowest(&[], &queries, 10, 0.9, &search, &|| ()), None);
 }
 
 #[test]
 fn answers_that_were_named_are_right_and_nothing_else_is() {
-    let query = |right| Query { vector: vec![1.0], not: None, floor: 0.5, truth: 1, right: Some(vec![right]) };
+    let query = |right| Query {
+        vector: vec![1.0],
+        not: None,
+        floor: 0.5,
+        truth: 1,
+        right: Some(vec![right]),
+    };
     let found = |_: &[f32], _: usize| vec![Neighbour { row: 3, score: 1.0 }];
     let measured = measure(&[query(3), query(4)], 10, &[&found], &|| ());
     assert_eq!(measured[0].recalls, [1.0, 0.0]);
-    assert_eq!(Measure::default().recall().to_bits(), 0.0_f64.to_bits(), "nothing was found of nothing, and not less");
+    assert_eq!(
+        Measure::default().recall().to_bits(),
+        0.0_f64.to_bits(),
+        "nothing was found of nothing, and not less"
+    );
 }

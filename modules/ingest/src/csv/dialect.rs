@@ -1,7 +1,8 @@
 //! How a CSV file is written, told by its beginning where nobody says it.
 //!
-//! Invariants: a guess is made on whole records only and is the same on every machine; what was guessed against the custom (a comma, a
-//! double quote doubled within quotes, a header first, UTF-8) is said.
+//! Invariants: a guess is made on whole records only and is the same on every machine; what was
+//! guessed against the custom (a comma, a double quote doubled within quotes, a header first,
+//! UTF-8) is said.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -78,7 +79,8 @@ impl CsvOptions {
         };
         match (value, self.dates) {
             (Value::Text | Value::Coded, DateOrder::DayFirst | DateOrder::MonthFirst) => {
-                Moment::scan_by(field.as_bytes(), self.dates == DateOrder::DayFirst).map_or(value, Value::Moment)
+                Moment::scan_by(field.as_bytes(), self.dates == DateOrder::DayFirst)
+                    .map_or(value, Value::Moment)
             }
             _ => value,
         }
@@ -88,12 +90,15 @@ impl CsvOptions {
 /// A number that has a comma before its fraction as one with a point; none if it is no such number.
 fn with_point(field: &str) -> Option<String> {
     let (sign, number) = field.strip_prefix('-').map_or(("", field), |number| ("-", number));
-    let (whole, fraction) = number.split_once(',').map_or((number, None), |(whole, fraction)| (whole, Some(fraction)));
+    let (whole, fraction) =
+        number.split_once(',').map_or((number, None), |(whole, fraction)| (whole, Some(fraction)));
     let are_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
     let mut groups = whole.split('.');
     let first = groups.next().filter(|first| are_digits(first))?;
     let is_grouped = whole.contains('.');
-    let wrong = is_grouped && (!(1..=3).contains(&first.len()) || groups.any(|group| group.len() != 3 || !are_digits(group)));
+    let wrong = is_grouped
+        && (!(1..=3).contains(&first.len())
+            || groups.any(|group| group.len() != 3 || !are_digits(group)));
     if wrong || fraction.is_some_and(|fraction| fraction.contains(['.', ','])) {
         return None;
     }
@@ -115,7 +120,12 @@ impl Dialect {
     /// The csv crate's reader, as all of this module reads.
     pub(super) fn records<'a>(&self, bytes: &'a [u8]) -> ::csv::Reader<&'a [u8]> {
         let mut builder = ::csv::ReaderBuilder::new();
-        builder.delimiter(self.delimiter).flexible(true).has_headers(false).escape(self.escape).double_quote(self.escape.is_none());
+        builder
+            .delimiter(self.delimiter)
+            .flexible(true)
+            .has_headers(false)
+            .escape(self.escape)
+            .double_quote(self.escape.is_none());
         match self.quote {
             Some(quote) => builder.quote(quote),
             None => builder.quoting(false),
@@ -147,7 +157,8 @@ impl Dialect {
         out
     }
 
-    /// The end of the last whole record, and whether a quote stays open behind it. The bytes begin with a record.
+    /// The end of the last whole record, and whether a quote stays open behind it. The bytes begin
+    /// with a record.
     pub(super) fn last_record(&self, bytes: &[u8]) -> (Option<usize>, bool) {
         use memchr::{memchr, memchr2, memrchr};
         let (mut at, mut end) = (0, None);
@@ -157,7 +168,8 @@ impl Dialect {
             end = memrchr(b'\n', plain).map(|n| at + n + 1).or(end);
             let (Some(at_quote), Some(quote)) = (quote, self.quote) else { return (end, false) };
             // Elsewhere than at a field's beginning a quote is a character like any other.
-            let before = if self.spaced { without_spaces(&bytes[..at_quote]) } else { &bytes[..at_quote] };
+            let before =
+                if self.spaced { without_spaces(&bytes[..at_quote]) } else { &bytes[..at_quote] };
             if before.last().is_some_and(|byte| ![self.delimiter, b'\n', b'\r'].contains(byte)) {
                 at = at_quote + 1;
                 continue;
@@ -176,7 +188,11 @@ impl Dialect {
                         }
                         inside = mark + 2;
                     }
-                    Some(close) if self.escape.is_none() && bytes.get(close + 1) == Some(&quote) => inside = close + 2,
+                    Some(close)
+                        if self.escape.is_none() && bytes.get(close + 1) == Some(&quote) =>
+                    {
+                        inside = close + 2
+                    }
                     Some(close) => break close + 1,
                 }
             };
@@ -210,7 +226,8 @@ fn records(dialect: &Dialect, bytes: &[u8], whole: bool) -> Vec<(Vec<String>, us
     let mut reader = dialect.records(unspaced.as_deref().unwrap_or(bytes));
     let (mut record, mut all) = (::csv::ByteRecord::new(), Vec::new());
     while all.len() < LOOKED_RECORDS && reader.read_byte_record(&mut record).unwrap_or(false) {
-        let fields = record.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect();
+        let fields =
+            record.iter().map(|field| String::from_utf8_lossy(field).into_owned()).collect();
         let end = usize::try_from(reader.position().byte()).unwrap_or(bytes.len());
         let text = unspaced.as_deref().unwrap_or(bytes);
         all.push((fields, end + usize::from(is_split(text, end))));
@@ -222,16 +239,22 @@ fn records(dialect: &Dialect, bytes: &[u8], whole: bool) -> Vec<(Vec<String>, us
     all
 }
 
-/// Whether a place is within the end of a line that is of two bytes: where the csv crate stands after a record.
+/// Whether a place is within the end of a line that is of two bytes: where the csv crate stands
+/// after a record.
 pub(super) fn is_split(text: &[u8], at: usize) -> bool {
     at > 0 && text.get(at - 1..=at) == Some(b"\r\n".as_slice())
 }
 
-/// Lines with nothing in them from a place on, up to the next record: the csv crate passes over them.
+/// Lines with nothing in them from a place on, up to the next record: the csv crate passes over
+/// them.
 pub(super) fn blank_lines(text: &[u8], from: usize) -> u64 {
     let mut rest = text.get(from + usize::from(is_split(text, from))..).unwrap_or_default();
     let mut lines = 0;
-    while let Some(next) = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")).or_else(|| rest.strip_prefix(b"\r")) {
+    while let Some(next) = rest
+        .strip_prefix(b"\r\n")
+        .or_else(|| rest.strip_prefix(b"\n"))
+        .or_else(|| rest.strip_prefix(b"\r"))
+    {
         (rest, lines) = (next, lines + 1);
     }
     lines
@@ -249,7 +272,8 @@ fn broken_quotes(dialect: &Dialect, bytes: &[u8]) -> usize {
     let Some(quote) = dialect.quote else { return 0 };
     let (mut at, mut broken) = (0, 0);
     while at < bytes.len() {
-        let begins = bytes[at] == quote && (at == 0 || [dialect.delimiter, b'\n', b'\r'].contains(&bytes[at - 1]));
+        let begins = bytes[at] == quote
+            && (at == 0 || [dialect.delimiter, b'\n', b'\r'].contains(&bytes[at - 1]));
         at += 1;
         if !begins {
             continue;
@@ -257,10 +281,17 @@ fn broken_quotes(dialect: &Dialect, bytes: &[u8]) -> usize {
         while at < bytes.len() {
             match bytes[at] {
                 byte if Some(byte) == dialect.escape => at += 2,
-                byte if byte == quote && dialect.escape.is_none() && bytes.get(at + 1) == Some(&quote) => at += 2,
+                byte if byte == quote
+                    && dialect.escape.is_none()
+                    && bytes.get(at + 1) == Some(&quote) =>
+                {
+                    at += 2
+                }
                 byte if byte == quote => {
                     at += 1;
-                    let ends = bytes.get(at).is_none_or(|next| [dialect.delimiter, b'\n', b'\r'].contains(next));
+                    let ends = bytes
+                        .get(at)
+                        .is_none_or(|next| [dialect.delimiter, b'\n', b'\r'].contains(next));
                     broken += usize::from(!ends);
                     break;
                 }
@@ -284,20 +315,28 @@ pub(super) fn sniff(beginning: &[u8], whole: bool, said: &CsvOptions) -> Option<
     }
     // Excel's way to say it.
     let mut named = None;
-    if let Some([delimiter, rest @ ..]) = looked[skipped..].strip_prefix(b"sep=").or_else(|| looked[skipped..].strip_prefix(b"SEP="))
+    if let Some([delimiter, rest @ ..]) =
+        looked[skipped..].strip_prefix(b"sep=").or_else(|| looked[skipped..].strip_prefix(b"SEP="))
         && (rest.starts_with(b"\n") || rest.starts_with(b"\r\n"))
     {
         named = Some(*delimiter);
         skipped += 5 + if rest[0] == b'\r' { 2 } else { 1 };
     }
-    let skipped = if said.skip.is_none() { skipped + comments(&looked[skipped..], &mut guesses) } else { skipped };
+    let skipped = if said.skip.is_none() {
+        skipped + comments(&looked[skipped..], &mut guesses)
+    } else {
+        skipped
+    };
     let text = &looked[skipped..];
     let quote = said.quote.unwrap_or(Some(b'"'));
     let plain = Dialect { delimiter: b',', quote, escape: said.escape.flatten(), spaced: false };
     let delimiter = said.delimiter.or(named).unwrap_or_else(|| delimiter(text, &plain, whole));
     let mut dialect = Dialect { delimiter, ..plain };
     if said.delimiter.is_none() && named.is_none() && delimiter != b',' {
-        guesses.push(format!("fields are separated by `{}` (--delimiter)", char::from(delimiter).escape_default()));
+        guesses.push(format!(
+            "fields are separated by `{}` (--delimiter)",
+            char::from(delimiter).escape_default()
+        ));
     }
     if said.escape.is_none() && memchr::memmem::find(text, b"\\\"").is_some() {
         let escaped = Dialect { escape: Some(b'\\'), ..dialect };
@@ -306,13 +345,18 @@ pub(super) fn sniff(beginning: &[u8], whole: bool, said: &CsvOptions) -> Option<
             let (_, count) = usual(&records);
             records.len() - count
         };
-        if (even(&escaped), broken_quotes(&escaped, text)) < (even(&dialect), broken_quotes(&dialect, text)) {
+        if (even(&escaped), broken_quotes(&escaped, text))
+            < (even(&dialect), broken_quotes(&dialect, text))
+        {
             dialect = escaped;
             guesses.push("quotes within fields have a backslash before them (--escape)".to_owned());
         }
     }
     if let Some(quote) = quote {
-        let is_late = |field: &String| field.starts_with(' ') && field.trim_start_matches(' ').as_bytes().first() == Some(&quote);
+        let is_late = |field: &String| {
+            field.starts_with(' ')
+                && field.trim_start_matches(' ').as_bytes().first() == Some(&quote)
+        };
         if records(&dialect, text, whole).iter().any(|(fields, _)| fields.iter().any(is_late)) {
             dialect.spaced = true;
             guesses.push("spaces before fields are left out, for quotes follow them".to_owned());
@@ -323,14 +367,20 @@ pub(super) fn sniff(beginning: &[u8], whole: bool, said: &CsvOptions) -> Option<
     // A title: fewer fields than the table has, and nothing but its first.
     let mut title = 0;
     if said.skip.is_none() && said.header != Some(false) && columns > 1 && count > 1 {
-        let is_title = |(fields, _): &&(Vec<String>, usize)| fields.len() < columns && fields.iter().skip(1).all(String::is_empty);
+        let is_title = |(fields, _): &&(Vec<String>, usize)| {
+            fields.len() < columns && fields.iter().skip(1).all(String::is_empty)
+        };
         title = all.iter().take(TITLE_LINES).take_while(is_title).count();
     }
     let mut before = 0;
     if title > 0 {
         before = all[title - 1].1;
         all.drain(..title);
-        let lines = if title == 1 { "1 line before the header is" } else { &format!("{title} lines before the header are") };
+        let lines = if title == 1 {
+            "1 line before the header is"
+        } else {
+            &format!("{title} lines before the header are")
+        };
         guesses.push(format!("{lines} left out (--skip)"));
     }
     let (first, end) = all.first()?;
@@ -339,9 +389,14 @@ pub(super) fn sniff(beginning: &[u8], whole: bool, said: &CsvOptions) -> Option<
     if said.header.is_none() && no_header {
         guesses.push("there is no header: columns are named by their number (--header)".to_owned());
     } else if said.header.is_none()
-        && let Some(number) = first.iter().find(|field| matches!(Value::of_field(field), Value::Number(_) | Value::Moment(_)))
+        && let Some(number) = first
+            .iter()
+            .find(|field| matches!(Value::of_field(field), Value::Number(_) | Value::Moment(_)))
     {
-        guesses.push(format!("the first record is the header, though it has `{}` (--header)", number.chars().take(40).collect::<String>()));
+        guesses.push(format!(
+            "the first record is the header, though it has `{}` (--header)",
+            number.chars().take(40).collect::<String>()
+        ));
     }
     // With spaces left out, places are found by the lines; a header goes over one.
     let place = |end: usize| if dialect.spaced { line_end(text, title + 1) } else { end };
@@ -355,17 +410,23 @@ pub(super) fn sniff(beginning: &[u8], whole: bool, said: &CsvOptions) -> Option<
     })
 }
 
-/// Whether the first record is one of the table's own and no header: nothing in it is a word, or it has numbers or times where all
-/// records have them and no word where they have none. Numbers that go up by one are names of columns, and so is one year.
+/// Whether the first record is one of the table's own and no header: nothing in it is a word, or it
+/// has numbers or times where all records have them and no word where they have none. Numbers that
+/// go up by one are names of columns, and so is one year.
 fn lacks_header(first: &[String], others: &[(Vec<String>, usize)]) -> bool {
     let is_value = |value: &Value| !matches!(value, Value::Text | Value::Null | Value::Absent);
     let values: Vec<Value> = first.iter().map(|field| Value::of_field(field)).collect();
     let (mut like, mut unlike) = (Vec::new(), false);
     for (column, value) in values.iter().enumerate() {
-        let below = others.iter().take(HEADER_RECORDS).filter(|(fields, _)| fields.len() == first.len());
-        let below: Vec<Value> =
-            below.map(|(fields, _)| Value::of_field(&fields[column])).filter(|value| !matches!(value, Value::Null)).collect();
-        if below.is_empty() || !below.iter().all(|value| is_value(value) || matches!(value, Value::Absent)) {
+        let below =
+            others.iter().take(HEADER_RECORDS).filter(|(fields, _)| fields.len() == first.len());
+        let below: Vec<Value> = below
+            .map(|(fields, _)| Value::of_field(&fields[column]))
+            .filter(|value| !matches!(value, Value::Null))
+            .collect();
+        if below.is_empty()
+            || !below.iter().all(|value| is_value(value) || matches!(value, Value::Absent))
+        {
             continue;
         }
         if is_value(value) {
@@ -377,8 +438,11 @@ fn lacks_header(first: &[String], others: &[(Vec<String>, usize)]) -> bool {
     let whole: Vec<i64> = like.iter().filter_map(|text| text.trim().parse().ok()).collect();
     let is_year = |whole: &[i64]| matches!(whole, [one] if YEARS.contains(one));
     let are_names = whole.len() == like.len()
-        && (is_year(&whole) || whole.len() > 1 && whole.windows(2).all(|pair| pair[1] == pair[0].saturating_add(1)));
-    let has_no_word = values.iter().any(is_value) && !values.iter().any(|value| matches!(value, Value::Text));
+        && (is_year(&whole)
+            || whole.len() > 1
+                && whole.windows(2).all(|pair| pair[1] == pair[0].saturating_add(1)));
+    let has_no_word =
+        values.iter().any(is_value) && !values.iter().any(|value| matches!(value, Value::Text));
     !others.is_empty() && (has_no_word || !like.is_empty() && !unlike && !are_names)
 }
 
@@ -397,15 +461,19 @@ fn comments(text: &[u8], guesses: &mut Vec<String>) -> usize {
     while lines < TITLE_LINES && text[at..].starts_with(b"#") {
         let end = memchr::memchr(b'\n', &text[at..]).map_or(text.len(), |end| at + end + 1);
         // `#id,name` right before the values is a header of those who write so.
-        let is_header = text.get(at + 1).is_some_and(u8::is_ascii_alphanumeric) && !text[end..].starts_with(b"#");
+        let is_header = text.get(at + 1).is_some_and(u8::is_ascii_alphanumeric)
+            && !text[end..].starts_with(b"#");
         if is_header || end == text.len() {
             break;
         }
         (at, lines) = (end, lines + 1);
     }
     if lines > 0 {
-        let comment =
-            if lines == 1 { "1 line of comment before the header is" } else { &format!("{lines} lines of comment before the header are") };
+        let comment = if lines == 1 {
+            "1 line of comment before the header is"
+        } else {
+            &format!("{lines} lines of comment before the header are")
+        };
         guesses.push(format!("{comment} left out (--skip)"));
     }
     at
@@ -432,11 +500,17 @@ fn delimiter(text: &[u8], plain: &Dialect, whole: bool) -> u8 {
     best.copied().unwrap_or(b',')
 }
 
-/// Names that no two columns share: what is empty is named by its number, what is there twice gets one behind it.
-pub(super) fn names(header: Option<Vec<String>>, columns: usize, notes: &mut Vec<String>) -> Vec<String> {
+/// Names that no two columns share: what is empty is named by its number, what is there twice gets
+/// one behind it.
+pub(super) fn names(
+    header: Option<Vec<String>>,
+    columns: usize,
+    notes: &mut Vec<String>,
+) -> Vec<String> {
     let given = header.unwrap_or_else(|| vec![String::new(); columns]);
     let had_none = given.iter().all(String::is_empty);
-    let mut taken: std::collections::HashSet<String> = given.iter().filter(|name| !name.is_empty()).cloned().collect();
+    let mut taken: std::collections::HashSet<String> =
+        given.iter().filter(|name| !name.is_empty()).cloned().collect();
     let mut seen = std::collections::HashSet::new();
     let mut renamed = String::new();
     let mut names = Vec::with_capacity(given.len());
@@ -447,12 +521,17 @@ pub(super) fn names(header: Option<Vec<String>>, columns: usize, notes: &mut Vec
         }
         let stem = if name.is_empty() { "column".to_owned() } else { name.clone() };
         let first = if name.is_empty() { number } else { 2 };
-        let new =
-            (first..).map(|n| if name.is_empty() { format!("{stem}{n}") } else { format!("{stem}_{n}") }).find(|new| !taken.contains(new));
+        let new = (first..)
+            .map(|n| if name.is_empty() { format!("{stem}{n}") } else { format!("{stem}_{n}") })
+            .find(|new| !taken.contains(new));
         let new = new.unwrap_or(stem);
         taken.insert(new.clone());
         if !had_none {
-            let _ = write!(renamed, "{}column {number} (`{name}`) is `{new}`", if renamed.is_empty() { "" } else { ", " });
+            let _ = write!(
+                renamed,
+                "{}column {number} (`{name}`) is `{new}`",
+                if renamed.is_empty() { "" } else { ", " }
+            );
         }
         names.push(new);
     }

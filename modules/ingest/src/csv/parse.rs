@@ -19,7 +19,9 @@ const SHOWN_CHARS: usize = 40;
 /// Why a record is left out.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum RecordError {
-    #[error("has {fields} fields, the header has {columns} (--null-padding reads what is missing as NULL)")]
+    #[error(
+        "has {fields} fields, the header has {columns} (--null-padding reads what is missing as NULL)"
+    )]
     TooFew { fields: usize, columns: usize },
     #[error("has {fields} fields, the header has {columns}")]
     TooMany { fields: usize, columns: usize },
@@ -68,7 +70,11 @@ impl CsvTable<'_> {
     }
 
     fn batch(&self, columns: &mut [Cells]) -> io::Result<RecordBatch> {
-        RecordBatch::try_new(Arc::clone(&self.schema), columns.iter_mut().map(Cells::finish).collect()).map_err(io::Error::other)
+        RecordBatch::try_new(
+            Arc::clone(&self.schema),
+            columns.iter_mut().map(Cells::finish).collect(),
+        )
+        .map_err(io::Error::other)
     }
 }
 
@@ -133,7 +139,11 @@ impl PieceParser<'_> {
             let kind = self.table.said_kinds[*place].as_ref()?;
             let field = field(record, text, at);
             let column = || self.table.names[*place].clone();
-            let unfit = || RecordError::Unfit { column: column(), text: field.chars().take(SHOWN_CHARS).collect(), kind: kind.arrow() };
+            let unfit = || RecordError::Unfit {
+                column: column(),
+                text: field.chars().take(SHOWN_CHARS).collect(),
+                kind: kind.arrow(),
+            };
             (!kind.holds(&self.table.value(field, *place))).then(unfit)
         })
     }
@@ -150,14 +160,33 @@ impl PieceParser<'_> {
 }
 
 /// Parses the records of a piece; if a type does not hold a value, only looks at the rest.
-pub(super) fn parse(bytes: &[u8], layout: &Layout, table: &CsvTable<'_>, build: bool) -> io::Result<PieceRows<Vec<Facts>>> {
-    let columns: Vec<Cells> = if build { table.kinds.iter().map(Cells::new).collect() } else { Vec::new() };
+pub(super) fn parse(
+    bytes: &[u8],
+    layout: &Layout,
+    table: &CsvTable<'_>,
+    build: bool,
+) -> io::Result<PieceRows<Vec<Facts>>> {
+    let columns: Vec<Cells> =
+        if build { table.kinds.iter().map(Cells::new).collect() } else { Vec::new() };
     let mut absent = vec![true; table.kinds.len()];
     layout.places.iter().for_each(|place| absent[*place] = false);
     let absent: Vec<usize> = (0..absent.len()).filter(|place| absent[*place]).collect();
-    let unspaced = if layout.dialect.spaced { Cow::Owned(layout.dialect.unspaced(bytes.to_vec())) } else { Cow::Borrowed(bytes) };
+    let unspaced = if layout.dialect.spaced {
+        Cow::Owned(layout.dialect.unspaced(bytes.to_vec()))
+    } else {
+        Cow::Borrowed(bytes)
+    };
     let facts = vec![Facts::default(); table.kinds.len()];
-    let mut parser = PieceParser { table, layout, out: PieceRows::new(bytes.len()), facts, columns, absent, build, held: 0 };
+    let mut parser = PieceParser {
+        table,
+        layout,
+        out: PieceRows::new(bytes.len()),
+        facts,
+        columns,
+        absent,
+        build,
+        held: 0,
+    };
     let (mut reader, mut record) = (layout.dialect.records(&unspaced), ::csv::ByteRecord::new());
     let is_single = layout.places.len() == 1;
     loop {

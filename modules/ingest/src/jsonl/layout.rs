@@ -1,7 +1,8 @@
-//! JSON that is not an object a line, made lines: the items of a list, or objects that go over several lines.
+//! JSON that is not an object a line, made lines: the items of a list, or objects that go over
+//! several lines.
 //!
-//! Invariants: what is in a string is not touched; outside of strings a line's end is white space like any other; a list that is not closed
-//! is an error, for the file was cut off.
+//! Invariants: what is in a string is not touched; outside of strings a line's end is white space
+//! like any other; a list that is not closed is an error, for the file was cut off.
 
 use std::io::{self, Read};
 use std::path::Path;
@@ -43,7 +44,8 @@ fn base(beginning: &[u8]) -> Option<usize> {
         b'{' => {
             let line = text.split(|b| *b == b'\n').next()?;
             // `{` or `{"a": 1,` and no more: people write so, and programs that indent.
-            let goes_on = line.len() < text.len() && matches!(line.trim_ascii_end().last(), Some(b'{' | b',' | b'['));
+            let goes_on = line.len() < text.len()
+                && matches!(line.trim_ascii_end().last(), Some(b'{' | b',' | b'['));
             goes_on.then_some(0)
         }
         _ => None,
@@ -67,7 +69,16 @@ struct Remade {
 impl Default for Remade {
     fn default() -> Self {
         let reader = Box::new(io::empty());
-        Self { reader, base: 0, depth: 0, in_string: false, escaped: false, out: Vec::new(), given: 0, ended: false }
+        Self {
+            reader,
+            base: 0,
+            depth: 0,
+            in_string: false,
+            escaped: false,
+            out: Vec::new(),
+            given: 0,
+            ended: false,
+        }
     }
 }
 
@@ -147,15 +158,33 @@ mod tests {
         std::fs::write(file.path(), text)?;
         let mut lines = String::new();
         open(file.path(), &CancellationToken::new())?.read_to_string(&mut lines)?;
-        Ok(lines.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("|"))
+        Ok(lines
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect::<Vec<_>>()
+            .join("|"))
     }
 
     #[test]
     fn items_and_objects_become_lines() {
-        assert_eq!(of("{\"a\":1}\n{\"a\":\n2}\n").ok().as_deref(), Some("{\"a\":1}|{\"a\":|2}"), "lines are left as they are");
-        assert_eq!(of("[{\"a\":1},{\"a\":[1,2]}]").ok().as_deref(), Some("{\"a\":1}|{\"a\":[1,2]}"));
-        assert_eq!(of("\u{feff} [\n {\n\"a\": \"],\\\"}\"\n},\n 3 ]\n").ok().as_deref(), Some("{ \"a\": \"],\\\"}\" }|3"));
-        assert_eq!(of("{\n \"a\": 1\n}\n{\n \"a\": 2\n}").ok().as_deref(), Some("{  \"a\": 1 }|{  \"a\": 2 }"));
+        assert_eq!(
+            of("{\"a\":1}\n{\"a\":\n2}\n").ok().as_deref(),
+            Some("{\"a\":1}|{\"a\":|2}"),
+            "lines are left as they are"
+        );
+        assert_eq!(
+            of("[{\"a\":1},{\"a\":[1,2]}]").ok().as_deref(),
+            Some("{\"a\":1}|{\"a\":[1,2]}")
+        );
+        assert_eq!(
+            of("\u{feff} [\n {\n\"a\": \"],\\\"}\"\n},\n 3 ]\n").ok().as_deref(),
+            Some("{ \"a\": \"],\\\"}\" }|3")
+        );
+        assert_eq!(
+            of("{\n \"a\": 1\n}\n{\n \"a\": 2\n}").ok().as_deref(),
+            Some("{  \"a\": 1 }|{  \"a\": 2 }")
+        );
         assert_eq!(of("[]").ok().as_deref(), Some(""));
         assert!(of("[{\"a\":1},").is_err_and(|error| error.to_string().contains("not closed")));
     }

@@ -1,4 +1,5 @@
-//! JSON objects into columns: what is seen of their values, and arrays of the types that were seen so far.
+//! JSON objects into columns: what is seen of their values, and arrays of the types that were seen
+//! so far.
 
 use std::sync::Arc;
 
@@ -84,7 +85,12 @@ impl Column {
                 let offsets = std::mem::replace(&mut of.offsets, vec![0]);
                 of.items = 0;
                 let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
-                Arc::new(ListArray::try_new(Arc::clone(&of.field), offsets, of.item.finish()?, of.nulls.finish())?)
+                Arc::new(ListArray::try_new(
+                    Arc::clone(&of.field),
+                    offsets,
+                    of.item.finish()?,
+                    of.nulls.finish(),
+                )?)
             }
         })
     }
@@ -123,7 +129,13 @@ impl<'a> Reading<'a> {
     }
 
     /// The object at a place: its keys, into these columns if it is to be kept.
-    pub(super) fn object(&mut self, mut columns: Option<&mut [Column]>, keys: &mut Keys, at: u32, depth: usize) {
+    pub(super) fn object(
+        &mut self,
+        mut columns: Option<&mut [Column]>,
+        keys: &mut Keys,
+        at: u32,
+        depth: usize,
+    ) {
         keys.see();
         keys.turn();
         let (end, mut at, mut expected, mut twice) = (self.part(at).next, at + 1, 0, false);
@@ -177,7 +189,9 @@ impl<'a> Reading<'a> {
             Sort::Text | Sort::Escaped => return self.string(column, facts, part),
             Sort::True => Value::Bool(true),
             Sort::False => Value::Bool(false),
-            Sort::Number => Number::scan(self.raw(part).as_bytes()).map_or(Value::Text, Value::Number),
+            Sort::Number => {
+                Number::scan(self.raw(part).as_bytes()).map_or(Value::Text, Value::Number)
+            }
             Sort::Special => Value::Special(match self.raw(part) {
                 "NaN" => f64::NAN,
                 "Infinity" => f64::INFINITY,
@@ -237,12 +251,22 @@ impl<'a> Reading<'a> {
                     Some(_) => self.notice.misfit = true,
                     None => {}
                 }
-                if is_object { self.members(None, facts, at, depth) } else { self.items(None, facts, at, depth) }
+                if is_object {
+                    self.members(None, facts, at, depth)
+                } else {
+                    self.items(None, facts, at, depth)
+                }
             }
         }
     }
 
-    fn members(&mut self, column: Option<&mut StructColumn>, facts: &mut Facts, at: u32, depth: usize) {
+    fn members(
+        &mut self,
+        column: Option<&mut StructColumn>,
+        facts: &mut Facts,
+        at: u32,
+        depth: usize,
+    ) {
         let keys = facts.add_object(self.raw(self.part(at)), self.row);
         // Deeper it is JSON whatever is in it.
         if depth > DEPTH_MAX {
@@ -255,7 +279,13 @@ impl<'a> Reading<'a> {
         self.object(columns, keys, at, depth);
     }
 
-    fn items(&mut self, mut column: Option<&mut ListColumn>, facts: &mut Facts, at: u32, depth: usize) {
+    fn items(
+        &mut self,
+        mut column: Option<&mut ListColumn>,
+        facts: &mut Facts,
+        at: u32,
+        depth: usize,
+    ) {
         let part = self.part(at);
         let items = facts.add_list(self.raw(part), self.row);
         if depth > DEPTH_MAX {

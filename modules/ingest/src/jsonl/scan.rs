@@ -1,7 +1,9 @@
-//! One JSON text as a list of its parts, which is whole and valid before anybody looks at a value of it.
+//! One JSON text as a list of its parts, which is whole and valid before anybody looks at a value
+//! of it.
 //!
-//! Invariants: the grammar is RFC 8259's, and NaN and infinities as Python writes them, which are marked; no recursion, so depth is
-//! bounded by `NESTED_MAX` and not by a stack; no value is changed, numbers and texts are where they stand.
+//! Invariants: the grammar is RFC 8259's, and NaN and infinities as Python writes them, which are
+//! marked; no recursion, so depth is bounded by `NESTED_MAX` and not by a stack; no value is
+//! changed, numbers and texts are where they stand.
 
 use thiserror::Error;
 
@@ -90,7 +92,9 @@ fn number(bytes: &[u8], start: usize) -> Result<usize, ScanError> {
 fn hex(bytes: &[u8], at: usize) -> Result<u32, ScanError> {
     let digits = bytes.get(at..at + 4).ok_or(ScanError::Ends)?;
     digits.iter().try_fold(0, |all, digit| {
-        let digit = char::from(*digit).to_digit(16).ok_or(ScanError::Expected { expected: "four hexadecimal digits", at })?;
+        let digit = char::from(*digit)
+            .to_digit(16)
+            .ok_or(ScanError::Expected { expected: "four hexadecimal digits", at })?;
         Ok(all * 16 + digit)
     })
 }
@@ -108,7 +112,8 @@ const SPECIAL: [bool; 256] = {
     special
 };
 
-/// Where a string whose first character stands at a place ends, at its quote, and whether it has escapes.
+/// Where a string whose first character stands at a place ends, at its quote, and whether it has
+/// escapes.
 fn string(bytes: &[u8], start: usize) -> Result<(usize, bool), ScanError> {
     let (mut at, mut escaped) = (start, false);
     loop {
@@ -124,15 +129,28 @@ fn string(bytes: &[u8], start: usize) -> Result<(usize, bool), ScanError> {
                         let is_high = (0xd800..0xdc00).contains(&unit);
                         let is_low = (0xdc00..0xe000).contains(&unit);
                         let pair = is_high && bytes.get(at + 6..at + 8) == Some(&b"\\u"[..]);
-                        if is_low || (is_high && !(pair && (0xdc00..0xe000).contains(&hex(bytes, at + 8)?))) {
+                        if is_low
+                            || (is_high
+                                && !(pair && (0xdc00..0xe000).contains(&hex(bytes, at + 8)?)))
+                        {
                             return Err(ScanError::Surrogate { at });
                         }
                         at += if pair { 12 } else { 6 };
                     }
-                    _ => return Err(ScanError::Expected { expected: "an escape that JSON has", at: at + 1 }),
+                    _ => {
+                        return Err(ScanError::Expected {
+                            expected: "an escape that JSON has",
+                            at: at + 1,
+                        });
+                    }
                 }
             }
-            _ => return Err(ScanError::Expected { expected: "an escape in place of a control character", at }),
+            _ => {
+                return Err(ScanError::Expected {
+                    expected: "an escape in place of a control character",
+                    at,
+                });
+            }
         }
     }
 }
@@ -151,9 +169,11 @@ pub(super) fn unescape(text: &str, out: &mut String) {
             Some(b'r') => ('\r', 2),
             Some(b't') => ('\t', 2),
             Some(b'u') => match (hex(bytes, at + 2), hex(bytes, at + 8)) {
-                (Ok(high @ 0xd800..0xdc00), Ok(low @ 0xdc00..0xe000)) => {
-                    (char::from_u32(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00)).unwrap_or('\u{fffd}'), 12)
-                }
+                (Ok(high @ 0xd800..0xdc00), Ok(low @ 0xdc00..0xe000)) => (
+                    char::from_u32(0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00))
+                        .unwrap_or('\u{fffd}'),
+                    12,
+                ),
                 (unit, _) => (unit.ok().and_then(char::from_u32).unwrap_or('\u{fffd}'), 6),
             },
             Some(other) => (char::from(*other), 2),
@@ -205,16 +225,25 @@ impl Scanner {
                 }
                 (Turn::After, b'}') if self.in_object() => at = self.close(at),
                 (Turn::After, b']') if !self.in_object() => at = self.close(at),
-                (Turn::After, _) => return Err(ScanError::Expected { expected: "a comma or the end of what is open", at }),
+                (Turn::After, _) => {
+                    return Err(ScanError::Expected {
+                        expected: "a comma or the end of what is open",
+                        at,
+                    });
+                }
                 (Turn::Key | Turn::FirstKey, b'"') => {
                     at = skip(bytes, self.text(bytes, at)?);
                     if bytes.get(at) != Some(&b':') {
-                        return Err(bytes.get(at).map_or(ScanError::Ends, |_| ScanError::Expected { expected: "a colon", at }));
+                        return Err(bytes.get(at).map_or(ScanError::Ends, |_| {
+                            ScanError::Expected { expected: "a colon", at }
+                        }));
                     }
                     (at, turn) = (at + 1, Turn::Value);
                     continue;
                 }
-                (Turn::Key | Turn::FirstKey, _) => return Err(ScanError::Expected { expected: "a key in quotes", at }),
+                (Turn::Key | Turn::FirstKey, _) => {
+                    return Err(ScanError::Expected { expected: "a key in quotes", at });
+                }
                 (_, b'{' | b'[') => {
                     if self.open.len() == NESTED_MAX {
                         return Err(ScanError::TooDeep);
@@ -240,8 +269,10 @@ impl Scanner {
                         ("Infinity", Sort::Special),
                         ("-Infinity", Sort::Special),
                     ];
-                    let found = words.iter().find(|(word, _)| bytes[at..].starts_with(word.as_bytes()));
-                    let (word, sort) = found.ok_or(ScanError::Expected { expected: "a value", at })?;
+                    let found =
+                        words.iter().find(|(word, _)| bytes[at..].starts_with(word.as_bytes()));
+                    let (word, sort) =
+                        found.ok_or(ScanError::Expected { expected: "a value", at })?;
                     self.push(*sort, at, at + word.len());
                     at += word.len();
                 }
@@ -295,7 +326,10 @@ mod tests {
         let text = br#" {"a": [1, {"b\n": "x"}], "c": null} "#;
         let mut scanner = Scanner::default();
         let parts = scanner.scan(text).expect("JSON");
-        let told: Vec<(Sort, &[u8], u32)> = parts.iter().map(|p| (p.sort, &text[p.start as usize..p.end as usize], p.next)).collect();
+        let told: Vec<(Sort, &[u8], u32)> = parts
+            .iter()
+            .map(|p| (p.sort, &text[p.start as usize..p.end as usize], p.next))
+            .collect();
         assert_eq!(told[0].0, Sort::Object);
         assert_eq!(told[1], (Sort::Text, &b"a"[..], 2));
         assert_eq!(told[2], (Sort::List, &br#"[1, {"b\n": "x"}]"#[..], 7));

@@ -1,11 +1,13 @@
-//! Values of one type on their way into an Arrow array; what the type does not hold exactly is refused.
+//! Values of one type on their way into an Arrow array; what the type does not hold exactly is
+//! refused.
 
 use std::sync::Arc;
 
 use arrow_array::ArrayRef;
 use arrow_array::builder::{
-    BooleanBuilder, Date32Builder, Decimal128Builder, Float64Builder, Int64Builder, StringBuilder, Time64MicrosecondBuilder,
-    TimestampMicrosecondBuilder, TimestampNanosecondBuilder, UInt64Builder,
+    BooleanBuilder, Date32Builder, Decimal128Builder, Float64Builder, Int64Builder, StringBuilder,
+    Time64MicrosecondBuilder, TimestampMicrosecondBuilder, TimestampNanosecondBuilder,
+    UInt64Builder,
 };
 
 use super::moment::{Moment, Stamp};
@@ -38,13 +40,24 @@ impl Cells {
             Kind::Bool => Self::Bool(BooleanBuilder::new()),
             Kind::Int => Self::Int(Int64Builder::new()),
             Kind::UInt => Self::UInt(UInt64Builder::new()),
-            Kind::Decimal(precision, scale) => Self::Decimal(Decimal128Builder::new().with_data_type(kind.arrow()), *precision, *scale),
+            Kind::Decimal(precision, scale) => Self::Decimal(
+                Decimal128Builder::new().with_data_type(kind.arrow()),
+                *precision,
+                *scale,
+            ),
             Kind::Float => Self::Float(Float64Builder::new()),
             Kind::Date => Self::Date(Date32Builder::new()),
             Kind::Time => Self::Time(Time64MicrosecondBuilder::new()),
-            Kind::Stamp { zoned, fine: false } => Self::Micros(TimestampMicrosecondBuilder::new().with_data_type(kind.arrow()), *zoned),
-            Kind::Stamp { zoned, fine: true } => Self::Nanos(TimestampNanosecondBuilder::new().with_data_type(kind.arrow()), *zoned),
-            Kind::Text | Kind::Json | Kind::Struct(_) | Kind::List(_) => Self::Text(StringBuilder::new()),
+            Kind::Stamp { zoned, fine: false } => Self::Micros(
+                TimestampMicrosecondBuilder::new().with_data_type(kind.arrow()),
+                *zoned,
+            ),
+            Kind::Stamp { zoned, fine: true } => {
+                Self::Nanos(TimestampNanosecondBuilder::new().with_data_type(kind.arrow()), *zoned)
+            }
+            Kind::Text | Kind::Json | Kind::Struct(_) | Kind::List(_) => {
+                Self::Text(StringBuilder::new())
+            }
         }
     }
 
@@ -71,7 +84,8 @@ impl Cells {
         true
     }
 
-    /// Adds a value, which is told by this text; false if the type does not hold it exactly. Then nothing was added.
+    /// Adds a value, which is told by this text; false if the type does not hold it exactly. Then
+    /// nothing was added.
     #[inline]
     pub(crate) fn push(&mut self, value: &Value, text: &str) -> bool {
         match (self, value) {
@@ -89,24 +103,32 @@ impl Cells {
                 None => return false,
             },
             (Self::Decimal(b, precision, scale), Value::Number(number)) => {
-                let held = number.decimal_digits().is_some_and(|(before, after)| after <= *scale && before + *scale <= *precision);
+                let held = number.decimal_digits().is_some_and(|(before, after)| {
+                    after <= *scale && before + *scale <= *precision
+                });
                 match number.unscaled(*scale).filter(|_| held) {
                     Some(value) => b.append_value(value),
                     None => return false,
                 }
             }
-            (Self::Float(b), Value::Number(number)) if number.is_double() => b.append_value(number.double()),
+            (Self::Float(b), Value::Number(number)) if number.is_double() => {
+                b.append_value(number.double())
+            }
             (Self::Float(b), Value::Special(value)) => b.append_value(*value),
             (Self::Date(b), Value::Moment(Moment::Date(day))) => b.append_value(*day),
             (Self::Time(b), Value::Moment(Moment::Time(micros))) => b.append_value(*micros),
-            (Self::Micros(b, zoned), Value::Moment(moment)) => match stamp(*moment, *zoned).and_then(Stamp::micros) {
-                Some(value) => b.append_value(value),
-                None => return false,
-            },
-            (Self::Nanos(b, zoned), Value::Moment(moment)) => match stamp(*moment, *zoned).and_then(Stamp::nanos) {
-                Some(value) => b.append_value(value),
-                None => return false,
-            },
+            (Self::Micros(b, zoned), Value::Moment(moment)) => {
+                match stamp(*moment, *zoned).and_then(Stamp::micros) {
+                    Some(value) => b.append_value(value),
+                    None => return false,
+                }
+            }
+            (Self::Nanos(b, zoned), Value::Moment(moment)) => {
+                match stamp(*moment, *zoned).and_then(Stamp::nanos) {
+                    Some(value) => b.append_value(value),
+                    None => return false,
+                }
+            }
             _ => return false,
         }
         true

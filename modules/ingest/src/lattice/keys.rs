@@ -120,8 +120,8 @@ impl Keys {
         self.iter().map(|(name, facts)| (name.to_owned(), facts.kind_at(depth))).collect()
     }
 
-    /// The same, those that are kept first: each stays as it was if that holds what was seen, and if no object has it any more. So it does
-    /// not matter where they were looked for first.
+    /// The same, those that are kept first: each stays as it was if that holds what was seen, and
+    /// if no object has it any more. So it does not matter where they were looked for first.
     pub(crate) fn kinds_or(&self, kept: &Fields, depth: usize) -> Vec<(String, Kind)> {
         let before = kept.iter().filter_map(|field| {
             let kind = match self.places.get(field.name()) {

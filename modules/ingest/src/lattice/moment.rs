@@ -1,4 +1,5 @@
-//! Dates and times as ISO 8601 writes them, and no other way: `01/02/2024` is two dates, so it stays a text.
+//! Dates and times as ISO 8601 writes them, and no other way: `01/02/2024` is two dates, so it
+//! stays a text.
 
 /// Microseconds of a second.
 const MICROS: i64 = 1_000_000;
@@ -38,7 +39,11 @@ impl Stamp {
 
     /// Microseconds since 1970; none if it is finer.
     pub(crate) fn micros(self) -> Option<i64> {
-        if self.nanos.is_multiple_of(1000) { Some(self.seconds * MICROS + i64::from(self.nanos / 1000)) } else { None }
+        if self.nanos.is_multiple_of(1000) {
+            Some(self.seconds * MICROS + i64::from(self.nanos / 1000))
+        } else {
+            None
+        }
     }
 
     /// Nanoseconds since 1970; none before 1678 and after 2262.
@@ -57,7 +62,11 @@ fn two(text: &[u8], at: usize) -> Option<u32> {
 
 /// One digit or two at a place: their number, and where they end.
 fn small(text: &[u8], at: usize) -> Option<(u32, usize)> {
-    let one = || text.get(at).filter(|byte| byte.is_ascii_digit()).map(|byte| (u32::from(byte - b'0'), at + 1));
+    let one = || {
+        text.get(at)
+            .filter(|byte| byte.is_ascii_digit())
+            .map(|byte| (u32::from(byte - b'0'), at + 1))
+    };
     two(text, at).map(|number| (number, at + 2)).or_else(one)
 }
 
@@ -89,7 +98,8 @@ fn date(text: &[u8]) -> Option<i32> {
     days(i64::from(two(text, 0)?) * 100 + i64::from(two(text, 2)?), two(text, 5)?, two(text, 8)?)
 }
 
-/// `23:59`, `23:59:59` or `23:59:59.123456789` at the beginning: seconds, nanoseconds, how long it is.
+/// `23:59`, `23:59:59` or `23:59:59.123456789` at the beginning: seconds, nanoseconds, how long it
+/// is.
 fn clock(text: &[u8]) -> Option<(i64, u32, usize)> {
     let (hour, minute) = (two(text, 0)?, two(text, 3)?);
     if text.get(2) != Some(&b':') || hour > 23 || minute > 59 {
@@ -108,7 +118,9 @@ fn clock(text: &[u8]) -> Option<(i64, u32, usize)> {
     if !(1..=9).contains(&digits) {
         return None;
     }
-    let nanos = (0..9).fold(0, |nanos, at| nanos * 10 + if at < digits { u32::from(text[9 + at] - b'0') } else { 0 });
+    let nanos = (0..9).fold(0, |nanos, at| {
+        nanos * 10 + if at < digits { u32::from(text[9 + at] - b'0') } else { 0 }
+    });
     Some((seconds, nanos, 9 + digits))
 }
 
@@ -140,14 +152,16 @@ impl Moment {
         }
         if text[2] == b':' {
             let (seconds, nanos, length) = clock(text)?;
-            // Without its seconds it may be a score or a ratio; finer than a type of times that all readers have.
+            // Without its seconds it may be a score or a ratio; finer than a type of times that all
+            // readers have.
             let is_time = length == text.len() && length >= 8 && nanos % 1000 == 0;
             return is_time.then_some(Self::Time(seconds * MICROS + i64::from(nanos / 1000)));
         }
         Self::of_day(date(text)?, &text[10..])
     }
 
-    /// The same of a date as `31/12/2024`, `31.12.2024` and `31-12-2024` write it, or with the month first.
+    /// The same of a date as `31/12/2024`, `31.12.2024` and `31-12-2024` write it, or with the
+    /// month first.
     pub(crate) fn scan_by(text: &[u8], day_first: bool) -> Option<Self> {
         let (first, at) = small(text, 0)?;
         let mark = text.get(at).filter(|byte| matches!(byte, b'/' | b'.' | b'-'))?;
@@ -202,12 +216,28 @@ mod tests {
         assert_eq!(of("2000-02-29"), Some(Moment::Date(11_016)));
         assert_eq!(of("1899-12-31"), Some(Moment::Date(-25_568)));
         assert_eq!(of("23:59:59.5"), Some(Moment::Time(86_399_500_000)));
-        for text in ["2023-02-29", "1900-02-29", "2024-13-01", "2024-00-01", "2024-01-00", "24:00:00", "12:60:00", "12:30", "1/2/2024"] {
+        for text in [
+            "2023-02-29",
+            "1900-02-29",
+            "2024-13-01",
+            "2024-00-01",
+            "2024-01-00",
+            "24:00:00",
+            "12:60:00",
+            "12:30",
+            "1/2/2024",
+        ] {
             assert_eq!(of(text), None, "{text}");
         }
-        for text in
-            ["2024-01-31T", "2024-01-31 25:00", "2024-01-31x12:00", "2024-01-31T12:00:00.", "2024-01-31T12:00+2", "20240131", "é-01-311"]
-        {
+        for text in [
+            "2024-01-31T",
+            "2024-01-31 25:00",
+            "2024-01-31x12:00",
+            "2024-01-31T12:00:00.",
+            "2024-01-31T12:00+2",
+            "20240131",
+            "é-01-311",
+        ] {
             assert_eq!(of(text), None, "{text}");
         }
     }
@@ -218,20 +248,35 @@ mod tests {
         for text in ["31/12/2024", "31.12.2024", "31-12-2024"] {
             assert_eq!((by(text, true), by(text, false)), (of("2024-12-31"), None), "{text}");
         }
-        assert_eq!((by("1/2/2024", true), by("1/2/2024", false)), (of("2024-02-01"), of("2024-01-02")));
+        assert_eq!(
+            (by("1/2/2024", true), by("1/2/2024", false)),
+            (of("2024-02-01"), of("2024-01-02"))
+        );
         assert_eq!(by("31.12.2024 12:30", true), of("2024-12-31 12:30"));
         assert_eq!(by("12/31/2024T12:30:00Z", false), of("2024-12-31T12:30:00Z"));
-        for text in ["31/12/24", "31/12-2024", "2024-12-31", "29.2.2023", "31.12.2024x", "31.12", ""] {
+        for text in
+            ["31/12/24", "31/12-2024", "2024-12-31", "29.2.2023", "31.12.2024x", "31.12", ""]
+        {
             assert_eq!(by(text, true), None, "{text}");
         }
     }
 
     #[test]
     fn instants_are_in_utc_and_say_what_they_lost() {
-        let (plain, zulu, east) = (stamp("2024-01-31 12:00"), stamp("2024-01-31T12:00:00Z"), stamp("2024-01-31T14:00:00.000001+02:00"));
+        let (plain, zulu, east) = (
+            stamp("2024-01-31 12:00"),
+            stamp("2024-01-31T12:00:00Z"),
+            stamp("2024-01-31T14:00:00.000001+02:00"),
+        );
         assert_eq!((plain.micros(), plain.zoned), (Some(1_706_702_400_000_000), false));
-        assert_eq!((zulu.micros(), zulu.zoned, zulu.offset), (Some(1_706_702_400_000_000), true, false));
-        assert_eq!((east.micros(), east.zoned, east.offset), (Some(1_706_702_400_000_001), true, true));
+        assert_eq!(
+            (zulu.micros(), zulu.zoned, zulu.offset),
+            (Some(1_706_702_400_000_000), true, false)
+        );
+        assert_eq!(
+            (east.micros(), east.zoned, east.offset),
+            (Some(1_706_702_400_000_001), true, true)
+        );
         let fine = stamp("2024-01-31T12:00:00.000000001");
         assert_eq!((fine.micros(), fine.nanos()), (None, Some(1_706_702_400_000_000_001)));
         assert_eq!(stamp("0001-01-01T00:00:00.000000001").nanos(), None);

@@ -1,7 +1,8 @@
 //! A number as it is written: which types hold it exactly.
 //!
-//! Invariants: nothing is rounded in silence. A double holds a text if, printed with as many digits as the text has, it is that text: so
-//! what programs print of their doubles is one, with 17 digits or with 50, and 9007199254740993 is none.
+//! Invariants: nothing is rounded in silence. A double holds a text if, printed with as many digits
+//! as the text has, it is that text: so what programs print of their doubles is one, with 17 digits
+//! or with 50, and 9007199254740993 is none.
 
 /// Digits that a decimal of 128 bits holds, and a `u128`.
 pub(crate) const DECIMAL_DIGITS: u32 = 38;
@@ -12,8 +13,10 @@ const DIGITS_SURE: u32 = 15;
 /// Longer than the longest double that is written out (767 digits).
 const DIGITS_PRINTED: u32 = 800;
 /// Powers of ten that are doubles exactly.
-const POWERS: [f64; 23] =
-    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22];
+const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+    1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
+];
 
 /// A number: its magnitude times ten to its exponent.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,7 +27,8 @@ pub(crate) struct Number {
     /// From the first that is not zero to the last that is written.
     digits: u32,
     exponent: i32,
-    /// It has a point, an exponent or the sign of a negative zero: no type of whole numbers holds it.
+    /// It has a point, an exponent or the sign of a negative zero: no type of whole numbers holds
+    /// it.
     real: bool,
     /// The double that is nearest.
     double: f64,
@@ -72,8 +76,9 @@ fn run(text: &[u8], mut at: usize, digits: &mut Digits) -> usize {
 }
 
 impl Number {
-    /// A text that is a number from its first to its last byte: `-1`, `.5`, `5.`, `1e9`; no plus before it, and no zero before its other
-    /// digits, for that is part of a code or a telephone number.
+    /// A text that is a number from its first to its last byte: `-1`, `.5`, `5.`, `1e9`; no plus
+    /// before it, and no zero before its other digits, for that is part of a code or a telephone
+    /// number.
     pub(crate) fn scan(text: &[u8]) -> Option<Self> {
         let negative = text.first() == Some(&b'-');
         let begin = usize::from(negative);
@@ -115,7 +120,15 @@ impl Number {
         }
         let magnitude = digits.magnitude();
         let real = real || (negative && digits.count == 0);
-        let mut number = Self { negative, magnitude, digits: digits.count, exponent, real, double: 0.0, exact: true };
+        let mut number = Self {
+            negative,
+            magnitude,
+            digits: digits.count,
+            exponent,
+            real,
+            double: 0.0,
+            exact: true,
+        };
         number.set_double(text);
         Some(number)
     }
@@ -141,7 +154,11 @@ impl Number {
 
     /// As one without.
     pub(crate) fn uint(&self) -> Option<u64> {
-        if self.real || self.negative || self.digits > 20 { None } else { u64::try_from(self.magnitude).ok() }
+        if self.real || self.negative || self.digits > 20 {
+            None
+        } else {
+            u64::try_from(self.magnitude).ok()
+        }
     }
 
     /// The double that is nearest to it.
@@ -183,14 +200,21 @@ impl Number {
     }
 
     fn set_double(&mut self, text: &[u8]) {
-        let magnitude = if self.exponent == 0 && self.digits <= DECIMAL_DIGITS && self.magnitude <= WHOLE_DOUBLES {
+        let magnitude = if self.exponent == 0
+            && self.digits <= DECIMAL_DIGITS
+            && self.magnitude <= WHOLE_DOUBLES
+        {
             Some(self.magnitude as f64)
         } else if self.digits == 0 {
             Some(0.0)
         } else if self.digits <= DIGITS_SURE && self.exponent.unsigned_abs() < 23 {
             // Both are doubles, so their product or quotient is rounded once: it is the nearest.
             let power = POWERS[self.exponent.unsigned_abs() as usize];
-            Some(if self.exponent < 0 { self.magnitude as f64 / power } else { self.magnitude as f64 * power })
+            Some(if self.exponent < 0 {
+                self.magnitude as f64 / power
+            } else {
+                self.magnitude as f64 * power
+            })
         } else {
             None
         };
@@ -198,7 +222,10 @@ impl Number {
             self.double = if self.negative { -magnitude } else { magnitude };
             return;
         }
-        self.double = std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(f64::INFINITY);
+        self.double = std::str::from_utf8(text)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(f64::INFINITY);
         self.exact = self.double.is_finite() && self.double != 0.0 && self.prints_as(text);
     }
 
@@ -217,20 +244,26 @@ impl Number {
         if self.digits > DIGITS_PRINTED {
             return false;
         }
-        let own = if self.digits <= DECIMAL_DIGITS { self.magnitude.to_string() } else { significant(text) };
+        let own = if self.digits <= DECIMAL_DIGITS {
+            self.magnitude.to_string()
+        } else {
+            significant(text)
+        };
         let power = i64::from(self.digits) + i64::from(self.exponent) - 1;
         let is = |printed: &str, own: &str| {
             let Some((mantissa, exponent)) = printed.split_once('e') else { return false };
             exponent.parse() == Ok(power) && mantissa.bytes().filter(|b| *b != b'.').eq(own.bytes())
         };
         let trimmed = own.trim_end_matches('0');
-        is(&format!("{value:e}"), trimmed) || is(&format!("{value:.*e}", own.len().saturating_sub(1)), &own)
+        is(&format!("{value:e}"), trimmed)
+            || is(&format!("{value:.*e}", own.len().saturating_sub(1)), &own)
     }
 }
 
 /// The digits of a number before its exponent, from the first that is not zero.
 fn significant(text: &[u8]) -> String {
-    let mantissa = text.iter().take_while(|b| !matches!(b, b'e' | b'E')).filter(|b| b.is_ascii_digit());
+    let mantissa =
+        text.iter().take_while(|b| !matches!(b, b'e' | b'E')).filter(|b| b.is_ascii_digit());
     mantissa.skip_while(|b| **b == b'0').map(|b| char::from(*b)).collect()
 }
 
@@ -246,9 +279,10 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_none() {
-        for text in
-            ["", "-", ".", "-.", "007", "-01", "00.5", "+1", "1e", "1e+", "e5", "1 ", " 1", "1_000", "1,5", "0x10", "1.2.3", "--1", "inf"]
-        {
+        for text in [
+            "", "-", ".", "-.", "007", "-01", "00.5", "+1", "1e", "1e+", "e5", "1 ", " 1", "1_000",
+            "1,5", "0x10", "1.2.3", "--1", "inf",
+        ] {
             assert!(Number::scan(text.as_bytes()).is_none(), "{text}");
         }
     }
@@ -256,10 +290,23 @@ mod tests {
     #[test]
     fn whole_numbers_are_those_of_64_bits_both_ways() {
         assert_eq!((of("0").int(), of("-1").int(), of("-1").uint()), (Some(0), Some(-1), None));
-        assert_eq!((of("9223372036854775807").int(), of("9223372036854775808").int()), (Some(i64::MAX), None));
-        assert_eq!((of("-9223372036854775808").int(), of("-9223372036854775809").int()), (Some(i64::MIN), None));
-        assert_eq!((of("18446744073709551615").uint(), of("18446744073709551616").uint()), (Some(u64::MAX), None));
-        assert!(!of("-0").is_whole() && of("-0").double().is_sign_negative() && of("-0").decimal_digits().is_none());
+        assert_eq!(
+            (of("9223372036854775807").int(), of("9223372036854775808").int()),
+            (Some(i64::MAX), None)
+        );
+        assert_eq!(
+            (of("-9223372036854775808").int(), of("-9223372036854775809").int()),
+            (Some(i64::MIN), None)
+        );
+        assert_eq!(
+            (of("18446744073709551615").uint(), of("18446744073709551616").uint()),
+            (Some(u64::MAX), None)
+        );
+        assert!(
+            !of("-0").is_whole()
+                && of("-0").double().is_sign_negative()
+                && of("-0").decimal_digits().is_none()
+        );
         assert!(!of("1.0").is_whole() && !of("1e3").is_whole());
     }
 
@@ -282,9 +329,20 @@ mod tests {
             ("1234567890123456.8", 1_234_567_890_123_456.8),
         ] {
             let number = of(text);
-            assert!(number.is_double() && number.double().to_bits() == double.to_bits(), "{text}: {number:?}");
+            assert!(
+                number.is_double() && number.double().to_bits() == double.to_bits(),
+                "{text}: {number:?}"
+            );
         }
-        for text in ["9007199254740993", "99999999999999.99", "1234567890123456.7", "1e400", "1e-400", "123456789.123456789", "3e-324"] {
+        for text in [
+            "9007199254740993",
+            "99999999999999.99",
+            "1234567890123456.7",
+            "1e400",
+            "1e-400",
+            "123456789.123456789",
+            "3e-324",
+        ] {
             assert!(!of(text).is_double(), "{text}: {:?}", of(text));
         }
     }
@@ -293,8 +351,14 @@ mod tests {
     fn decimals_keep_every_digit() {
         assert_eq!(of("99999999999999.99").decimal_digits(), Some((14, 2)));
         assert_eq!(of("99999999999999.99").unscaled(2), Some(9_999_999_999_999_999));
-        assert_eq!((of("-0.1").decimal_digits(), of("-0.1").unscaled(3)), (Some((0, 1)), Some(-100)));
-        assert_eq!((of("1.5e3").decimal_digits(), of("1.5e3").unscaled(1)), (Some((4, 0)), Some(15_000)));
+        assert_eq!(
+            (of("-0.1").decimal_digits(), of("-0.1").unscaled(3)),
+            (Some((0, 1)), Some(-100))
+        );
+        assert_eq!(
+            (of("1.5e3").decimal_digits(), of("1.5e3").unscaled(1)),
+            (Some((4, 0)), Some(15_000))
+        );
         assert_eq!((of("5e-7").decimal_digits(), of("5e-7").unscaled(7)), (Some((0, 7)), Some(5)));
         assert_eq!((of("0.00").decimal_digits(), of("0.00").unscaled(5)), (Some((0, 2)), Some(0)));
         assert_eq!((of("1e39").decimal_digits(), of("1e-39").decimal_digits()), (None, None));

@@ -1,4 +1,5 @@
-//! How many values of each sort a column has, and one example of each: what is said of a type that nobody expects.
+//! How many values of each sort a column has, and one example of each: what is said of a type that
+//! nobody expects.
 
 use std::path::Path;
 
@@ -96,7 +97,11 @@ impl Tally {
 
     #[cold]
     fn exemplify(&mut self, class: Class, text: &str, row: u64) {
-        let mut short: String = text.chars().take(EXAMPLE_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut short: String = text
+            .chars()
+            .take(EXAMPLE_CHARS)
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
         if short.len() < text.len() {
             short.push('…');
         }
@@ -128,8 +133,14 @@ impl Tally {
 
     /// An example of a sort and where it stands.
     fn example(&self, class: Class, paths: &[&Path]) -> String {
-        let Some(example) = self.examples.iter().find(|example| example.class == class) else { return String::new() };
-        let file = paths.get(example.file).and_then(|path| path.file_name()).map(|name| name.display().to_string()).unwrap_or_default();
+        let Some(example) = self.examples.iter().find(|example| example.class == class) else {
+            return String::new();
+        };
+        let file = paths
+            .get(example.file)
+            .and_then(|path| path.file_name())
+            .map(|name| name.display().to_string())
+            .unwrap_or_default();
         format!(", such as `{}` ({file} row {})", example.text, example.row)
     }
 
@@ -139,7 +150,9 @@ impl Tally {
         let some = |classes: &[Class], words: &str| {
             let count: u64 = classes.iter().map(|class| self.of(*class)).sum();
             let first = classes.iter().find(|class| self.of(**class) > 0);
-            first.map(|first| format!("{count} of {total} values {words}{}", self.example(*first, paths)))
+            first.map(|first| {
+                format!("{count} of {total} values {words}{}", self.example(*first, paths))
+            })
         };
         let mut said = Vec::new();
         match kind {
@@ -148,8 +161,11 @@ impl Tally {
                 let words = format!("are numbers that no double holds: it is {}", kind.arrow());
                 said.extend(some(&[Class::Inexact], &words));
             }
-            Kind::Stamp { zoned: true, .. } => said.extend(some(&[Class::Offset], "have an offset: their instants are kept, in UTC")),
-            Kind::Stamp { .. } => said.extend(some(&[Class::Date], "are dates: they are timestamps at midnight")),
+            Kind::Stamp { zoned: true, .. } => said
+                .extend(some(&[Class::Offset], "have an offset: their instants are kept, in UTC")),
+            Kind::Stamp { .. } => {
+                said.extend(some(&[Class::Date], "are dates: they are timestamps at midnight"))
+            }
             _ => {}
         }
         if !matches!(kind, Kind::Text | Kind::Json | Kind::Null) {
@@ -163,16 +179,24 @@ impl Tally {
 
     /// Why a column is text or JSON, if its values are not all just that.
     fn mixed(&self, kind: &Kind, paths: &[&Path], typed: bool) -> Option<String> {
-        let there: Vec<Class> = Class::ALL.into_iter().filter(|class| self.of(*class) > 0).collect();
+        let there: Vec<Class> =
+            Class::ALL.into_iter().filter(|class| self.of(*class) > 0).collect();
         // Where types are guessed, texts among which a few look like something else are texts.
         let texts = self.of(Class::Text) + self.of(Class::Absent) + self.of(Class::Special);
         let is_plain = !typed && *kind == Kind::Text && texts * 2 > self.total();
-        let needs_words = matches!(there[..], [Class::Coded | Class::Inexact | Class::Object | Class::List] | [_, _, ..]);
+        let needs_words = matches!(
+            there[..],
+            [Class::Coded | Class::Inexact | Class::Object | Class::List] | [_, _, ..]
+        );
         if is_plain || !needs_words {
             return None;
         }
-        let sorts: Vec<String> =
-            there.iter().map(|class| format!("{} {}{}", self.of(*class), class.words(), self.example(*class, paths))).collect();
+        let sorts: Vec<String> = there
+            .iter()
+            .map(|class| {
+                format!("{} {}{}", self.of(*class), class.words(), self.example(*class, paths))
+            })
+            .collect();
         let what = match kind {
             Kind::Json => "JSON text",
             _ => "text",
@@ -186,9 +210,14 @@ impl Tally {
     }
 }
 
-/// What a person should know of the types of a table's columns: at most [`NOTES_MAX`] lines and how many there are more.
-/// Whether the source says types itself (`typed`) decides what is worth a word.
-pub(crate) fn notes<'a>(columns: impl Iterator<Item = (&'a str, &'a Facts, &'a Kind)>, paths: &[&Path], typed: bool) -> Vec<String> {
+/// What a person should know of the types of a table's columns: at most [`NOTES_MAX`] lines and how
+/// many there are more. Whether the source says types itself (`typed`) decides what is worth a
+/// word.
+pub(crate) fn notes<'a>(
+    columns: impl Iterator<Item = (&'a str, &'a Facts, &'a Kind)>,
+    paths: &[&Path],
+    typed: bool,
+) -> Vec<String> {
     let mut all = Vec::new();
     for (name, facts, kind) in columns {
         note(name, facts, kind, (paths, typed), &mut all);
@@ -202,10 +231,17 @@ pub(crate) fn notes<'a>(columns: impl Iterator<Item = (&'a str, &'a Facts, &'a K
 }
 
 /// Types that columns keep, though all that was read has another.
-pub(crate) fn kept_notes<'a>(columns: impl Iterator<Item = (&'a str, &'a Facts, &'a Kind)>) -> Vec<String> {
+pub(crate) fn kept_notes<'a>(
+    columns: impl Iterator<Item = (&'a str, &'a Facts, &'a Kind)>,
+) -> Vec<String> {
     let other = |(name, facts, kind): (&str, &Facts, &Kind)| {
         let own = facts.kind().arrow();
-        (own != kind.arrow()).then(|| format!("column `{name}` keeps its type {}; read as a new dataset it is {own}", kind.arrow()))
+        (own != kind.arrow()).then(|| {
+            format!(
+                "column `{name}` keeps its type {}; read as a new dataset it is {own}",
+                kind.arrow()
+            )
+        })
     };
     columns.filter_map(other).take(NOTES_MAX).collect()
 }
@@ -214,16 +250,34 @@ pub(crate) fn kept_notes<'a>(columns: impl Iterator<Item = (&'a str, &'a Facts, 
 pub(crate) fn reason(name: &str, facts: &Facts, kind: &Kind, paths: &[&Path]) -> String {
     let tally = &facts.tally;
     let sorts = Class::ALL.into_iter().filter(|class| tally.of(*class) > 0);
-    let sorts: Vec<String> = sorts.map(|class| format!("{} {}{}", tally.of(class), class.words(), tally.example(class, paths))).collect();
+    let sorts: Vec<String> = sorts
+        .map(|class| {
+            format!("{} {}{}", tally.of(class), class.words(), tally.example(class, paths))
+        })
+        .collect();
     let sorts = if sorts.is_empty() { "it has no values".to_owned() } else { sorts.join("; ") };
     format!("column `{name}` is {}: {sorts}", kind.arrow())
 }
 
-fn note(path: &str, facts: &Facts, kind: &Kind, (paths, typed): (&[&Path], bool), all: &mut Vec<String>) {
-    all.extend(facts.tally.said(kind, paths, typed).into_iter().map(|said| format!("column `{path}`: {said}")));
+fn note(
+    path: &str,
+    facts: &Facts,
+    kind: &Kind,
+    (paths, typed): (&[&Path], bool),
+    all: &mut Vec<String>,
+) {
+    all.extend(
+        facts
+            .tally
+            .said(kind, paths, typed)
+            .into_iter()
+            .map(|said| format!("column `{path}`: {said}")),
+    );
     match kind {
         Kind::Struct(fields) => {
-            for ((name, facts), (_, kind)) in facts.object().into_iter().flat_map(Keys::iter).zip(fields) {
+            for ((name, facts), (_, kind)) in
+                facts.object().into_iter().flat_map(Keys::iter).zip(fields)
+            {
                 note(&format!("{path}.{name}"), facts, kind, (paths, typed), all);
             }
         }

@@ -59,7 +59,9 @@ fn the_narrowest_type_that_holds_all_is_taken() {
 #[test]
 fn a_column_keeps_its_type_if_that_holds_what_is_there() {
     let kept = |texts: &[&str], kind: DataType| {
-        facts(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>()).kind_or(Some(&kind)).arrow()
+        facts(&texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>())
+            .kind_or(Some(&kind))
+            .arrow()
     };
     assert_eq!(kept(&["1"], DataType::Utf8), DataType::Utf8);
     assert_eq!(kept(&["1"], DataType::Float64), DataType::Float64);
@@ -67,8 +69,18 @@ fn a_column_keeps_its_type_if_that_holds_what_is_there() {
     assert_eq!(kept(&["1.5"], DataType::Decimal128(18, 2)), DataType::Decimal128(18, 2));
     assert_eq!(kept(&["1.555"], DataType::Decimal128(18, 2)), DataType::Float64);
     assert_eq!(kept(&["-1"], DataType::UInt64), DataType::Int64);
-    assert_eq!(kept(&["2024-01-31"], Kind::Stamp { zoned: false, fine: false }.arrow()), Kind::Stamp { zoned: false, fine: false }.arrow());
-    for kind in [DataType::Int64, DataType::Boolean, DataType::Date32, DataType::Decimal128(18, 2), DataType::Float64, DataType::Utf8] {
+    assert_eq!(
+        kept(&["2024-01-31"], Kind::Stamp { zoned: false, fine: false }.arrow()),
+        Kind::Stamp { zoned: false, fine: false }.arrow()
+    );
+    for kind in [
+        DataType::Int64,
+        DataType::Boolean,
+        DataType::Date32,
+        DataType::Decimal128(18, 2),
+        DataType::Float64,
+        DataType::Utf8,
+    ] {
         assert_eq!(kept(&["", "NA"], kind.clone()), kind, "words for no value change no type");
         let mut cells = Cells::new(&Kind::of(&kind).expect("one of ours"));
         assert!(cells.push(&Value::of_field("NA"), "NA"));
@@ -112,16 +124,22 @@ fn same(kind: &Kind, text: &str, array: &arrow_array::ArrayRef) -> bool {
         Kind::Int => array.as_primitive::<Int64Type>().value(0).to_string() == text,
         Kind::UInt => array.as_primitive::<UInt64Type>().value(0).to_string() == text,
         Kind::Float => {
-            let (own, theirs) = (array.as_primitive::<Float64Type>().value(0), text.parse::<f64>().expect("a double"));
+            let (own, theirs) = (
+                array.as_primitive::<Float64Type>().value(0),
+                text.parse::<f64>().expect("a double"),
+            );
             own.to_bits() == theirs.to_bits() || (own.is_nan() && theirs.is_nan())
         }
         Kind::Decimal(_, scale) => {
             let digits = array.as_primitive::<Decimal128Type>().value(0);
             Value::Number(Number::scan(text.as_bytes()).expect("a number")) == value
-                && Number::scan(text.as_bytes()).and_then(|number| number.unscaled(*scale)) == Some(digits)
+                && Number::scan(text.as_bytes()).and_then(|number| number.unscaled(*scale))
+                    == Some(digits)
         }
         Kind::Date => {
-            chrono::NaiveDate::from_epoch_days(array.as_primitive::<Date32Type>().value(0)).map(|day| day.to_string()).as_deref()
+            chrono::NaiveDate::from_epoch_days(array.as_primitive::<Date32Type>().value(0))
+                .map(|day| day.to_string())
+                .as_deref()
                 == Some(text)
         }
         // Compared by their own parser's tests.

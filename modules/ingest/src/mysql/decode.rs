@@ -1,11 +1,12 @@
-//! Values of the binary protocol into Arrow columns. A value that the Arrow type cannot hold (a zero date, text that is no
-//! UTF-8) becomes NULL and is counted. Pure.
+//! Values of the binary protocol into Arrow columns. A value that the Arrow type cannot hold (a
+//! zero date, text that is no UTF-8) becomes NULL and is counted. Pure.
 
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder, DurationMicrosecondBuilder, Float32Builder,
-    Float64Builder, Int8Builder, Int16Builder, Int32Builder, Int64Builder, ListBuilder, StringBuilder, StringDictionaryBuilder,
+    BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder,
+    DurationMicrosecondBuilder, Float32Builder, Float64Builder, Int8Builder, Int16Builder,
+    Int32Builder, Int64Builder, ListBuilder, StringBuilder, StringDictionaryBuilder,
     TimestampMicrosecondBuilder, UInt8Builder, UInt16Builder, UInt32Builder, UInt64Builder,
 };
 use arrow_array::types::Int32Type;
@@ -36,14 +37,22 @@ pub fn arrow_type(column: &mysql_async::Column) -> DataType {
         ColumnType::MYSQL_TYPE_TINY => either(DataType::Int8, DataType::UInt8),
         ColumnType::MYSQL_TYPE_SHORT => either(DataType::Int16, DataType::UInt16),
         ColumnType::MYSQL_TYPE_YEAR => DataType::Int16,
-        ColumnType::MYSQL_TYPE_INT24 | ColumnType::MYSQL_TYPE_LONG => either(DataType::Int32, DataType::UInt32),
+        ColumnType::MYSQL_TYPE_INT24 | ColumnType::MYSQL_TYPE_LONG => {
+            either(DataType::Int32, DataType::UInt32)
+        }
         ColumnType::MYSQL_TYPE_LONGLONG => either(DataType::Int64, DataType::UInt64),
         ColumnType::MYSQL_TYPE_FLOAT => DataType::Float32,
         ColumnType::MYSQL_TYPE_DOUBLE => DataType::Float64,
         ColumnType::MYSQL_TYPE_DECIMAL | ColumnType::MYSQL_TYPE_NEWDECIMAL => {
-            // The length is that of the longest text: digits, a sign unless unsigned, a point if there are decimals.
-            let digits = column.column_length().saturating_sub(u32::from(!unsigned) + u32::from(decimals > 0));
-            let (precision, scale) = (u8::try_from(digits).unwrap_or(u8::MAX).max(decimals).max(1), decimals.cast_signed());
+            // The length is that of the longest text: digits, a sign unless unsigned, a point if
+            // there are decimals.
+            let digits = column
+                .column_length()
+                .saturating_sub(u32::from(!unsigned) + u32::from(decimals > 0));
+            let (precision, scale) = (
+                u8::try_from(digits).unwrap_or(u8::MAX).max(decimals).max(1),
+                decimals.cast_signed(),
+            );
             match precision {
                 ..=38 => DataType::Decimal128(precision, scale),
                 39..=76 => DataType::Decimal256(precision, scale),
@@ -53,15 +62,23 @@ pub fn arrow_type(column: &mysql_async::Column) -> DataType {
         ColumnType::MYSQL_TYPE_BIT if column.column_length() == 1 => DataType::Boolean,
         ColumnType::MYSQL_TYPE_BIT => DataType::UInt64,
         ColumnType::MYSQL_TYPE_DATE | ColumnType::MYSQL_TYPE_NEWDATE => DataType::Date32,
-        ColumnType::MYSQL_TYPE_DATETIME | ColumnType::MYSQL_TYPE_DATETIME2 => DataType::Timestamp(TimeUnit::Microsecond, None),
+        ColumnType::MYSQL_TYPE_DATETIME | ColumnType::MYSQL_TYPE_DATETIME2 => {
+            DataType::Timestamp(TimeUnit::Microsecond, None)
+        }
         ColumnType::MYSQL_TYPE_TIMESTAMP | ColumnType::MYSQL_TYPE_TIMESTAMP2 => {
             DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
         }
-        ColumnType::MYSQL_TYPE_TIME | ColumnType::MYSQL_TYPE_TIME2 => DataType::Duration(TimeUnit::Microsecond),
+        ColumnType::MYSQL_TYPE_TIME | ColumnType::MYSQL_TYPE_TIME2 => {
+            DataType::Duration(TimeUnit::Microsecond)
+        }
         ColumnType::MYSQL_TYPE_JSON => DataType::Utf8,
         ColumnType::MYSQL_TYPE_GEOMETRY => DataType::Binary,
-        _ if flags.contains(ColumnFlags::ENUM_FLAG) => DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
-        _ if flags.contains(ColumnFlags::SET_FLAG) => DataType::List(Arc::new(arrow_schema::Field::new("item", DataType::Utf8, true))),
+        _ if flags.contains(ColumnFlags::ENUM_FLAG) => {
+            DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+        }
+        _ if flags.contains(ColumnFlags::SET_FLAG) => {
+            DataType::List(Arc::new(arrow_schema::Field::new("item", DataType::Utf8, true)))
+        }
         _ => text(),
     }
 }
@@ -104,10 +121,16 @@ impl Column {
             DataType::UInt64 => Self::U64(UInt64Builder::new()),
             DataType::Float32 => Self::F32(Float32Builder::new()),
             DataType::Float64 => Self::F64(Float64Builder::new()),
-            DataType::Decimal128(_, s) => Self::Decimal128(Decimal128Builder::new().with_data_type(kind.clone()), scale(*s)),
-            DataType::Decimal256(_, s) => Self::Decimal256(Decimal256Builder::new().with_data_type(kind.clone()), scale(*s)),
+            DataType::Decimal128(_, s) => {
+                Self::Decimal128(Decimal128Builder::new().with_data_type(kind.clone()), scale(*s))
+            }
+            DataType::Decimal256(_, s) => {
+                Self::Decimal256(Decimal256Builder::new().with_data_type(kind.clone()), scale(*s))
+            }
             DataType::Date32 => Self::Date(Date32Builder::new()),
-            DataType::Timestamp(..) => Self::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(kind.clone())),
+            DataType::Timestamp(..) => {
+                Self::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(kind.clone()))
+            }
             DataType::Duration(_) => Self::Time(DurationMicrosecondBuilder::new()),
             DataType::Binary => Self::Bytes(BinaryBuilder::new()),
             DataType::Dictionary(..) => Self::Enum(StringDictionaryBuilder::new()),
@@ -163,7 +186,11 @@ impl Column {
                 _ => false,
             },
             Self::Decimal128(b, scale) => put(number(value, *scale), |v| b.append_value(v)),
-            Self::Decimal256(b, scale) => put(digits(value, *scale).and_then(|d| i256::from_string(&d)), |v| b.append_value(v)),
+            Self::Decimal256(b, scale) => {
+                put(digits(value, *scale).and_then(|d| i256::from_string(&d)), |v| {
+                    b.append_value(v)
+                })
+            }
             Self::Date(b) => put(day(value), |v| b.append_value(v)),
             Self::Timestamp(b) => put(instant(value), |v| b.append_value(v)),
             Self::Time(b) => put(span(value), |v| b.append_value(v)),
@@ -174,7 +201,9 @@ impl Column {
             },
             Self::Enum(b) => text(value).is_some_and(|v| b.append(v).is_ok()),
             Self::Set(b) => put(text(value), |v| {
-                v.split(',').filter(|part| !part.is_empty()).for_each(|part| b.values().append_value(part));
+                v.split(',')
+                    .filter(|part| !part.is_empty())
+                    .for_each(|part| b.values().append_value(part));
                 b.append(true);
             }),
         };
@@ -221,7 +250,9 @@ fn integer<T: TryFrom<i64> + TryFrom<u64>>(value: &Value) -> Option<T> {
 /// BIT comes as bytes, the most significant first; BIGINT UNSIGNED as a number.
 fn bits(value: &Value) -> Option<u64> {
     match value {
-        Value::Bytes(bytes) if bytes.len() <= 8 => Some(bytes.iter().fold(0, |sum, b| sum << 8 | u64::from(*b))),
+        Value::Bytes(bytes) if bytes.len() <= 8 => {
+            Some(bytes.iter().fold(0, |sum, b| sum << 8 | u64::from(*b)))
+        }
         other => integer(other),
     }
 }
@@ -252,7 +283,9 @@ fn number(value: &Value, scale: usize) -> Option<i128> {
         }
     }
     let missing = scale.checked_sub(point.map_or(0, |point| count - point))?;
-    let sum = (count > 0).then_some(sum)?.checked_mul(10_i128.checked_pow(u32::try_from(missing).ok()?)?)?;
+    let sum = (count > 0)
+        .then_some(sum)?
+        .checked_mul(10_i128.checked_pow(u32::try_from(missing).ok()?)?)?;
     Some(if negative { -sum } else { sum })
 }
 
@@ -262,8 +295,8 @@ fn digits(value: &Value, scale: usize) -> Option<String> {
     (fraction.len() <= scale).then(|| format!("{whole}{fraction:0<scale$}"))
 }
 
-/// Days since 1970 of a date that exists (Howard Hinnant's `days_from_civil`); the calendar goes on before 1582 as
-/// MySQL's does.
+/// Days since 1970 of a date that exists (Howard Hinnant's `days_from_civil`); the calendar goes on
+/// before 1582 as MySQL's does.
 fn days(year: u16, month: u8, day: u8) -> Option<i32> {
     let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let longest = match month {
@@ -293,7 +326,11 @@ fn instant(value: &Value) -> Option<i64> {
     match value {
         Value::Date(year, month, day, hour, minute, second, us) => {
             let seconds = i64::from(*hour) * 3600 + i64::from(*minute) * 60 + i64::from(*second);
-            Some(i64::from(days(*year, *month, *day)?) * DAY_US + seconds * 1_000_000 + i64::from(*us))
+            Some(
+                i64::from(days(*year, *month, *day)?) * DAY_US
+                    + seconds * 1_000_000
+                    + i64::from(*us),
+            )
         }
         _ => None,
     }
@@ -330,7 +367,8 @@ impl Rows {
     /// An empty batch of this schema.
     #[must_use]
     pub fn new(schema: SchemaRef) -> Self {
-        let columns: Vec<Column> = schema.fields().iter().map(|f| Column::of(f.data_type())).collect();
+        let columns: Vec<Column> =
+            schema.fields().iter().map(|f| Column::of(f.data_type())).collect();
         Self { nulls_made: vec![0; columns.len()], schema, columns, rows: 0, bytes: 0 }
     }
 
@@ -357,7 +395,8 @@ impl Rows {
         self.rows >= BATCH_ROWS || self.bytes >= BATCH_BYTES
     }
 
-    /// The rows so far and about how many bytes they came in, if there are any; the next batch is empty.
+    /// The rows so far and about how many bytes they came in, if there are any; the next batch is
+    /// empty.
     ///
     /// # Errors
     /// If the columns do not fit the schema.
@@ -385,7 +424,16 @@ mod tests {
             (Some(0), Some(11_016), Some(-1), Some(2_932_896))
         );
         assert_eq!(of(1000, 1, 1), Some(-354_285));
-        for (y, m, d) in [(0, 0, 0), (2024, 0, 5), (2024, 5, 0), (2023, 2, 29), (1900, 2, 29), (0, 1, 1), (2024, 13, 1), (2024, 4, 31)] {
+        for (y, m, d) in [
+            (0, 0, 0),
+            (2024, 0, 5),
+            (2024, 5, 0),
+            (2023, 2, 29),
+            (1900, 2, 29),
+            (0, 1, 1),
+            (2024, 13, 1),
+            (2024, 4, 31),
+        ] {
             assert_eq!(of(y, m, d), None, "{y}-{m}-{d}");
         }
     }
@@ -393,11 +441,20 @@ mod tests {
     #[test]
     fn decimals_and_bits_keep_every_digit() {
         let of = |text: &str, scale| digits(&Value::Bytes(text.into()), scale);
-        assert_eq!((of("-12.50", 2), of("7", 3), of("-0.001", 3)), (Some("-1250".into()), Some("7000".into()), Some("-0001".into())));
+        assert_eq!(
+            (of("-12.50", 2), of("7", 3), of("-0.001", 3)),
+            (Some("-1250".into()), Some("7000".into()), Some("-0001".into()))
+        );
         assert_eq!(of("1.234", 2), None, "nothing is rounded");
-        for text in
-            ["0", "-0.001", "12.50", "7", "-99999999999999999999999999999999999.999", "99999999999999999999999999999999999.999", ".5"]
-        {
+        for text in [
+            "0",
+            "-0.001",
+            "12.50",
+            "7",
+            "-99999999999999999999999999999999999.999",
+            "99999999999999999999999999999999999.999",
+            ".5",
+        ] {
             let longhand = digits(&Value::Bytes(text.into()), 3).and_then(|d| d.parse().ok());
             assert_eq!(number(&Value::Bytes(text.into()), 3), longhand, "{text}");
         }
@@ -405,6 +462,9 @@ mod tests {
             assert_eq!(number(&Value::Bytes(text.into()), 3), None, "{text}");
         }
         assert_eq!(bits(&Value::Bytes(vec![1, 0, 255])), Some(0x1_00ff));
-        assert_eq!(span(&Value::Time(true, 34, 22, 59, 59, 1)), Some(-(34 * DAY_US + 82_799 * 1_000_000 + 1)));
+        assert_eq!(
+            span(&Value::Time(true, 34, 22, 59, 59, 1)),
+            Some(-(34 * DAY_US + 82_799 * 1_000_000 + 1))
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! One snapshot for several connections, and ranges of a table for each.
 //!
-//! A server has no word for "the same snapshot as that connection". While nobody can write to the table, all snapshots of it are
-//! one: a connection of its own locks the table against writers, the readers begin, and the lock goes, after some milliseconds.
-//! It is asked for only where it can be had at once (MariaDB's `NOWAIT`): a lock that is waited for stops every writer that
-//! comes after it. Where it cannot be had, one connection reads.
+//! A server has no word for "the same snapshot as that connection". While nobody can write to the
+//! table, all snapshots of it are one: a connection of its own locks the table against writers, the
+//! readers begin, and the lock goes, after some milliseconds. It is asked for only where it can be
+//! had at once (MariaDB's `NOWAIT`): a lock that is waited for stops every writer that comes after
+//! it. Where it cannot be had, one connection reads.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,12 +18,14 @@ use crate::table::{ReadError, ReadOptions, patiently};
 
 /// Less of a table is read by one connection: another one costs as much.
 const BYTES_MIN: u64 = 16 << 20;
-/// Where others write, the lock is free between two of their transactions only. It is asked for this often, at this distance.
+/// Where others write, the lock is free between two of their transactions only. It is asked for
+/// this often, at this distance.
 const LOCK_TRIES: usize = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(3);
 /// What the server says where it cannot be had at once.
 const LOCK_TAKEN: u16 = 1205;
-/// Ranges for each connection, so that one which draws the fuller ones does not work alone at the end.
+/// Ranges for each connection, so that one which draws the fuller ones does not work alone at the
+/// end.
 const RANGES_PER_READER: i128 = 4;
 
 /// A table whose rows can be divided by a whole number that all of them have.
@@ -37,7 +40,12 @@ pub(super) struct Divisible {
 }
 
 /// Says whether a table can be divided.
-pub(super) async fn divisible(server: &Server, conn: &mut Conn, found: &TableFacts, full: &str) -> Result<Option<Divisible>, ReadError> {
+pub(super) async fn divisible(
+    server: &Server,
+    conn: &mut Conn,
+    found: &TableFacts,
+    full: &str,
+) -> Result<Option<Divisible>, ReadError> {
     let said = |e: Error| server.said("asking for its key", &e);
     let version: Option<String> = conn.query_first("SELECT version()").await.map_err(said)?;
     if !version.is_some_and(|version| version.contains("MariaDB")) {
@@ -48,9 +56,14 @@ pub(super) async fn divisible(server: &Server, conn: &mut Conn, found: &TableFac
         JOIN information_schema.columns c ON c.table_schema = t.table_schema AND c.table_name = t.table_name AND c.column_name = s.column_name \
         WHERE t.table_schema = ? AND t.table_name = ? AND s.index_name = 'PRIMARY' AND s.seq_in_index = 1 \
         AND c.data_type IN ('tinyint', 'smallint', 'mediumint', 'int', 'bigint')";
-    let facts: Option<(String, u64)> = conn.exec_first(facts, (&found.schema, &found.name)).await.map_err(said)?;
+    let facts: Option<(String, u64)> =
+        conn.exec_first(facts, (&found.schema, &found.name)).await.map_err(said)?;
     let divided = facts.filter(|(_, bytes)| *bytes >= 2 * BYTES_MIN);
-    Ok(divided.map(|(column, bytes)| Divisible { table: full.to_owned(), column: quoted(&column), bytes }))
+    Ok(divided.map(|(column, bytes)| Divisible {
+        table: full.to_owned(),
+        column: quoted(&column),
+        bytes,
+    }))
 }
 
 /// How a table is read.
@@ -71,7 +84,9 @@ pub(super) struct SharedSnapshot<'a> {
 
 impl SharedSnapshot<'_> {
     async fn another(&mut self) -> Result<Conn, ReadError> {
-        let mut conn = patiently(&self.server.address(), self.how.stall, self.cancel, self.server.connect()).await??;
+        let mut conn =
+            patiently(&self.server.address(), self.how.stall, self.cancel, self.server.connect())
+                .await??;
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).push(conn.id());
         settle(self.server, &mut conn, self.how).await?;
         Ok(conn)
@@ -81,7 +96,11 @@ impl SharedSnapshot<'_> {
     ///
     /// # Errors
     /// If the first reader cannot go on, or the caller has gone.
-    pub(super) async fn join(&mut self, readers: &mut Vec<Conn>, table: &Divisible) -> Result<Division, ReadError> {
+    pub(super) async fn join(
+        &mut self,
+        readers: &mut Vec<Conn>,
+        table: &Divisible,
+    ) -> Result<Division, ReadError> {
         let wanted = self.how.parallel.min(usize::try_from(table.bytes / BYTES_MIN).unwrap_or(1));
         let outcome = self.joined(readers, table, wanted).await;
         if self.cancel.is_cancelled() {
@@ -90,12 +109,25 @@ impl SharedSnapshot<'_> {
         let first = readers.first_mut().ok_or(ReadError::Cancelled)?;
         match outcome {
             Ok(()) => {
-                let bounds = format!("SELECT CAST(MIN({0}) AS CHAR), CAST(MAX({0}) AS CHAR) FROM {1}", table.column, table.table);
-                let bounds: Option<(Option<String>, Option<String>)> =
-                    first.query_first(bounds).await.map_err(|e| self.server.said("asking how far its key goes", &e))?;
-                let number = |text: Option<String>| text.and_then(|text| text.parse::<i128>().ok()).unwrap_or(0);
-                let (least, most) = bounds.map_or((0, 0), |(least, most)| (number(least), number(most)));
-                Ok(Division::Ranges(ranges(&table.column, least, most, wanted as i128 * RANGES_PER_READER)))
+                let bounds = format!(
+                    "SELECT CAST(MIN({0}) AS CHAR), CAST(MAX({0}) AS CHAR) FROM {1}",
+                    table.column, table.table
+                );
+                let bounds: Option<(Option<String>, Option<String>)> = first
+                    .query_first(bounds)
+                    .await
+                    .map_err(|e| self.server.said("asking how far its key goes", &e))?;
+                let number = |text: Option<String>| {
+                    text.and_then(|text| text.parse::<i128>().ok()).unwrap_or(0)
+                };
+                let (least, most) =
+                    bounds.map_or((0, 0), |(least, most)| (number(least), number(most)));
+                Ok(Division::Ranges(ranges(
+                    &table.column,
+                    least,
+                    most,
+                    wanted as i128 * RANGES_PER_READER,
+                )))
             }
             Err(why) => {
                 readers.truncate(1);
@@ -106,7 +138,12 @@ impl SharedSnapshot<'_> {
         }
     }
 
-    async fn joined(&mut self, readers: &mut Vec<Conn>, table: &Divisible, wanted: usize) -> Result<(), ReadError> {
+    async fn joined(
+        &mut self,
+        readers: &mut Vec<Conn>,
+        table: &Divisible,
+        wanted: usize,
+    ) -> Result<(), ReadError> {
         let (server, stall, cancel) = (self.server, self.how.stall, self.cancel);
         for _ in readers.len()..wanted {
             let conn = self.another().await?;
@@ -116,7 +153,9 @@ impl SharedSnapshot<'_> {
         let said = |doing: &'static str| move |e: Error| server.said(doing, &e);
         let lock = format!("LOCK TABLES {} READ NOWAIT", table.table);
         let mut tries = 0..LOCK_TRIES;
-        while let Err(error) = patiently(&server.address(), stall, cancel, locker.query_drop(&lock)).await? {
+        while let Err(error) =
+            patiently(&server.address(), stall, cancel, locker.query_drop(&lock)).await?
+        {
             let taken = matches!(&error, Error::Server(server) if server.code == LOCK_TAKEN);
             if !taken || tries.next().is_none() {
                 return Err(said("a lock of some milliseconds cannot be had")(error));
@@ -129,7 +168,9 @@ impl SharedSnapshot<'_> {
                 // From here on the table cannot be altered either.
                 conn.query_drop(format!("SELECT 1 FROM {} LIMIT 0", table.table)).await
             };
-            patiently(&server.address(), stall, cancel, beginning).await?.map_err(said("beginning a snapshot"))?;
+            patiently(&server.address(), stall, cancel, beginning)
+                .await?
+                .map_err(said("beginning a snapshot"))?;
         }
         locker.query_drop("UNLOCK TABLES").await.map_err(said("unlocking the table"))?;
         let _ = locker.disconnect().await;
@@ -140,9 +181,13 @@ impl SharedSnapshot<'_> {
 /// Conditions that divide all values, open at both ends, into `count` ranges or fewer.
 fn ranges(column: &str, least: i128, most: i128, count: i128) -> Vec<String> {
     let step = ((most - least) / count.max(1)).max(1);
-    let bounds: Vec<i128> = (1..count).map(|i| least + i * step).take_while(|bound| *bound <= most).collect();
-    let (Some(first), Some(last)) = (bounds.first(), bounds.last()) else { return vec![String::new()] };
-    let between = bounds.windows(2).map(|pair| format!("{column} >= {} AND {column} < {}", pair[0], pair[1]));
+    let bounds: Vec<i128> =
+        (1..count).map(|i| least + i * step).take_while(|bound| *bound <= most).collect();
+    let (Some(first), Some(last)) = (bounds.first(), bounds.last()) else {
+        return vec![String::new()];
+    };
+    let between =
+        bounds.windows(2).map(|pair| format!("{column} >= {} AND {column} < {}", pair[0], pair[1]));
     let mut all = vec![format!("{column} < {first}")];
     all.extend(between);
     all.push(format!("{column} >= {last}"));
@@ -159,7 +204,10 @@ mod tests {
     fn holds(range: &str, value: i128) -> bool {
         range.is_empty()
             || range.split(" AND ").all(|part| {
-                let (below, bound) = (part.contains(" < "), part.rsplit(' ').next().and_then(|n| n.parse::<i128>().ok()).expect("a bound"));
+                let (below, bound) = (
+                    part.contains(" < "),
+                    part.rsplit(' ').next().and_then(|n| n.parse::<i128>().ok()).expect("a bound"),
+                );
                 if below { value < bound } else { value >= bound }
             })
     }

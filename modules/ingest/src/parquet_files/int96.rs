@@ -1,7 +1,9 @@
-//! Timestamps of 96 bits, as Spark and Impala write them: a day and its nanoseconds, which reach further than 64 bits of nanoseconds.
+//! Timestamps of 96 bits, as Spark and Impala write them: a day and its nanoseconds, which reach
+//! further than 64 bits of nanoseconds.
 //!
-//! The library takes them for nanoseconds, and what those do not hold becomes another time without a word. So such columns are looked at
-//! first. Invariant: a column is nanoseconds if they hold each of its values, else microseconds; what neither holds is refused by name.
+//! The library takes them for nanoseconds, and what those do not hold becomes another time without
+//! a word. So such columns are looked at first. Invariant: a column is nanoseconds if they hold
+//! each of its values, else microseconds; what neither holds is refused by name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -57,8 +59,12 @@ impl Reach {
     }
 }
 
-/// How far the columns of 96 bits of a file go, by their dotted paths. All their values are read, unless `stop` is cancelled.
-pub(super) fn look(file: File, stop: &CancellationToken) -> Result<BTreeMap<String, Reach>, ParquetError> {
+/// How far the columns of 96 bits of a file go, by their dotted paths. All their values are read,
+/// unless `stop` is cancelled.
+pub(super) fn look(
+    file: File,
+    stop: &CancellationToken,
+) -> Result<BTreeMap<String, Reach>, ParquetError> {
     let reader = SerializedFileReader::new(file)?;
     let columns = places(reader.metadata().file_metadata().schema_descr());
     let mut seen: BTreeMap<String, Reach> = BTreeMap::new();
@@ -68,10 +74,17 @@ pub(super) fn look(file: File, stop: &CancellationToken) -> Result<BTreeMap<Stri
     for at in 0..reader.num_row_groups() {
         let group = reader.get_row_group(at)?;
         for (column, path) in &columns {
-            let ColumnReader::Int96ColumnReader(mut cells) = group.get_column_reader(*column)? else { continue };
+            let ColumnReader::Int96ColumnReader(mut cells) = group.get_column_reader(*column)?
+            else {
+                continue;
+            };
             let reach = seen.entry(path.clone()).or_default();
             let (mut defined, mut repeated, mut values) = (Vec::new(), Vec::new(), Vec::new());
-            while cells.read_records(LOOKED_VALUES, Some(&mut defined), Some(&mut repeated), &mut values)?.0 > 0 {
+            while cells
+                .read_records(LOOKED_VALUES, Some(&mut defined), Some(&mut repeated), &mut values)?
+                .0
+                > 0
+            {
                 if stop.is_cancelled() {
                     return Err(ParquetError::General("the read was stopped".to_owned()));
                 }
@@ -88,17 +101,33 @@ pub(super) fn look(file: File, stop: &CancellationToken) -> Result<BTreeMap<Stri
 /// Where columns of 96 bits are among all, and their dotted paths.
 fn places(schema: &SchemaDescriptor) -> Vec<(usize, String)> {
     let columns = schema.columns().iter().enumerate();
-    columns.filter(|(_, column)| column.physical_type() == Type::INT96).map(|(at, column)| (at, column.path().string())).collect()
+    columns
+        .filter(|(_, column)| column.physical_type() == Type::INT96)
+        .map(|(at, column)| (at, column.path().string()))
+        .collect()
 }
 
-/// A file's schema with microseconds in the columns of 96 bits that are named; none if it has none of them.
-pub(super) fn coarser(schema: &Schema, own: &SchemaDescriptor, named: &BTreeSet<String>) -> Option<Schema> {
-    let leaves: BTreeSet<usize> = places(own).into_iter().filter(|(_, path)| named.contains(path)).map(|(at, _)| at).collect();
+/// A file's schema with microseconds in the columns of 96 bits that are named; none if it has none
+/// of them.
+pub(super) fn coarser(
+    schema: &Schema,
+    own: &SchemaDescriptor,
+    named: &BTreeSet<String>,
+) -> Option<Schema> {
+    let leaves: BTreeSet<usize> = places(own)
+        .into_iter()
+        .filter(|(_, path)| named.contains(path))
+        .map(|(at, _)| at)
+        .collect();
     if leaves.is_empty() {
         return None;
     }
     let mut at = 0;
-    let fields: Fields = schema.fields().iter().map(|field| Arc::new(coarser_field(field, &leaves, &mut at))).collect();
+    let fields: Fields = schema
+        .fields()
+        .iter()
+        .map(|field| Arc::new(coarser_field(field, &leaves, &mut at)))
+        .collect();
     Some(Schema::new_with_metadata(fields, schema.metadata().clone()))
 }
 

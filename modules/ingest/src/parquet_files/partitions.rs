@@ -1,7 +1,9 @@
-//! Columns that folders are named after, as Hive and Spark write them: `year=2024/month=01/part-0.parquet`.
+//! Columns that folders are named after, as Hive and Spark write them:
+//! `year=2024/month=01/part-0.parquet`.
 //!
-//! Invariants: they are columns if every file lies in folders of the same names in the same order, and has no column of its own called
-//! so; else they are none, which is said. Their type is the narrowest that holds every value: whole numbers, dates, or text.
+//! Invariants: they are columns if every file lies in folders of the same names in the same order,
+//! and has no column of its own called so; else they are none, which is said. Their type is the
+//! narrowest that holds every value: whole numbers, dates, or text.
 
 use std::io;
 
@@ -25,35 +27,59 @@ pub(super) struct Partitions {
 }
 
 impl Partitions {
-    /// Those of files whose own columns are called so; and what is to be said of them, or if there are none where there could be. A type
-    /// that the dataset's column has already stays, if it holds all values.
+    /// Those of files whose own columns are called so; and what is to be said of them, or if there
+    /// are none where there could be. A type that the dataset's column has already stays, if it
+    /// holds all values.
     pub(super) fn of(files: &[File], own: &[&str], kept: Option<&Schema>) -> (Self, Vec<String>) {
-        let folders: Vec<Vec<(String, Option<String>)>> = files.iter().map(|file| folders(&file.id)).collect();
-        let Some(first) = folders.iter().find(|folders| !folders.is_empty()) else { return (Self::default(), Vec::new()) };
+        let folders: Vec<Vec<(String, Option<String>)>> =
+            files.iter().map(|file| folders(&file.id)).collect();
+        let Some(first) = folders.iter().find(|folders| !folders.is_empty()) else {
+            return (Self::default(), Vec::new());
+        };
         let names: Vec<String> = first.iter().map(|(name, _)| name.clone()).collect();
-        let is_same = |folders: &Vec<(String, Option<String>)>| folders.iter().map(|(name, _)| name).eq(&names);
+        let is_same = |folders: &Vec<(String, Option<String>)>| {
+            folders.iter().map(|(name, _)| name).eq(&names)
+        };
         if let Some(at) = folders.iter().position(|folders| !is_same(folders)) {
-            let words =
-                format!("folders such as `{}=` are no columns: not every file lies in such, as {} does not", names[0], files[at].id);
+            let words = format!(
+                "folders such as `{}=` are no columns: not every file lies in such, as {} does not",
+                names[0], files[at].id
+            );
             return (Self::default(), vec![words]);
         }
-        let twice = names.iter().enumerate().find(|(at, name)| own.contains(&name.as_str()) || names[..*at].contains(name));
+        let twice = names
+            .iter()
+            .enumerate()
+            .find(|(at, name)| own.contains(&name.as_str()) || names[..*at].contains(name));
         if let Some((_, name)) = twice {
-            return (Self::default(), vec![format!("folders `{name}=` are no column: there is one of this name in the files")]);
+            return (
+                Self::default(),
+                vec![format!(
+                    "folders `{name}=` are no column: there is one of this name in the files"
+                )],
+            );
         }
-        let values: Vec<Vec<Option<String>>> = folders.into_iter().map(|of| of.into_iter().map(|(_, value)| value).collect()).collect();
+        let values: Vec<Vec<Option<String>>> = folders
+            .into_iter()
+            .map(|of| of.into_iter().map(|(_, value)| value).collect())
+            .collect();
         let mut notes = vec![format!("columns of folders' names: {}", names.join(", "))];
         let kind = |column: usize| {
             let mut facts = Facts::default();
             for value in values.iter().filter_map(|of| of[column].as_deref()) {
                 facts.add(&scanned(value), value, 0);
             }
-            let plain = |kind: Kind| if matches!(kind, Kind::Int | Kind::Date) { kind } else { Kind::Text };
-            let before = kept.and_then(|schema| schema.field_with_name(&names[column]).ok()).map(Field::data_type);
+            let plain =
+                |kind: Kind| if matches!(kind, Kind::Int | Kind::Date) { kind } else { Kind::Text };
+            let before = kept
+                .and_then(|schema| schema.field_with_name(&names[column]).ok())
+                .map(Field::data_type);
             let (kind, own) = (plain(facts.kind_or(before)), plain(facts.kind()));
             if kind != own {
                 let (name, kind, own) = (&names[column], kind.arrow(), own.arrow());
-                notes.push(format!("column `{name}` keeps its type {kind}; read as a new dataset it is {own}"));
+                notes.push(format!(
+                    "column `{name}` keeps its type {kind}; read as a new dataset it is {own}"
+                ));
             }
             kind
         };
@@ -84,7 +110,9 @@ impl Partitions {
                     Some(text) => cells.push(&scanned(text), text),
                 };
                 if !is_held {
-                    return Err(io::Error::other("a folder's name is not of the type that all are of"));
+                    return Err(io::Error::other(
+                        "a folder's name is not of the type that all are of",
+                    ));
                 }
             }
             Ok(cells.finish())
@@ -104,8 +132,13 @@ fn scanned(text: &str) -> Value {
 /// `name=value` of the folders that a file lies in.
 fn folders(id: &str) -> Vec<(String, Option<String>)> {
     let above = id.rsplit_once('/').map_or("", |(above, _)| above);
-    let named = above.split('/').filter_map(|folder| folder.split_once('=')).filter(|(name, _)| !name.is_empty());
-    named.map(|(name, value)| (decoded(name), (value != NULL_NAME).then(|| decoded(value)))).collect()
+    let named = above
+        .split('/')
+        .filter_map(|folder| folder.split_once('='))
+        .filter(|(name, _)| !name.is_empty());
+    named
+        .map(|(name, value)| (decoded(name), (value != NULL_NAME).then(|| decoded(value))))
+        .collect()
 }
 
 /// Without the escapes that stand for what no name of a folder has (`%2F`).
@@ -113,7 +146,10 @@ fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
     while let Some(byte) = bytes.get(at) {
-        let escape = text.get(at + 1..at + 3).filter(|_| *byte == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let escape = text
+            .get(at + 1..at + 3)
+            .filter(|_| *byte == b'%')
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
         out.push(escape.unwrap_or(*byte));
         at += if escape.is_some() { 3 } else { 1 };
     }
@@ -125,14 +161,19 @@ mod tests {
     use super::*;
 
     fn files(ids: &[&str]) -> Vec<File> {
-        ids.iter().map(|id| File { path: format!("/data/{id}").into(), id: (*id).to_owned() }).collect()
+        ids.iter()
+            .map(|id| File { path: format!("/data/{id}").into(), id: (*id).to_owned() })
+            .collect()
     }
 
     #[test]
     fn folders_are_columns_if_all_files_have_them() {
         let of = |ids: &[&str], own: &[&str]| {
             let (parts, notes) = Partitions::of(&files(ids), own, None);
-            let fields: Vec<String> = parts.fields().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
+            let fields: Vec<String> = parts
+                .fields()
+                .map(|field| format!("{} {}", field.name(), field.data_type()))
+                .collect();
             (fields.join(", "), !notes.is_empty())
         };
         let two = ["y=2024/d=2024-01-31/a", "y=2023/d=2023-01-01/b"];
@@ -144,8 +185,14 @@ mod tests {
         assert_eq!(of(&["x/a", "b"], &[]), (String::new(), false));
         let kept = Schema::new(vec![Field::new("y", arrow_schema::DataType::Utf8, true)]);
         let (parts, notes) = Partitions::of(&files(&two), &["v"], Some(&kept));
-        let fields: Vec<String> = parts.fields().map(|field| field.data_type().to_string()).collect();
-        assert!(fields == ["Utf8", "Date32"] && notes[1].contains("`y` keeps its type Utf8") && notes[1].contains("Int64"), "{notes:?}");
+        let fields: Vec<String> =
+            parts.fields().map(|field| field.data_type().to_string()).collect();
+        assert!(
+            fields == ["Utf8", "Date32"]
+                && notes[1].contains("`y` keeps its type Utf8")
+                && notes[1].contains("Int64"),
+            "{notes:?}"
+        );
         let (parts, _) = Partitions::of(&files(&["k=a%2Fb %é/x"]), &[], None);
         let column = &parts.columns(0, 2).expect("made")[0];
         let column = column.as_any().downcast_ref::<arrow_array::StringArray>().expect("text");

@@ -6,7 +6,8 @@ use memchr::{memchr, memchr_iter};
 
 use super::{PIECE_BYTES, Piece, RECORD_BYTES_MAX};
 
-/// Where the last whole record ends, and whether one stays open behind it. The bytes begin with a record.
+/// Where the last whole record ends, and whether one stays open behind it. The bytes begin with a
+/// record.
 pub(crate) type LastRecord = Box<dyn Fn(&[u8]) -> (Option<usize>, bool) + Send>;
 
 /// Cuts one file into pieces.
@@ -85,20 +86,28 @@ impl Pieces {
             let (end, open) = last_record(&self.buffer);
             match end {
                 // The last record of a file need not end in a newline.
-                _ if self.ended && !open => return Ok(Some(Piece::Records(std::mem::take(&mut self.buffer)))),
+                _ if self.ended && !open => {
+                    return Ok(Some(Piece::Records(std::mem::take(&mut self.buffer))));
+                }
                 Some(end) => {
                     let rest = self.buffer.split_off(end);
                     let records = std::mem::replace(&mut self.buffer, rest);
                     self.pass(&records);
                     return Ok(Some(Piece::Records(records)));
                 }
-                None if !self.ended && self.buffer.len() < RECORD_BYTES_MAX => wanted = RECORD_BYTES_MAX,
+                None if !self.ended && self.buffer.len() < RECORD_BYTES_MAX => {
+                    wanted = RECORD_BYTES_MAX
+                }
                 None => {
                     let (line, is_end) = (self.lines + 1, self.ended);
                     self.skip_line()?;
                     return Ok(Some(Piece::Bad(match (open, is_end) {
-                        (true, true) => format!("line {line} opens a quote that is not closed before the file ends"),
-                        (true, false) => format!("line {line} opens a quote that is not closed within 16 MiB"),
+                        (true, true) => format!(
+                            "line {line} opens a quote that is not closed before the file ends"
+                        ),
+                        (true, false) => {
+                            format!("line {line} opens a quote that is not closed within 16 MiB")
+                        }
                         (false, _) => format!("line {line} is longer than 16 MiB"),
                     })));
                 }

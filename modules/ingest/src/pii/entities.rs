@@ -1,5 +1,5 @@
-//! What a value may be: the kinds of personal data, how each is written, how it is told from look-alikes, and the words
-//! that name it.
+//! What a value may be: the kinds of personal data, how each is written, how it is told from
+//! look-alikes, and the words that name it.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
@@ -14,7 +14,8 @@ use super::{Kind, checks};
 pub enum Class {
     /// They have a check digit.
     Checksum,
-    /// They have one that the numbers of companies and other registers have as well: the name has to say whose they are.
+    /// They have one that the numbers of companies and other registers have as well: the name has
+    /// to say whose they are.
     Shared,
     /// They open something, and are written as nothing else is: one is enough.
     Secret,
@@ -53,14 +54,15 @@ impl Entity {
         }
     }
 
-    /// The share of values from which it is proved by a check digit. Numbers of China have a county, a day and a check digit, and many
-    /// that were given out have a county of another time.
+    /// The share of values from which it is proved by a check digit. Numbers of China have a
+    /// county, a day and a check digit, and many that were given out have a county of another time.
     #[must_use]
     pub fn proved_share(&self) -> f64 {
         if self.name == "cn_ric" { 0.2 } else { 0.8 }
     }
 
-    /// The share of values that are nothing else from which a column may hold it among other things; none if that says nothing.
+    /// The share of values that are nothing else from which a column may hold it among other
+    /// things; none if that says nothing.
     #[must_use]
     pub fn possible_share(&self) -> Option<f64> {
         match self.class {
@@ -190,22 +192,26 @@ entities! {
         r"^$" |_| Likeness::Not;
 }
 
-/// The ways in which each is written, two sets: letters of all the world's scripts make an automaton large, and only
-/// addresses of mail have them.
+/// The ways in which each is written, two sets: letters of all the world's scripts make an
+/// automaton large, and only addresses of mail have them.
 static PATTERNS: LazyLock<[RegexSet; 2]> = LazyLock::new(|| {
     let set = |mail: bool| {
         // In the other set, a pattern that nothing is written like.
-        RegexSet::new(ENTITIES.iter().map(|e| if (e.name == "email") == mail { e.pattern } else { "^$" }))
+        RegexSet::new(
+            ENTITIES.iter().map(|e| if (e.name == "email") == mail { e.pattern } else { "^$" }),
+        )
     };
     [false, true].map(|mail| set(mail).unwrap_or_else(|_| RegexSet::empty()))
 });
 
-/// Which it is written like. All have a digit, a colon or an at sign, or are as long as keys are: most values are let go at once.
+/// Which it is written like. All have a digit, a colon or an at sign, or are as long as keys are:
+/// most values are let go at once.
 fn written_like(value: &str) -> impl Iterator<Item = usize> {
     let has = |test: fn(&u8) -> bool| value.as_bytes().iter().any(test);
     let [others, mail] = &*PATTERNS;
     let is_long = value.len() >= KEY_BYTES;
-    let others = (is_long || has(|b| b.is_ascii_digit() || *b == b':')).then(|| others.matches(value).into_iter());
+    let others = (is_long || has(|b| b.is_ascii_digit() || *b == b':'))
+        .then(|| others.matches(value).into_iter());
     let mail = has(|b| *b == b'@').then(|| mail.matches(value).into_iter());
     others.into_iter().flatten().chain(mail.into_iter().flatten())
 }
@@ -219,7 +225,9 @@ pub fn evidence(values: &[&str], kind: Kind) -> Vec<Evidence> {
     let mut all = vec![Evidence::default(); ENTITIES.len()];
     for value in values {
         // A date is nothing but a date.
-        for i in written_like(value).filter(|i| kind != Kind::Date || ENTITIES[*i].name == "date_of_birth") {
+        for i in written_like(value)
+            .filter(|i| kind != Kind::Date || ENTITIES[*i].name == "date_of_birth")
+        {
             match (ENTITIES[i].test)(value) {
                 Likeness::Strong => all[i].strong += 1,
                 Likeness::Weak => all[i].weak += 1,
@@ -227,7 +235,8 @@ pub fn evidence(values: &[&str], kind: Kind) -> Vec<Evidence> {
             }
         }
     }
-    // Codes of parts have the same letters before their digits and behind them; numbers that were given out have many.
+    // Codes of parts have the same letters before their digits and behind them; numbers that were
+    // given out have many.
     let nino = ENTITIES.iter().position(|e| e.name == "uk_nino");
     if let Some(i) = nino.filter(|i| all[*i].strong > 0 && !varied(values)) {
         all[i] = Evidence { strong: 0, weak: all[i].strong };
@@ -242,11 +251,13 @@ pub fn evidence(values: &[&str], kind: Kind) -> Vec<Evidence> {
 
 /// Whether the two letters that values begin with are different ones, a pair for ten values or so.
 fn varied(values: &[&str]) -> bool {
-    let pairs: std::collections::HashSet<String> = values.iter().map(|value| value.chars().take(2).collect()).collect();
+    let pairs: std::collections::HashSet<String> =
+        values.iter().map(|value| value.chars().take(2).collect()).collect();
     pairs.len() * 10 >= values.len().min(100)
 }
 
-/// Whether a tenth of the IPv4 addresses begin above the numbers that versions begin with, and some octet is large.
+/// Whether a tenth of the IPv4 addresses begin above the numbers that versions begin with, and some
+/// octet is large.
 fn spread(values: &[&str]) -> bool {
     let octets: Vec<[u8; 4]> = values.iter().filter_map(|v| ipv4(v)).map(|a| a.octets()).collect();
     let large = octets.iter().filter(|o| o[0] >= 10 && o[1..].iter().any(|n| *n >= 100)).count();
@@ -263,15 +274,22 @@ fn ip_address(value: &str) -> Likeness {
 
 /// Between 1900 and today, as far as a year says.
 fn date_of_birth(value: &str) -> Likeness {
-    let mut parts = value.split(['-', '/', '.']).filter_map(|p| p.parse::<u32>().ok().map(|n| (p.len(), n)));
+    let mut parts =
+        value.split(['-', '/', '.']).filter_map(|p| p.parse::<u32>().ok().map(|n| (p.len(), n)));
     let (mut year, mut small) = (0, Vec::new());
     parts.by_ref().for_each(|(length, n)| if length == 4 { year = n } else { small.push(n) });
-    let this_year = 1970 + std::time::UNIX_EPOCH.elapsed().map_or(0, |d| u32::try_from(d.as_secs() / 31_556_952).unwrap_or(0));
-    let days = small.len() == 2 && small.iter().all(|n| (1..=31).contains(n)) && small.iter().any(|n| *n <= 12);
+    let this_year = 1970
+        + std::time::UNIX_EPOCH
+            .elapsed()
+            .map_or(0, |d| u32::try_from(d.as_secs() / 31_556_952).unwrap_or(0));
+    let days = small.len() == 2
+        && small.iter().all(|n| (1..=31).contains(n))
+        && small.iter().any(|n| *n <= 12);
     if days && (1900..=this_year).contains(&year) { Likeness::Weak } else { Likeness::Not }
 }
 
-/// Telephone numbers, told from dates, amounts, addresses and other numbers by how they are grouped.
+/// Telephone numbers, told from dates, amounts, addresses and other numbers by how they are
+/// grouped.
 fn phone(value: &str) -> Likeness {
     static OTHERS: LazyLock<RegexSet> = LazyLock::new(|| {
         let others = [
@@ -287,7 +305,8 @@ fn phone(value: &str) -> Likeness {
         let written = [
             // An area code in parentheses, or a country's.
             r"^(?:\+?[0-9]{1,3}[ -]?)?\(\+?[0-9]{2,5}\)",
-            // A trunk prefix and groups; joined by hyphens alone they may be the number of a part, unless the second is long.
+            // A trunk prefix and groups; joined by hyphens alone they may be the number of a part,
+            // unless the second is long.
             r"^0[1-9][0-9]{0,4}[ /.-][0-9].*[ /]",
             r"^0[1-9][0-9]{0,4}[ /][0-9]",
             r"^0[1-9](?:\.[0-9]{2}){4}$",
@@ -306,17 +325,24 @@ fn phone(value: &str) -> Likeness {
     if value.len() == 9 && value.as_bytes()[4] == b'-' && checks::issn(&digits) {
         return Likeness::Not;
     }
-    if !(7..=15).contains(&digits.len()) || OTHERS.is_match(value) || (digits.len() > 13 && checks::card(&digits)) {
+    if !(7..=15).contains(&digits.len())
+        || OTHERS.is_match(value)
+        || (digits.len() > 13 && checks::card(&digits))
+    {
         return Likeness::Not;
     }
     let international = number.trim_start_matches('(').strip_prefix('+').or_else(|| {
         // 00 before a country's number; zeros that fill a number up are followed by more of them.
-        number.strip_prefix("00").filter(|rest| rest.starts_with(|c: char| ('1'..='9').contains(&c)) && rest.contains([' ', '-', '/']))
+        number.strip_prefix("00").filter(|rest| {
+            rest.starts_with(|c: char| ('1'..='9').contains(&c)) && rest.contains([' ', '-', '/'])
+        })
     });
     if let Some(number) = international {
-        // Numbers made up for tests and books often belong to no plan: the country must exist, the length be possible.
+        // Numbers made up for tests and books often belong to no plan: the country must exist, the
+        // length be possible.
         let number = bare(number);
-        return match phonelib::is_valid_phone_number(&format!("+{number}")) || (8..=15).contains(&number.len()) && !number.starts_with('0')
+        return match phonelib::is_valid_phone_number(&format!("+{number}"))
+            || (8..=15).contains(&number.len()) && !number.starts_with('0')
         {
             true => Likeness::Strong,
             false => Likeness::Not,
@@ -325,7 +351,8 @@ fn phone(value: &str) -> Likeness {
     if WRITTEN.is_match(value) { Likeness::Strong } else { Likeness::Weak }
 }
 
-/// How something stands in prose: its entity, what all of it has, how it is written, and whether it is real.
+/// How something stands in prose: its entity, what all of it has, how it is written, and whether it
+/// is real.
 type Look = (&'static str, &'static str, Regex, checks::Rule);
 
 /// The same with its pattern as text.
@@ -334,22 +361,39 @@ type LookText = (&'static str, &'static str, &'static str, checks::Rule);
 /// What is looked for in prose. Most texts have not even the characters that all of a kind have.
 static LOOKS: LazyLock<Vec<Look>> = LazyLock::new(|| {
     let looks: [LookText; 12] = [
-        ("email", "@", r"[\p{L}\p{N}._%+-]+@[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)*\.\p{L}{2,}", |_| true),
+        (
+            "email",
+            "@",
+            r"[\p{L}\p{N}._%+-]+@[\p{L}\p{N}-]+(?:\.[\p{L}\p{N}-]+)*\.\p{L}{2,}",
+            |_| true,
+        ),
         ("credit_card", "", r"\b[0-9](?:[ -]?[0-9]){11,18}\b", |found| checks::card(&bare(found))),
-        ("iban", "", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){10,30}\b", |found| found.parse::<Iban>().is_ok()),
-        ("phone", "+", r"\+[0-9][0-9 ()/.\-]{6,20}[0-9]", |found| phonelib::is_valid_phone_number(&format!("+{}", bare(found)))),
+        ("iban", "", r"\b[A-Z]{2}[0-9]{2}(?: ?[A-Z0-9]){10,30}\b", |found| {
+            found.parse::<Iban>().is_ok()
+        }),
+        ("phone", "+", r"\+[0-9][0-9 ()/.\-]{6,20}[0-9]", |found| {
+            phonelib::is_valid_phone_number(&format!("+{}", bare(found)))
+        }),
         ("ip_address", ".", r"\b[0-9]{1,3}(?:\.[0-9]{1,3}){3}\b", |found| {
             found.parse::<Ipv4Addr>().is_ok_and(|a| a.octets().iter().any(|n| *n >= 100))
         }),
         ("aws_access_key", "", r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z2-7]{16}\b", |_| true),
         ("google_api_key", "AIza", r"\bAIza[0-9A-Za-z_-]{35}", |_| true),
-        ("github_token", "_", r"\b(?:gh[pousr]_[0-9A-Za-z]{36,255}|github_pat_[0-9A-Za-z_]{22,255})", |_| true),
+        (
+            "github_token",
+            "_",
+            r"\b(?:gh[pousr]_[0-9A-Za-z]{36,255}|github_pat_[0-9A-Za-z_]{22,255})",
+            |_| true,
+        ),
         ("slack_token", "-", r"\b(?:xox[abeoprs]|xapp)-[0-9A-Za-z-]{10,}", |_| true),
         ("stripe_key", "k_", r"\b[rs]k_(?:live|test)_[0-9A-Za-z]{16,}", |_| true),
         ("private_key", "-----BEGIN", r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----", |_| true),
         ("jwt", "eyJ", r"\beyJ[0-9A-Za-z_-]{8,}\.eyJ[0-9A-Za-z_-]{4,}", |_| true),
     ];
-    looks.into_iter().filter_map(|(name, has, pattern, real)| Some((name, has, Regex::new(pattern).ok()?, real))).collect()
+    looks
+        .into_iter()
+        .filter_map(|(name, has, pattern, real)| Some((name, has, Regex::new(pattern).ok()?, real)))
+        .collect()
 });
 
 /// Whether an entity opens something: then one in any text counts.
@@ -362,13 +406,18 @@ pub fn is_secret(name: &str) -> bool {
 #[must_use]
 pub fn found_within(text: &str) -> Vec<(&'static str, &str)> {
     let looks = LOOKS.iter().filter(|(_, has, ..)| text.contains(has));
-    looks.filter_map(|(name, _, pattern, real)| Some((*name, pattern.find_iter(text).map(|m| m.as_str()).find(|m| real(m))?))).collect()
+    looks
+        .filter_map(|(name, _, pattern, real)| {
+            Some((*name, pattern.find_iter(text).map(|m| m.as_str()).find(|m| real(m))?))
+        })
+        .collect()
 }
 
 /// What stands in prose: entity and how many of these texts hold one.
 #[must_use]
 pub fn within<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<(&'static str, usize)> {
-    let mut counts: Vec<(&'static str, usize)> = LOOKS.iter().map(|(name, ..)| (*name, 0)).collect();
+    let mut counts: Vec<(&'static str, usize)> =
+        LOOKS.iter().map(|(name, ..)| (*name, 0)).collect();
     for text in texts {
         for (found, _) in found_within(text) {
             counts.iter_mut().filter(|(name, _)| *name == found).for_each(|(_, count)| *count += 1);
@@ -412,7 +461,14 @@ mod tests {
         ] {
             assert_eq!(phone(value), Likeness::Not, "{value}");
         }
-        for value in ["0317-8472", "13891417776", "0000012345", "2023-000123", "0001-00012345", "978-0-306-40615"] {
+        for value in [
+            "0317-8472",
+            "13891417776",
+            "0000012345",
+            "2023-000123",
+            "0001-00012345",
+            "978-0-306-40615",
+        ] {
             assert_eq!(phone(value), Likeness::Weak, "{value}");
         }
     }
@@ -420,8 +476,12 @@ mod tests {
     #[test]
     fn secrets_are_found_and_what_only_looks_so_is_not() {
         let key = |name: &str| match name {
-            "aws_access_key" => format!("{}{}", "AKIA", "IOSFODNN7EXAMPLE".replace(['0', '1', '8', '9'], "2")),
-            "google_api_key" => format!("AIza{}", "Sy0a-_".repeat(6).chars().take(35).collect::<String>()),
+            "aws_access_key" => {
+                format!("{}{}", "AKIA", "IOSFODNN7EXAMPLE".replace(['0', '1', '8', '9'], "2"))
+            }
+            "google_api_key" => {
+                format!("AIza{}", "Sy0a-_".repeat(6).chars().take(35).collect::<String>())
+            }
             "github_token" => format!("ghp_{}", "a1B2".repeat(9)),
             "slack_token" => format!("xoxb-{}", "12345-abcde".repeat(2)),
             "stripe_key" => format!("sk_live_{}", "4eC3".repeat(6)),
@@ -433,19 +493,33 @@ mod tests {
             let at = ENTITIES.iter().position(|other| other.name == entity.name).expect("there");
             assert_eq!(evidence(&[&key], Kind::Text)[at].strong, 1, "{key}");
             let text = format!("use {key} for now");
-            assert_eq!(found_within(&text).iter().map(|(name, _)| *name).collect::<Vec<_>>(), [entity.name], "{text}");
+            assert_eq!(
+                found_within(&text).iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+                [entity.name],
+                "{text}"
+            );
         }
-        for other in ["AKIAshort", "ghp_short", "-----BEGIN CERTIFICATE-----", "eyJub3Q", "sk_live_", "xoxo-hugs"] {
+        for other in [
+            "AKIAshort",
+            "ghp_short",
+            "-----BEGIN CERTIFICATE-----",
+            "eyJub3Q",
+            "sk_live_",
+            "xoxo-hugs",
+        ] {
             assert!(!found_within(other).iter().any(|(name, _)| is_secret(name)), "{other}");
         }
     }
 
     #[test]
     fn versions_are_not_addresses() {
-        let versions: Vec<String> = (0..100).map(|i| format!("{}.{}.{}.{}", i % 5, i % 10, i % 20, i)).collect();
+        let versions: Vec<String> =
+            (0..100).map(|i| format!("{}.{}.{}.{}", i % 5, i % 10, i % 20, i)).collect();
         let of = |values: &[String]| {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
-            evidence(&values, Kind::Text)[ENTITIES.iter().position(|e| e.name == "ip_address").expect("there")].strong
+            evidence(&values, Kind::Text)
+                [ENTITIES.iter().position(|e| e.name == "ip_address").expect("there")]
+            .strong
         };
         assert_eq!(of(&versions), 0);
         assert_eq!(of(&(0..100).map(|i| format!("10.0.{i}.{}", 255 - i)).collect::<Vec<_>>()), 100);

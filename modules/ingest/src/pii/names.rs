@@ -2,7 +2,8 @@
 
 use super::entities::Entity;
 
-/// Words of a name: cut at what is no letter, between letters and digits, and where small letters meet capitals.
+/// Words of a name: cut at what is no letter, between letters and digits, and where small letters
+/// meet capitals.
 fn words(name: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut before: Option<char> = None;
@@ -10,7 +11,10 @@ fn words(name: &str) -> Vec<String> {
         if c.is_alphanumeric() {
             let cut = match before {
                 Some(b) if !b.is_alphanumeric() => true,
-                Some(b) => (b.is_lowercase() && c.is_uppercase()) || (b.is_alphabetic() != c.is_alphabetic()),
+                Some(b) => {
+                    (b.is_lowercase() && c.is_uppercase())
+                        || (b.is_alphabetic() != c.is_alphabetic())
+                }
                 None => true,
             };
             if cut {
@@ -25,8 +29,8 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Whether a name speaks of an entity: one of its terms stands in it as whole words, in order and together; or, written as
-/// one word, is it.
+/// Whether a name speaks of an entity: one of its terms stands in it as whole words, in order and
+/// together; or, written as one word, is it.
 #[must_use]
 pub fn says(name: &str, entity: &Entity) -> bool {
     let words = words(name);
@@ -34,7 +38,8 @@ pub fn says(name: &str, entity: &Entity) -> bool {
     entity.terms.iter().any(|term| {
         let parts: Vec<&str> = term.split(' ').collect();
         words.windows(parts.len()).any(|window| window.iter().zip(&parts).all(|(a, b)| a == b))
-            || (parts.len() > 1 && (joined == parts.concat() || words.iter().any(|w| *w == parts.concat())))
+            || (parts.len() > 1
+                && (joined == parts.concat() || words.iter().any(|w| *w == parts.concat())))
     })
 }
 
@@ -47,10 +52,19 @@ mod tests {
     fn names_are_read_word_by_word() {
         assert_eq!(words("custEmailAddr2"), ["cust", "email", "addr", "2"]);
         assert_eq!(words("IP_Address"), ["ip", "address"]);
-        let of = |name: &str| -> Vec<&str> { ENTITIES.iter().filter(|e| says(name, e)).map(|e| e.name).collect() };
+        let of = |name: &str| -> Vec<&str> {
+            ENTITIES.iter().filter(|e| says(name, e)).map(|e| e.name).collect()
+        };
         assert_eq!(of("cust_email"), ["email"]);
-        assert!(of("emailed_count").is_empty() && of("description").is_empty() && of("shipment").is_empty());
-        assert!(of("dateOfBirth").contains(&"date_of_birth") && of("birthdate").contains(&"date_of_birth"));
+        assert!(
+            of("emailed_count").is_empty()
+                && of("description").is_empty()
+                && of("shipment").is_empty()
+        );
+        assert!(
+            of("dateOfBirth").contains(&"date_of_birth")
+                && of("birthdate").contains(&"date_of_birth")
+        );
         assert!(of("geburtsdatum").contains(&"date_of_birth"));
         assert!(of("product_name").is_empty() && of("first_name") == ["person_name"]);
     }

@@ -1,10 +1,12 @@
 //! Up to 2,000 distinct values of each column, taken evenly from all rows as they go by.
 //!
-//! The values kept are those of smallest hash (a bottom-k sketch), so that samples of several workers merge into the same
-//! sample as one worker's. Every value is looked at until a column has filled its sample; then a few of each batch.
+//! The values kept are those of smallest hash (a bottom-k sketch), so that samples of several
+//! workers merge into the same sample as one worker's. Every value is looked at until a column has
+//! filled its sample; then a few of each batch.
 //!
-//! A column is also what lies within it: fields of structs, items of lists, keys and values of maps, and what stands in texts that are
-//! JSON. Of a long text its beginning is kept, and whatever was found in the rest.
+//! A column is also what lies within it: fields of structs, items of lists, keys and values of
+//! maps, and what stands in texts that are JSON. Of a long text its beginning is kept, and whatever
+//! was found in the rest.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -14,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    Date32Type, Decimal128Type, Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
-    TimestampSecondType, UInt32Type, UInt64Type,
+    Date32Type, Decimal128Type, Int32Type, Int64Type, TimestampMicrosecondType,
+    TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
@@ -66,7 +68,10 @@ pub struct Sample {
 impl fmt::Debug for Sample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Never a value.
-        f.debug_struct("Sample").field("kind", &self.kind).field("distinct", &self.values.len()).finish_non_exhaustive()
+        f.debug_struct("Sample")
+            .field("kind", &self.kind)
+            .field("distinct", &self.values.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,7 +141,11 @@ impl Sample {
         if self.kind == Kind::Text && value.starts_with(['{', '[']) {
             self.look_into(value);
         }
-        let kept = if value.len() > VALUE_BYTES { Cow::Owned(self.excerpt(value)) } else { Cow::Borrowed(value) };
+        let kept = if value.len() > VALUE_BYTES {
+            Cow::Owned(self.excerpt(value))
+        } else {
+            Cow::Borrowed(value)
+        };
         self.keep(hash, &kept);
     }
 
@@ -174,7 +183,9 @@ impl Sample {
     fn look_at(&mut self, value: &Value, place: String) {
         let text = match value {
             Value::Object(fields) => {
-                fields.iter().for_each(|(name, value)| self.look_at(value, format!("{place}.{name}")));
+                fields
+                    .iter()
+                    .for_each(|(name, value)| self.look_at(value, format!("{place}.{name}")));
                 return;
             }
             Value::Array(items) => {
@@ -212,11 +223,14 @@ impl Sample {
     fn flatten(mut self, name: String, all: &mut Vec<(String, Option<Self>)>) {
         let within = std::mem::take(&mut self.within);
         all.push((name.clone(), Some(self)));
-        within.into_iter().for_each(|(place, sample)| sample.flatten(format!("{name}{place}"), all));
+        within
+            .into_iter()
+            .for_each(|(place, sample)| sample.flatten(format!("{name}{place}"), all));
     }
 
     fn wants(&self, hash: u64) -> bool {
-        let is_above = self.full && self.values.last_key_value().is_some_and(|(last, _)| hash > *last);
+        let is_above =
+            self.full && self.values.last_key_value().is_some_and(|(last, _)| hash > *last);
         !is_above && !self.values.contains_key(&hash)
     }
 
@@ -226,7 +240,9 @@ impl Sample {
         }
         self.bytes += value.len();
         self.values.insert(hash, value.into());
-        while self.values.len() > DISTINCT_MAX || (self.bytes > self.bytes_max && self.values.len() > 1) {
+        while self.values.len() > DISTINCT_MAX
+            || (self.bytes > self.bytes_max && self.values.len() > 1)
+        {
             self.full = true;
             if let Some((_, gone)) = self.values.pop_last() {
                 self.bytes -= gone.len();
@@ -252,24 +268,47 @@ impl Sample {
                 let texts = column.as_string_view();
                 rows.for_each(|row| self.take(texts.value(row)));
             }
-            DataType::Decimal128(_, 0) => rows.for_each(|row| self.take(&column.as_primitive::<Decimal128Type>().value(row).to_string())),
-            DataType::Int32 => rows.for_each(|row| self.take(&column.as_primitive::<Int32Type>().value(row).to_string())),
-            DataType::UInt32 => rows.for_each(|row| self.take(&column.as_primitive::<UInt32Type>().value(row).to_string())),
-            DataType::Int64 => rows.for_each(|row| self.take(&column.as_primitive::<Int64Type>().value(row).to_string())),
-            DataType::UInt64 => rows.for_each(|row| self.take(&column.as_primitive::<UInt64Type>().value(row).to_string())),
+            DataType::Decimal128(_, 0) => rows.for_each(|row| {
+                self.take(&column.as_primitive::<Decimal128Type>().value(row).to_string())
+            }),
+            DataType::Int32 => rows.for_each(|row| {
+                self.take(&column.as_primitive::<Int32Type>().value(row).to_string())
+            }),
+            DataType::UInt32 => rows.for_each(|row| {
+                self.take(&column.as_primitive::<UInt32Type>().value(row).to_string())
+            }),
+            DataType::Int64 => rows.for_each(|row| {
+                self.take(&column.as_primitive::<Int64Type>().value(row).to_string())
+            }),
+            DataType::UInt64 => rows.for_each(|row| {
+                self.take(&column.as_primitive::<UInt64Type>().value(row).to_string())
+            }),
             DataType::Date32 => {
                 let days = column.as_primitive::<Date32Type>();
                 rows.for_each(|row| self.take(&date(i64::from(days.value(row)))));
             }
             DataType::Timestamp(unit, _) => rows.for_each(|row| {
                 let (instant, second) = match unit {
-                    TimeUnit::Second => (column.as_primitive::<TimestampSecondType>().value(row), 1),
-                    TimeUnit::Millisecond => (column.as_primitive::<TimestampMillisecondType>().value(row), 1000),
-                    TimeUnit::Microsecond => (column.as_primitive::<TimestampMicrosecondType>().value(row), 1_000_000),
-                    TimeUnit::Nanosecond => (column.as_primitive::<TimestampNanosecondType>().value(row), 1_000_000_000),
+                    TimeUnit::Second => {
+                        (column.as_primitive::<TimestampSecondType>().value(row), 1)
+                    }
+                    TimeUnit::Millisecond => {
+                        (column.as_primitive::<TimestampMillisecondType>().value(row), 1000)
+                    }
+                    TimeUnit::Microsecond => {
+                        (column.as_primitive::<TimestampMicrosecondType>().value(row), 1_000_000)
+                    }
+                    TimeUnit::Nanosecond => {
+                        (column.as_primitive::<TimestampNanosecondType>().value(row), 1_000_000_000)
+                    }
                 };
-                let (days, rest) = (instant.div_euclid(DAY_S * second), instant.rem_euclid(DAY_S * second));
-                self.take(&if rest == 0 { date(days) } else { format!("{}T{}", date(days), rest / second) });
+                let (days, rest) =
+                    (instant.div_euclid(DAY_S * second), instant.rem_euclid(DAY_S * second));
+                self.take(&if rest == 0 {
+                    date(days)
+                } else {
+                    format!("{}T{}", date(days), rest / second)
+                });
             }),
             _ => {}
         }
@@ -288,7 +327,11 @@ fn date(days: i64) -> String {
 fn kind(data_type: &DataType) -> Option<Kind> {
     Some(match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Kind::Text,
-        DataType::Int32 | DataType::UInt32 | DataType::Int64 | DataType::UInt64 | DataType::Decimal128(_, 0) => Kind::Number,
+        DataType::Int32
+        | DataType::UInt32
+        | DataType::Int64
+        | DataType::UInt64
+        | DataType::Decimal128(_, 0) => Kind::Number,
         DataType::Date32 | DataType::Timestamp(..) => Kind::Date,
         _ => return None,
     })
@@ -319,14 +362,24 @@ struct Leaf {
 }
 
 /// Adds the leaves of a type.
-fn leaves(name: String, data_type: &DataType, (root, steps): (usize, &[Step]), all: &mut Vec<Leaf>) {
+fn leaves(
+    name: String,
+    data_type: &DataType,
+    (root, steps): (usize, &[Step]),
+    all: &mut Vec<Leaf>,
+) {
     let further = |step: Step| [steps, &[step]].concat();
     let is_too_much = steps.len() >= DEPTH_MAX || all.len() >= LEAVES_MAX;
     match data_type {
         _ if is_too_much => all.push(Leaf { root, steps: steps.to_vec(), name, sample: None }),
         DataType::Struct(fields) => {
             for (at, field) in fields.iter().enumerate() {
-                leaves(format!("{name}.{}", field.name()), field.data_type(), (root, &further(Step::Field(at))), all);
+                leaves(
+                    format!("{name}.{}", field.name()),
+                    field.data_type(),
+                    (root, &further(Step::Field(at))),
+                    all,
+                );
             }
         }
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
@@ -337,8 +390,18 @@ fn leaves(name: String, data_type: &DataType, (root, steps): (usize, &[Step]), a
             if let DataType::Struct(fields) = entries.data_type()
                 && let [key, value] = &fields[..]
             {
-                leaves(format!("{name}.{}", key.name()), key.data_type(), (root, &further(Step::Keys)), all);
-                leaves(format!("{name}.{}", value.name()), value.data_type(), (root, &further(Step::Values)), all);
+                leaves(
+                    format!("{name}.{}", key.name()),
+                    key.data_type(),
+                    (root, &further(Step::Keys)),
+                    all,
+                );
+                leaves(
+                    format!("{name}.{}", value.name()),
+                    value.data_type(),
+                    (root, &further(Step::Values)),
+                    all,
+                );
             }
         }
         other => {
@@ -353,7 +416,9 @@ fn end_of(column: &ArrayRef, steps: &[Step]) -> Option<ArrayRef> {
     let mut at = Arc::clone(column);
     for step in steps {
         let next = match (step, at.data_type()) {
-            (Step::Field(field), DataType::Struct(_)) => Arc::clone(at.as_struct().columns().get(*field)?),
+            (Step::Field(field), DataType::Struct(_)) => {
+                Arc::clone(at.as_struct().columns().get(*field)?)
+            }
             (Step::Items, DataType::List(_)) => {
                 let list = at.as_list::<i32>();
                 let (from, to) = (list.value_offsets().first()?, list.value_offsets().last()?);
@@ -364,7 +429,9 @@ fn end_of(column: &ArrayRef, steps: &[Step]) -> Option<ArrayRef> {
                 let (from, to) = (list.value_offsets().first()?, list.value_offsets().last()?);
                 list.values().slice(usize::try_from(*from).ok()?, usize::try_from(to - from).ok()?)
             }
-            (Step::Items, DataType::FixedSizeList(..)) => Arc::clone(at.as_fixed_size_list().values()),
+            (Step::Items, DataType::FixedSizeList(..)) => {
+                Arc::clone(at.as_fixed_size_list().values())
+            }
             (Step::Items, DataType::Dictionary(..)) => Arc::clone(at.as_any_dictionary().values()),
             (Step::Keys, DataType::Map(..)) => Arc::clone(at.as_map().keys()),
             (Step::Values, DataType::Map(..)) => Arc::clone(at.as_map().values()),
@@ -386,8 +453,12 @@ impl Sampler {
             for (at, field) in batch.schema_ref().fields().iter().enumerate() {
                 leaves(field.name().clone(), field.data_type(), (at, &[]), &mut self.0);
             }
-            let share = BYTES_MAX / self.0.iter().filter(|leaf| leaf.sample.is_some()).count().max(1);
-            self.0.iter_mut().filter_map(|leaf| leaf.sample.as_mut()).for_each(|sample| sample.bytes_max = share);
+            let share =
+                BYTES_MAX / self.0.iter().filter(|leaf| leaf.sample.is_some()).count().max(1);
+            self.0
+                .iter_mut()
+                .filter_map(|leaf| leaf.sample.as_mut())
+                .for_each(|sample| sample.bytes_max = share);
         }
         for leaf in &mut self.0 {
             if let Some(sample) = &mut leaf.sample
@@ -444,7 +515,10 @@ mod tests {
 
     #[test]
     fn days_are_dates() {
-        assert_eq!(["1970-01-01", "2000-02-29", "1899-12-31"], [0, 11_016, -25_568].map(date).each_ref().map(String::as_str));
+        assert_eq!(
+            ["1970-01-01", "2000-02-29", "1899-12-31"],
+            [0, 11_016, -25_568].map(date).each_ref().map(String::as_str)
+        );
     }
 
     #[test]
@@ -452,7 +526,9 @@ mod tests {
         use arrow_array::builder::{ListBuilder, StringBuilder};
         use arrow_array::{Float64Array, StringArray, StructArray};
         use arrow_schema::{Field, Schema};
-        let texts = |make: &dyn Fn(usize) -> String| -> ArrayRef { Arc::new((0..60).map(|i| Some(make(i))).collect::<StringArray>()) };
+        let texts = |make: &dyn Fn(usize) -> String| -> ArrayRef {
+            Arc::new((0..60).map(|i| Some(make(i))).collect::<StringArray>())
+        };
         let mut tags = ListBuilder::new(StringBuilder::new());
         for i in 0..60 {
             tags.values().append_value(format!("user{i}@example.org"));
@@ -460,20 +536,52 @@ mod tests {
         }
         let field = Arc::new(Field::new("mail", DataType::Utf8, true));
         let columns: Vec<(&str, ArrayRef)> = vec![
-            ("who", Arc::new(StructArray::from(vec![(field, texts(&|i| format!("user{i}@example.org")))]))),
+            (
+                "who",
+                Arc::new(StructArray::from(vec![(
+                    field,
+                    texts(&|i| format!("user{i}@example.org")),
+                )])),
+            ),
             ("tags", Arc::new(tags.finish())),
-            ("payload", texts(&|i| format!("{{\"to\": [{{\"mail\": \"user{i}@example.org\"}}], \"n\": {i}}}"))),
-            ("essay", texts(&|i| format!("{} write to user{i}@example.org {}", "so it goes on ".repeat(100), "and on ".repeat(100)))),
+            (
+                "payload",
+                texts(&|i| {
+                    format!("{{\"to\": [{{\"mail\": \"user{i}@example.org\"}}], \"n\": {i}}}")
+                }),
+            ),
+            (
+                "essay",
+                texts(&|i| {
+                    format!(
+                        "{} write to user{i}@example.org {}",
+                        "so it goes on ".repeat(100),
+                        "and on ".repeat(100)
+                    )
+                }),
+            ),
             ("ratio", Arc::new(Float64Array::from_iter_values((0..60).map(f64::from)))),
         ];
-        let schema =
-            Schema::new(columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect::<Vec<_>>());
-        let batch = RecordBatch::try_new(Arc::new(schema), columns.into_iter().map(|(_, array)| array).collect()).expect("a batch");
+        let schema = Schema::new(
+            columns
+                .iter()
+                .map(|(name, array)| Field::new(*name, array.data_type().clone(), true))
+                .collect::<Vec<_>>(),
+        );
+        let batch = RecordBatch::try_new(
+            Arc::new(schema),
+            columns.into_iter().map(|(_, array)| array).collect(),
+        )
+        .expect("a batch");
         let (samples, mut sampler) = (Samples::default(), Sampler::default());
         sampler.look(&batch);
         samples.add(sampler);
         let report = super::super::report(&samples.take());
-        let said: Vec<(&str, &str)> = report.columns.iter().map(|column| (column.column.as_str(), column.status.as_str())).collect();
+        let said: Vec<(&str, &str)> = report
+            .columns
+            .iter()
+            .map(|column| (column.column.as_str(), column.status.as_str()))
+            .collect();
         let expected = [
             ("who.mail", "found"),
             ("tags[]", "found"),

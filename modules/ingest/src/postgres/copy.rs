@@ -1,4 +1,5 @@
-//! Ranges copied into objects: each worker takes the next range that nobody has, until there are none.
+//! Ranges copied into objects: each worker takes the next range that nobody has, until there are
+//! none.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -52,7 +53,11 @@ pub(super) struct Worker {
 
 impl Worker {
     /// On a connection of its own, which joins the snapshot; not longer than until the deadline.
-    pub(super) fn on_own_connection(&self, stop: &CancellationToken, deadline: Instant) -> Result<CopyOutcome, ReadError> {
+    pub(super) fn on_own_connection(
+        &self,
+        stop: &CancellationToken,
+        deadline: Instant,
+    ) -> Result<CopyOutcome, ReadError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let copying = async {
@@ -72,21 +77,27 @@ impl Worker {
         })
     }
 
-    /// Copies ranges until there are none; gives the object, if there were rows, and the NULLs made by column.
+    /// Copies ranges until there are none; gives the object, if there were rows, and the NULLs made
+    /// by column.
     pub(super) async fn copy(&self, client: &Client) -> Result<CopyOutcome, ReadError> {
         let mut rows = Rows::new(Arc::clone(&self.plan.schema), &self.plan.shapes);
         let mut sink: Option<Sink> = None;
         while let Some(range) = self.plan.ranges.get(self.next.fetch_add(1, Ordering::Relaxed)) {
             rows.begin();
             let copy = format!("COPY ({}{range}) TO STDOUT (FORMAT binary)", self.plan.select);
-            let beginning = self.server.patiently(client, self.stall, &self.cancel, client.copy_out(&copy));
+            let beginning =
+                self.server.patiently(client, self.stall, &self.cancel, client.copy_out(&copy));
             let stream = beginning.await?.map_err(|e| self.server.said("beginning to copy", &e))?;
             let mut stream = pin!(stream);
             loop {
                 // What has come is taken without a timer; only for what has not is there a wait.
                 let piece = match stream.next().now_or_never() {
                     Some(piece) => piece,
-                    None => self.server.patiently(client, self.stall, &self.cancel, stream.next()).await?,
+                    None => {
+                        self.server
+                            .patiently(client, self.stall, &self.cancel, stream.next())
+                            .await?
+                    }
                 };
                 let Some(piece) = piece else { break };
                 rows.take(&piece.map_err(|e| self.server.said("copying", &e))?)?;

@@ -1,8 +1,9 @@
 //! Binary COPY into Arrow columns.
 //!
-//! The stream is a header, then rows: a count of fields, and each field as a length (−1 is NULL) and big-endian bytes.
-//! A value that the Arrow type cannot hold becomes NULL and is counted; a value that is not what its type says ends the
-//! reading. Pure. This file cuts the stream into rows and values; `column` holds them, `numeric` reads PostgreSQL's own decimals.
+//! The stream is a header, then rows: a count of fields, and each field as a length (−1 is NULL)
+//! and big-endian bytes. A value that the Arrow type cannot hold becomes NULL and is counted; a
+//! value that is not what its type says ends the reading. Pure. This file cuts the stream into rows
+//! and values; `column` holds them, `numeric` reads PostgreSQL's own decimals.
 
 mod column;
 mod numeric;
@@ -177,7 +178,10 @@ impl Rows {
                 return malformed("it does not begin with PGCOPY");
             }
             let extension = i32::from_be_bytes(exact(&head[SIGNATURE.len() + 4..])?);
-            let Some(rest) = bytes.get(head.len() + usize::try_from(extension).unwrap_or(0)..) else { return Ok(bytes) };
+            let Some(rest) = bytes.get(head.len() + usize::try_from(extension).unwrap_or(0)..)
+            else {
+                return Ok(bytes);
+            };
             (self.begun, bytes) = (true, rest);
         }
         while let Some(end) = row_end(bytes) {

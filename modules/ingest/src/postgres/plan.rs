@@ -40,7 +40,12 @@ pub(super) fn quoted(name: &str) -> String {
 }
 
 /// Begins the transaction, and finds out all that the workers have to know.
-pub(super) async fn plan(server: &Server, client: &Client, what: &TableSource, how: &ReadOptions) -> Result<Plan, ReadError> {
+pub(super) async fn plan(
+    server: &Server,
+    client: &Client,
+    what: &TableSource,
+    how: &ReadOptions,
+) -> Result<Plan, ReadError> {
     begin(server, client, how).await?;
     let origin = Origin::find(server, client, what).await?;
     let columns = Columns::ask(server, client, &origin).await?;
@@ -120,13 +125,25 @@ impl Origin {
                 let lock = format!("LOCK TABLE {from} IN ACCESS SHARE MODE");
                 // Views and foreign tables can be locked only by newer servers; a table must be.
                 if found.is_table() {
-                    client.batch_execute(&lock).await.map_err(said("locking the table against changes of its columns"))?;
+                    client
+                        .batch_execute(&lock)
+                        .await
+                        .map_err(said("locking the table against changes of its columns"))?;
                 }
                 let pages = u32::try_from(found.bytes / page).unwrap_or(u32::MAX);
                 let why = found.why_whole(version);
-                let notes = why.map(|why| format!("{}.{} {why}: read by one worker", found.schema, found.name)).into_iter().collect();
-                let input = format!("{}/{database}.{}.{}", server.address(), found.schema, found.name);
-                Ok(Self { from, input, pages: if why.is_none() { Some(pages) } else { None }, notes })
+                let notes = why
+                    .map(|why| format!("{}.{} {why}: read by one worker", found.schema, found.name))
+                    .into_iter()
+                    .collect();
+                let input =
+                    format!("{}/{database}.{}.{}", server.address(), found.schema, found.name);
+                Ok(Self {
+                    from,
+                    input,
+                    pages: if why.is_none() { Some(pages) } else { None },
+                    notes,
+                })
             }
         }
     }
@@ -145,7 +162,10 @@ struct Columns {
 impl Columns {
     async fn ask(server: &Server, client: &Client, origin: &Origin) -> Result<Self, ReadError> {
         let said = |doing: &'static str| move |e: tokio_postgres::Error| server.said(doing, &e);
-        let asked = client.prepare(&format!("SELECT * FROM {} LIMIT 0", origin.from)).await.map_err(said("reading its columns"))?;
+        let asked = client
+            .prepare(&format!("SELECT * FROM {} LIMIT 0", origin.from))
+            .await
+            .map_err(said("reading its columns"))?;
         let (mut shapes, mut items, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
         for column in asked.columns() {
             if !seen.insert(column.name()) {
@@ -160,26 +180,34 @@ impl Columns {
                 None => {
                     shapes.push(Shape::Text);
                     // As the type prints itself; a cast to text may differ (inet).
-                    items.push(format!("CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END"));
+                    items.push(format!(
+                        "CASE WHEN {name} IS DISTINCT FROM NULL THEN format('%s', {name}) END"
+                    ));
                 }
             }
         }
         if shapes.is_empty() {
             return Err(AskError::NoColumns { input: origin.input.clone() }.into());
         }
-        let (oids, modifiers): (Vec<u32>, Vec<i32>) = asked.columns().iter().map(|c| (c.type_().oid(), c.type_modifier())).unzip();
+        let (oids, modifiers): (Vec<u32>, Vec<i32>) =
+            asked.columns().iter().map(|c| (c.type_().oid(), c.type_modifier())).unzip();
         let named = "SELECT format_type(o, m) FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY AS t(o, m, i) ORDER BY i";
-        let named = client.query(named, &[&oids, &modifiers]).await.map_err(said("naming its types"))?;
+        let named =
+            client.query(named, &[&oids, &modifiers]).await.map_err(said("naming its types"))?;
         let source_types: Vec<String> = named.iter().map(|row| row.get(0)).collect();
-        let fields = asked.columns().iter().zip(&shapes).zip(&source_types).map(|((column, shape), source)| {
-            Field::new(column.name(), shape.arrow(), true).with_metadata(HashMap::from([("source_type".to_owned(), source.clone())]))
-        });
+        let fields = asked.columns().iter().zip(&shapes).zip(&source_types).map(
+            |((column, shape), source)| {
+                Field::new(column.name(), shape.arrow(), true)
+                    .with_metadata(HashMap::from([("source_type".to_owned(), source.clone())]))
+            },
+        );
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         Ok(Self { items, shapes, source_types, schema })
     }
 }
 
-/// Confines all ranges to a window of the table; gives how far it goes, and what a person should know.
+/// Confines all ranges to a window of the table; gives how far it goes, and what a person should
+/// know.
 async fn confine(
     server: &Server,
     client: &Client,
@@ -187,35 +215,59 @@ async fn confine(
     (origin, columns): (&Origin, &Columns),
     ranges: &mut [String],
 ) -> Result<(Reach, Option<String>), ReadError> {
-    let Some(at) = columns.schema.fields().iter().position(|field| *field.name() == window.column) else {
-        return Err(AskError::NoColumn { input: origin.input.clone(), column: window.column.clone() }.into());
+    let Some(at) = columns.schema.fields().iter().position(|field| *field.name() == window.column)
+    else {
+        return Err(AskError::NoColumn {
+            input: origin.input.clone(),
+            column: window.column.clone(),
+        }
+        .into());
     };
     let (column, kind) = (quoted(&window.column), &columns.source_types[at]);
-    let (dialect, said) = (Dialect::Postgres, |e: tokio_postgres::Error| server.said("asking how far to read", &e));
+    let (dialect, said) =
+        (Dialect::Postgres, |e: tokio_postgres::Error| server.said("asking how far to read", &e));
     window.check(dialect, kind)?;
     let mut counts = [0; 3];
-    for (count, query) in counts.iter_mut().zip(window.standing_queries(dialect, &column, kind, &origin.from)) {
+    for (count, query) in
+        counts.iter_mut().zip(window.standing_queries(dialect, &column, kind, &origin.from))
+    {
         if let Some(query) = query {
             *count = counted(&client.query_one(&query, &[]).await.map_err(said)?);
         }
     }
     let [strays, far, ties] = counts;
-    let strays_sum: Option<String> =
-        match window.sum_query(dialect, (column.as_str(), kind.as_str()), &origin.from, &[]).filter(|_| strays > 0) {
-            Some(query) => client.query_one(&query, &[]).await.map_err(said)?.get(0),
-            None => None,
-        };
+    let strays_sum: Option<String> = match window
+        .sum_query(dialect, (column.as_str(), kind.as_str()), &origin.from, &[])
+        .filter(|_| strays > 0)
+    {
+        Some(query) => client.query_one(&query, &[]).await.map_err(said)?.get(0),
+        None => None,
+    };
     let standing = Standing { strays, far, ties, strays_sum };
     let cut = window.cut(&standing)?;
-    let row = client.query_opt(&window.bound_query(dialect, &column, kind, &origin.from, &cut), &[]).await.map_err(said)?;
+    let row = client
+        .query_opt(&window.bound_query(dialect, &column, kind, &origin.from, &cut), &[])
+        .await
+        .map_err(said)?;
     let bound: Option<String> = row.and_then(|row| row.get(0));
     let ties = match &bound {
         None => window.since.as_ref().map(|_| ties),
         Some(bound) => {
-            let equal =
-                counted(&client.query_one(&window.equals_query(dialect, &column, kind, &origin.from, bound), &[]).await.map_err(said)?);
+            let equal = counted(
+                &client
+                    .query_one(
+                        &window.equals_query(dialect, &column, kind, &origin.from, bound),
+                        &[],
+                    )
+                    .await
+                    .map_err(said)?,
+            );
             if equal == 0 {
-                return Err(WindowError::Inexact { column: window.column.clone(), bound: bound.clone() }.into());
+                return Err(WindowError::Inexact {
+                    column: window.column.clone(),
+                    bound: bound.clone(),
+                }
+                .into());
             }
             Some(equal)
         }
@@ -267,7 +319,9 @@ impl TableFacts {
 async fn table_of(server: &Server, client: &Client, table: &str) -> Result<TableFacts, ReadError> {
     let said = |e: tokio_postgres::Error| server.said("looking for the table", &e);
     // A name that SQL cannot read (spaces, capitals) may still be a table's own.
-    let exactly = table.split_once('.').map_or_else(|| quoted(table), |(s, t)| format!("{}.{}", quoted(s), quoted(t)));
+    let exactly = table
+        .split_once('.')
+        .map_or_else(|| quoted(table), |(s, t)| format!("{}.{}", quoted(s), quoted(t)));
     let mut oid: Option<u32> = None;
     for name in [table, &exactly] {
         // A savepoint, for a name that is no name ends the transaction.
@@ -284,22 +338,37 @@ async fn table_of(server: &Server, client: &Client, table: &str) -> Result<Table
     }
     let Some(oid) = oid else {
         let like = "SELECT schemaname || '.' || tablename FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1 LIMIT 20";
-        let there: Vec<String> = client.query(like, &[]).await.map_err(said)?.iter().map(|row| row.get(0)).collect();
+        let there: Vec<String> =
+            client.query(like, &[]).await.map_err(said)?.iter().map(|row| row.get(0)).collect();
         let there = if there.is_empty() { "no tables".to_owned() } else { there.join(", ") };
-        return Err(AskError::NoTable { address: server.address(), table: table.to_owned(), there }.into());
+        return Err(AskError::NoTable {
+            address: server.address(),
+            table: table.to_owned(),
+            there,
+        }
+        .into());
     };
-    // Pages of partitions are counted from 0 in each: the largest decides, and the last range is open-ended.
+    // Pages of partitions are counted from 0 in each: the largest decides, and the last range is
+    // open-ended.
     let facts = "SELECT n.nspname, c.relname, c.relkind::text, \
          coalesce((SELECT max(pg_relation_size(t.relid)) FROM pg_partition_tree(c.oid) t), pg_relation_size(c.oid), 0)::int8, \
          coalesce((SELECT bool_or(p.relkind = 'f') FROM pg_partition_tree(c.oid) t JOIN pg_class p ON p.oid = t.relid AND p.oid <> c.oid), false) \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1";
     let row = client.query_one(facts, &[&oid]).await.map_err(said)?;
-    Ok(TableFacts { schema: row.get(0), name: row.get(1), kind: row.get(2), bytes: row.get(3), foreign_parts: row.get(4) })
+    Ok(TableFacts {
+        schema: row.get(0),
+        name: row.get(1),
+        kind: row.get(2),
+        bytes: row.get(3),
+        foreign_parts: row.get(4),
+    })
 }
 
 /// Conditions on ctid that together let every row through once.
 fn ranges(pages: Option<u32>, parallel: usize) -> Vec<String> {
-    let Some(pages) = pages.filter(|pages| *pages >= 2 * RANGE_PAGES_MIN && parallel > 1) else { return vec![String::new()] };
+    let Some(pages) = pages.filter(|pages| *pages >= 2 * RANGE_PAGES_MIN && parallel > 1) else {
+        return vec![String::new()];
+    };
     let wanted = u32::try_from(parallel).unwrap_or(1).saturating_mul(RANGES_PER_WORKER);
     let step = (pages / wanted).max(RANGE_PAGES_MIN);
     let count = pages.div_ceil(step);
@@ -321,11 +390,16 @@ mod tests {
         assert_eq!(ranges(Some(100), 8), [""], "a small table is read by one worker");
         assert_eq!(ranges(Some(1 << 20), 1), [""]);
         let all = ranges(Some(100_000), 3);
-        let bound = |text: &str, sign: &str| text.split(sign).nth(1).map(|t| t.split([',', '(']).nth(1).expect("a page").to_owned());
+        let bound = |text: &str, sign: &str| {
+            text.split(sign).nth(1).map(|t| t.split([',', '(']).nth(1).expect("a page").to_owned())
+        };
         for (one, two) in all.iter().zip(&all[1..]) {
             assert_eq!(bound(one, "ctid < "), bound(two, "ctid >= "), "{one} | {two}");
         }
-        assert!(bound(&all[0], ">=").is_none() && bound(all.last().expect("some"), "< ").is_none(), "both ends are open");
+        assert!(
+            bound(&all[0], ">=").is_none() && bound(all.last().expect("some"), "< ").is_none(),
+            "both ends are open"
+        );
         assert_eq!(ranges(Some(u32::MAX), 16).len(), 64 + 1);
     }
 }

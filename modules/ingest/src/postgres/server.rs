@@ -1,4 +1,5 @@
-//! A way to a PostgreSQL server: connecting, waiting for it but not for ever, stopping what it does, and its errors without passwords.
+//! A way to a PostgreSQL server: connecting, waiting for it but not for ever, stopping what it
+//! does, and its errors without passwords.
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ const SESSION: &str = "SET datestyle = 'ISO, YMD'; SET timezone = 'UTC'; SET int
                        SET bytea_output = 'hex'; SET standard_conforming_strings = on; SET client_encoding = 'UTF8'";
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long asking the server to stop, or to end a snapshot, may take: whoever waits for that has an error to tell.
+/// How long asking the server to stop, or to end a snapshot, may take: whoever waits for that has
+/// an error to tell.
 pub(super) const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A way to the server.
@@ -64,7 +66,11 @@ impl Server {
                 None
             }
             mode => {
-                config.ssl_mode(if *mode == Tls::Prefer { SslMode::Prefer } else { SslMode::Require });
+                config.ssl_mode(if *mode == Tls::Prefer {
+                    SslMode::Prefer
+                } else {
+                    SslMode::Require
+                });
                 Some(MakeRustlsConnect::new(tls::client(mode).map_err(ReadError::bad)?))
             }
         };
@@ -77,7 +83,10 @@ impl Server {
         match self.config.get_hosts().first() {
             Some(Host::Tcp(host)) => format!("postgres://{host}:{port}"),
             Some(Host::Unix(path)) => format!("postgres://{}:{port}", path.display()),
-            None => format!("postgres://{}:{port}", self.config.get_hostaddrs().first().map_or_else(String::new, ToString::to_string)),
+            None => format!(
+                "postgres://{}:{port}",
+                self.config.get_hostaddrs().first().map_or_else(String::new, ToString::to_string)
+            ),
         }
     }
 
@@ -90,7 +99,8 @@ impl Server {
         if let Some(hint) = error.as_db_error().and_then(|db| db.hint()) {
             words.push_str(&format!("; {hint}"));
         }
-        let said = ServerError::Said { address: self.address(), doing, words: self.dsn.redact(&words) };
+        let said =
+            ServerError::Said { address: self.address(), doing, words: self.dsn.redact(&words) };
         let bad = [
             SqlState::UNDEFINED_TABLE,
             SqlState::UNDEFINED_COLUMN,
@@ -108,10 +118,15 @@ impl Server {
         }
     }
 
-    /// A connection whose session is ours: how values are printed and read is not left to the server, the database or the user.
+    /// A connection whose session is ours: how values are printed and read is not left to the
+    /// server, the database or the user.
     async fn connect(&self) -> Result<Session, ReadError> {
         let session = self.dial().await?;
-        session.client.batch_execute(SESSION).await.map_err(|e| self.said("setting the session", &e))?;
+        session
+            .client
+            .batch_execute(SESSION)
+            .await
+            .map_err(|e| self.said("setting the session", &e))?;
         Ok(session)
     }
 
@@ -119,11 +134,13 @@ impl Server {
         let failed = |e: tokio_postgres::Error| self.said("connecting", &e);
         let (client, driver) = match &self.tls {
             Some(tls) => {
-                let (client, connection) = self.config.connect(tls.clone()).await.map_err(failed)?;
+                let (client, connection) =
+                    self.config.connect(tls.clone()).await.map_err(failed)?;
                 (client, tokio::spawn(connection.map(drop)))
             }
             None => {
-                let (client, connection) = self.config.connect(tokio_postgres::NoTls).await.map_err(failed)?;
+                let (client, connection) =
+                    self.config.connect(tokio_postgres::NoTls).await.map_err(failed)?;
                 (client, tokio::spawn(connection.map(drop)))
             }
         };
@@ -158,8 +175,16 @@ impl Server {
         let _ = tokio::time::timeout(STOP_TIMEOUT, asking).await;
     }
 
-    /// A connection, after some tries if it must be; one that is taken and then not answered is given up like any other silence.
-    pub(super) async fn connected(&self, stall: Duration, cancel: &CancellationToken) -> Result<Session, ReadError> {
-        table::connected(cancel, async || table::patiently(&self.address(), stall, cancel, self.connect()).await?).await
+    /// A connection, after some tries if it must be; one that is taken and then not answered is
+    /// given up like any other silence.
+    pub(super) async fn connected(
+        &self,
+        stall: Duration,
+        cancel: &CancellationToken,
+    ) -> Result<Session, ReadError> {
+        table::connected(cancel, async || {
+            table::patiently(&self.address(), stall, cancel, self.connect()).await?
+        })
+        .await
     }
 }

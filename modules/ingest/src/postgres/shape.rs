@@ -79,7 +79,9 @@ impl Shape {
             Type::FLOAT4 => Self::Float4,
             Type::FLOAT8 => Self::Float8,
             Type::NUMERIC => Self::numeric(modifier),
-            Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::JSON | Type::XML => Self::Text,
+            Type::TEXT | Type::VARCHAR | Type::BPCHAR | Type::NAME | Type::JSON | Type::XML => {
+                Self::Text
+            }
             Type::JSONB => Self::Jsonb,
             Type::UUID => Self::Uuid,
             Type::BYTEA => Self::Bytes,
@@ -97,12 +99,23 @@ impl Shape {
         match of.kind() {
             Kind::Enum(_) => Some(Self::Enum),
             // The modifier is of the elements; that of a domain is not sent.
-            Kind::Array(item) => Self::inside(item, modifier, depth + 1).map(|item| Self::List(Box::new(item))),
+            Kind::Array(item) => {
+                Self::inside(item, modifier, depth + 1).map(|item| Self::List(Box::new(item)))
+            }
             Kind::Domain(base) => Self::inside(base, -1, depth + 1),
-            Kind::Range(bound) => Self::inside(bound, -1, depth + 1).map(|bound| Self::Range(Box::new(bound))),
+            Kind::Range(bound) => {
+                Self::inside(bound, -1, depth + 1).map(|bound| Self::Range(Box::new(bound)))
+            }
             Kind::Composite(fields) => {
-                let field = |f: &tokio_postgres::types::Field| Some((f.name().to_owned(), Self::inside(f.type_(), -1, depth + 1)?));
-                fields.iter().map(field).collect::<Option<Vec<_>>>().filter(|f| !f.is_empty()).map(Self::Struct)
+                let field = |f: &tokio_postgres::types::Field| {
+                    Some((f.name().to_owned(), Self::inside(f.type_(), -1, depth + 1)?))
+                };
+                fields
+                    .iter()
+                    .map(field)
+                    .collect::<Option<Vec<_>>>()
+                    .filter(|f| !f.is_empty())
+                    .map(Self::Struct)
             }
             Kind::Simple if of.name() == "hstore" => Some(Self::Hstore),
             Kind::Simple if of.name() == "vector" && modifier > 0 => Some(Self::Vector(modifier)),
@@ -110,12 +123,15 @@ impl Shape {
         }
     }
 
-    /// `numeric` by its modifier: Arrow's decimals hold up to 76 digits, with a scale between 0 and the precision.
+    /// `numeric` by its modifier: Arrow's decimals hold up to 76 digits, with a scale between 0 and
+    /// the precision.
     fn numeric(modifier: i32) -> Self {
         let packed = modifier - 4;
         let (precision, scale) = ((packed >> 16) & 0xffff, ((packed & 0x7ff) ^ 1024) - 1024);
         match (u8::try_from(precision), i8::try_from(scale)) {
-            (Ok(precision @ 1..=76), Ok(scale)) if modifier >= 4 && scale >= 0 && i32::from(precision) >= i32::from(scale) => {
+            (Ok(precision @ 1..=76), Ok(scale))
+                if modifier >= 4 && scale >= 0 && i32::from(precision) >= i32::from(scale) =>
+            {
                 Self::Decimal(precision, scale)
             }
             _ => Self::NumericText,
@@ -140,13 +156,20 @@ impl Shape {
             Self::Enum => DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8)),
             Self::Date => DataType::Date32,
             Self::Time => DataType::Time64(TimeUnit::Microsecond),
-            Self::Timestamp(utc) => DataType::Timestamp(TimeUnit::Microsecond, utc.then(|| "UTC".into())),
+            Self::Timestamp(utc) => {
+                DataType::Timestamp(TimeUnit::Microsecond, utc.then(|| "UTC".into()))
+            }
             Self::Interval => DataType::Struct(interval_fields()),
             Self::List(item) => DataType::List(Arc::new(item_field(item))),
-            Self::Struct(fields) => DataType::Struct(fields.iter().map(|(name, shape)| Field::new(name, shape.arrow(), true)).collect()),
+            Self::Struct(fields) => DataType::Struct(
+                fields.iter().map(|(name, shape)| Field::new(name, shape.arrow(), true)).collect(),
+            ),
             Self::Range(bound) => DataType::Struct(range_fields(bound)),
             Self::Hstore => DataType::Map(Arc::new(entries_field()), false),
-            Self::Vector(dim) => DataType::FixedSizeList(Arc::new(Field::new("item", DataType::Float32, false)), *dim),
+            Self::Vector(dim) => DataType::FixedSizeList(
+                Arc::new(Field::new("item", DataType::Float32, false)),
+                *dim,
+            ),
         }
     }
 }
@@ -166,11 +189,22 @@ pub(super) fn item_field(item: &Shape) -> Field {
 pub(super) fn range_fields(bound: &Shape) -> Fields {
     let flag = |name: &str| Field::new(name, DataType::Boolean, false);
     let bound = |name: &str| Field::new(name, bound.arrow(), true);
-    [bound("lower"), bound("upper"), flag("lower_inclusive"), flag("upper_inclusive"), flag("empty")].into_iter().collect()
+    [
+        bound("lower"),
+        bound("upper"),
+        flag("lower_inclusive"),
+        flag("upper_inclusive"),
+        flag("empty"),
+    ]
+    .into_iter()
+    .collect()
 }
 
 pub(super) fn entries_field() -> Field {
-    let fields: Fields = [Field::new("keys", DataType::Utf8, false), Field::new("values", DataType::Utf8, true)].into_iter().collect();
+    let fields: Fields =
+        [Field::new("keys", DataType::Utf8, false), Field::new("values", DataType::Utf8, true)]
+            .into_iter()
+            .collect();
     Field::new("entries", DataType::Struct(fields), false)
 }
 

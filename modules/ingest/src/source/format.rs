@@ -41,7 +41,8 @@ impl Format {
                 // Of what is not there the kind does not matter. A pattern is looked at later.
                 let is_absent = |path: &&String| {
                     let found = std::fs::metadata(path.as_str());
-                    found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) && !path.contains(['*', '?', '[', '{'])
+                    found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+                        && !path.contains(['*', '?', '[', '{'])
                 };
                 Err(match paths.iter().find(is_absent) {
                     Some(absent) => bad(absent, Flaw::Unreadable(io::ErrorKind::NotFound.into())),
@@ -65,24 +66,33 @@ impl Format {
 
     /// That of one file: by its ending, and by how it begins where that says more.
     pub(crate) fn of_file(path: &str) -> Self {
-        let ending = plain_name(path).extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        let ending =
+            plain_name(path).extension().map(|ending| ending.to_string_lossy().to_lowercase());
         match ending.as_deref() {
             Some("parquet" | "pq") => Self::Parquet,
             // Whatever it is called.
             _ if is_parquet(Path::new(path)) => Self::Parquet,
             Some("csv" | "tsv") => Self::Csv,
             Some("jsonl" | "ndjson") => Self::Jsonl,
-            // A list of objects is a table; anything else is somebody's configuration, and a document.
+            // A list of objects is a table; anything else is somebody's configuration, and a
+            // document.
             Some("json") if is_list(Path::new(path)) => Self::Jsonl,
             _ => Self::Documents,
         }
     }
 
-    /// By name, else by the endings of the paths, else by what lies there; none if nothing does. Blocks.
+    /// By name, else by the endings of the paths, else by what lies there; none if nothing does.
+    /// Blocks.
     ///
     /// # Errors
-    /// As [`Self::of`], and if every file is a table and they are of several kinds, or a path cannot be used.
-    pub fn decide(name: Option<&str>, paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Option<Self>, SourceError> {
+    /// As [`Self::of`], and if every file is a table and they are of several kinds, or a path
+    /// cannot be used.
+    pub fn decide(
+        name: Option<&str>,
+        paths: &[String],
+        rules: &WalkRules,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, SourceError> {
         let by_name = Self::of(name, paths)?;
         if name.is_some() || by_name != Self::Documents {
             return Ok(Some(by_name));
@@ -90,15 +100,22 @@ impl Format {
         Self::of_folders(paths, rules, stop)
     }
 
-    /// That of folders and wildcards: a table if every file is one, and of one kind; else they are documents.
-    fn of_folders(paths: &[String], rules: &WalkRules, stop: &CancellationToken) -> Result<Option<Self>, SourceError> {
+    /// That of folders and wildcards: a table if every file is one, and of one kind; else they are
+    /// documents.
+    fn of_folders(
+        paths: &[String],
+        rules: &WalkRules,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, SourceError> {
         let mut first: Option<(PathBuf, Self)> = None;
         let mut other: Option<PathBuf> = None;
         for given in paths {
             let root = Path::new(given);
             let bad = |flaw: Flaw| SourceError { given: given.clone(), flaw };
-            let wildcards = glob(given).map_err(|error| bad(error.into()))?.filter(|_| !root.exists());
-            let (base, pattern) = wildcards.map_or_else(|| (root.to_owned(), None), |(base, pattern)| (base, Some(pattern)));
+            let wildcards =
+                glob(given).map_err(|error| bad(error.into()))?.filter(|_| !root.exists());
+            let (base, pattern) = wildcards
+                .map_or_else(|| (root.to_owned(), None), |(base, pattern)| (base, Some(pattern)));
             for entry in builder(&base, rules).build().flatten() {
                 if stop.is_cancelled() {
                     return Err(bad(Flaw::Stopped));
@@ -114,13 +131,17 @@ impl Format {
                     // One document makes them all documents.
                     _ if kind == Self::Documents => return Ok(Some(kind)),
                     None => first = Some((path.to_owned(), kind)),
-                    Some((_, of_first)) if *of_first != kind => other = other.or_else(|| Some(path.to_owned())),
+                    Some((_, of_first)) if *of_first != kind => {
+                        other = other.or_else(|| Some(path.to_owned()))
+                    }
                     Some(_) => {}
                 }
             }
         }
         match (first, other) {
-            (Some(_), Some(other)) => Err(SourceError { given: other.display().to_string(), flaw: Flaw::OtherKind }),
+            (Some(_), Some(other)) => {
+                Err(SourceError { given: other.display().to_string(), flaw: Flaw::OtherKind })
+            }
             (first, _) => Ok(first.map(|(_, kind)| kind)),
         }
     }
@@ -130,7 +151,9 @@ impl Format {
 fn is_parquet(path: &Path) -> bool {
     let mut magic = [0; 4];
     let is_file = path.metadata().is_ok_and(|meta| meta.is_file());
-    is_file && std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"PAR1"
+    is_file
+        && std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+        && magic == *b"PAR1"
 }
 
 /// A path without the ending that says how it is compressed, in whatever case.
@@ -147,11 +170,16 @@ fn is_list(path: &Path) -> bool {
         return false;
     }
     let mut beginning = Vec::new();
-    let opened = open(path, &CancellationToken::new()).and_then(|file| file.take(LOOKED_BYTES).read_to_end(&mut beginning));
+    let opened = open(path, &CancellationToken::new())
+        .and_then(|file| file.take(LOOKED_BYTES).read_to_end(&mut beginning));
     let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&beginning).trim_ascii_start();
     let is_lines = || {
-        let mut lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
-        lines.next().is_some_and(|line| line.ends_with(b"}")) && lines.next().is_some_and(|line| line.starts_with(b"{"))
+        let mut lines = text
+            .split(|byte| *byte == b'\n')
+            .map(<[u8]>::trim_ascii)
+            .filter(|line| !line.is_empty());
+        lines.next().is_some_and(|line| line.ends_with(b"}"))
+            && lines.next().is_some_and(|line| line.starts_with(b"{"))
     };
     opened.is_ok()
         && match text {

@@ -1,8 +1,10 @@
-//! What a walk has passed over, and by which rule: a `.gitignore`, a hidden name, one of what is not finished.
+//! What a walk has passed over, and by which rule: a `.gitignore`, a hidden name, one of what is
+//! not finished.
 //!
-//! The walk itself does not say what it left out. So each folder that it went through is listed once more, and whatever it did not give
-//! is looked up in the files that may have named it. Invariants: what is hidden is named and counted, never opened; a hidden folder counts
-//! as one, for what lies in it was not looked at.
+//! The walk itself does not say what it left out. So each folder that it went through is listed
+//! once more, and whatever it did not give is looked up in the files that may have named it.
+//! Invariants: what is hidden is named and counted, never opened; a hidden folder counts as one,
+//! for what lies in it was not looked at.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
@@ -57,7 +59,8 @@ impl HiddenEntries {
             let Ok(entries) = fs::read_dir(folder) else { continue };
             let mut hidden: Vec<(PathBuf, bool)> = Vec::new();
             for entry in entries.flatten() {
-                let (path, is_folder) = (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
+                let (path, is_folder) =
+                    (entry.path(), entry.file_type().is_ok_and(|kind| kind.is_dir()));
                 if !given.contains(path.as_path()) && is_wanted(&path, is_folder) {
                     hidden.push((path, is_folder));
                 }
@@ -78,19 +81,25 @@ impl HiddenEntries {
     }
 
     fn rule_of(&mut self, path: &Path, is_folder: bool) -> String {
-        let is_dotted = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        let is_dotted =
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if is_dotted {
             return HIDDEN_NAME.to_owned();
         }
         for folder in path.ancestors().skip(1) {
             for name in RULE_FILES {
                 let file = folder.join(name);
-                let rules = self.known.entry(file.clone()).or_insert_with(|| rules_in(folder, &file));
+                let rules =
+                    self.known.entry(file.clone()).or_insert_with(|| rules_in(folder, &file));
                 let Some(rules) = rules else { continue };
                 match rules.matched_path_or_any_parents(path, is_folder) {
-                    Match::Ignore(glob) => return format!("{}: {}", file.display(), glob.original()),
+                    Match::Ignore(glob) => {
+                        return format!("{}: {}", file.display(), glob.original());
+                    }
                     // Nearer rules count more, and this one says that others do not hide it.
-                    Match::Whitelist(_) => return if is_unfinished(path) { UNFINISHED } else { OTHER }.to_owned(),
+                    Match::Whitelist(_) => {
+                        return if is_unfinished(path) { UNFINISHED } else { OTHER }.to_owned();
+                    }
                     Match::None => {}
                 }
             }
@@ -101,8 +110,11 @@ impl HiddenEntries {
     /// The rules, those first that hide most.
     #[must_use]
     pub fn rules(&self) -> Vec<HidingRule> {
-        let rules =
-            self.by_rule.iter().map(|(rule, (count, first))| HidingRule { rule: rule.clone(), count: *count, first: first.clone() });
+        let rules = self.by_rule.iter().map(|(rule, (count, first))| HidingRule {
+            rule: rule.clone(),
+            count: *count,
+            first: first.clone(),
+        });
         let mut rules: Vec<HidingRule> = rules.collect();
         rules.sort_by_key(|rule| std::cmp::Reverse(rule.count));
         rules
@@ -128,7 +140,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         for (name, text) in files {
             let path = folder.path().join(name);
-            fs::create_dir_all(path.parent().expect("a folder")).and_then(|()| fs::write(&path, text)).expect("written");
+            fs::create_dir_all(path.parent().expect("a folder"))
+                .and_then(|()| fs::write(&path, text))
+                .expect("written");
         }
         folder
     }
@@ -152,17 +166,39 @@ mod tests {
         let ids: Vec<&str> = found.files.iter().map(|file| file.id.as_str()).collect();
         assert_eq!(ids, ["a.md", "keep.log", "sub/c.md"]);
         let rules = found.hidden.rules();
-        let count = |part: &str| rules.iter().filter(|rule| rule.rule.contains(part)).map(|rule| rule.count).sum::<u64>();
-        assert_eq!([count(".gitignore: *.log"), count(".gitignore: target/"), count("sub/.ignore: private.md")], [2, 1, 1], "{rules:?}");
+        let count = |part: &str| {
+            rules.iter().filter(|rule| rule.rule.contains(part)).map(|rule| rule.count).sum::<u64>()
+        };
+        assert_eq!(
+            [
+                count(".gitignore: *.log"),
+                count(".gitignore: target/"),
+                count("sub/.ignore: private.md")
+            ],
+            [2, 1, 1],
+            "{rules:?}"
+        );
         assert_eq!((count(HIDDEN_NAME), count(UNFINISHED)), (2, 1), "{rules:?}");
-        let all = walk(&paths, &WalkRules { no_ignore: true, ..WalkRules::default() }, &CancellationToken::new()).expect("walked");
+        let all = walk(
+            &paths,
+            &WalkRules { no_ignore: true, ..WalkRules::default() },
+            &CancellationToken::new(),
+        )
+        .expect("walked");
         assert_eq!(all.files.len(), 9, "everything but what is not finished");
         assert_eq!(all.hidden.rules().iter().map(|rule| rule.count).sum::<u64>(), 1);
     }
 
     #[test]
     fn wildcards_hide_only_what_they_would_have_meant() {
-        let folder = made(&[(".gitignore", "b.md\n"), ("a.md", "a"), ("b.md", "b"), ("c.txt", "c"), ("d.txt", "d"), ("x/e.md", "e")]);
+        let folder = made(&[
+            (".gitignore", "b.md\n"),
+            ("a.md", "a"),
+            ("b.md", "b"),
+            ("c.txt", "c"),
+            ("d.txt", "d"),
+            ("x/e.md", "e"),
+        ]);
         let paths = [folder.path().join("*.md").display().to_string()];
         let found = walk(&paths, &WalkRules::default(), &CancellationToken::new()).expect("walked");
         let rules = found.hidden.rules();

@@ -24,12 +24,23 @@ fn what_is_told_to_stop_reads_no_further() {
 #[test]
 fn a_folder_is_walked_in_order_without_hidden_and_ignored_files() {
     let folder = tempfile::tempdir().expect("a temporary directory");
-    for (name, text) in [("b.md", "b"), ("a/x.rs", "x"), (".hidden", "h"), ("target/o", "o"), (".gitignore", "target/\n")] {
+    for (name, text) in [
+        ("b.md", "b"),
+        ("a/x.rs", "x"),
+        (".hidden", "h"),
+        ("target/o", "o"),
+        (".gitignore", "target/\n"),
+    ] {
         let path = folder.path().join(name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
         std::fs::write(path, text).expect("written");
     }
-    let ids: Vec<String> = found(&[folder.path().display().to_string()]).expect("files").files.into_iter().map(|f| f.id).collect();
+    let ids: Vec<String> = found(&[folder.path().display().to_string()])
+        .expect("files")
+        .files
+        .into_iter()
+        .map(|f| f.id)
+        .collect();
     assert_eq!(ids, ["a/x.rs", "b.md"]);
     assert!(found(&["relative".into()]).is_err());
 }
@@ -38,12 +49,21 @@ fn a_folder_is_walked_in_order_without_hidden_and_ignored_files() {
 fn links_and_pipes_are_not_read_and_are_named() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(folder.path().join("a.md"), "a").expect("written");
-    std::os::unix::fs::symlink(folder.path().join("a.md"), folder.path().join("b.md")).expect("linked");
+    std::os::unix::fs::symlink(folder.path().join("a.md"), folder.path().join("b.md"))
+        .expect("linked");
     std::os::unix::fs::symlink(folder.path(), folder.path().join("loop")).expect("linked");
-    let _socket = std::os::unix::net::UnixListener::bind(folder.path().join("c.md")).expect("bound");
+    let _socket =
+        std::os::unix::net::UnixListener::bind(folder.path().join("c.md")).expect("bound");
     let walk = found(&[folder.path().display().to_string()]).expect("walked");
-    let names: Vec<String> = walk.skipped.iter().map(|(path, _)| path.file_name().unwrap_or_default().display().to_string()).collect();
-    assert_eq!((walk.files.len(), names), (1, vec!["b.md".to_owned(), "c.md".to_owned(), "loop".to_owned()]));
+    let names: Vec<String> = walk
+        .skipped
+        .iter()
+        .map(|(path, _)| path.file_name().unwrap_or_default().display().to_string())
+        .collect();
+    assert_eq!(
+        (walk.files.len(), names),
+        (1, vec!["b.md".to_owned(), "c.md".to_owned(), "loop".to_owned()])
+    );
     assert!(matches!(walk.skipped[0].1, Flaw::Link) && matches!(walk.skipped[1].1, Flaw::Special));
 }
 
@@ -71,7 +91,9 @@ fn a_file_keeps_its_id_when_folders_are_added_in_any_order() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     for name in ["a/x.md", "a/only.md", "b/x.md"] {
         let path = folder.path().join(name);
-        std::fs::create_dir_all(path.parent().expect("a folder")).and_then(|()| std::fs::write(path, name)).expect("written");
+        std::fs::create_dir_all(path.parent().expect("a folder"))
+            .and_then(|()| std::fs::write(path, name))
+            .expect("written");
     }
     let path = |name: &str| folder.path().join(name).display().to_string();
     let ids = |folders: &[&str], known: &HashMap<PathBuf, String>| {
@@ -88,7 +110,8 @@ fn a_file_keeps_its_id_when_folders_are_added_in_any_order() {
         assert_eq!(both[Path::new(&path("b/x.md"))], path("b/x.md"));
     }
     // As earlier versions called them: both by their absolute paths.
-    let old: HashMap<PathBuf, String> = ["a/x.md", "b/x.md"].map(|name| (path(name).into(), path(name))).into();
+    let old: HashMap<PathBuf, String> =
+        ["a/x.md", "b/x.md"].map(|name| (path(name).into(), path(name))).into();
     assert_eq!(ids(&["a"], &old)[Path::new(&path("a/x.md"))], path("a/x.md"));
     // Without any that is known the first folder's are called as if they were alone.
     assert_eq!(ids(&["a", "b"], &HashMap::new())[Path::new(&path("a/x.md"))], "x.md");
@@ -102,7 +125,8 @@ fn a_folder_that_is_given_twice_is_read_once() {
     let links = tempfile::tempdir().expect("a temporary directory");
     let link = links.path().join("link");
     std::os::unix::fs::symlink(folder.path(), &link).expect("linked");
-    let given = [folder.path().to_owned(), folder.path().join("in"), folder.path().join("in/a.md"), link];
+    let given =
+        [folder.path().to_owned(), folder.path().join("in"), folder.path().join("in/a.md"), link];
     let walk = found(&given.map(|path| path.display().to_string())).expect("walked");
     assert_eq!((walk.files.len(), walk.files[0].id.as_str(), walk.twice.len()), (1, "in/a.md", 3));
 }
@@ -115,15 +139,23 @@ fn names_that_are_no_text_are_told_from_one_another() {
         let name = std::ffi::OsString::from_vec([b"caf".as_slice(), &[byte], b".md"].concat());
         std::fs::write(folder.path().join(name), "x").expect("written");
     }
-    let ids: Vec<String> = found(&[folder.path().display().to_string()]).expect("walked").files.into_iter().map(|f| f.id).collect();
+    let ids: Vec<String> = found(&[folder.path().display().to_string()])
+        .expect("walked")
+        .files
+        .into_iter()
+        .map(|f| f.id)
+        .collect();
     assert_eq!(ids, ["caf\\xE8.md", "caf\\xE9.md"]);
 }
 
 #[test]
 fn a_folder_of_tables_is_one_and_a_folder_with_a_document_is_documents() {
     let folder = tempfile::tempdir().expect("a temporary directory");
-    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
-    let decide = |paths: &[String]| Format::decide(None, paths, &WalkRules::default(), &CancellationToken::new());
+    let write =
+        |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+    let decide = |paths: &[String]| {
+        Format::decide(None, paths, &WalkRules::default(), &CancellationToken::new())
+    };
     let of = || decide(&[folder.path().display().to_string()]);
     assert_eq!(of().ok(), Some(None), "nothing is of no kind");
     write("a.csv", "a\n1\n");
@@ -137,12 +169,17 @@ fn a_folder_of_tables_is_one_and_a_folder_with_a_document_is_documents() {
     write("README.md", "x");
     assert_eq!(of().ok(), Some(Some(Format::Documents)));
     write("part-00000", "PAR1");
-    assert_eq!(Format::of(None, &[folder.path().join("part-00000").display().to_string()]).ok(), Some(Format::Parquet));
+    assert_eq!(
+        Format::of(None, &[folder.path().join("part-00000").display().to_string()]).ok(),
+        Some(Format::Parquet)
+    );
 }
 
 #[test]
 fn kinds_are_told_by_their_endings_and_not_mixed() {
-    let of = |paths: &[&str]| Format::of(None, &paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>());
+    let of = |paths: &[&str]| {
+        Format::of(None, &paths.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
+    };
     assert_eq!(of(&["/a/x.csv", "/b.tsv"]).ok(), Some(Format::Csv));
     assert_eq!(of(&["/a/X.CSV", "/b.Csv.GZ"]).ok(), Some(Format::Csv));
     for (text, format) in [

@@ -30,7 +30,12 @@ impl Listing {
             let Ok(meta) = file.path.metadata() else { continue };
             lines.extend_from_slice(file.path.as_os_str().as_encoded_bytes());
             lines.push(0);
-            for n in [meta.size(), meta.ino(), meta.mtime().cast_unsigned(), meta.mtime_nsec().cast_unsigned()] {
+            for n in [
+                meta.size(),
+                meta.ino(),
+                meta.mtime().cast_unsigned(),
+                meta.mtime_nsec().cast_unsigned(),
+            ] {
                 lines.extend_from_slice(&n.to_le_bytes());
             }
         }

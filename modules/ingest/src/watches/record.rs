@@ -46,8 +46,11 @@ pub(super) enum WatchesError {
 
 /// Which watches there were, and whether an earlier version has written them, without a checksum.
 pub(super) fn read(file: &Path) -> Result<(Vec<WatchRecord>, bool), WatchesError> {
-    let Some(CheckedContent { bytes, has_sum }) = checked::read(file)? else { return Ok((Vec::new(), false)) };
-    let kept = serde_json::from_slice(&bytes).map_err(|source| WatchesError::Malformed { file: file.to_owned(), source })?;
+    let Some(CheckedContent { bytes, has_sum }) = checked::read(file)? else {
+        return Ok((Vec::new(), false));
+    };
+    let kept = serde_json::from_slice(&bytes)
+        .map_err(|source| WatchesError::Malformed { file: file.to_owned(), source })?;
     Ok((kept, !has_sum))
 }
 
@@ -65,14 +68,24 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let file = folder.path().join("watches.json");
         assert!(matches!(read(&file), Ok((kept, false)) if kept.is_empty()));
-        let ask = WatchIn { dataset: "notes".into(), paths: vec!["/notes".into()], ..WatchIn::default() };
+        let ask =
+            WatchIn { dataset: "notes".into(), paths: vec!["/notes".into()], ..WatchIn::default() };
         let record = WatchRecord { ask, ingested: Some("0a".into()), format: None };
-        std::fs::write(&file, serde_json::to_vec_pretty(&[&record]).expect("JSON")).expect("as an earlier version wrote it");
+        std::fs::write(&file, serde_json::to_vec_pretty(&[&record]).expect("JSON"))
+            .expect("as an earlier version wrote it");
         let (kept, is_old) = read(&file).expect("read");
         assert!(is_old && kept[0].ask == record.ask && kept[0].ingested == record.ingested);
-        assert_eq!(kept[0].clone().decided().format.as_deref(), Some("documents"), "what it made of a folder of tables stays that");
+        assert_eq!(
+            kept[0].clone().decided().format.as_deref(),
+            Some("documents"),
+            "what it made of a folder of tables stays that"
+        );
         let new = WatchRecord { ingested: None, ..record.clone() };
-        assert_eq!(new.decided().format, None, "what was never ingested is decided by what lies there");
+        assert_eq!(
+            new.decided().format,
+            None,
+            "what was never ingested is decided by what lies there"
+        );
         write(&file, &[&record]).expect("written");
         assert!(matches!(read(&file), Ok((kept, false)) if kept[0].ask == record.ask));
         let changed = std::fs::read_to_string(&file).expect("there").replace("/notes", "/motes");

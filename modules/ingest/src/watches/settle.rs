@@ -113,11 +113,15 @@ mod tests {
         assert_eq!(s.look(t, "a"), Verdict::Ingest);
         s.failed(t + 500 * MS);
         assert_eq!(s.due(), Some(t + 500 * MS));
-        assert_eq!((s.look(t + 500 * MS, "a"), s.look(t + 600 * MS, "a")), (Verdict::Moving, Verdict::Ingest));
+        assert_eq!(
+            (s.look(t + 500 * MS, "a"), s.look(t + 600 * MS, "a")),
+            (Verdict::Moving, Verdict::Ingest)
+        );
     }
 
     proptest! {
-        /// Whatever moves and however often: within patience and one debounce of the first change something is ingested.
+        /// Whatever moves and however often: within patience and one debounce of the first change
+        /// something is ingested.
         #[test]
         fn patience_ends(steps in prop::collection::vec((1_u64..80, any::<bool>()), 1..400)) {
             let (mut s, start) = (settle(), Instant::now());

@@ -1,9 +1,10 @@
-//! What a repository holds at a commit, and its files: each fetched once, resumed where it was cut off, and held to what the hub says of
-//! it.
+//! What a repository holds at a commit, and its files: each fetched once, resumed where it was cut
+//! off, and held to what the hub says of it.
 //!
-//! Addresses and headers are those of the hub's own client: `/api/models/ID/revision/REV` lists, `/ID/resolve/COMMIT/FILE` says by HEAD
-//! what a file is (`x-linked-etag`, `x-linked-size`, or `etag` and the length) and leads to where it lies. Invariants: no more bytes are
-//! written than the hub announces; requests are repeated only while they get on, or a bounded number of times.
+//! Addresses and headers are those of the hub's own client: `/api/models/ID/revision/REV` lists,
+//! `/ID/resolve/COMMIT/FILE` says by HEAD what a file is (`x-linked-etag`, `x-linked-size`, or
+//! `etag` and the length) and leads to where it lies. Invariants: no more bytes are written than
+//! the hub announces; requests are repeated only while they get on, or a bounded number of times.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -24,7 +25,8 @@ use crate::fetch::{Listener, Progress};
 
 /// How long a connection may take to come about.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
-/// How long a server may be silent: the hub answers in a second, and a slow line brings a piece in far less.
+/// How long a server may be silent: the hub answers in a second, and a slow line brings a piece in
+/// far less.
 const SILENT_AT_MOST: Duration = Duration::from_secs(60);
 /// Attempts at a request that does not get on.
 const ATTEMPTS_MAX: u32 = 5;
@@ -148,10 +150,16 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError`].
-    pub fn listing(&self, repository: &Repository, tell: &mut Listener<'_>) -> Result<Listing, HubError> {
+    pub fn listing(
+        &self,
+        repository: &Repository,
+        tell: &mut Listener<'_>,
+    ) -> Result<Listing, HubError> {
         let store = Store::of(&self.settings.cache, repository);
         if self.settings.is_offline {
-            let commit = store.commit(&repository.revision).ok_or_else(|| self.offline(repository.to_string()))?;
+            let commit = store
+                .commit(&repository.revision)
+                .ok_or_else(|| self.offline(repository.to_string()))?;
             let files = store.files(&commit);
             return Ok(Listing { commit, files });
         }
@@ -164,13 +172,24 @@ impl Hub {
     ///
     /// # Errors
     /// [`HubError`].
-    pub fn file(&self, repository: &Repository, commit: &str, name: &str, tell: &mut Listener<'_>) -> Result<HubFile, HubError> {
+    pub fn file(
+        &self,
+        repository: &Repository,
+        commit: &str,
+        name: &str,
+        tell: &mut Listener<'_>,
+    ) -> Result<HubFile, HubError> {
         let store = Store::of(&self.settings.cache, repository);
         let named = format!("{}/{name}", repository.id());
         if let Some(id) = store.linked(commit, name) {
             let path = store.blob(&id);
             if let Some(content) = right(&path, &id)? {
-                return Ok(HubFile { path, sha256: content.sha256, bytes: content.bytes, fetched: 0 });
+                return Ok(HubFile {
+                    path,
+                    sha256: content.sha256,
+                    bytes: content.bytes,
+                    fetched: 0,
+                });
             }
         }
         if self.settings.is_offline {
@@ -179,11 +198,15 @@ impl Hub {
         let announced = patiently(tell, || self.announced(repository, commit, name))?;
         let _lock = store.lock(&announced.id, &named, tell)?;
         let path = store.blob(&announced.id);
-        // Another process may have fetched it while this one waited, or another commit has the same.
+        // Another process may have fetched it while this one waited, or another commit has the
+        // same.
         let (content, fetched) = match right(&path, &announced.id)? {
             Some(content) => (content, 0),
             None => {
-                tell(Progress::Begin { what: &format!("fetching {named}"), bytes: Some(announced.bytes) });
+                tell(Progress::Begin {
+                    what: &format!("fetching {named}"),
+                    bytes: Some(announced.bytes),
+                });
                 let fetched = self.fetch(&store, (repository, commit, name), &announced, tell);
                 tell(Progress::End);
                 fetched?
@@ -193,7 +216,8 @@ impl Hub {
         Ok(HubFile { path, sha256: content.sha256, bytes: content.bytes, fetched })
     }
 
-    /// Keeps every process from writing a repository's files in the hub's cache, so that it can be taken away.
+    /// Keeps every process from writing a repository's files in the hub's cache, so that it can be
+    /// taken away.
     ///
     /// # Errors
     /// [`HubError::InUse`], or [`HubError::Cache`].
@@ -207,7 +231,12 @@ impl Hub {
     }
 
     fn described(&self, repository: &Repository) -> Result<Listing, HubError> {
-        let url = format!("{}/api/models/{}/revision/{}", self.settings.endpoint, repository.id(), encoded(&repository.revision, false));
+        let url = format!(
+            "{}/api/models/{}/revision/{}",
+            self.settings.endpoint,
+            repository.id(),
+            encoded(&repository.revision, false)
+        );
         let (url, mut response) = self.follow(Method::Get, url)?;
         self.accept(&response, &url, repository, "a repository of models at that revision")?;
         let mut text = Vec::new();
@@ -217,12 +246,16 @@ impl Hub {
         let refuse = |why: String| HubError::Reply { url: url.clone(), why };
         let unparsed = |source| HubError::Unparsed { url: url.clone(), source };
         let description: Description = serde_json::from_slice(&text).map_err(unparsed)?;
-        let commit = description.sha.filter(|sha| is_commit(sha)).ok_or_else(|| refuse("it names no commit".to_owned()))?;
+        let commit = description
+            .sha
+            .filter(|sha| is_commit(sha))
+            .ok_or_else(|| refuse("it names no commit".to_owned()))?;
         let count = description.siblings.len();
         if count > FILES_MAX {
             return Err(refuse(format!("{count} files, expected at most {FILES_MAX}")));
         }
-        let mut files: Vec<String> = description.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
+        let mut files: Vec<String> =
+            description.siblings.into_iter().map(|sibling| sibling.rfilename).collect();
         if let Some(bad) = files.iter().find(|name| !is_plain(name)) {
             return Err(refuse(format!("a file is called {bad:?}")));
         }
@@ -230,26 +263,38 @@ impl Hub {
         Ok(Listing { commit, files })
     }
 
-    fn announced(&self, repository: &Repository, commit: &str, name: &str) -> Result<Announcement, HubError> {
+    fn announced(
+        &self,
+        repository: &Repository,
+        commit: &str,
+        name: &str,
+    ) -> Result<Announcement, HubError> {
         let (base, file) = (&self.settings.endpoint, encoded(name, true));
-        let (url, response) = self.follow(Method::Head, format!("{base}/{}/resolve/{commit}/{file}", repository.id()))?;
+        let (url, response) = self
+            .follow(Method::Head, format!("{base}/{}/resolve/{commit}/{file}", repository.id()))?;
         let is_elsewhere = response.status().is_redirection();
         if !is_elsewhere {
             self.accept(&response, &url, repository, "a file of that name at that revision")?;
         }
         let headers = response.headers();
-        let etag = text(headers, "x-linked-etag").or_else(|| text(headers, "etag")).unwrap_or_default();
+        let etag =
+            text(headers, "x-linked-etag").or_else(|| text(headers, "etag")).unwrap_or_default();
         // Of a redirect the length is that of its own text.
-        let length = text(headers, "x-linked-size").or_else(|| text(headers, "content-length").filter(|_| !is_elsewhere));
-        let location = text(headers, "location").filter(|_| is_elsewhere).unwrap_or_else(|| url.clone());
+        let length = text(headers, "x-linked-size")
+            .or_else(|| text(headers, "content-length").filter(|_| !is_elsewhere));
+        let location =
+            text(headers, "location").filter(|_| is_elsewhere).unwrap_or_else(|| url.clone());
         match (ContentId::of(&etag), length.and_then(|length| length.parse().ok())) {
-            (Some(ContentId::Git(_)), Some(bytes)) if bytes > GIT_BYTES_MAX => Err(HubError::Unchecked { url, etag }),
+            (Some(ContentId::Git(_)), Some(bytes)) if bytes > GIT_BYTES_MAX => {
+                Err(HubError::Unchecked { url, etag })
+            }
             (Some(id), Some(bytes)) => Ok(Announcement { id, bytes, location }),
             _ => Err(HubError::Unchecked { url, etag }),
         }
     }
 
-    /// Fetches a file, over as many connections as it takes, and gives it its name once its content is right. Also how much of it came.
+    /// Fetches a file, over as many connections as it takes, and gives it its name once its content
+    /// is right. Also how much of it came.
     fn fetch(
         &self,
         store: &Store,
@@ -264,15 +309,21 @@ impl Hub {
         let (mut location, mut idle, mut came) = (announced.location.clone(), 0, 0);
         for connection in 1.. {
             let mut bytes = 0;
-            let outcome = self.append(&named, &location, announced, (partial.as_path(), &mut bytes), tell);
+            let outcome =
+                self.append(&named, &location, announced, (partial.as_path(), &mut bytes), tell);
             came += bytes;
             idle = if bytes > 0 { 0 } else { idle + 1 };
             match outcome {
                 Ok(()) => break,
-                Err(error) if error.is_transient() && idle < ATTEMPTS_MAX && connection < CONNECTIONS_MAX => {
+                Err(error)
+                    if error.is_transient()
+                        && idle < ATTEMPTS_MAX
+                        && connection < CONNECTIONS_MAX =>
+                {
                     pause(&error, idle, tell)?;
                     // Where it lies is told for some hours only.
-                    location = patiently(tell, || self.announced(repository, commit, name))?.location;
+                    location =
+                        patiently(tell, || self.announced(repository, commit, name))?.location;
                 }
                 Err(error) => return Err(error),
             }
@@ -284,14 +335,19 @@ impl Hub {
             fs::remove_file(&partial).map_err(failed)?;
             let (kind, expected) = (announced.id.kind(), announced.id.text().to_owned());
             if begun_at > 0 {
-                tell(Progress::Note(&format!("what had come of {named} before was not a part of it: fetching it from its beginning")));
-                let (found, more) = self.fetch(store, (repository, commit, name), announced, tell)?;
+                tell(Progress::Note(&format!(
+                    "what had come of {named} before was not a part of it: fetching it from its beginning"
+                )));
+                let (found, more) =
+                    self.fetch(store, (repository, commit, name), announced, tell)?;
                 return Ok((found, came + more));
             }
             return Err(HubError::Content { file: named, kind, found: found.found, expected });
         }
         let blob = store.blob(&announced.id);
-        let placed = File::open(&partial).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&partial, &blob));
+        let placed = File::open(&partial)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(&partial, &blob));
         placed.map_err(failed)?;
         Ok((found, came))
     }
@@ -331,10 +387,14 @@ impl Hub {
                     file: named.to_owned(),
                     bytes: there,
                     expected,
-                    source: io::Error::other(format!("another part than byte {there} and what follows (HTTP {status})")),
+                    source: io::Error::other(format!(
+                        "another part than byte {there} and what follows (HTTP {status})"
+                    )),
                 });
             }
-            status @ (401 | 403) if !self.is_own(location) => return Err(HubError::Expired { url: bare(location), status }),
+            status @ (401 | 403) if !self.is_own(location) => {
+                return Err(HubError::Expired { url: bare(location), status });
+            }
             status => return Err(refusal(status, response.headers(), &bare(location))),
         }
         if let Some(rest) = response.body().content_length()
@@ -346,7 +406,8 @@ impl Hub {
         let mut piece = vec![0; PIECE_BYTES];
         let mut body = response.body_mut().as_reader();
         loop {
-            let cut = |source| HubError::Cut { file: named.to_owned(), bytes: there, expected, source };
+            let cut =
+                |source| HubError::Cut { file: named.to_owned(), bytes: there, expected, source };
             let n = match body.read(&mut piece) {
                 Ok(0) if there < expected => return Err(cut(io::ErrorKind::UnexpectedEof.into())),
                 Ok(0) => return file.sync_data().map_err(failed),
@@ -355,7 +416,11 @@ impl Hub {
                 Err(error) => return Err(cut(error)),
             };
             if there + n as u64 > expected {
-                return Err(HubError::Length { file: named.to_owned(), found: there + n as u64, expected });
+                return Err(HubError::Length {
+                    file: named.to_owned(),
+                    found: there + n as u64,
+                    expected,
+                });
             }
             file.write_all(&piece[..n]).map_err(failed)?;
             there += n as u64;
@@ -365,22 +430,37 @@ impl Hub {
     }
 
     /// Sends a request, and again to where the hub itself leads within itself.
-    fn follow(&self, method: Method, mut url: String) -> Result<(String, Response<Body>), HubError> {
+    fn follow(
+        &self,
+        method: Method,
+        mut url: String,
+    ) -> Result<(String, Response<Body>), HubError> {
         for _ in 0..REDIRECTS_MAX {
             let response = self.send(method, &url, None)?;
-            let location = text(response.headers(), "location").filter(|_| response.status().is_redirection());
+            let location =
+                text(response.headers(), "location").filter(|_| response.status().is_redirection());
             // What has the file's own headers says all that is wanted.
             let is_last = response.headers().contains_key("x-linked-etag");
             match location {
-                Some(to) if to.starts_with('/') && !to.starts_with("//") => url = format!("{}{to}", origin(&self.settings.endpoint)),
+                Some(to) if to.starts_with('/') && !to.starts_with("//") => {
+                    url = format!("{}{to}", origin(&self.settings.endpoint))
+                }
                 Some(to) if !is_last && self.is_own(&to) => url = to,
                 _ => return Ok((url, response)),
             }
         }
-        Err(HubError::Reply { url, why: format!("it leads elsewhere more than {REDIRECTS_MAX} times") })
+        Err(HubError::Reply {
+            url,
+            why: format!("it leads elsewhere more than {REDIRECTS_MAX} times"),
+        })
     }
 
-    fn send(&self, method: Method, url: &str, from: Option<u64>) -> Result<Response<Body>, HubError> {
+    fn send(
+        &self,
+        method: Method,
+        url: &str,
+        from: Option<u64>,
+    ) -> Result<Response<Body>, HubError> {
         let mut request = match method {
             Method::Get => self.agent.get(url),
             Method::Head => self.agent.head(url),
@@ -393,23 +473,38 @@ impl Hub {
         if let Some(from) = from {
             request = request.header("range", format!("bytes={from}-"));
         }
-        request.call().map_err(|source| HubError::Unreachable { url: bare(url), source: Box::new(source) })
+        request
+            .call()
+            .map_err(|source| HubError::Unreachable { url: bare(url), source: Box::new(source) })
     }
 
     /// Whether an address is the hub's, which alone may see the token.
     fn is_own(&self, url: &str) -> bool {
-        url.strip_prefix(origin(&self.settings.endpoint)).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        url.strip_prefix(origin(&self.settings.endpoint))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
     /// Refuses a reply that is none of success.
-    fn accept(&self, response: &Response<Body>, url: &str, repository: &Repository, what: &'static str) -> Result<(), HubError> {
+    fn accept(
+        &self,
+        response: &Response<Body>,
+        url: &str,
+        repository: &Repository,
+        what: &'static str,
+    ) -> Result<(), HubError> {
         let (status, headers) = (response.status().as_u16(), response.headers());
         match status {
             200..=299 => Ok(()),
             401 | 403 => {
                 let code = text(headers, "x-error-code").unwrap_or_default();
                 let page = format!("{}/{}", self.settings.endpoint, repository.id());
-                Err(HubError::denied(repository.id(), status, code == "GatedRepo", self.settings.token.as_ref(), page))
+                Err(HubError::denied(
+                    repository.id(),
+                    status,
+                    code == "GatedRepo",
+                    self.settings.token.as_ref(),
+                    page,
+                ))
             }
             404 => Err(HubError::NotFound { url: bare(url), what }),
             _ => Err(refusal(status, headers, &bare(url))),
@@ -422,7 +517,9 @@ fn refusal(status: u16, headers: &HeaderMap, url: &str) -> HubError {
     let url = url.to_owned();
     match status {
         429 => {
-            let after = text(headers, "retry-after").and_then(|after| after.trim().parse().ok()).map(Duration::from_secs);
+            let after = text(headers, "retry-after")
+                .and_then(|after| after.trim().parse().ok())
+                .map(Duration::from_secs);
             HubError::Limited { url, after }
         }
         404 => HubError::NotFound { url, what: "the file that the hub announces" },
@@ -431,7 +528,10 @@ fn refusal(status: u16, headers: &HeaderMap, url: &str) -> HubError {
 }
 
 /// Tries again what may go well in a while.
-fn patiently<T>(tell: &mut Listener<'_>, mut work: impl FnMut() -> Result<T, HubError>) -> Result<T, HubError> {
+fn patiently<T>(
+    tell: &mut Listener<'_>,
+    mut work: impl FnMut() -> Result<T, HubError>,
+) -> Result<T, HubError> {
     let mut failures = 0;
     loop {
         match work() {
@@ -444,7 +544,8 @@ fn patiently<T>(tell: &mut Listener<'_>, mut work: impl FnMut() -> Result<T, Hub
     }
 }
 
-/// Waits before another attempt, or gives the error back if that would take longer than a person waits.
+/// Waits before another attempt, or gives the error back if that would take longer than a person
+/// waits.
 fn pause(error: &HubError, failures: u32, tell: &mut Listener<'_>) -> Result<(), HubError> {
     let doubled = PAUSE * 2_u32.pow(failures.saturating_sub(1).min(ATTEMPTS_MAX));
     let length = error.retry_after().unwrap_or(doubled);
@@ -453,12 +554,17 @@ fn pause(error: &HubError, failures: u32, tell: &mut Listener<'_>) -> Result<(),
     {
         return Err(HubError::Limited { url: url.clone(), after: *after });
     }
-    tell(Progress::Note(&format!("{}: trying again in {:.1} s", chain(error), length.as_secs_f32())));
+    tell(Progress::Note(&format!(
+        "{}: trying again in {:.1} s",
+        chain(error),
+        length.as_secs_f32()
+    )));
     thread::sleep(length);
     Ok(())
 }
 
-/// A file's content, if it is there and is what its name says. One that is not is taken away: it would be taken for it.
+/// A file's content, if it is there and is what its name says. One that is not is taken away: it
+/// would be taken for it.
 fn right(path: &Path, id: &ContentId) -> Result<Option<Content>, HubError> {
     let failed = |source| HubError::Cache { path: path.to_owned(), source };
     match content(path, id) {
@@ -477,7 +583,9 @@ fn length(path: &Path) -> u64 {
 fn room_for(partial: &Path, needed: u64) -> Result<(), HubError> {
     let Some(folder) = partial.parent() else { return Ok(()) };
     match free(folder) {
-        Some(free) if needed.saturating_add(SPARE_BYTES) > free => Err(HubError::DiskFull { folder: folder.to_owned(), needed, free }),
+        Some(free) if needed.saturating_add(SPARE_BYTES) > free => {
+            Err(HubError::DiskFull { folder: folder.to_owned(), needed, free })
+        }
         _ => Ok(()),
     }
 }
@@ -490,11 +598,13 @@ fn free(folder: &Path) -> Option<u64> {
 /// What could not be written.
 fn written(partial: &Path, expected: u64, source: io::Error) -> HubError {
     match (source.kind(), partial.parent()) {
-        (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, Some(folder)) => HubError::DiskFull {
-            folder: folder.to_owned(),
-            needed: expected.saturating_sub(length(partial)),
-            free: free(folder).unwrap_or(0),
-        },
+        (io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, Some(folder)) => {
+            HubError::DiskFull {
+                folder: folder.to_owned(),
+                needed: expected.saturating_sub(length(partial)),
+                free: free(folder).unwrap_or(0),
+            }
+        }
         _ => HubError::Cache { path: partial.to_owned(), source },
     }
 }
@@ -506,7 +616,14 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 
 /// Where a part of a file begins: `bytes 100-199/200`.
 fn starts_at(headers: &HeaderMap) -> Option<u64> {
-    text(headers, "content-range")?.trim().strip_prefix("bytes ")?.split('-').next()?.trim().parse().ok()
+    text(headers, "content-range")?
+        .trim()
+        .strip_prefix("bytes ")?
+        .split('-')
+        .next()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// An address without what a server has put behind it to sign it.
@@ -524,7 +641,10 @@ fn origin(url: &str) -> &str {
 fn encoded(text: &str, is_path: bool) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') || is_path && byte == b'/' {
+        if byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_' | b'.' | b'~')
+            || is_path && byte == b'/'
+        {
             out.push(char::from(byte));
         } else {
             out.push_str(&format!("%{byte:02X}"));
@@ -536,7 +656,10 @@ fn encoded(text: &str, is_path: bool) -> String {
 /// Whether a name leads to a file below a folder, and nowhere else.
 fn is_plain(name: &str) -> bool {
     let is_step = |step: &str| !step.is_empty() && step != "." && step != "..";
-    name.len() <= NAME_BYTES_MAX && !name.contains(['\\', '\0']) && !name.contains(char::is_control) && name.split('/').all(is_step)
+    name.len() <= NAME_BYTES_MAX
+        && !name.contains(['\\', '\0'])
+        && !name.contains(char::is_control)
+        && name.split('/').all(is_step)
 }
 
 #[cfg(test)]
@@ -545,17 +668,30 @@ mod tests {
 
     fn hub(endpoint: &str) -> Hub {
         let cache = PathBuf::from("/nowhere");
-        Hub::new(HubSettings { endpoint: endpoint.to_owned(), token: None, is_offline: false, cache })
+        Hub::new(HubSettings {
+            endpoint: endpoint.to_owned(),
+            token: None,
+            is_offline: false,
+            cache,
+        })
     }
 
     #[test]
     fn the_token_goes_to_the_hub_alone() {
         let hub = hub("https://huggingface.co");
         assert!(hub.is_own("https://huggingface.co/a/b") && hub.is_own("https://huggingface.co"));
-        for other in ["https://huggingface.co.evil.org/a", "http://huggingface.co/a", "https://cdn-lfs.huggingface.co/a", "https://cas/x"] {
+        for other in [
+            "https://huggingface.co.evil.org/a",
+            "http://huggingface.co/a",
+            "https://cdn-lfs.huggingface.co/a",
+            "https://cas/x",
+        ] {
             assert!(!hub.is_own(other), "{other}");
         }
-        assert!(self::hub("http://mirror:8080/hf").is_own("http://mirror:8080/a/b"), "a mirror below a path redirects within its host");
+        assert!(
+            self::hub("http://mirror:8080/hf").is_own("http://mirror:8080/a/b"),
+            "a mirror below a path redirects within its host"
+        );
     }
 
     #[test]
@@ -577,15 +713,22 @@ mod tests {
         fs::write(&partial, "abc").expect("written");
         let error = written(&partial, 10, io::ErrorKind::StorageFull.into());
         assert!(matches!(&error, HubError::DiskFull { needed: 7, .. }), "{error}");
-        assert!(error.to_string().contains("goes on where it stopped") && !error.is_transient(), "{error}");
+        assert!(
+            error.to_string().contains("goes on where it stopped") && !error.is_transient(),
+            "{error}"
+        );
         room_for(&partial, 1).expect("there is room for a byte");
         assert!(matches!(room_for(&partial, u64::MAX / 2), Err(HubError::DiskFull { .. })));
     }
 
     #[test]
     fn a_pause_that_is_too_long_is_told_and_not_waited_out() {
-        let error = HubError::Limited { url: "u".to_owned(), after: Some(Duration::from_secs(3600)) };
+        let error =
+            HubError::Limited { url: "u".to_owned(), after: Some(Duration::from_secs(3600)) };
         let told = pause(&error, 1, &mut |_| panic!("nothing is waited for")).expect_err("an hour");
-        assert!(told.to_string().contains("in 3600 s") && told.to_string().contains("HF_TOKEN"), "{told}");
+        assert!(
+            told.to_string().contains("in 3600 s") && told.to_string().contains("HF_TOKEN"),
+            "{told}"
+        );
     }
 }

@@ -12,7 +12,9 @@ use super::settings::Token;
 #[derive(Debug, Error)]
 pub enum HubError {
     /// The hub cannot be reached.
-    #[error("{url} cannot be reached; HF_ENDPOINT names another hub, HF_HUB_OFFLINE=1 takes what the hub's cache has")]
+    #[error(
+        "{url} cannot be reached; HF_ENDPOINT names another hub, HF_HUB_OFFLINE=1 takes what the hub's cache has"
+    )]
     Unreachable {
         /// What was asked for.
         url: String,
@@ -80,7 +82,9 @@ pub enum HubError {
         source: io::Error,
     },
     /// The server of the file has one of another length than the hub says.
-    #[error("{file} has {found} bytes where the hub says {expected}: it is not what was announced and was not used")]
+    #[error(
+        "{file} has {found} bytes where the hub says {expected}: it is not what was announced and was not used"
+    )]
     Length {
         /// Which file.
         file: String,
@@ -90,7 +94,9 @@ pub enum HubError {
         expected: u64,
     },
     /// Another content.
-    #[error("{file} has {kind} {found} where the hub says {expected}: it is not what was announced and was removed")]
+    #[error(
+        "{file} has {kind} {found} where the hub says {expected}: it is not what was announced and was removed"
+    )]
     Content {
         /// Which file.
         file: String,
@@ -102,7 +108,9 @@ pub enum HubError {
         expected: String,
     },
     /// The hub does not say what a file should be.
-    #[error("{url} names no sha256 and no git id of the file (ETag `{etag}`), or no length: it cannot be checked and was not fetched")]
+    #[error(
+        "{url} names no sha256 and no git id of the file (ETag `{etag}`), or no length: it cannot be checked and was not fetched"
+    )]
     Unchecked {
         /// What was asked for.
         url: String,
@@ -172,15 +180,29 @@ pub enum HubError {
 }
 
 impl HubError {
-    pub(super) fn denied(repository: String, status: u16, is_gated: bool, token: Option<&Token>, page: String) -> Self {
-        Self::Denied { repository, status, is_gated, token: token.map(|token| token.origin.clone()), page }
+    pub(super) fn denied(
+        repository: String,
+        status: u16,
+        is_gated: bool,
+        token: Option<&Token>,
+        page: String,
+    ) -> Self {
+        Self::Denied {
+            repository,
+            status,
+            is_gated,
+            token: token.map(|token| token.origin.clone()),
+            page,
+        }
     }
 
     /// Whether the same may go well in a while.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Limited { .. } | Self::Expired { .. } | Self::Cut { .. } | Self::InUse { .. } => true,
+            Self::Limited { .. } | Self::Expired { .. } | Self::Cut { .. } | Self::InUse { .. } => {
+                true
+            }
             // Where nobody listens nobody will in a second.
             Self::Unreachable { source, .. } => match &**source {
                 ureq::Error::Timeout(_) => true,
@@ -209,12 +231,22 @@ impl HubError {
 }
 
 fn denial(is_gated: &bool, token: Option<&str>, page: &str) -> String {
-    let conditions = if *is_gated { format!("its conditions have to be accepted at {page} first, and ") } else { String::new() };
+    let conditions = if *is_gated {
+        format!("its conditions have to be accepted at {page} first, and ")
+    } else {
+        String::new()
+    };
     match token {
-        None if *is_gated => format!("{conditions}HF_TOKEN has to hold a token of whoever accepted them"),
-        None => format!("it is private, gated or not there ({page}): set HF_TOKEN to a token that may read it"),
+        None if *is_gated => {
+            format!("{conditions}HF_TOKEN has to hold a token of whoever accepted them")
+        }
+        None => format!(
+            "it is private, gated or not there ({page}): set HF_TOKEN to a token that may read it"
+        ),
         Some(origin) => {
-            format!("{conditions}the token of {origin} may not read it ({page}), or it is not there: set HF_TOKEN to one that may")
+            format!(
+                "{conditions}the token of {origin} may not read it ({page}), or it is not there: set HF_TOKEN to one that may"
+            )
         }
     }
 }

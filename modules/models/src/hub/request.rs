@@ -1,4 +1,5 @@
-//! What a person asks for: `NAME[:VARIANT]` of what is published, or `OWNER/NAME[@REVISION][:VARIANT]`, a repository of the hub.
+//! What a person asks for: `NAME[:VARIANT]` of what is published, or
+//! `OWNER/NAME[@REVISION][:VARIANT]`, a repository of the hub.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +15,9 @@ pub(crate) const MAIN: &str = "main";
 
 /// A request that makes no sense.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("`{text}` names no model: expected NAME, NAME:VARIANT, OWNER/NAME or OWNER/NAME@REVISION, of letters, digits and . _ -")]
+#[error(
+    "`{text}` names no model: expected NAME, NAME:VARIANT, OWNER/NAME or OWNER/NAME@REVISION, of letters, digits and . _ -"
+)]
 pub struct RequestError {
     /// As it was asked for.
     pub text: String,
@@ -86,7 +89,8 @@ pub enum ModelRequest {
     Repository {
         /// Where.
         repository: Repository,
-        /// The end of its graph's name: `int8` for `model_int8.onnx`, or `model_quantized.onnx` where there is none.
+        /// The end of its graph's name: `int8` for `model_int8.onnx`, or `model_quantized.onnx`
+        /// where there is none.
         variant: Option<String>,
     },
 }
@@ -105,7 +109,11 @@ impl FromStr for ModelRequest {
             let repository = rest.parse().map_err(|_| refuse())?;
             return Ok(Self::Repository { repository, variant });
         }
-        if is_name(rest) { Ok(Self::Published { name: rest.to_owned(), variant }) } else { Err(refuse()) }
+        if is_name(rest) {
+            Ok(Self::Published { name: rest.to_owned(), variant })
+        } else {
+            Err(refuse())
+        }
     }
 }
 
@@ -122,7 +130,10 @@ pub(super) fn is_hex(text: &str) -> bool {
 /// Whether a text can be one step of a path and of an address.
 fn is_name(text: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    (1..=NAME_BYTES_MAX).contains(&text.len()) && text.bytes().all(is_plain) && !text.starts_with('.') && !text.contains("--")
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.bytes().all(is_plain)
+        && !text.starts_with('.')
+        && !text.contains("--")
 }
 
 fn shown(text: &str) -> String {
@@ -135,18 +146,45 @@ mod tests {
 
     #[test]
     fn names_and_repositories_are_told_apart() {
-        let published = |name: &str, variant: Option<&str>| ModelRequest::Published { name: name.into(), variant: variant.map(Into::into) };
+        let published = |name: &str, variant: Option<&str>| ModelRequest::Published {
+            name: name.into(),
+            variant: variant.map(Into::into),
+        };
         assert_eq!("bge-small-en-v1.5".parse(), Ok(published("bge-small-en-v1.5", None)));
-        assert_eq!("bge-small-en-v1.5:int8".parse(), Ok(published("bge-small-en-v1.5", Some("int8"))));
-        let Ok(ModelRequest::Repository { repository, variant }) = "BAAI/bge-m3@refs/pr/7:q4".parse() else { panic!("a repository") };
-        assert_eq!((repository.id().as_str(), repository.revision.as_str(), variant.as_deref()), ("BAAI/bge-m3", "refs/pr/7", Some("q4")));
+        assert_eq!(
+            "bge-small-en-v1.5:int8".parse(),
+            Ok(published("bge-small-en-v1.5", Some("int8")))
+        );
+        let Ok(ModelRequest::Repository { repository, variant }) =
+            "BAAI/bge-m3@refs/pr/7:q4".parse()
+        else {
+            panic!("a repository")
+        };
+        assert_eq!(
+            (repository.id().as_str(), repository.revision.as_str(), variant.as_deref()),
+            ("BAAI/bge-m3", "refs/pr/7", Some("q4"))
+        );
         assert!(!repository.is_pinned() && repository.at(&"a".repeat(40)).is_pinned());
-        assert_eq!("BAAI/bge-m3".parse::<Repository>().map(|found| found.to_string()).as_deref(), Ok("BAAI/bge-m3@main"));
+        assert_eq!(
+            "BAAI/bge-m3".parse::<Repository>().map(|found| found.to_string()).as_deref(),
+            Ok("BAAI/bge-m3@main")
+        );
     }
 
     #[test]
     fn what_would_lead_elsewhere_is_refused() {
-        let elsewhere = ["/", "a/", "/b", "a/..", "../b", "a/b/c", "a/b@", "a/b@../../x", "a/b@x//y", "http://x/y"];
+        let elsewhere = [
+            "/",
+            "a/",
+            "/b",
+            "a/..",
+            "../b",
+            "a/b/c",
+            "a/b@",
+            "a/b@../../x",
+            "a/b@x//y",
+            "http://x/y",
+        ];
         for text in elsewhere.into_iter().chain(["", "a b", "a:", "a/b:..", "a/b\n", "a--b/c"]) {
             let outcome = text.parse::<ModelRequest>();
             assert!(outcome.is_err(), "{text:?}: {outcome:?}");

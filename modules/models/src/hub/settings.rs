@@ -1,4 +1,5 @@
-//! Where the hub is, who asks it, and where its cache lies: by the same variables as the hub's own client (`huggingface_hub`) reads.
+//! Where the hub is, who asks it, and where its cache lies: by the same variables as the hub's own
+//! client (`huggingface_hub`) reads.
 
 use std::path::{Path, PathBuf};
 use std::{env, fmt, fs};
@@ -46,8 +47,8 @@ pub struct HubSettings {
 }
 
 impl HubSettings {
-    /// From the environment: `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`, `HF_HUB_CACHE`, `HF_HOME`. Without a home the
-    /// hub's cache lies in ours.
+    /// From the environment: `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`,
+    /// `HF_HUB_CACHE`, `HF_HOME`. Without a home the hub's cache lies in ours.
     #[must_use]
     pub fn from_env(cache: &Path) -> Self {
         Self::of(&|name| env::var(name).ok().filter(|value| !value.is_empty()), cache)
@@ -56,12 +57,19 @@ impl HubSettings {
     fn of(variable: &dyn Fn(&str) -> Option<String>, cache: &Path) -> Self {
         let home = variable("HF_HOME").map(PathBuf::from).unwrap_or_else(|| {
             let base = variable("XDG_CACHE_HOME").map(PathBuf::from);
-            base.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache"))).unwrap_or_else(|| cache.to_owned()).join("huggingface")
+            base.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache")))
+                .unwrap_or_else(|| cache.to_owned())
+                .join("huggingface")
         });
         let folder = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"].into_iter().find_map(variable);
-        let is_yes = |name: &str| variable(name).is_some_and(|value| YES.contains(&value.to_lowercase().as_str()));
+        let is_yes = |name: &str| {
+            variable(name).is_some_and(|value| YES.contains(&value.to_lowercase().as_str()))
+        };
         Self {
-            endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned()).trim_end_matches('/').to_owned(),
+            endpoint: variable("HF_ENDPOINT")
+                .unwrap_or_else(|| ENDPOINT.to_owned())
+                .trim_end_matches('/')
+                .to_owned(),
             token: token(variable, &home),
             is_offline: is_yes("HF_HUB_OFFLINE"),
             cache: folder.map_or_else(|| home.join("hub"), PathBuf::from),
@@ -70,7 +78,9 @@ impl HubSettings {
 }
 
 fn token(variable: &dyn Fn(&str) -> Option<String>, home: &Path) -> Option<Token> {
-    let by_variable = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].into_iter().find_map(|name| Some((variable(name)?, name.to_owned())));
+    let by_variable = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]
+        .into_iter()
+        .find_map(|name| Some((variable(name)?, name.to_owned())));
     let found = by_variable.or_else(|| {
         let path = variable("HF_TOKEN_PATH").map_or_else(|| home.join("token"), PathBuf::from);
         // What `hf auth login` has written; none is none.
@@ -80,7 +90,8 @@ fn token(variable: &dyn Fn(&str) -> Option<String>, home: &Path) -> Option<Token
     let (text, origin) = found?;
     let text = text.trim().to_owned();
     // Anything else would not be a header.
-    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())).then_some(Token { text, origin })
+    (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()))
+        .then_some(Token { text, origin })
 }
 
 #[cfg(test)]
@@ -88,7 +99,9 @@ mod tests {
     use super::*;
 
     fn settings(variables: &[(&str, &str)]) -> HubSettings {
-        let variable = |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let variable = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
         HubSettings::of(&variable, Path::new("/var/cache/brahman"))
     }
 
@@ -116,14 +129,19 @@ mod tests {
         assert!(token.origin.ends_with("/token"));
         let by_name = settings(&[("HF_HOME", &of_home), ("HF_TOKEN", "hf_name")]);
         let token = by_name.token.as_ref().expect("from the variable");
-        assert_eq!((token.header().as_str(), token.origin.as_str()), ("Bearer hf_name", "HF_TOKEN"));
+        assert_eq!(
+            (token.header().as_str(), token.origin.as_str()),
+            ("Bearer hf_name", "HF_TOKEN")
+        );
         assert!(!format!("{by_name:?}").contains("hf_name"));
         assert_eq!(settings(&[("HF_TOKEN", "two\nlines")]).token, None, "no header can say that");
     }
 
     #[test]
     fn offline_is_said_as_the_hubs_client_has_it() {
-        for (word, is_offline) in [("1", true), ("TRUE", true), ("on", true), ("0", false), ("no", false)] {
+        for (word, is_offline) in
+            [("1", true), ("TRUE", true), ("on", true), ("0", false), ("no", false)]
+        {
             assert_eq!(settings(&[("HF_HUB_OFFLINE", word)]).is_offline, is_offline, "{word}");
         }
         assert_eq!(settings(&[("HF_ENDPOINT", "http://mirror:1/")]).endpoint, "http://mirror:1");

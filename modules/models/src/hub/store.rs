@@ -7,7 +7,8 @@
 //! models--OWNER--NAME/refs/REVISION       the commit that a branch or a tag was at
 //! ```
 //!
-//! Invariants: a blob is there whole or not at all; names that would lead out of the cache make no path here (the caller has checked them).
+//! Invariants: a blob is there whole or not at all; names that would lead out of the cache make no
+//! path here (the caller has checked them).
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
@@ -84,8 +85,15 @@ pub(super) fn content(path: &Path, id: &ContentId) -> io::Result<Content> {
         ContentId::Git(_) => {
             let mut text = Vec::new();
             File::open(path)?.take(GIT_BYTES_MAX + 1).read_to_end(&mut text)?;
-            let digest = Sha1::new().chain_update(format!("blob {}\0", text.len())).chain_update(&text).finalize();
-            Ok(Content { found: hex(&digest), sha256: hex(&sha256(&text)), bytes: text.len() as u64 })
+            let digest = Sha1::new()
+                .chain_update(format!("blob {}\0", text.len()))
+                .chain_update(&text)
+                .finalize();
+            Ok(Content {
+                found: hex(&digest),
+                sha256: hex(&sha256(&text)),
+                bytes: text.len() as u64,
+            })
         }
     }
 }
@@ -126,7 +134,12 @@ impl Store {
     /// The commit that a revision was at when somebody last asked.
     pub(super) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
-            return self.folder.join("snapshots").join(revision).is_dir().then(|| revision.to_owned());
+            return self
+                .folder
+                .join("snapshots")
+                .join(revision)
+                .is_dir()
+                .then(|| revision.to_owned());
         }
         let text = fs::read_to_string(self.folder.join("refs").join(revision)).ok()?;
         let commit = text.trim();
@@ -139,11 +152,15 @@ impl Store {
             return Ok(());
         }
         let path = self.folder.join("refs").join(revision);
-        let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| atomic::write(&path, commit.as_bytes()));
+        let written = path
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| atomic::write(&path, commit.as_bytes()));
         written.map_err(|source| HubError::Cache { path, source })
     }
 
-    /// Where a snapshot has a file: a link to its blob, or the file itself where somebody could make no links.
+    /// Where a snapshot has a file: a link to its blob, or the file itself where somebody could
+    /// make no links.
     pub(super) fn snapshot(&self, commit: &str, name: &str) -> PathBuf {
         self.folder.join("snapshots").join(commit).join(name)
     }
@@ -165,7 +182,8 @@ impl Store {
     /// Links a blob into a snapshot by a file's name.
     pub(super) fn link(&self, commit: &str, name: &str, id: &ContentId) -> Result<(), HubError> {
         let path = self.snapshot(commit, name);
-        let target = format!("{}../../blobs/{}", "../".repeat(name.matches('/').count()), id.text());
+        let target =
+            format!("{}../../blobs/{}", "../".repeat(name.matches('/').count()), id.text());
         if fs::read_link(&path).is_ok_and(|found| found == Path::new(&target)) {
             return Ok(());
         }
@@ -183,17 +201,26 @@ impl Store {
         linked.map_err(|source| HubError::Cache { path, source })
     }
 
-    /// Takes the lock of a file that is about to be written, which the hub's own client takes, too. Waits while another has it.
-    pub(super) fn lock(&self, id: &ContentId, name: &str, tell: &mut Listener<'_>) -> Result<FileLock, HubError> {
+    /// Takes the lock of a file that is about to be written, which the hub's own client takes, too.
+    /// Waits while another has it.
+    pub(super) fn lock(
+        &self,
+        id: &ContentId,
+        name: &str,
+        tell: &mut Listener<'_>,
+    ) -> Result<FileLock, HubError> {
         let path = self.locks.join(format!("{}.lock", id.text()));
         let failed = |source| HubError::Cache { path: path.clone(), source };
         fs::create_dir_all(&self.locks).map_err(failed)?;
         fs::create_dir_all(self.folder.join("blobs")).map_err(failed)?;
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let file =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                tell(Progress::Note(&format!("{name} is being fetched by another process: waiting for it")));
+                tell(Progress::Note(&format!(
+                    "{name} is being fetched by another process: waiting for it"
+                )));
                 file.lock().map_err(failed)?;
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
@@ -204,9 +231,19 @@ impl Store {
     /// Takes the locks of all files that are here or are being fetched, and waits for none.
     pub(super) fn lock_all(&self) -> Result<Vec<FileLock>, HubError> {
         let mut ids = BTreeSet::new();
-        for (folder, end) in [(self.folder.join("blobs"), ".incomplete"), (self.locks.clone(), ".lock")] {
-            let names = fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-            ids.extend(names.filter_map(|name| ContentId::of(name.strip_suffix(end).unwrap_or(&name))).map(|id| id.text().to_owned()));
+        for (folder, end) in
+            [(self.folder.join("blobs"), ".incomplete"), (self.locks.clone(), ".lock")]
+        {
+            let names = fs::read_dir(folder)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .filter_map(|entry| entry.file_name().into_string().ok());
+            ids.extend(
+                names
+                    .filter_map(|name| ContentId::of(name.strip_suffix(end).unwrap_or(&name)))
+                    .map(|id| id.text().to_owned()),
+            );
         }
         let lock = |id: String| {
             let path = self.locks.join(format!("{id}.lock"));
@@ -215,7 +252,9 @@ impl Store {
                 .map_err(TryLockError::Error)
                 .and_then(|file| file.try_lock().map(|()| FileLock { _file: file }));
             taken.map_err(|error| match error {
-                TryLockError::WouldBlock => HubError::InUse { folder: self.folder.clone(), lock: path.clone() },
+                TryLockError::WouldBlock => {
+                    HubError::InUse { folder: self.folder.clone(), lock: path.clone() }
+                }
                 TryLockError::Error(source) => HubError::Cache { path: path.clone(), source },
             })
         };
@@ -276,7 +315,9 @@ mod tests {
         let cache = tempfile::tempdir().expect("a temporary directory");
         let store = store(cache.path());
         let id = ContentId::of("ce013625030ba8dba906f756967f9e9ca394464a").expect("an id");
-        fs::create_dir_all(store.folder().join("blobs")).and_then(|()| fs::write(store.blob(&id), "hello\n")).expect("written");
+        fs::create_dir_all(store.folder().join("blobs"))
+            .and_then(|()| fs::write(store.blob(&id), "hello\n"))
+            .expect("written");
         for name in ["config.json", "onnx/model.onnx"] {
             store.link(COMMIT, name, &id).expect("linked");
             store.link(COMMIT, name, &id).expect("linked already");
@@ -288,7 +329,10 @@ mod tests {
         assert_eq!(store.commit("main"), None);
         store.note_commit("main", COMMIT).expect("noted");
         store.note_commit("refs/pr/1", COMMIT).expect("noted");
-        assert_eq!((store.commit("main").as_deref(), store.commit(COMMIT).as_deref()), (Some(COMMIT), Some(COMMIT)));
+        assert_eq!(
+            (store.commit("main").as_deref(), store.commit(COMMIT).as_deref()),
+            (Some(COMMIT), Some(COMMIT))
+        );
         store.remove().expect("removed");
         store.remove().expect("nothing is there");
     }
@@ -303,7 +347,10 @@ mod tests {
         // Before a byte has come, and after.
         for _ in 0..2 {
             let refused = store.lock_all().expect_err("in use");
-            assert!(matches!(&refused, HubError::InUse { lock, .. } if lock.ends_with(format!("{}.lock", id.text()))), "{refused}");
+            assert!(
+                matches!(&refused, HubError::InUse { lock, .. } if lock.ends_with(format!("{}.lock", id.text()))),
+                "{refused}"
+            );
             fs::write(store.partial(&id), "hel").expect("written");
         }
         drop(writer);

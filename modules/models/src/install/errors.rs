@@ -135,7 +135,10 @@ impl InstallError {
     pub fn is_bad_input(&self) -> bool {
         match self {
             Self::Selection(_) | Self::Layout(_) => true,
-            Self::Name { .. } | Self::Taken { .. } | Self::Manifest { .. } | Self::Unservable { .. } => true,
+            Self::Name { .. }
+            | Self::Taken { .. }
+            | Self::Manifest { .. }
+            | Self::Unservable { .. } => true,
             // The folder that was to be added.
             Self::Cache { source, .. } => source.kind() == io::ErrorKind::NotFound,
             _ => false,

@@ -1,4 +1,5 @@
-//! A model's folder in the cache: locked while it changes, built beside its place, judged, and put there in one step.
+//! A model's folder in the cache: locked while it changes, built beside its place, judged, and put
+//! there in one step.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -34,7 +35,11 @@ pub(super) struct Place {
 impl Place {
     pub(super) fn of(cache: &Path, name: &str) -> Result<Self, InstallError> {
         let name = ModelName::new(name).map_err(|flaw| InstallError::Name { flaw })?;
-        Ok(Self { models: catalogue::models(cache), target: catalogue::folder(cache, name.as_str()), name })
+        Ok(Self {
+            models: catalogue::models(cache),
+            target: catalogue::folder(cache, name.as_str()),
+            name,
+        })
     }
 
     pub(super) fn no_model(&self) -> InstallError {
@@ -50,16 +55,21 @@ impl Place {
         read_manifest(&self.target)
     }
 
-    /// Keeps other processes from changing the model, and clears away what one that was killed has left. No name has a `~`.
+    /// Keeps other processes from changing the model, and clears away what one that was killed has
+    /// left. No name has a `~`.
     pub(super) fn lock(&self, tell: &mut Listener<'_>) -> Result<File, InstallError> {
         let path = self.models.join(format!(".{}~lock", self.name));
         let failed = |source| InstallError::Cache { path: path.clone(), source };
         fs::create_dir_all(&self.models).map_err(failed)?;
-        let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+        let file =
+            File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                tell(Progress::Note(&format!("{} is being changed by another process: waiting for it", self.name)));
+                tell(Progress::Note(&format!(
+                    "{} is being changed by another process: waiting for it",
+                    self.name
+                )));
                 file.lock().map_err(failed)?;
             }
             Err(TryLockError::Error(source)) => return Err(failed(source)),
@@ -99,16 +109,20 @@ impl Place {
         let building = aside.path().join("model");
         for (name, (from, _, _)) in files {
             let to = building.join(name);
-            let placed = to.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| put(from, &to));
+            let placed =
+                to.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| put(from, &to));
             placed.map_err(|source| InstallError::Cache { path: to, source })?;
         }
-        manifest.sha256 = files.iter().map(|(name, (_, sha256, _))| (name.clone(), sha256.clone())).collect();
+        manifest.sha256 =
+            files.iter().map(|(name, (_, sha256, _))| (name.clone(), sha256.clone())).collect();
         if is_classifier(&building) {
             manifest.kind = ModelKind::Reranker;
         }
         // It names the folder, which will be another, or is a person's own.
         let place = own.unwrap_or(&self.target);
-        let renamed = |why: String| why.replace(&building.display().to_string(), &place.display().to_string());
+        let renamed = |why: String| {
+            why.replace(&building.display().to_string(), &place.display().to_string())
+        };
         let refusal = judge(&building, &mut manifest, published)?.map(renamed);
         if let Some(why) = refusal.clone().filter(|_| own.is_some()) {
             return Err(InstallError::Unservable { why });
@@ -116,7 +130,9 @@ impl Place {
         let failed = |source| InstallError::Cache { path: self.target.clone(), source };
         // The folder was made for nobody else's eyes, and is as others are.
         fs::set_permissions(&building, fs::Permissions::from_mode(0o755)).map_err(failed)?;
-        exchange(&building, &self.target).and_then(|()| atomic::sync_dir(&self.models)).map_err(failed)?;
+        exchange(&building, &self.target)
+            .and_then(|()| atomic::sync_dir(&self.models))
+            .map_err(failed)?;
         Ok(BroughtModel {
             name: manifest.name,
             path: self.target,
@@ -132,8 +148,8 @@ impl Place {
     }
 }
 
-/// Puts a folder in the place of another, which is then where the first was, or in a place where there is none: in one step, where the file
-/// system can.
+/// Puts a folder in the place of another, which is then where the first was, or in a place where
+/// there is none: in one step, where the file system can.
 fn exchange(from: &Path, to: &Path) -> io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE) {
         Err(Errno::NOENT) => fs::rename(from, to),
@@ -151,24 +167,33 @@ fn exchange(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Writes the manifest of a folder that is being built, once it is known whether it needs the list's word. Gives why it cannot be served.
-pub(super) fn judge(folder: &Path, manifest: &mut Manifest, published: Option<&PublishedModel>) -> Result<Option<String>, InstallError> {
+/// Writes the manifest of a folder that is being built, once it is known whether it needs the
+/// list's word. Gives why it cannot be served.
+pub(super) fn judge(
+    folder: &Path,
+    manifest: &mut Manifest,
+    published: Option<&PublishedModel>,
+) -> Result<Option<String>, InstallError> {
     write_manifest(folder, manifest)?;
     if manifest.kind == ModelKind::Reranker {
         return Ok(None);
     }
     // What the manifest says is a person's word, or the list's of an earlier time.
-    let listed = published.filter(|_| manifest.pooling.is_none()).and_then(|model| Some((model, model.pooling?.name())));
+    let listed = published
+        .filter(|_| manifest.pooling.is_none())
+        .and_then(|model| Some((model, model.pooling?.name())));
     match (ModelFolder::read(folder, &Overrides::default()), listed) {
-        (Ok(read), Some((model, listed))) => match read.plan.pooling.map(|pooling| pooling.name()) {
-            Some(found) if found != listed => Err(InstallError::Contradiction {
-                name: model.name.clone(),
-                repository: model.repository.clone(),
-                listed: listed.to_owned(),
-                found,
-            }),
-            _ => Ok(None),
-        },
+        (Ok(read), Some((model, listed))) => {
+            match read.plan.pooling.map(|pooling| pooling.name()) {
+                Some(found) if found != listed => Err(InstallError::Contradiction {
+                    name: model.name.clone(),
+                    repository: model.repository.clone(),
+                    listed: listed.to_owned(),
+                    found,
+                }),
+                _ => Ok(None),
+            }
+        }
         (Ok(_), None) => Ok(None),
         (Err(LayoutError::NoPooling { .. }), Some((_, listed))) => {
             manifest.pooling = Some(listed.to_owned());
@@ -181,16 +206,28 @@ pub(super) fn judge(folder: &Path, manifest: &mut Manifest, published: Option<&P
 }
 
 pub(super) fn is_classifier(folder: &Path) -> bool {
-    let config: Option<Value> = fs::read(folder.join("config.json")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let config: Option<Value> = fs::read(folder.join("config.json"))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let architectures = config.as_ref().and_then(|config| config.get("architectures")?.as_array());
-    architectures.into_iter().flatten().filter_map(Value::as_str).any(|name| name.ends_with(CLASSIFIER))
+    architectures
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .any(|name| name.ends_with(CLASSIFIER))
 }
 
 pub(super) fn read_manifest(folder: &Path) -> Result<Option<Manifest>, InstallError> {
     let path = folder.join(manifest::FILE);
     match fs::read(&path) {
-        Ok(bytes) => Manifest::parse(&bytes).map(Some).map_err(|source| InstallError::Manifest { path, source }),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Ok(bytes) => Manifest::parse(&bytes)
+            .map(Some)
+            .map_err(|source| InstallError::Manifest { path, source }),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None)
+        }
         Err(source) => Err(InstallError::Cache { path, source }),
     }
 }
@@ -198,7 +235,9 @@ pub(super) fn read_manifest(folder: &Path) -> Result<Option<Manifest>, InstallEr
 fn write_manifest(folder: &Path, manifest: &Manifest) -> Result<(), InstallError> {
     let path = folder.join(manifest::FILE);
     match serde_json::to_vec_pretty(manifest) {
-        Ok(text) => atomic::write(&path, &text).map_err(|source| InstallError::Cache { path, source }),
+        Ok(text) => {
+            atomic::write(&path, &text).map_err(|source| InstallError::Cache { path, source })
+        }
         Err(source) => Err(InstallError::Manifest { path, source }),
     }
 }

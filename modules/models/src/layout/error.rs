@@ -1,4 +1,5 @@
-//! What may be wrong with a model's folder: each reason names the file, what was expected, and what to say where.
+//! What may be wrong with a model's folder: each reason names the file, what was expected, and what
+//! to say where.
 
 use std::io;
 use std::path::PathBuf;
@@ -28,7 +29,9 @@ pub enum GraphFlaw {
         element: String,
     },
     /// An input of another shape.
-    #[error("the graph's input `{name}` has the fixed shape {shape}, expected [batch, sequence]: export it with dynamic axes")]
+    #[error(
+        "the graph's input `{name}` has the fixed shape {shape}, expected [batch, sequence]: export it with dynamic axes"
+    )]
     InputShape {
         /// Its name.
         name: String,
@@ -39,7 +42,9 @@ pub enum GraphFlaw {
     #[error("the graph has no input `input_ids`")]
     NoIds,
     /// Padding would count.
-    #[error("the graph's sequence axis is fixed and it has no input `attention_mask`: padding would change the vectors")]
+    #[error(
+        "the graph's sequence axis is fixed and it has no input `attention_mask`: padding would change the vectors"
+    )]
     Unmasked,
     /// The output that was named.
     #[error("the graph has no output `{name}`; it has {}", quoted(there))]
@@ -50,13 +55,18 @@ pub enum GraphFlaw {
         there: Vec<String>,
     },
     /// Several, and none of a known name.
-    #[error("none of the graph's outputs is known to be of an embedding model: {}; name one as `output` in brahman.json", quoted(there))]
+    #[error(
+        "none of the graph's outputs is known to be of an embedding model: {}; name one as `output` in brahman.json",
+        quoted(there)
+    )]
     Outputs {
         /// What there is.
         there: Vec<String>,
     },
     /// An output of another shape.
-    #[error("the graph's output `{name}` has the shape {shape}, expected [batch, sequence, hidden] or [batch, hidden]")]
+    #[error(
+        "the graph's output `{name}` has the shape {shape}, expected [batch, sequence, hidden] or [batch, hidden]"
+    )]
     OutputShape {
         /// Its name.
         name: String,
@@ -236,7 +246,9 @@ pub enum LayoutError {
         folder: PathBuf,
     },
     /// A way of pooling that is not known.
-    #[error("{place} says pooling `{mode}`, expected cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, or several joined by `+`")]
+    #[error(
+        "{place} says pooling `{mode}`, expected cls, mean, max, mean_sqrt_len, weightedmean, lasttoken, or several joined by `+`"
+    )]
     PoolingMode {
         /// Who says it.
         place: &'static str,
@@ -270,7 +282,9 @@ pub enum LayoutError {
         source_said: String,
     },
     /// The graph bears fewer tokens.
-    #[error("the window is {tokens} tokens by {source_said}, and the graph's table of positions bears {bears}")]
+    #[error(
+        "the window is {tokens} tokens by {source_said}, and the graph's table of positions bears {bears}"
+    )]
     Positions {
         /// As it is said.
         tokens: usize,
@@ -280,7 +294,10 @@ pub enum LayoutError {
         bears: usize,
     },
     /// A default that is not there.
-    #[error("the default prompt is called `{name}`, and there is none of that name; there are {}", quoted(there))]
+    #[error(
+        "the default prompt is called `{name}`, and there is none of that name; there are {}",
+        quoted(there)
+    )]
     DefaultPrompt {
         /// Its name.
         name: String,

@@ -25,7 +25,9 @@ impl Folder {
     pub(super) fn open(path: &Path) -> Result<Self, LayoutError> {
         let file = path.join(manifest::FILE);
         let manifest = match fs::read(&file) {
-            Ok(text) => Some(Manifest::parse(&text).map_err(|source| LayoutError::Json { file, source })?),
+            Ok(text) => {
+                Some(Manifest::parse(&text).map_err(|source| LayoutError::Json { file, source })?)
+            }
             // A model of the user's own has no pins; its fingerprint still tells it from any other.
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             // As above: what is no folder has no manifest, and its first file will say so.
@@ -38,10 +40,16 @@ impl Folder {
     /// A file's bytes and their sha256.
     pub(super) fn bytes(&self, name: &str) -> Result<(Vec<u8>, String), LayoutError> {
         let file = self.path.join(name);
-        let bytes = fs::read(&file).map_err(|source| LayoutError::Missing { folder: self.path.clone(), file: name.to_owned(), source })?;
+        let bytes = fs::read(&file).map_err(|source| LayoutError::Missing {
+            folder: self.path.clone(),
+            file: name.to_owned(),
+            source,
+        })?;
         let found = hex(&sha256(&bytes));
         match self.manifest.as_ref().and_then(|manifest| manifest.sha256.get(name)) {
-            Some(pinned) if *pinned != found => Err(LayoutError::Damaged { file, found, pinned: pinned.clone() }),
+            Some(pinned) if *pinned != found => {
+                Err(LayoutError::Damaged { file, found, pinned: pinned.clone() })
+            }
             _ => Ok((bytes, found)),
         }
     }
@@ -58,11 +66,16 @@ impl Folder {
             Err(source) => return Err(LayoutError::Unreadable { file, source }),
         }
         let (bytes, _) = self.bytes(name)?;
-        serde_json::from_slice(&bytes).map(Some).map_err(|source| LayoutError::Json { file, source })
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|source| LayoutError::Json { file, source })
     }
 
     /// The first of these files that is there, and its JSON.
-    pub(super) fn first_json(&self, names: &[String]) -> Result<Option<(String, Value)>, LayoutError> {
+    pub(super) fn first_json(
+        &self,
+        names: &[String],
+    ) -> Result<Option<(String, Value)>, LayoutError> {
         for name in names {
             if let Some(value) = self.json(name)? {
                 return Ok(Some((name.clone(), value)));
@@ -80,7 +93,9 @@ impl Folder {
         let mut names = Vec::new();
         for (place, prefix) in [(self.path.clone(), ""), (self.path.join("onnx"), "onnx/")] {
             let entries = fs::read_dir(place).into_iter().flatten().flatten();
-            let found = entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.ends_with(".onnx"));
+            let found = entries
+                .filter_map(|entry| entry.file_name().into_string().ok())
+                .filter(|name| name.ends_with(".onnx"));
             names.extend(found.map(|name| format!("{prefix}{name}")));
         }
         names.sort();
@@ -90,7 +105,9 @@ impl Folder {
 
 /// Whether a name leads to a file in the folder itself or below it, and nowhere else.
 pub(super) fn is_inside(name: &str) -> bool {
-    !name.is_empty() && !name.contains(['\\', '\0']) && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
+    !name.is_empty()
+        && !name.contains(['\\', '\0'])
+        && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// A name below a part of the folder; the part is empty for the folder itself.
@@ -98,9 +115,12 @@ pub(super) fn below(part: &str, name: &str) -> String {
     if part.is_empty() { name.to_owned() } else { format!("{part}/{name}") }
 }
 
-/// A whole number of a JSON object, if it has one above 0 there: in itself, else in its `text_config`.
+/// A whole number of a JSON object, if it has one above 0 there: in itself, else in its
+/// `text_config`.
 pub(super) fn number(value: &Value, key: &str) -> Option<usize> {
-    let positive = |value: &Value| value.get(key)?.as_u64().filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok());
+    let positive = |value: &Value| {
+        value.get(key)?.as_u64().filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok())
+    };
     positive(value).or_else(|| positive(value.get("text_config")?))
 }
 
@@ -116,7 +136,9 @@ mod tests {
 
     #[test]
     fn a_name_that_leads_elsewhere_is_not_inside() {
-        assert!(is_inside("model.onnx_data") && is_inside("onnx/model.onnx") && is_inside("1_Pooling"));
+        assert!(
+            is_inside("model.onnx_data") && is_inside("onnx/model.onnx") && is_inside("1_Pooling")
+        );
         for name in ["", "..", "../x", "a/../../x", "/etc/passwd", "./x", "a\\b", "a\0b"] {
             assert!(!is_inside(name), "{name:?}");
         }
@@ -125,6 +147,9 @@ mod tests {
     #[test]
     fn numbers_of_nested_configurations_are_found() {
         let value = serde_json::json!({"a": 0, "b": 3, "text_config": {"a": 7, "c": 9}});
-        assert_eq!((number(&value, "a"), number(&value, "b"), number(&value, "c"), number(&value, "d")), (Some(7), Some(3), Some(9), None));
+        assert_eq!(
+            (number(&value, "a"), number(&value, "b"), number(&value, "c"), number(&value, "d")),
+            (Some(7), Some(3), Some(9), None)
+        );
     }
 }

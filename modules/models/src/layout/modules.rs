@@ -1,4 +1,5 @@
-//! sentence-transformers' modules: what `modules.json` and the folders it names say of the way from tokens to a vector.
+//! sentence-transformers' modules: what `modules.json` and the folders it names say of the way from
+//! tokens to a vector.
 
 use serde_json::Value;
 
@@ -25,8 +26,8 @@ pub(super) struct Modules {
     pub(super) is_said: bool,
 }
 
-/// Reads the modules. Where the graph pools by itself (`is_pooled`) it has the modules behind pooling in it, and of them only `Normalize`
-/// counts, which changes nothing if it is done twice.
+/// Reads the modules. Where the graph pools by itself (`is_pooled`) it has the modules behind
+/// pooling in it, and of them only `Normalize` counts, which changes nothing if it is done twice.
 pub(super) fn read(folder: &Folder, is_pooled: bool) -> Result<Modules, LayoutError> {
     let mut modules = Modules::default();
     let file = "modules.json";
@@ -38,11 +39,16 @@ pub(super) fn read(folder: &Folder, is_pooled: bool) -> Result<Modules, LayoutEr
         return Ok(modules);
     };
     modules.is_said = true;
-    let list = list.as_array().ok_or_else(|| LayoutError::Module { place: file.to_owned(), flaw: ModuleFlaw::NoList })?;
+    let list = list
+        .as_array()
+        .ok_or_else(|| LayoutError::Module { place: file.to_owned(), flaw: ModuleFlaw::NoList })?;
     for (at, module) in list.iter().enumerate() {
         let kind = module.get("type").and_then(Value::as_str).unwrap_or_default();
         let path = module.get("path").and_then(Value::as_str).unwrap_or_default();
-        let refuse = |flaw: ModuleFlaw| LayoutError::Module { place: if path.is_empty() { file } else { path }.to_owned(), flaw };
+        let refuse = |flaw: ModuleFlaw| LayoutError::Module {
+            place: if path.is_empty() { file } else { path }.to_owned(),
+            flaw,
+        };
         if !path.is_empty() && !is_inside(path) {
             return Err(refuse(ModuleFlaw::Outside { path: path.to_owned() }));
         }
@@ -61,10 +67,14 @@ pub(super) fn read(folder: &Folder, is_pooled: bool) -> Result<Modules, LayoutEr
             (_, "Pooling" | "Dense" | "LayerNorm") if is_pooled => {}
             (_, "Pooling") if modules.pooling.is_none() && modules.stages.is_empty() => {
                 let place = below(path, "config.json");
-                let config = folder.json(&place)?.ok_or_else(|| refuse(ModuleFlaw::NoConfig { kind: name.to_owned() }))?;
+                let config = folder
+                    .json(&place)?
+                    .ok_or_else(|| refuse(ModuleFlaw::NoConfig { kind: name.to_owned() }))?;
                 modules.pooling = Some((pooling(&config, &place)?, place));
             }
-            (_, "Dense" | "LayerNorm") if modules.pooling.is_none() => return Err(refuse(ModuleFlaw::Order { kind: kind.to_owned() })),
+            (_, "Dense" | "LayerNorm") if modules.pooling.is_none() => {
+                return Err(refuse(ModuleFlaw::Order { kind: kind.to_owned() }));
+            }
             (_, "Dense") => modules.stages.push(Stage::Dense(dense(folder, path)?)),
             (_, "LayerNorm") => modules.stages.push(Stage::LayerNorm(layer_norm(folder, path)?)),
             (_, "Pooling") => return Err(refuse(ModuleFlaw::Order { kind: kind.to_owned() })),
@@ -76,20 +86,30 @@ pub(super) fn read(folder: &Folder, is_pooled: bool) -> Result<Modules, LayoutEr
 
 /// Modes as a person names them: one, or several joined by `+`.
 pub(super) fn modes_of(text: &str) -> Option<Vec<PoolingMode>> {
-    let mut modes = text.split('+').map(PoolingMode::parse).collect::<Option<Vec<PoolingMode>>>()?;
+    let mut modes =
+        text.split('+').map(PoolingMode::parse).collect::<Option<Vec<PoolingMode>>>()?;
     modes.sort_unstable();
     modes.dedup();
     Some(modes)
 }
 
 fn pooling(config: &Value, place: &str) -> Result<Pooling, LayoutError> {
-    let refuse = |mode: String| LayoutError::Module { place: place.to_owned(), flaw: ModuleFlaw::Pooling { mode } };
+    let refuse = |mode: String| LayoutError::Module {
+        place: place.to_owned(),
+        flaw: ModuleFlaw::Pooling { mode },
+    };
     let mut modes = Vec::new();
     for (key, value) in config.as_object().into_iter().flatten() {
         match (key.strip_prefix("pooling_mode_"), value) {
-            (Some(mode), Value::Bool(true)) => modes.push(PoolingMode::parse(mode).ok_or_else(|| refuse(mode.to_owned()))?),
-            (None, Value::String(text)) if key == "pooling_mode" => modes.extend(modes_of(text).ok_or_else(|| refuse(text.clone()))?),
-            (None, value) if key == "pooling_mode" && !value.is_null() => return Err(refuse(value.to_string())),
+            (Some(mode), Value::Bool(true)) => {
+                modes.push(PoolingMode::parse(mode).ok_or_else(|| refuse(mode.to_owned()))?)
+            }
+            (None, Value::String(text)) if key == "pooling_mode" => {
+                modes.extend(modes_of(text).ok_or_else(|| refuse(text.clone()))?)
+            }
+            (None, value) if key == "pooling_mode" && !value.is_null() => {
+                return Err(refuse(value.to_string()));
+            }
             _ => {}
         }
     }
@@ -122,7 +142,11 @@ fn tensor(bytes: &[u8], name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>,
     let tensors = safetensors::parse(bytes)?;
     let Some(tensor) = tensors.get(name) else { return Ok(None) };
     if tensor.shape != shape {
-        return Err(ModuleFlaw::Shape { name: name.to_owned(), found: tensor.shape.clone(), expected: shape.to_vec() });
+        return Err(ModuleFlaw::Shape {
+            name: name.to_owned(),
+            found: tensor.shape.clone(),
+            expected: shape.to_vec(),
+        });
     }
     Ok(Some(tensor.floats(name)?))
 }
@@ -130,17 +154,27 @@ fn tensor(bytes: &[u8], name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>,
 fn dense(folder: &Folder, path: &str) -> Result<Dense, LayoutError> {
     let refuse = |flaw: ModuleFlaw| LayoutError::Module { place: path.to_owned(), flaw };
     let kind = || "Dense".to_owned();
-    let config = folder.json(&below(path, "config.json"))?.ok_or_else(|| refuse(ModuleFlaw::NoConfig { kind: kind() }))?;
-    let (Some(inputs), Some(outputs)) = (number(&config, "in_features"), number(&config, "out_features")) else {
+    let config = folder
+        .json(&below(path, "config.json"))?
+        .ok_or_else(|| refuse(ModuleFlaw::NoConfig { kind: kind() }))?;
+    let (Some(inputs), Some(outputs)) =
+        (number(&config, "in_features"), number(&config, "out_features"))
+    else {
         return Err(refuse(ModuleFlaw::NoConfig { kind: kind() }));
     };
-    // A dense layer over something else than the pooled vector, as models with a vector a token have it.
+    // A dense layer over something else than the pooled vector, as models with a vector a token
+    // have it.
     for key in ["module_input_name", "module_output_name"] {
-        if let Some(name) = config.get(key).and_then(Value::as_str).filter(|name| *name != "sentence_embedding") {
+        if let Some(name) =
+            config.get(key).and_then(Value::as_str).filter(|name| *name != "sentence_embedding")
+        {
             return Err(refuse(ModuleFlaw::Kind { kind: format!("Dense over {name}") }));
         }
     }
-    let function = config.get("activation_function").and_then(Value::as_str).unwrap_or("torch.nn.modules.activation.Tanh");
+    let function = config
+        .get("activation_function")
+        .and_then(Value::as_str)
+        .unwrap_or("torch.nn.modules.activation.Tanh");
     let activation = match function.rsplit('.').next().unwrap_or_default() {
         "Identity" => Activation::Identity,
         "Tanh" => Activation::Tanh,
@@ -151,10 +185,14 @@ fn dense(folder: &Folder, path: &str) -> Result<Dense, LayoutError> {
     };
     let (bytes, sha256) = weights(folder, path, "Dense")?;
     let absent = |name: &str| refuse(ModuleFlaw::NoTensor { name: name.to_owned() });
-    let weight = tensor(&bytes, "linear.weight", &[outputs, inputs]).map_err(refuse)?.ok_or_else(|| absent("linear.weight"))?;
+    let weight = tensor(&bytes, "linear.weight", &[outputs, inputs])
+        .map_err(refuse)?
+        .ok_or_else(|| absent("linear.weight"))?;
     let has_bias = config.get("bias").and_then(Value::as_bool).unwrap_or(true);
     let bias = if has_bias {
-        tensor(&bytes, "linear.bias", &[outputs]).map_err(refuse)?.ok_or_else(|| absent("linear.bias"))?
+        tensor(&bytes, "linear.bias", &[outputs])
+            .map_err(refuse)?
+            .ok_or_else(|| absent("linear.bias"))?
     } else {
         Vec::new()
     };
@@ -168,9 +206,16 @@ fn layer_norm(folder: &Folder, path: &str) -> Result<LayerNorm, LayoutError> {
     let dim = dim.ok_or_else(|| refuse(ModuleFlaw::NoConfig { kind: "LayerNorm".to_owned() }))?;
     let (bytes, sha256) = weights(folder, path, "LayerNorm")?;
     let part = |name: &str| -> Result<Vec<f32>, LayoutError> {
-        tensor(&bytes, name, &[dim]).map_err(refuse)?.ok_or_else(|| refuse(ModuleFlaw::NoTensor { name: name.to_owned() }))
+        tensor(&bytes, name, &[dim])
+            .map_err(refuse)?
+            .ok_or_else(|| refuse(ModuleFlaw::NoTensor { name: name.to_owned() }))
     };
-    Ok(LayerNorm { path: path.to_owned(), weight: part("norm.weight")?, bias: part("norm.bias")?, sha256 })
+    Ok(LayerNorm {
+        path: path.to_owned(),
+        weight: part("norm.weight")?,
+        bias: part("norm.bias")?,
+        sha256,
+    })
 }
 
 /// What is wrong with a module of `modules.json`.
@@ -186,13 +231,17 @@ pub enum ModuleFlaw {
         path: String,
     },
     /// It is not known.
-    #[error("a module of type `{kind}`, which is not served; known are {KINDS}, as sentence-transformers has them")]
+    #[error(
+        "a module of type `{kind}`, which is not served; known are {KINDS}, as sentence-transformers has them"
+    )]
     Kind {
         /// Its type.
         kind: String,
     },
     /// It stands where it has no sense.
-    #[error("a module of type `{kind}` stands where none is expected: a Transformer comes first, then Pooling, then the others")]
+    #[error(
+        "a module of type `{kind}` stands where none is expected: a Transformer comes first, then Pooling, then the others"
+    )]
     Order {
         /// Its type.
         kind: String,
@@ -213,13 +262,17 @@ pub enum ModuleFlaw {
         mode: String,
     },
     /// A function that is not known.
-    #[error("the dense layer's activation function is `{function}`, expected Identity, Tanh, ReLU, GELU or SiLU")]
+    #[error(
+        "the dense layer's activation function is `{function}`, expected Identity, Tanh, ReLU, GELU or SiLU"
+    )]
     Activation {
         /// As the file has it.
         function: String,
     },
     /// Weights that are a program.
-    #[error("the {kind} module's weights are in {file}, which is a pickle and not read; expected model.safetensors beside it")]
+    #[error(
+        "the {kind} module's weights are in {file}, which is a pickle and not read; expected model.safetensors beside it"
+    )]
     Pickled {
         /// Its type's last word.
         kind: String,

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::prompts::Prompts;
 use crate::graph::Element;
 
-/// Version of what is computed outside the graph: pooling, and what follows it. A change of any vector changes it.
+/// Version of what is computed outside the graph: pooling, and what follows it. A change of any
+/// vector changes it.
 const HEAD_VERSION: u32 = 1;
 
 /// What an input of a graph is fed with.
@@ -88,7 +89,8 @@ pub enum PoolingMode {
 
 impl PoolingMode {
     /// All of them, in the order in which sentence-transformers puts their vectors side by side.
-    pub const ALL: [Self; 6] = [Self::Cls, Self::Max, Self::Mean, Self::MeanSqrtLen, Self::WeightedMean, Self::LastToken];
+    pub const ALL: [Self; 6] =
+        [Self::Cls, Self::Max, Self::Mean, Self::MeanSqrtLen, Self::WeightedMean, Self::LastToken];
 
     /// Its name, as sentence-transformers has it.
     #[must_use]
@@ -106,7 +108,11 @@ impl PoolingMode {
     /// By its name, with or without sentence-transformers' endings.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        let letters: String = name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+        let letters: String = name
+            .chars()
+            .filter(char::is_ascii_alphanumeric)
+            .map(|c| c.to_ascii_lowercase())
+            .collect();
         match letters.as_str() {
             "cls" | "clstoken" => Some(Self::Cls),
             "max" | "maxtokens" => Some(Self::Max),
@@ -214,7 +220,8 @@ pub enum Precision {
     Bf16,
     /// 8 bits, scaled once and for all.
     Int8,
-    /// 8 bits, scaled by what is computed at the time: a text's vector depends on the texts beside it.
+    /// 8 bits, scaled by what is computed at the time: a text's vector depends on the texts beside
+    /// it.
     Int8Dynamic,
     /// Few bits a weight, in blocks, each row by itself.
     Blocks,
@@ -313,8 +320,9 @@ impl ModelPlan {
         self.inputs.iter().any(|input| input.role == role)
     }
 
-    /// Whether the plan is what was once assumed of every model: the mean of the first output's tokens, scaled to length 1. Its
-    /// fingerprint is then the one that such models have always had, so that caches and indexes stay.
+    /// Whether the plan is what was once assumed of every model: the mean of the first output's
+    /// tokens, scaled to length 1. Its fingerprint is then the one that such models have always
+    /// had, so that caches and indexes stay.
     #[must_use]
     pub fn is_as_once_assumed(&self) -> bool {
         let pools_so = match &self.pooling {
@@ -348,14 +356,29 @@ impl ModelPlan {
             let _ = write!(text, "\0{name}={value:?}");
         };
         line("output", &(&self.output.name, self.output.stage));
-        line("inputs", &self.inputs.iter().map(|input| (&input.name, input.role)).collect::<Vec<_>>());
+        line(
+            "inputs",
+            &self.inputs.iter().map(|input| (&input.name, input.role)).collect::<Vec<_>>(),
+        );
         line("first_position", &self.first_position);
         line("fixed_width", &self.fixed_width);
         line("alone", &self.alone.is_some());
-        line("pooling", &self.pooling.as_ref().map(|pooling| (pooling.name(), pooling.include_prompt)));
+        line(
+            "pooling",
+            &self.pooling.as_ref().map(|pooling| (pooling.name(), pooling.include_prompt)),
+        );
         for stage in &self.stages {
             match stage {
-                Stage::Dense(dense) => line("dense", &(&dense.sha256, dense.inputs, dense.outputs, dense.activation, dense.bias.len())),
+                Stage::Dense(dense) => line(
+                    "dense",
+                    &(
+                        &dense.sha256,
+                        dense.inputs,
+                        dense.outputs,
+                        dense.activation,
+                        dense.bias.len(),
+                    ),
+                ),
                 Stage::LayerNorm(norm) => line("layer_norm", &(&norm.sha256, norm.weight.len())),
                 Stage::Normalize => line("normalize", &true),
             }
@@ -374,27 +397,43 @@ impl ModelPlan {
     /// What a person would want to know of it, a line each.
     #[must_use]
     pub fn description(&self) -> Vec<String> {
-        let inputs = self.inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>().join(", ");
+        let inputs =
+            self.inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>().join(", ");
         let mut lines = vec![
             format!("graph {}, {}, fed with {inputs}", self.graph, self.precision.name()),
             match &self.pooling {
-                Some(pooling) => format!("output `{}`, pooled by {}", self.output.name, pooling.name()),
+                Some(pooling) => {
+                    format!("output `{}`, pooled by {}", self.output.name, pooling.name())
+                }
                 None => format!("output `{}`, which the graph pools by itself", self.output.name),
             },
         ];
         lines.extend(self.stages.iter().map(|stage| match stage {
-            Stage::Dense(dense) => format!("{}: dense, {} to {} numbers, {:?}", dense.path, dense.inputs, dense.outputs, dense.activation),
-            Stage::LayerNorm(norm) => format!("{}: layer norm of {} numbers", norm.path, norm.weight.len()),
+            Stage::Dense(dense) => format!(
+                "{}: dense, {} to {} numbers, {:?}",
+                dense.path, dense.inputs, dense.outputs, dense.activation
+            ),
+            Stage::LayerNorm(norm) => {
+                format!("{}: layer norm of {} numbers", norm.path, norm.weight.len())
+            }
             Stage::Normalize => "scaled to length 1".to_owned(),
         }));
         if !self.is_normalized() {
             lines.push("not scaled to length 1: the folder has no Normalize".to_owned());
         }
         let side = if self.cuts_left { "beginning" } else { "end" };
-        lines.push(format!("window of {} tokens by {}; what is longer loses its {side}", self.window.tokens, self.window.source));
-        let prompts: Vec<String> = self.prompts.by_name.iter().map(|(name, text)| format!("{name} {text:?}")).collect();
+        lines.push(format!(
+            "window of {} tokens by {}; what is longer loses its {side}",
+            self.window.tokens, self.window.source
+        ));
+        let prompts: Vec<String> =
+            self.prompts.by_name.iter().map(|(name, text)| format!("{name} {text:?}")).collect();
         if !prompts.is_empty() {
-            let default = self.prompts.default_name.as_ref().map_or(String::new(), |name| format!("; `{name}` unless said otherwise"));
+            let default = self
+                .prompts
+                .default_name
+                .as_ref()
+                .map_or(String::new(), |name| format!("; `{name}` unless said otherwise"));
             lines.push(format!("prompts: {}{default}", prompts.join(", ")));
         }
         if let Some(dim) = self.truncate_dim {
@@ -410,10 +449,12 @@ impl ModelPlan {
         lines
     }
 
-    /// The length of the vectors where the graph gives some of `hidden` numbers, before any cut that a call wants.
+    /// The length of the vectors where the graph gives some of `hidden` numbers, before any cut
+    /// that a call wants.
     ///
     /// # Errors
-    /// [`DimError`]: two parts that do not fit together, or that `brahman.json` says another length.
+    /// [`DimError`]: two parts that do not fit together, or that `brahman.json` says another
+    /// length.
     pub fn dim(&self, hidden: usize) -> Result<usize, DimError> {
         let mut dim = self.pooling.as_ref().map_or(hidden, |pooling| hidden * pooling.modes.len());
         for stage in &self.stages {
@@ -463,7 +504,9 @@ pub enum DimError {
         full: usize,
     },
     /// The manifest says another length.
-    #[error("brahman.json says a dimension (`dim`) of {said}, and the model gives vectors of {gives} numbers")]
+    #[error(
+        "brahman.json says a dimension (`dim`) of {said}, and the model gives vectors of {gives} numbers"
+    )]
     Said {
         /// In the manifest.
         said: usize,

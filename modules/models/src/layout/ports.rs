@@ -8,11 +8,20 @@ use super::plan::{InputPlan, InputRole, OutputPlan, OutputStage, Precision};
 use crate::graph::{Element, Graph, Port};
 
 /// Outputs that are taken if the graph has them, the first one winning, and what they are.
-const OUTPUTS: [(&str, OutputStage); 3] =
-    [("sentence_embedding", OutputStage::Sentence), ("last_hidden_state", OutputStage::Tokens), ("token_embeddings", OutputStage::Tokens)];
+const OUTPUTS: [(&str, OutputStage); 3] = [
+    ("sentence_embedding", OutputStage::Sentence),
+    ("last_hidden_state", OutputStage::Tokens),
+    ("token_embeddings", OutputStage::Tokens),
+];
 /// Operators that scale by what is computed at the time.
-const DYNAMIC: [&str; 6] =
-    ["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger"];
+const DYNAMIC: [&str; 6] = [
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "DynamicQuantizeLSTM",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "ConvInteger",
+];
 /// ONNX's numbers for integers of 8 bits.
 const BYTES: [u64; 2] = [2, 3];
 
@@ -38,7 +47,12 @@ pub(super) fn inputs(graph: &Graph) -> Result<InputPorts, GraphFlaw> {
         let is_narrow = match port.element {
             Element::Int64 => false,
             Element::Int32 => true,
-            other => return Err(GraphFlaw::InputType { name: port.name.clone(), element: other.name() }),
+            other => {
+                return Err(GraphFlaw::InputType {
+                    name: port.name.clone(),
+                    element: other.name(),
+                });
+            }
         };
         if port.rank().is_some_and(|rank| rank != 2) {
             return Err(GraphFlaw::InputShape { name: port.name.clone(), shape: port.shape() });
@@ -46,7 +60,9 @@ pub(super) fn inputs(graph: &Graph) -> Result<InputPorts, GraphFlaw> {
         match port.fixed(0) {
             None => {}
             Some(1) => ports.is_single = true,
-            Some(_) => return Err(GraphFlaw::InputShape { name: port.name.clone(), shape: port.shape() }),
+            Some(_) => {
+                return Err(GraphFlaw::InputShape { name: port.name.clone(), shape: port.shape() });
+            }
         }
         if let Some(width) = port.fixed(1) {
             if ports.fixed_width.is_some_and(|other| other != width) {
@@ -66,9 +82,14 @@ pub(super) fn inputs(graph: &Graph) -> Result<InputPorts, GraphFlaw> {
     Ok(ports)
 }
 
-/// A model's architecture, and what it says to be for: `BertForSequenceClassification`, `SequenceClassification`.
+/// A model's architecture, and what it says to be for: `BertForSequenceClassification`,
+/// `SequenceClassification`.
 pub(super) fn purpose(config: &Value) -> Option<(&str, &str)> {
-    let name = config.get("architectures").and_then(Value::as_array).and_then(|all| all.first()).and_then(Value::as_str)?;
+    let name = config
+        .get("architectures")
+        .and_then(Value::as_array)
+        .and_then(|all| all.first())
+        .and_then(Value::as_str)?;
     name.rsplit_once("For").map(|(_, head)| (name, head))
 }
 
@@ -84,34 +105,50 @@ pub(super) fn is_known_output(name: &str) -> bool {
 }
 
 /// The output that is taken; `named` is what was said outside the model's files.
-pub(super) fn output(graph: &Graph, config: &Value, named: Option<&str>) -> Result<OutputPlan, GraphFlaw> {
+pub(super) fn output(
+    graph: &Graph,
+    config: &Value,
+    named: Option<&str>,
+) -> Result<OutputPlan, GraphFlaw> {
     let names = || graph.outputs.iter().map(|port| port.name.clone()).collect::<Vec<_>>();
     let (port, stage) = match named {
         Some(name) => {
-            let port = graph.output(name).ok_or_else(|| GraphFlaw::NoOutput { name: name.to_owned(), there: names() })?;
+            let port = graph
+                .output(name)
+                .ok_or_else(|| GraphFlaw::NoOutput { name: name.to_owned(), there: names() })?;
             let known = OUTPUTS.iter().find(|(known, _)| *known == name).map(|(_, stage)| *stage);
             (port, known.map_or_else(|| stage_of(port), Ok)?)
         }
-        None => match OUTPUTS.iter().find_map(|(name, stage)| Some((graph.output(name)?, *stage))) {
-            Some((port, stage)) => {
-                // Its shape may say otherwise.
-                if port.rank().is_some_and(|rank| rank != if stage == OutputStage::Tokens { 3 } else { 2 }) {
-                    return Err(GraphFlaw::OutputShape { name: port.name.clone(), shape: port.shape() });
+        None => {
+            match OUTPUTS.iter().find_map(|(name, stage)| Some((graph.output(name)?, *stage))) {
+                Some((port, stage)) => {
+                    // Its shape may say otherwise.
+                    if port.rank().is_some_and(|rank| {
+                        rank != if stage == OutputStage::Tokens { 3 } else { 2 }
+                    }) {
+                        return Err(GraphFlaw::OutputShape {
+                            name: port.name.clone(),
+                            shape: port.shape(),
+                        });
+                    }
+                    (port, stage)
                 }
-                (port, stage)
+                None => only_output(graph, config)?,
             }
-            None => only_output(graph, config)?,
-        },
+        }
     };
     let element = match port.element {
         Element::Float32 | Element::Float16 | Element::Bfloat16 => port.element,
-        other => return Err(GraphFlaw::OutputType { name: port.name.clone(), element: other.name() }),
+        other => {
+            return Err(GraphFlaw::OutputType { name: port.name.clone(), element: other.name() });
+        }
     };
     let hidden = port.rank().and_then(|rank| port.fixed(rank.checked_sub(1)?));
     Ok(OutputPlan { name: port.name.clone(), stage, element, hidden })
 }
 
-/// The only output of a graph, if it is none of a classifier, of a language model or of a question's answers.
+/// The only output of a graph, if it is none of a classifier, of a language model or of a
+/// question's answers.
 fn only_output<'a>(graph: &'a Graph, config: &Value) -> Result<(&'a Port, OutputStage), GraphFlaw> {
     let names: Vec<String> = graph.outputs.iter().map(|port| port.name.clone()).collect();
     let [port] = &graph.outputs[..] else { return Err(GraphFlaw::Outputs { there: names }) };
@@ -122,10 +159,19 @@ fn only_output<'a>(graph: &'a Graph, config: &Value) -> Result<(&'a Port, Output
     }
     let stage = stage_of(port)?;
     let last = port.rank().and_then(|rank| port.fixed(rank.checked_sub(1)?));
-    let is_vocabulary = stage == OutputStage::Tokens && last.is_some() && last == number(config, "vocab_size");
+    let is_vocabulary =
+        stage == OutputStage::Tokens && last.is_some() && last == number(config, "vocab_size");
     if last == Some(1) || is_vocabulary {
-        let kind = if is_vocabulary { "a language model: a number for each token of the vocabulary" } else { "a classifier: one number" };
-        return Err(GraphFlaw::OtherPurpose { name: port.name.clone(), shape: port.shape(), kind: kind.to_owned() });
+        let kind = if is_vocabulary {
+            "a language model: a number for each token of the vocabulary"
+        } else {
+            "a classifier: one number"
+        };
+        return Err(GraphFlaw::OtherPurpose {
+            name: port.name.clone(),
+            shape: port.shape(),
+            kind: kind.to_owned(),
+        });
     }
     Ok((port, stage))
 }
@@ -139,8 +185,14 @@ fn stage_of(port: &Port) -> Result<OutputStage, GraphFlaw> {
 }
 
 pub(super) fn precision(graph: &Graph) -> Precision {
-    let numbers = |codes: &[u64]| codes.iter().filter_map(|code| graph.weights.get(code)).fold(0_usize, |sum, n| sum.saturating_add(*n));
-    let (wide, half, brain, bytes) = (numbers(&[1]), numbers(&[10]), numbers(&[16]), numbers(&BYTES));
+    let numbers = |codes: &[u64]| {
+        codes
+            .iter()
+            .filter_map(|code| graph.weights.get(code))
+            .fold(0_usize, |sum, n| sum.saturating_add(*n))
+    };
+    let (wide, half, brain, bytes) =
+        (numbers(&[1]), numbers(&[10]), numbers(&[16]), numbers(&BYTES));
     let has = |kind: &str| graph.operators.contains(kind);
     if DYNAMIC.iter().any(|kind| has(kind)) {
         Precision::Int8Dynamic
@@ -174,11 +226,28 @@ mod tests {
 
     #[test]
     fn inputs_are_fed_by_their_names_and_types() {
-        let fed = graph(&[ids(), port("attention_mask", 6, &[None, None]), port("position_ids", 7, &[None, None])], &[]);
+        let fed = graph(
+            &[
+                ids(),
+                port("attention_mask", 6, &[None, None]),
+                port("position_ids", 7, &[None, None]),
+            ],
+            &[],
+        );
         let ports = inputs(&fed).unwrap_or_else(|e| panic!("{e}"));
-        let roles: Vec<_> = ports.inputs.iter().map(|input| (input.role, input.is_narrow)).collect();
-        assert_eq!(roles, [(InputRole::Ids, false), (InputRole::Mask, true), (InputRole::Positions, false)]);
-        let fixed = graph(&[port("input_ids", 7, &[Some(1), Some(32)]), port("attention_mask", 7, &[Some(1), Some(32)])], &[]);
+        let roles: Vec<_> =
+            ports.inputs.iter().map(|input| (input.role, input.is_narrow)).collect();
+        assert_eq!(
+            roles,
+            [(InputRole::Ids, false), (InputRole::Mask, true), (InputRole::Positions, false)]
+        );
+        let fixed = graph(
+            &[
+                port("input_ids", 7, &[Some(1), Some(32)]),
+                port("attention_mask", 7, &[Some(1), Some(32)]),
+            ],
+            &[],
+        );
         let ports = inputs(&fixed).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!((ports.fixed_width, ports.is_single), (Some(32), true));
     }
@@ -186,7 +255,10 @@ mod tests {
     #[test]
     fn an_input_that_no_text_gives_is_refused_by_its_name() {
         for (bad, words) in [
-            (port("past_key_values.0.key", 1, &[None, Some(2), None, Some(8)]), "past_key_values.0.key"),
+            (
+                port("past_key_values.0.key", 1, &[None, Some(2), None, Some(8)]),
+                "past_key_values.0.key",
+            ),
             (port("task_id", 7, &[]), "task_id"),
             (port("pixel_values", 1, &[None, Some(3)]), "pixel_values"),
             (port("attention_mask", 1, &[None, None]), "float32"),
@@ -197,7 +269,10 @@ mod tests {
             assert!(flaw.to_string().contains(words), "{flaw}");
         }
         assert!(matches!(inputs(&graph(&[], &[])), Err(GraphFlaw::NoIds)));
-        assert!(matches!(inputs(&graph(&[port("input_ids", 7, &[None, Some(16)])], &[])), Err(GraphFlaw::Unmasked)));
+        assert!(matches!(
+            inputs(&graph(&[port("input_ids", 7, &[None, Some(16)])], &[])),
+            Err(GraphFlaw::Unmasked)
+        ));
     }
 
     #[test]
@@ -205,13 +280,27 @@ mod tests {
         let tokens = |name: &str| port(name, 1, &[None, None, Some(16)]);
         let sentence = |name: &str| port(name, 1, &[None, Some(16)]);
         let taken = |outputs: &[Vec<u8>], named: Option<&str>| {
-            output(&graph(&[ids()], outputs), &json!({"architectures": ["BertModel"], "vocab_size": 100}), named).map(|o| (o.name, o.stage))
+            output(
+                &graph(&[ids()], outputs),
+                &json!({"architectures": ["BertModel"], "vocab_size": 100}),
+                named,
+            )
+            .map(|o| (o.name, o.stage))
         };
         let both = [tokens("token_embeddings"), sentence("sentence_embedding")];
-        assert_eq!(taken(&both, None).expect("one"), ("sentence_embedding".to_owned(), OutputStage::Sentence));
+        assert_eq!(
+            taken(&both, None).expect("one"),
+            ("sentence_embedding".to_owned(), OutputStage::Sentence)
+        );
         assert_eq!(taken(&both, Some("token_embeddings")).expect("one").1, OutputStage::Tokens);
-        assert_eq!(taken(&[sentence("pooler_output"), tokens("last_hidden_state")], None).expect("one").0, "last_hidden_state");
-        assert_eq!(taken(&[tokens("hidden")], None).expect("the only one"), ("hidden".to_owned(), OutputStage::Tokens));
+        assert_eq!(
+            taken(&[sentence("pooler_output"), tokens("last_hidden_state")], None).expect("one").0,
+            "last_hidden_state"
+        );
+        assert_eq!(
+            taken(&[tokens("hidden")], None).expect("the only one"),
+            ("hidden".to_owned(), OutputStage::Tokens)
+        );
         for (outputs, words) in [
             (vec![tokens("a"), tokens("b")], "`a`, `b`"),
             (vec![sentence("logits")], "logits"),
@@ -224,12 +313,20 @@ mod tests {
             assert!(flaw.to_string().contains(words), "{flaw}");
         }
         let flaw = taken(&both, Some("no_such")).expect_err("not there");
-        assert!(flaw.to_string().contains("no_such") && flaw.to_string().contains("token_embeddings"), "{flaw}");
+        assert!(
+            flaw.to_string().contains("no_such") && flaw.to_string().contains("token_embeddings"),
+            "{flaw}"
+        );
     }
 
     #[test]
     fn a_model_for_something_else_is_refused_by_what_it_is_for() {
-        for name in ["BertForSequenceClassification", "BertForMaskedLM", "Qwen2ForCausalLM", "BertForQuestionAnswering"] {
+        for name in [
+            "BertForSequenceClassification",
+            "BertForMaskedLM",
+            "Qwen2ForCausalLM",
+            "BertForQuestionAnswering",
+        ] {
             let only = graph(&[ids()], &[port("out", 1, &[None, None, Some(16)])]);
             let flaw = output(&only, &json!({"architectures": [name]}), None).expect_err(name);
             assert!(flaw.to_string().contains(name), "{flaw}");
@@ -241,14 +338,18 @@ mod tests {
 
     #[test]
     fn precision_is_what_the_weights_and_operators_are() {
-        let of =
-            |weights: &[Vec<u8>], operators: &[&str]| precision(&Graph::parse(&model(&[ids()], &[], weights, operators)).expect("a model"));
+        let of = |weights: &[Vec<u8>], operators: &[&str]| {
+            precision(&Graph::parse(&model(&[ids()], &[], weights, operators)).expect("a model"))
+        };
         let w = |element: u8| weight("w", element, &[64, 64], None);
         assert_eq!(of(&[w(1)], &["MatMul"]), Precision::Fp32);
         assert_eq!(of(&[w(10)], &["MatMul"]), Precision::Fp16);
         assert_eq!(of(&[w(16)], &["MatMul"]), Precision::Bf16);
         assert_eq!(of(&[w(3)], &["QLinearMatMul"]), Precision::Int8);
-        assert_eq!(of(&[w(3)], &["DynamicQuantizeLinear", "MatMulInteger"]), Precision::Int8Dynamic);
+        assert_eq!(
+            of(&[w(3)], &["DynamicQuantizeLinear", "MatMulInteger"]),
+            Precision::Int8Dynamic
+        );
         assert_eq!(of(&[w(2)], &["MatMulNBits"]), Precision::Blocks);
     }
 }

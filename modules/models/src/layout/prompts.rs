@@ -12,7 +12,8 @@ pub enum TextRole {
 }
 
 impl TextRole {
-    /// Names of prompts for it, the first that a model has winning: those that sentence-transformers looks for.
+    /// Names of prompts for it, the first that a model has winning: those that
+    /// sentence-transformers looks for.
     #[must_use]
     pub fn prompt_names(self) -> &'static [&'static str] {
         match self {
@@ -69,8 +70,9 @@ mod tests {
 
     #[test]
     fn a_role_finds_its_own_prompt_and_else_the_default() {
-        let by_name =
-            [("query", "q: "), ("passage", "p: "), ("other", "o: ")].map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+        let by_name = [("query", "q: "), ("passage", "p: "), ("other", "o: ")]
+            .map(|(name, text)| (name.to_owned(), text.to_owned()))
+            .into();
         let prompts = Prompts { by_name, default_name: Some("other".to_owned()) };
         assert_eq!(prompts.of(TextRole::Query), Some(("query", "q: ")));
         assert_eq!(prompts.of(TextRole::Document), Some(("passage", "p: ")));

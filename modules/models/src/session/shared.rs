@@ -1,11 +1,16 @@
 //! One session of ONNX Runtime for any number of threads: its weights are in memory once.
 //!
-//! The only file of this crate with `unsafe`: `ort`'s `Session::run` wants the session exclusively, because not every execution
-//! provider bears calls from several threads. ONNX Runtime's own contract (`OrtApi::Run`) is that one session may be run from several
-//! threads at once, and its provider for the CPU, the only one that is used here from more than one, keeps to it.
+//! The only file of this crate with `unsafe`: `ort`'s `Session::run` wants the session exclusively,
+//! because not every execution provider bears calls from several threads. ONNX Runtime's own
+//! contract (`OrtApi::Run`) is that one session may be run from several threads at once, and its
+//! provider for the CPU, the only one that is used here from more than one, keeps to it.
 //!
-//! Invariants: a session on a GPU is run by one thread at a time, which a lock sees to; nothing that a run has made outlives the session.
-#![expect(unsafe_code, reason = "a run of a session that is shared goes through ONNX Runtime's C interface")]
+//! Invariants: a session on a GPU is run by one thread at a time, which a lock sees to; nothing
+//! that a run has made outlives the session.
+#![expect(
+    unsafe_code,
+    reason = "a run of a session that is shared goes through ONNX Runtime's C interface"
+)]
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, c_char};
@@ -38,14 +43,21 @@ impl SharedSession {
     }
 
     /// Runs the graph, and gives its output.
-    pub(super) fn run(&self, inputs: &[(&CStr, SessionInputValue<'_>)], options: &RunOptions) -> ort::Result<RunOutput<'_>> {
+    pub(super) fn run(
+        &self,
+        inputs: &[(&CStr, SessionInputValue<'_>)],
+        options: &RunOptions,
+    ) -> ort::Result<RunOutput<'_>> {
         let names: Vec<*const c_char> = inputs.iter().map(|(name, _)| name.as_ptr()).collect();
-        let values: Vec<*const ort::sys::OrtValue> = inputs.iter().map(|(_, value)| value.ptr()).collect();
+        let values: Vec<*const ort::sys::OrtValue> =
+            inputs.iter().map(|(_, value)| value.ptr()).collect();
         let output = self.output.as_ptr();
         let mut made: *mut ort::sys::OrtValue = null_mut();
-        let _turn = self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
-        // SAFETY: session, options, names and values live until the call returns; there are as many names as values, and one output.
-        // The session is not changed but by ONNX Runtime itself, which locks what its runs share (see above).
+        let _turn =
+            self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));
+        // SAFETY: session, options, names and values live until the call returns; there are as many
+        // names as values, and one output. The session is not changed but by ONNX Runtime itself,
+        // which locks what its runs share (see above).
         let status = unsafe {
             (ort::api().Run)(
                 self.session.ptr().cast_mut(),
@@ -60,9 +72,10 @@ impl SharedSession {
         };
         // SAFETY: the status is the one that the call has just given, and is used once.
         unsafe { ort::Error::result_from_status(status) }?;
-        let made = NonNull::new(made).ok_or_else(|| ort::Error::new("ONNX Runtime gave no output"))?;
-        // SAFETY: the value is the one that the call has just made for us, and is owned by nobody else; its session lives as long as what
-        // is made of it here.
+        let made =
+            NonNull::new(made).ok_or_else(|| ort::Error::new("ONNX Runtime gave no output"))?;
+        // SAFETY: the value is the one that the call has just made for us, and is owned by nobody
+        // else; its session lives as long as what is made of it here.
         let value = unsafe { DynValue::from_ptr(made, Some(self.session.allocator())) };
         Ok(RunOutput { value, _session: self })
     }
@@ -77,13 +90,27 @@ impl RunOutput<'_> {
         let lengths: Vec<usize> = shape.iter().map(|n| usize::try_from(*n).unwrap_or(0)).collect();
         let numbers = match ty {
             TensorElementType::Float32 => Cow::Borrowed(self.value.try_extract_tensor::<f32>()?.1),
-            TensorElementType::Float16 => {
-                Cow::Owned(self.value.try_extract_tensor::<half::f16>()?.1.iter().map(|half| half.to_f32()).collect())
+            TensorElementType::Float16 => Cow::Owned(
+                self.value
+                    .try_extract_tensor::<half::f16>()?
+                    .1
+                    .iter()
+                    .map(|half| half.to_f32())
+                    .collect(),
+            ),
+            TensorElementType::Bfloat16 => Cow::Owned(
+                self.value
+                    .try_extract_tensor::<half::bf16>()?
+                    .1
+                    .iter()
+                    .map(|half| half.to_f32())
+                    .collect(),
+            ),
+            other => {
+                return Err(ort::Error::new(format!(
+                    "the model's output is of {other}, expected f32, f16 or bf16"
+                )));
             }
-            TensorElementType::Bfloat16 => {
-                Cow::Owned(self.value.try_extract_tensor::<half::bf16>()?.1.iter().map(|half| half.to_f32()).collect())
-            }
-            other => return Err(ort::Error::new(format!("the model's output is of {other}, expected f32, f16 or bf16"))),
         };
         Ok((lengths, numbers))
     }

@@ -31,7 +31,10 @@ fn load(gate: &mut Gate, module: &str, mib: u64, now: Millis) {
 
 #[test]
 fn what_was_measured_counts_before_what_is_declared_and_a_margin_is_added() {
-    assert_eq!((need(Some(1000), Some(5000)), need(None, Some(5000)), need(Some(10), None)), (1100, 5500, 42));
+    assert_eq!(
+        (need(Some(1000), Some(5000)), need(None, Some(5000)), need(Some(10), None)),
+        (1100, 5500, 42)
+    );
     assert_eq!(need(None, None), UNDECLARED_MIB + UNDECLARED_MIB / MARGIN_SHARE);
     assert_eq!(need(Some(u64::MAX), None), u64::MAX);
 }
@@ -50,7 +53,9 @@ fn what_is_free_counts_as_well_as_the_ledger_and_what_was_promised_is_not_given_
     assert_eq!((refusal.needed_mib, refusal.free_mib, refusal.unowned_mib), (201, 200, Some(300)));
     let words = refusal.to_string();
     assert!(
-        words.contains("`b` needs 201 MiB of cpu") && words.contains("`a` holds 500 MiB") && words.contains("300 MiB are in use"),
+        words.contains("`b` needs 201 MiB of cpu")
+            && words.contains("`a` holds 500 MiB")
+            && words.contains("300 MiB are in use"),
         "{words}"
     );
     gate.reserve(&request("b", 200), 0).expect("there is room");
@@ -63,19 +68,33 @@ fn the_one_that_was_not_used_for_the_longest_time_gives_way_and_nobody_who_need_
         load(&mut gate, module, 300, at as u64);
     }
     let now = 10_000;
-    let plan = |gate: &Gate, mib, now| gate.plan(&[request("new", mib)], &BTreeSet::new(), now).map(|plan| plan.unload_first);
+    let plan = |gate: &Gate, mib, now| {
+        gate.plan(&[request("new", mib)], &BTreeSet::new(), now).map(|plan| plan.unload_first)
+    };
     assert_eq!(plan(&gate, 100, now), Ok(vec![]), "there is room");
     assert_eq!(plan(&gate, 400, now), Ok(vec!["a".to_owned()]));
     assert_eq!(plan(&gate, 500, now), Ok(vec!["a".to_owned(), "b".to_owned()]));
     gate.seen("a", false, now);
     gate.seen("b", true, now);
-    assert_eq!(plan(&gate, 500, now), Ok(vec!["a".to_owned(), "c".to_owned()]), "whoever works stays");
+    assert_eq!(
+        plan(&gate, 500, now),
+        Ok(vec!["a".to_owned(), "c".to_owned()]),
+        "whoever works stays"
+    );
     gate.pin(&names(&["a"]));
     let refusal = plan(&gate, 500, now).expect_err("one is pinned, one works");
-    let reasons: Vec<_> = refusal.holders.iter().map(|holder| (holder.module.as_str(), holder.reason)).collect();
+    let reasons: Vec<_> =
+        refusal.holders.iter().map(|holder| (holder.module.as_str(), holder.reason)).collect();
     assert_eq!(reasons, [("a", Some("pinned")), ("b", Some("at work")), ("c", None)]);
-    assert_eq!(plan(&gate, 400, RESIDENCY + 1).expect_err("all are new, pinned or at work").free_mib, 100);
-    assert_eq!(gate.holding("a").map(|(_, holding)| holding.mib), Some(300), "a plan changes nothing");
+    assert_eq!(
+        plan(&gate, 400, RESIDENCY + 1).expect_err("all are new, pinned or at work").free_mib,
+        100
+    );
+    assert_eq!(
+        gate.holding("a").map(|(_, holding)| holding.mib),
+        Some(300),
+        "a plan changes nothing"
+    );
 }
 
 #[test]
@@ -94,10 +113,12 @@ fn a_profile_that_is_left_ends_late_where_there_is_room_and_first_where_there_is
     load(&mut gate, "old", 400, 0);
     gate.pin(&names(&["old"]));
     let outgoing = names(&["shared", "old"]);
-    let roomy = gate.plan(&[request("shared", 200), request("new", 400)], &outgoing, 1).expect("a plan");
+    let roomy =
+        gate.plan(&[request("shared", 200), request("new", 400)], &outgoing, 1).expect("a plan");
     assert_eq!((roomy.unload_first, roomy.unload_after), (vec![], vec!["old".to_owned()]));
     assert_eq!(roomy.load, [request("new", 400)], "the shared one stays");
-    let tight = gate.plan(&[request("shared", 200), request("new", 500)], &outgoing, 1).expect("a plan");
+    let tight =
+        gate.plan(&[request("shared", 200), request("new", 500)], &outgoing, 1).expect("a plan");
     assert_eq!((tight.unload_first, tight.unload_after), (vec!["old".to_owned()], vec![]));
     assert!(gate.plan(&[request("shared", 200), request("new", 801)], &outgoing, 1).is_err());
     let stays = gate.plan(&[request("new", 500)], &BTreeSet::new(), 10_000).expect("a plan");
@@ -109,7 +130,10 @@ fn what_does_not_come_back_is_kept_from_others_until_it_does() {
     let mut gate = gate(1000);
     load(&mut gate, "a", 600, 0);
     assert!(gate.unloading("a"));
-    gate.ended("a", Some(QuarantinedMemory { mib: 350, reason: "process 7 still holds it".to_owned() }));
+    gate.ended(
+        "a",
+        Some(QuarantinedMemory { mib: 350, reason: "process 7 still holds it".to_owned() }),
+    );
     assert_eq!(gate.slots()[&SlotId::Cpu].available_mib(), 650);
     assert!(gate.reserve(&request("b", 700), 0).is_err());
     assert!(gate.returned("a") && !gate.returned("a"));
@@ -142,10 +166,21 @@ fn one_that_takes_more_than_it_reserved_has_it_reserved_as_far_as_there_is_any()
     let mut gate = gate(1000);
     load(&mut gate, "a", 300, 0);
     load(&mut gate, "b", 300, 0);
-    gate.observe(&SlotId::Cpu, Measurement { capacity_mib: 1000, free_mib: None }, &BTreeMap::from([("a".to_owned(), 900)]));
+    gate.observe(
+        &SlotId::Cpu,
+        Measurement { capacity_mib: 1000, free_mib: None },
+        &BTreeMap::from([("a".to_owned(), 900)]),
+    );
     let slot = &gate.slots()[&SlotId::Cpu];
-    assert_eq!((slot.reserved_mib(), slot.available_mib(), slot.holdings()["a"].mib), (1000, 0, 700));
-    assert!(slot.notes()[0].contains("`a` takes 900 MiB, and 300 MiB were reserved"), "{:?}", slot.notes());
+    assert_eq!(
+        (slot.reserved_mib(), slot.available_mib(), slot.holdings()["a"].mib),
+        (1000, 0, 700)
+    );
+    assert!(
+        slot.notes()[0].contains("`a` takes 900 MiB, and 300 MiB were reserved"),
+        "{:?}",
+        slot.notes()
+    );
 }
 
 #[test]
@@ -158,7 +193,11 @@ fn one_that_ran_already_has_what_is_left_and_more_once_there_is_more() {
     gate.adopt(&request("b", 500), 1);
     assert_eq!(gate.holding("b").map(|(_, holding)| holding.mib), Some(500));
     gate.adopt(&request("b", 100), 2);
-    assert_eq!(gate.holding("b").map(|(_, holding)| holding.mib), Some(500), "what was promised stays");
+    assert_eq!(
+        gate.holding("b").map(|(_, holding)| holding.mib),
+        Some(500),
+        "what was promised stays"
+    );
 }
 
 #[test]
@@ -180,17 +219,53 @@ fn whoever_rests_longer_than_its_profile_lets_it_is_idle() {
 /// Something that happens to the gate.
 #[derive(Clone, Debug)]
 enum Step {
-    Measure { slot: usize, free: u64, holders: Vec<u64> },
-    Lie { slot: usize, capacity: u64, free: u64 },
-    Load { module: usize, slot: usize, mib: u64 },
-    Adopt { module: usize, slot: usize, mib: u64 },
-    Activate { modules: Vec<usize>, slot: usize, mib: u64, leave: Vec<usize>, is_killed: Option<usize> },
-    Ready { module: usize },
-    Unload { module: usize, left: Option<u64> },
-    Die { module: usize },
-    Return { module: usize },
-    Pin { modules: Vec<usize> },
-    Work { module: usize, busy: bool },
+    Measure {
+        slot: usize,
+        free: u64,
+        holders: Vec<u64>,
+    },
+    Lie {
+        slot: usize,
+        capacity: u64,
+        free: u64,
+    },
+    Load {
+        module: usize,
+        slot: usize,
+        mib: u64,
+    },
+    Adopt {
+        module: usize,
+        slot: usize,
+        mib: u64,
+    },
+    Activate {
+        modules: Vec<usize>,
+        slot: usize,
+        mib: u64,
+        leave: Vec<usize>,
+        is_killed: Option<usize>,
+    },
+    Ready {
+        module: usize,
+    },
+    Unload {
+        module: usize,
+        left: Option<u64>,
+    },
+    Die {
+        module: usize,
+    },
+    Return {
+        module: usize,
+    },
+    Pin {
+        modules: Vec<usize>,
+    },
+    Work {
+        module: usize,
+        busy: bool,
+    },
 }
 
 const MODULES: usize = 8;
@@ -227,33 +302,53 @@ fn slot_of(slot: usize) -> SlotId {
 fn take(gate: &mut Gate, step: &Step, now: Millis) {
     match step {
         Step::Measure { slot, free, holders } => {
-            let holders = holders.iter().enumerate().map(|(module, mib)| (name(module), *mib)).collect();
-            gate.observe(&slot_of(*slot), Measurement { capacity_mib: CAPACITY, free_mib: Some(*free) }, &holders);
+            let holders =
+                holders.iter().enumerate().map(|(module, mib)| (name(module), *mib)).collect();
+            gate.observe(
+                &slot_of(*slot),
+                Measurement { capacity_mib: CAPACITY, free_mib: Some(*free) },
+                &holders,
+            );
         }
-        // One that has less than is reserved, or is free beyond itself. What is believed of it is no capacity of another.
+        // One that has less than is reserved, or is free beyond itself. What is believed of it is
+        // no capacity of another.
         Step::Lie { slot, capacity, free } => {
             let before = gate.slots()[&slot_of(*slot)].reserved_mib();
             if *capacity < before || *capacity == 0 {
-                gate.observe(&slot_of(*slot), Measurement { capacity_mib: *capacity, free_mib: Some(*free) }, &BTreeMap::new());
+                gate.observe(
+                    &slot_of(*slot),
+                    Measurement { capacity_mib: *capacity, free_mib: Some(*free) },
+                    &BTreeMap::new(),
+                );
             }
         }
         Step::Load { module, slot, mib } => {
-            let request = Request { module: name(*module), slot: slot_of(*slot), mib: *mib, pinned: false };
+            let request =
+                Request { module: name(*module), slot: slot_of(*slot), mib: *mib, pinned: false };
             let before = gate.slots()[&request.slot].available_mib();
             let is_held = gate.holding(&request.module).is_some();
             assert_eq!(gate.reserve(&request, now).is_ok(), is_held || before >= *mib);
         }
         Step::Adopt { module, slot, mib } => {
-            gate.adopt(&Request { module: name(*module), slot: slot_of(*slot), mib: *mib, pinned: false }, now);
+            gate.adopt(
+                &Request { module: name(*module), slot: slot_of(*slot), mib: *mib, pinned: false },
+                now,
+            );
         }
         Step::Activate { modules, slot, mib, leave, is_killed } => {
             let requests: Vec<Request> = modules
                 .iter()
-                .map(|module| Request { module: name(*module), slot: slot_of(*slot), mib: *mib, pinned: module % 2 == 0 })
+                .map(|module| Request {
+                    module: name(*module),
+                    slot: slot_of(*slot),
+                    mib: *mib,
+                    pinned: module % 2 == 0,
+                })
                 .collect();
             let leave = leave.iter().map(|module| name(*module)).collect();
             let Ok(plan) = gate.plan(&requests, &leave, now) else { return };
-            // Each of its steps may be the last before this process is killed; what it had done stands.
+            // Each of its steps may be the last before this process is killed; what it had done
+            // stands.
             let mut left = is_killed.unwrap_or(usize::MAX);
             let mut goes_on = || {
                 left = left.saturating_sub(1);
@@ -286,7 +381,10 @@ fn take(gate: &mut Gate, step: &Step, now: Millis) {
         Step::Unload { module, left } => {
             let module = name(*module);
             if gate.unloading(&module) {
-                gate.ended(&module, left.map(|mib| QuarantinedMemory { mib, reason: "held".to_owned() }));
+                gate.ended(
+                    &module,
+                    left.map(|mib| QuarantinedMemory { mib, reason: "held".to_owned() }),
+                );
             }
         }
         Step::Die { module } => gate.ended(&name(*module), None),

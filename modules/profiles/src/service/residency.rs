@@ -1,7 +1,8 @@
 //! Loading and unloading, each with its memory reserved and looked at; and what is loaded, watched.
 //!
-//! Invariants: a module is started only with its reservation; memory that did not come back is told by the process's own use, and kept from
-//! others until it does; a module that died is not waited for.
+//! Invariants: a module is started only with its reservation; memory that did not come back is told
+//! by the process's own use, and kept from others until it does; a module that died is not waited
+//! for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,13 +24,16 @@ use crate::state::Peak;
 
 /// How often is looked at what is loaded.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Less of the processors' time between two looks is what a module takes that only says that it lives.
+/// Less of the processors' time between two looks is what a module takes that only says that it
+/// lives.
 const WORK_NS_MIN: u64 = 3_000_000;
 /// How long the broker may take to say how many calls there were.
 const STATUS_WAIT: Duration = Duration::from_secs(1);
-/// What may be left of a module on a GPU and still counts as given back: the driver's own bookkeeping.
+/// What may be left of a module on a GPU and still counts as given back: the driver's own
+/// bookkeeping.
 const LEFT_MIB_MAX: u64 = 32;
-/// How long a driver may take to free the memory of a process that has ended, and how often it is asked.
+/// How long a driver may take to free the memory of a process that has ended, and how often it is
+/// asked.
 const FREED_WAIT: Duration = Duration::from_millis(1500);
 const FREED_EVERY: Duration = Duration::from_millis(50);
 /// How long a machine without NVML is not asked about it again, unless a person asks.
@@ -53,7 +57,8 @@ pub(super) struct Activity {
 
 /// Whether init starts it, so that it can be loaded and unloaded.
 pub(super) fn is_started(record: &ModuleRecord) -> bool {
-    matches!(record.card.payload, Payload::Native(_)) && record.card.supervision != Supervision::Delegate
+    matches!(record.card.payload, Payload::Native(_))
+        && record.card.supervision != Supervision::Delegate
 }
 
 /// What a module's environment says, by its Card.
@@ -66,8 +71,17 @@ fn variable<'a>(record: &'a ModuleRecord, name: &str) -> Option<&'a str> {
 }
 
 /// Where a module's model is, or will be.
-pub(super) fn slot_of(record: &ModuleRecord, usual: Option<&str>, visible: Option<&str>, gpus: &[GpuReading]) -> SlotId {
-    let told = record.attributes.get(ACTIVE_DEVICE).filter(|_| record.state == ModuleState::Ready).map(String::as_str);
+pub(super) fn slot_of(
+    record: &ModuleRecord,
+    usual: Option<&str>,
+    visible: Option<&str>,
+    gpus: &[GpuReading],
+) -> SlotId {
+    let told = record
+        .attributes
+        .get(ACTIVE_DEVICE)
+        .filter(|_| record.state == ModuleState::Ready)
+        .map(String::as_str);
     let asked = told.or_else(|| variable(record, DEVICE)).or(usual).unwrap_or("auto");
     let visible = variable(record, VISIBLE).or(visible);
     let number = match asked {
@@ -133,14 +147,20 @@ impl ProfilesService {
     }
 
     /// Measures every memory, and what each holder has of it.
-    pub(super) async fn measure(&self, records: &[ModuleRecord], is_asked: bool) -> (Vec<GpuReading>, Option<String>) {
+    pub(super) async fn measure(
+        &self,
+        records: &[ModuleRecord],
+        is_asked: bool,
+    ) -> (Vec<GpuReading>, Option<String>) {
         let (gpus, reason) = self.look_at_gpus(is_asked).await;
         let mut gate = lock(&self.gate);
         if let Some(seen) = main_memory(self.settings.cpu_mib) {
-            let holders = measured(&gate, &SlotId::Cpu, records, |pid| on_slot(pid, &SlotId::Cpu, &gpus));
+            let holders =
+                measured(&gate, &SlotId::Cpu, records, |pid| on_slot(pid, &SlotId::Cpu, &gpus));
             gate.observe(&SlotId::Cpu, seen, &holders);
         }
-        // What a driver that hangs said before is not what is so now: the ledger alone counts until it answers.
+        // What a driver that hangs said before is not what is so now: the ledger alone counts until
+        // it answers.
         let is_fresh = reason.is_none();
         for gpu in gpus.iter().filter(|_| is_fresh) {
             let slot = SlotId::Gpu(gpu.uuid.clone());
@@ -152,44 +172,63 @@ impl ProfilesService {
     }
 
     /// What would have to be reserved for a module.
-    pub(super) fn request(&self, label: &str, records: &[ModuleRecord], gpus: &[GpuReading], pinned: bool) -> Option<Request> {
+    pub(super) fn request(
+        &self,
+        label: &str,
+        records: &[ModuleRecord],
+        gpus: &[GpuReading],
+        pinned: bool,
+    ) -> Option<Request> {
         let usual = std::env::var(DEVICE).ok();
         let all: Vec<&ModuleRecord> = instances(records, label).collect();
         let first = *all.first()?;
         let slot = slot_of(first, usual.as_deref(), self.settings.cuda_visible.as_deref(), gpus);
         let peak = lock(&self.peaks).get(&peak_key(label, &slot)).cloned();
         let model = model_of(first);
-        // Of another model its figures say nothing; before it has run once nobody knows which it is.
-        let peak = peak.filter(|peak| model.is_none() || peak.model.is_none() || peak.model == model).map(|peak| peak.mib);
+        // Of another model its figures say nothing; before it has run once nobody knows which it
+        // is.
+        let peak = peak
+            .filter(|peak| model.is_none() || peak.model.is_none() || peak.model == model)
+            .map(|peak| peak.mib);
         // A peak is that of all replicas, what a Card declares is for each.
         let replicas = all.len() as u64;
         let declared = declared(first, &slot).map(|mib| mib.saturating_mul(replicas));
-        // Of one that runs, declares nothing and was never seen at work, what it has now is known at least.
+        // Of one that runs, declares nothing and was never seen at work, what it has now is known
+        // at least.
         let now = || held_by(&all, |pid| on_slot(pid, &slot, gpus)).filter(|mib| *mib > 0);
         let mib = need(peak, declared.or_else(now));
         Some(Request { module: label.to_owned(), slot, mib, pinned })
     }
 
-    /// Brings the ledger up to what runs: who has ended holds nothing, and who runs is written down, by whomever it was started. Modules
-    /// that no profile names are never unloaded.
+    /// Brings the ledger up to what runs: who has ended holds nothing, and who runs is written
+    /// down, by whomever it was started. Modules that no profile names are never unloaded.
     pub(super) async fn reconcile(&self, records: &[ModuleRecord], book: &Book) -> Vec<GpuReading> {
         let (gpus, _) = self.measure(records, false).await;
         let now = self.now();
         let managed = self.managed(book);
         let pinned = self.pinned();
         let mut labels: BTreeSet<String> = managed.clone();
-        labels.extend(records.iter().filter(|record| is_model(record)).map(|record| record.card.label.base().to_owned()));
+        labels.extend(
+            records
+                .iter()
+                .filter(|record| is_model(record))
+                .map(|record| record.card.label.base().to_owned()),
+        );
         for label in &labels {
             let all: Vec<&ModuleRecord> = instances(records, label).collect();
             let runs = all.iter().any(|record| record.pid != 0);
-            let is_ready = !all.is_empty() && all.iter().all(|record| record.state == ModuleState::Ready);
+            let is_ready =
+                !all.is_empty() && all.iter().all(|record| record.state == ModuleState::Ready);
             let held = lock(&self.gate).holding(label).map(|(slot, _)| slot.clone());
             if all.iter().all(|record| has_ended(record)) {
                 lock(&self.gate).ended(label, None);
                 continue;
             }
             let is_pinned = pinned.contains(label) || !managed.contains(label);
-            let Some(request) = self.request(label, records, &gpus, is_pinned).filter(|_| runs) else { continue };
+            let Some(request) = self.request(label, records, &gpus, is_pinned).filter(|_| runs)
+            else {
+                continue;
+            };
             let mut gate = lock(&self.gate);
             // It is on another device than it was to be on.
             if is_ready && held.as_ref().is_some_and(|slot| *slot != request.slot) {
@@ -222,12 +261,14 @@ impl ProfilesService {
     pub(super) fn pin(&self, managed: &BTreeSet<String>) {
         let mut pinned = self.pinned();
         let mut gate = lock(&self.gate);
-        let held: Vec<String> = gate.slots().values().flat_map(|slot| slot.holdings().keys().cloned()).collect();
+        let held: Vec<String> =
+            gate.slots().values().flat_map(|slot| slot.holdings().keys().cloned()).collect();
         pinned.extend(held.into_iter().filter(|module| !managed.contains(module)));
         gate.pin(&pinned);
     }
 
-    /// Reserves memory for these and starts them. On failure nothing is reserved for those that do not serve, and they are stopped.
+    /// Reserves memory for these and starts them. On failure nothing is reserved for those that do
+    /// not serve, and they are stopped.
     pub(super) async fn load(&self, requests: &[Request]) -> Result<(), Fault> {
         if requests.is_empty() {
             return Ok(());
@@ -256,7 +297,8 @@ impl ProfilesService {
             Err(error) => {
                 tracing::warn!("loading {} failed: {}", labels.join(", "), chain(&error));
                 let fault = mesh_fault(&error);
-                // Those that came up are of no use to anybody, and what is on its way is not waited for.
+                // Those that came up are of no use to anybody, and what is on its way is not waited
+                // for.
                 if let Err(error) = self.unload(&labels).await {
                     tracing::warn!("what was started is not stopped: {error}");
                 }
@@ -302,15 +344,26 @@ impl ProfilesService {
         }
         let mut notes = Vec::new();
         for label in labels {
-            let pids: Vec<u32> = instances(&before, label).map(|record| record.pid).filter(|pid| *pid != 0).collect();
+            let pids: Vec<u32> = instances(&before, label)
+                .map(|record| record.pid)
+                .filter(|pid| *pid != 0)
+                .collect();
             let slot = lock(&self.gate).holding(label).map(|(slot, _)| slot.clone());
             let left = match slot {
                 Some(slot) => self.left_of(&slot, &pids).await,
                 None => None,
             };
             if let Some(left) = &left {
-                tracing::error!(module = label, mib = left.mib, "memory did not come back: {}", left.reason);
-                notes.push(format!("`{label}`: {} MiB did not come back: {}", left.mib, left.reason));
+                tracing::error!(
+                    module = label,
+                    mib = left.mib,
+                    "memory did not come back: {}",
+                    left.reason
+                );
+                notes.push(format!(
+                    "`{label}`: {} MiB did not come back: {}",
+                    left.mib, left.reason
+                ));
                 lock(&self.lost).insert(label.clone(), pids);
             }
             lock(&self.gate).ended(label, left);
@@ -318,7 +371,8 @@ impl ProfilesService {
         Ok(notes)
     }
 
-    /// What processes that have ended still hold of a memory, once they have had a moment to give it back.
+    /// What processes that have ended still hold of a memory, once they have had a moment to give
+    /// it back.
     async fn left_of(&self, slot: &SlotId, pids: &[u32]) -> Option<QuarantinedMemory> {
         let SlotId::Gpu(uuid) = slot else {
             // init has seen the ends: the kernel has taken the main memory back with them.
@@ -329,26 +383,36 @@ impl ProfilesService {
             // Not known is not held: a driver that cannot say keeps nobody's memory from others.
             let (gpus, reason) = self.look_at_gpus(true).await;
             let gpu = gpus.iter().find(|gpu| gpu.uuid == *uuid).filter(|_| reason.is_none())?;
-            let held: Vec<(u32, u64)> = pids.iter().filter_map(|pid| Some((*pid, gpu.processes.get(pid).copied().flatten()?))).collect();
+            let held: Vec<(u32, u64)> = pids
+                .iter()
+                .filter_map(|pid| Some((*pid, gpu.processes.get(pid).copied().flatten()?)))
+                .collect();
             let mib: u64 = held.iter().map(|(_, mib)| mib).sum();
             if mib <= LEFT_MIB_MAX {
                 return None;
             }
             if Instant::now() >= until {
-                let names: Vec<String> = held.iter().map(|(pid, mib)| format!("process {pid} still has {mib} MiB")).collect();
+                let names: Vec<String> = held
+                    .iter()
+                    .map(|(pid, mib)| format!("process {pid} still has {mib} MiB"))
+                    .collect();
                 return Some(QuarantinedMemory { mib, reason: names.join(", ") });
             }
             tokio::time::sleep(FREED_EVERY).await;
         }
     }
 
-    /// Watches what is loaded, for ever: who works, what each takes, who has died, and who has rested long enough.
+    /// Watches what is loaded, for ever: who works, what each takes, who has died, and who has
+    /// rested long enough.
     pub async fn keep_watch(self: Arc<Self>) {
         let mut every = tokio::time::interval(LOOK_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            let holds = lock(&self.gate).slots().values().any(|slot| !slot.holdings().is_empty() || !slot.quarantined().is_empty());
+            let holds = lock(&self.gate)
+                .slots()
+                .values()
+                .any(|slot| !slot.holdings().is_empty() || !slot.quarantined().is_empty());
             if !holds {
                 continue;
             }
@@ -363,7 +427,11 @@ impl ProfilesService {
 
     async fn look(&self) -> Result<(), Fault> {
         let records = self.mesh.list().await.map_err(|error| mesh_fault(&error))?;
-        let held: Vec<String> = lock(&self.gate).slots().values().flat_map(|slot| slot.holdings().keys().cloned()).collect();
+        let held: Vec<String> = lock(&self.gate)
+            .slots()
+            .values()
+            .flat_map(|slot| slot.holdings().keys().cloned())
+            .collect();
         for label in held.iter().filter(|label| instances(&records, label).all(has_ended)) {
             tracing::info!(module = label, "is not loaded any more");
             lock(&self.gate).ended(label, None);
@@ -383,22 +451,27 @@ impl ProfilesService {
             return Ok(());
         }
         tracing::info!("unloaded until the next call: {}", idle.join(", "));
-        // Written down first: whoever dies in between leaves a module that is started by its next call.
+        // Written down first: whoever dies in between leaves a module that is started by its next
+        // call.
         let mut record = word.record;
         record.resting.extend(idle.iter().cloned());
         self.publish(record, &records).await?;
         self.unload(&idle).await.map(drop)
     }
 
-    /// Notes who has worked since the last look: who was called through the broker, or has used the processors.
+    /// Notes who has worked since the last look: who was called through the broker, or has used the
+    /// processors.
     async fn note_work(&self, held: &[String], records: &[ModuleRecord]) {
         let options = CallOptions { deadline: Some(STATUS_WAIT), ..CallOptions::default() };
         let status = self.client.call_method::<broker::method::Status>(&Empty {}, &options).await;
         let told = status.map(|answer| answer.value.modules).unwrap_or_default();
         let now = self.now();
         for label in held {
-            let time: u64 = instances(records, label).filter_map(|record| processor_ns(record.pid)).sum();
-            let of_this = told.iter().filter(|module| instances(records, label).any(|record| record.card.label.as_str() == module.label));
+            let time: u64 =
+                instances(records, label).filter_map(|record| processor_ns(record.pid)).sum();
+            let of_this = told.iter().filter(|module| {
+                instances(records, label).any(|record| record.card.label.as_str() == module.label)
+            });
             let (mut calls, mut queue) = (0, 0);
             for module in of_this {
                 calls += module.calls;
@@ -407,7 +480,9 @@ impl ProfilesService {
             let mut activity = lock(&self.activity);
             let last = activity.get(label).copied();
             // The first look at it says nothing of what it has done: loading is no work.
-            let worked = last.is_some_and(|last| calls > last.calls || time >= last.processor_ns.saturating_add(WORK_NS_MIN));
+            let worked = last.is_some_and(|last| {
+                calls > last.calls || time >= last.processor_ns.saturating_add(WORK_NS_MIN)
+            });
             let busy = worked || queue > 0;
             let has_worked = busy || last.is_some_and(|last| last.has_worked);
             activity.insert(label.clone(), Activity { processor_ns: time, calls, has_worked });
@@ -425,11 +500,16 @@ impl ProfilesService {
         for (slot, held) in gate.slots() {
             for (label, holding) in held.holdings() {
                 let has_worked = activity.get(label).is_some_and(|activity| activity.has_worked);
-                let Some(mib) = holding.measured_mib.filter(|mib| has_worked && *mib > 0) else { continue };
+                let Some(mib) = holding.measured_mib.filter(|mib| has_worked && *mib > 0) else {
+                    continue;
+                };
                 let model = instances(records, label).next().and_then(model_of);
                 let peak = peaks.entry(peak_key(label, slot)).or_default();
                 if peak.model != model || peak.mib < mib {
-                    *peak = Peak { mib: if peak.model == model { peak.mib.max(mib) } else { mib }, model };
+                    *peak = Peak {
+                        mib: if peak.model == model { peak.mib.max(mib) } else { mib },
+                        model,
+                    };
                     is_new = true;
                 }
             }
@@ -440,13 +520,16 @@ impl ProfilesService {
         }
     }
 
-    /// Lifts quarantines of memory that has come back: the processes that had it have none any more.
+    /// Lifts quarantines of memory that has come back: the processes that had it have none any
+    /// more.
     fn look_at_quarantine(&self) {
         let view = lock(&self.gpu_view).clone();
         if view.reason.is_some() {
             return;
         }
-        let held = |pid: &u32| view.gpus.iter().any(|gpu| gpu.processes.get(pid).is_some_and(|mib| *mib != Some(0)));
+        let held = |pid: &u32| {
+            view.gpus.iter().any(|gpu| gpu.processes.get(pid).is_some_and(|mib| *mib != Some(0)))
+        };
         let mut back = Vec::new();
         lock(&self.lost).retain(|module, pids| {
             let is_held = pids.iter().any(held);
@@ -466,7 +549,9 @@ impl ProfilesService {
 fn on_slot(pid: u32, slot: &SlotId, gpus: &[GpuReading]) -> Option<u64> {
     match slot {
         SlotId::Cpu => resident_mib(pid),
-        SlotId::Gpu(uuid) => gpus.iter().find(|gpu| gpu.uuid == *uuid)?.processes.get(&pid).copied().flatten(),
+        SlotId::Gpu(uuid) => {
+            gpus.iter().find(|gpu| gpu.uuid == *uuid)?.processes.get(&pid).copied().flatten()
+        }
     }
 }
 
@@ -478,7 +563,12 @@ fn held_by(instances: &[&ModuleRecord], of: impl Fn(u32) -> Option<u64>) -> Opti
 }
 
 /// What each holder of a memory has of it, where that can be told of all its processes.
-fn measured(gate: &Gate, slot: &SlotId, records: &[ModuleRecord], of: impl Fn(u32) -> Option<u64>) -> BTreeMap<String, u64> {
+fn measured(
+    gate: &Gate,
+    slot: &SlotId,
+    records: &[ModuleRecord],
+    of: impl Fn(u32) -> Option<u64>,
+) -> BTreeMap<String, u64> {
     let Some(held) = gate.slots().get(slot) else { return BTreeMap::new() };
     let one = |label: &String| {
         let all: Vec<&ModuleRecord> = instances(records, label).collect();
@@ -494,7 +584,9 @@ mod tests {
     use super::*;
 
     fn record(more: &str) -> ModuleRecord {
-        let text = format!("schema_version = 1\nlabel = \"m\"\n{more}\n[payload.native]\nexec = \"embed-real\"\n");
+        let text = format!(
+            "schema_version = 1\nlabel = \"m\"\n{more}\n[payload.native]\nexec = \"embed-real\"\n"
+        );
         let card = Card::parse("t.toml", text.as_bytes()).expect("a good Card");
         ModuleRecord {
             socket: String::new(),
@@ -514,7 +606,13 @@ mod tests {
     }
 
     fn gpus() -> Vec<GpuReading> {
-        (0..2).map(|index| GpuReading { index, uuid: format!("GPU-{index}"), ..GpuReading::default() }).collect()
+        (0..2)
+            .map(|index| GpuReading {
+                index,
+                uuid: format!("GPU-{index}"),
+                ..GpuReading::default()
+            })
+            .collect()
     }
 
     #[test]
@@ -525,10 +623,19 @@ mod tests {
         assert_eq!(slot_of(&record(""), Some("cpu"), None, &gpus()), SlotId::Cpu);
         assert_eq!(of(&record("mock = true")), "cpu");
         assert_eq!(of(&record("environment = { BRAHMAN_DEVICE = \"cuda:1\" }")), "GPU-1");
-        assert_eq!(of(&record("environment = { BRAHMAN_DEVICE = \"cuda:0\", CUDA_VISIBLE_DEVICES = \"1\" }")), "GPU-1");
+        assert_eq!(
+            of(&record(
+                "environment = { BRAHMAN_DEVICE = \"cuda:0\", CUDA_VISIBLE_DEVICES = \"1\" }"
+            )),
+            "GPU-1"
+        );
         let mut fallen_back = record("environment = { BRAHMAN_DEVICE = \"cuda:1\" }");
         fallen_back.attributes.insert("device".to_owned(), "cpu".to_owned());
-        assert_eq!(of(&fallen_back), "GPU-1", "what it said in an earlier life is not what it will be");
+        assert_eq!(
+            of(&fallen_back),
+            "GPU-1",
+            "what it said in an earlier life is not what it will be"
+        );
         fallen_back.state = ModuleState::Ready;
         assert_eq!(of(&fallen_back), "cpu");
     }

@@ -1,12 +1,15 @@
-//! What is held where, and single models loaded and unloaded: modules of this mesh, and models of an Ollama server beside it.
+//! What is held where, and single models loaded and unloaded: modules of this mesh, and models of
+//! an Ollama server beside it.
 //!
-//! Invariant: a driver or a server that does not answer is a reason in the answer, and the rest is told.
+//! Invariant: a driver or a server that does not answer is a reason in the answer, and the rest is
+//! told.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 use brahman_card::interface::profiles::{
-    External, GpuUse, LoadedModel, LoadedOut, PreloadIn, PreloadOut, Quarantine, Reservation, SlotUse, UnloadIn, UnloadOut, VramOut, error,
+    External, GpuUse, LoadedModel, LoadedOut, PreloadIn, PreloadOut, Quarantine, Reservation,
+    SlotUse, UnloadIn, UnloadOut, VramOut, error,
 };
 use brahman_card::{Fault, ModuleRecord, ModuleState};
 use brahman_sidecar::chain;
@@ -47,14 +50,17 @@ impl ProfilesService {
         let gate = lock(&self.gate);
         let mut models = Vec::new();
         for (id, slot) in gate.slots() {
-            models.extend(slot.holdings().iter().map(|(module, holding)| LoadedModel {
-                module: module.clone(),
-                model: instances(&records, module).find_map(|record| record.attributes.get(MODEL).cloned()),
-                slot: id.to_string(),
-                mib: holding.mib,
-                measured_mib: holding.measured_mib,
-                pinned: holding.pinned,
-                idle_s: idle_s(holding, now),
+            models.extend(slot.holdings().iter().map(|(module, holding)| {
+                LoadedModel {
+                    module: module.clone(),
+                    model: instances(&records, module)
+                        .find_map(|record| record.attributes.get(MODEL).cloned()),
+                    slot: id.to_string(),
+                    mib: holding.mib,
+                    measured_mib: holding.measured_mib,
+                    pinned: holding.pinned,
+                    idle_s: idle_s(holding, now),
+                }
             }));
         }
         models.sort_by(|a, b| a.module.cmp(&b.module));
@@ -96,29 +102,48 @@ impl ProfilesService {
             };
         };
         let word = self.word();
-        if let Some(profile) = word.profile.as_ref().filter(|profile| !labels.iter().any(|label| profile.modules.contains(label))) {
+        if let Some(profile) = word
+            .profile
+            .as_ref()
+            .filter(|profile| !labels.iter().any(|label| profile.modules.contains(label)))
+        {
             let id = profile.profile.id.clone();
-            let message =
-                format!("profile `{id}` is active and does not name the module `{first}`: activate one that does, or deactivate it");
-            return Err(Fault::of(&error::Forbidden { profile: id, name: first.clone() }, false, message));
+            let message = format!(
+                "profile `{id}` is active and does not name the module `{first}`: activate one that does, or deactivate it"
+            );
+            return Err(Fault::of(
+                &error::Forbidden { profile: id, name: first.clone() },
+                false,
+                message,
+            ));
         }
         // What a person has stopped stays so; and one that loads or serves needs nothing.
         let is_down = |label: &&String| instances(&records, label).any(|record| !is_up(record));
         let may = |label: &&String| {
-            let is_bound = word.profile.as_ref().is_none_or(|profile| profile.modules.contains(*label));
+            let is_bound =
+                word.profile.as_ref().is_none_or(|profile| profile.modules.contains(*label));
             is_bound && (!is_on_call || word.record.resting.contains(*label))
         };
         let wanted: Vec<String> = labels.iter().filter(is_down).filter(may).cloned().collect();
         if wanted.is_empty() {
             let is_there = labels.iter().any(|label| instances(&records, label).any(is_up));
-            let out = PreloadOut { model: model.clone(), elapsed_ms: elapsed_ms(begun), ..PreloadOut::default() };
+            let out = PreloadOut {
+                model: model.clone(),
+                elapsed_ms: elapsed_ms(begun),
+                ..PreloadOut::default()
+            };
             return if is_there { Ok(out) } else { Err(no_such(&model)) };
         }
         let book = self.book(&records);
         let gpus = self.reconcile(&records, &book).await;
         let pinned = word.profile.map(|profile| profile.pinned).unwrap_or_default();
-        let requests: Vec<_> = wanted.iter().filter_map(|label| self.request(label, &records, &gpus, pinned.contains(label))).collect();
-        let plan = lock(&self.gate).plan(&requests, &BTreeSet::new(), self.now()).map_err(|refusal| refusal_fault(&refusal))?;
+        let requests: Vec<_> = wanted
+            .iter()
+            .filter_map(|label| self.request(label, &records, &gpus, pinned.contains(label)))
+            .collect();
+        let plan = lock(&self.gate)
+            .plan(&requests, &BTreeSet::new(), self.now())
+            .map_err(|refusal| refusal_fault(&refusal))?;
         self.make_room(&plan).await?;
         let loaded: Vec<String> = plan.load.iter().map(|request| request.module.clone()).collect();
         let mut record = word.record;
@@ -152,20 +177,35 @@ impl ProfilesService {
             if !ollama.has(&model).await.map_err(|error| ollama_fault(&model, &error))? {
                 return Err(no_such(&model));
             }
-            let is_gone = ollama.unload(&model).await.map_err(|error| ollama_fault(&model, &error))?;
-            let notes = (!is_gone).then(|| vec![format!("{} took the command and still lists the model", ollama.base())]);
-            return Ok(UnloadOut { model, unloaded: Vec::new(), elapsed_ms: elapsed_ms(begun), external: Some(true), notes });
+            let is_gone =
+                ollama.unload(&model).await.map_err(|error| ollama_fault(&model, &error))?;
+            let notes = (!is_gone).then(|| {
+                vec![format!("{} took the command and still lists the model", ollama.base())]
+            });
+            return Ok(UnloadOut {
+                model,
+                unloaded: Vec::new(),
+                elapsed_ms: elapsed_ms(begun),
+                external: Some(true),
+                notes,
+            });
         }
         let word = self.word();
-        let pinned = word.profile.as_ref().map(|profile| profile.pinned.clone()).unwrap_or_default();
+        let pinned =
+            word.profile.as_ref().map(|profile| profile.pinned.clone()).unwrap_or_default();
         if let Some(module) = labels.iter().find(|label| pinned.contains(*label)).cloned() {
-            let message = format!("`{module}` is pinned by the active profile: activate another, or take the pin out of it");
+            let message = format!(
+                "`{module}` is pinned by the active profile: activate another, or take the pin out of it"
+            );
             return Err(Fault::of(&error::Pinned { module }, false, message));
         }
         let book = self.book(&records);
         self.reconcile(&records, &book).await;
-        let unloaded: Vec<String> =
-            labels.iter().filter(|label| instances(&records, label).any(|record| record.pid != 0)).cloned().collect();
+        let unloaded: Vec<String> = labels
+            .iter()
+            .filter(|label| instances(&records, label).any(|record| record.pid != 0))
+            .cloned()
+            .collect();
         let mut record = word.record;
         record.resting.extend(unloaded.iter().cloned());
         self.publish(record, &records).await?;
@@ -177,18 +217,23 @@ impl ProfilesService {
 
 /// Whether a module serves, or will without anybody's help.
 fn is_up(record: &ModuleRecord) -> bool {
-    record.state == ModuleState::Ready || (record.state.is_coming() && record.state != ModuleState::Draining)
+    record.state == ModuleState::Ready
+        || (record.state.is_coming() && record.state != ModuleState::Draining)
 }
 
-/// Labels of the modules that somebody means who says this: by their own label, else by their model.
+/// Labels of the modules that somebody means who says this: by their own label, else by their
+/// model.
 fn labels_of(model: &str, records: &[ModuleRecord]) -> BTreeSet<String> {
     let started = || records.iter().filter(|record| is_started(record));
-    let by_label: BTreeSet<String> =
-        started().filter(|record| record.card.label.answers_to(model)).map(|record| record.card.label.base().to_owned()).collect();
+    let by_label: BTreeSet<String> = started()
+        .filter(|record| record.card.label.answers_to(model))
+        .map(|record| record.card.label.base().to_owned())
+        .collect();
     if !by_label.is_empty() {
         return by_label;
     }
-    let is_of = |record: &&ModuleRecord| record.attributes.get(MODEL).is_some_and(|name| name == model);
+    let is_of =
+        |record: &&ModuleRecord| record.attributes.get(MODEL).is_some_and(|name| name == model);
     started().filter(is_of).map(|record| record.card.label.base().to_owned()).collect()
 }
 
@@ -196,11 +241,17 @@ fn check(model: &str) -> Result<(), Fault> {
     if (1..=NAME_BYTES_MAX).contains(&model.len()) {
         return Ok(());
     }
-    Err(Fault::invalid_parameter("model", format!("{} bytes, expected 1 to {NAME_BYTES_MAX}", model.len())))
+    Err(Fault::invalid_parameter(
+        "model",
+        format!("{} bytes, expected 1 to {NAME_BYTES_MAX}", model.len()),
+    ))
 }
 
 fn no_such(model: &str) -> Fault {
-    let message = format!("no module is called `{0}` or has the model `{0}`; `brahman status` lists them", model.escape_debug());
+    let message = format!(
+        "no module is called `{0}` or has the model `{0}`; `brahman status` lists them",
+        model.escape_debug()
+    );
     Fault::of(&error::NoSuchModel { model: model.to_owned() }, false, message)
 }
 
@@ -240,7 +291,11 @@ fn slot_use(id: &SlotId, slot: &Slot, now: Millis) -> SlotUse {
     let quarantined: Vec<Quarantine> = slot
         .quarantined()
         .iter()
-        .map(|(module, lost)| Quarantine { module: module.clone(), mib: lost.mib, reason: lost.reason.clone() })
+        .map(|(module, lost)| Quarantine {
+            module: module.clone(),
+            mib: lost.mib,
+            reason: lost.reason.clone(),
+        })
         .collect();
     SlotUse {
         slot: id.to_string(),

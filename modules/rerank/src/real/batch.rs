@@ -1,7 +1,7 @@
 //! Which pairs share a pass, purely: those of like length, up to a budget of tokens.
 //!
-//! A pass is padded to its longest row, and the budget counts padding. The longest pairs go first, so that what the threads end with is
-//! short.
+//! A pass is padded to its longest row, and the budget counts padding. The longest pairs go first,
+//! so that what the threads end with is short.
 
 use brahman_models::passes::PassBudget;
 
@@ -15,11 +15,15 @@ pub struct BatchLimits {
 }
 
 impl BatchLimits {
-    /// The same with fewer tokens, if `all` of them would else leave some of `threads` threads without work; never fewer than `least`.
+    /// The same with fewer tokens, if `all` of them would else leave some of `threads` threads
+    /// without work; never fewer than `least`.
     #[must_use]
     pub fn shared_by(self, threads: usize, all: usize, least: usize) -> Self {
         let share = all.div_ceil(threads.max(1));
-        Self { budget: PassBudget { tokens: self.budget.tokens.min(share.max(least)), ..self.budget }, ..self }
+        Self {
+            budget: PassBudget { tokens: self.budget.tokens.min(share.max(least)), ..self.budget },
+            ..self
+        }
     }
 }
 
@@ -60,16 +64,31 @@ mod tests {
     #[test]
     fn like_lengths_share_a_pass() {
         let narrow = limits(300, usize::MAX, usize::MAX);
-        assert_eq!(batches(&[100, 10, 99, 11, 12, 101, 98], narrow), [vec![5, 0], vec![2, 6, 4], vec![3, 1]]);
-        assert_eq!(batches(&[900, 10], narrow), [vec![0], vec![1]], "one that does not fit goes alone");
-        assert_eq!(batches(&[5, 5, 5], limits(usize::MAX, usize::MAX, 1)), [vec![0], vec![1], vec![2]]);
-        assert_eq!(batches(&[1000, 990, 980], limits(usize::MAX, 2_000_000, usize::MAX)), [vec![0, 1], vec![2]]);
+        assert_eq!(
+            batches(&[100, 10, 99, 11, 12, 101, 98], narrow),
+            [vec![5, 0], vec![2, 6, 4], vec![3, 1]]
+        );
+        assert_eq!(
+            batches(&[900, 10], narrow),
+            [vec![0], vec![1]],
+            "one that does not fit goes alone"
+        );
+        assert_eq!(
+            batches(&[5, 5, 5], limits(usize::MAX, usize::MAX, 1)),
+            [vec![0], vec![1], vec![2]]
+        );
+        assert_eq!(
+            batches(&[1000, 990, 980], limits(usize::MAX, 2_000_000, usize::MAX)),
+            [vec![0, 1], vec![2]]
+        );
         assert!(batches(&[], narrow).is_empty());
     }
 
     #[test]
     fn a_small_call_is_shared_by_all_threads() {
-        let shared = |threads, all| limits(512, usize::MAX, usize::MAX).shared_by(threads, all, 128).budget.tokens;
+        let shared = |threads, all| {
+            limits(512, usize::MAX, usize::MAX).shared_by(threads, all, 128).budget.tokens
+        };
         assert_eq!((shared(8, 1600), shared(8, 100), shared(2, 100_000)), (200, 128, 512));
     }
 

@@ -1,7 +1,9 @@
-//! Whether a model's folder will do, in words: what it was read to say, what the model did when it was tried, and a test of its scores.
+//! Whether a model's folder will do, in words: what it was read to say, what the model did when it
+//! was tried, and a test of its scores.
 //!
-//! A folder may bring a reference, `reference.json`: a list of `{"query": …, "text": …, "score": …}`, made by whoever trained or converted
-//! the model. Its pairs are scored and must come near.
+//! A folder may bring a reference, `reference.json`: a list of
+//! `{"query": …, "text": …, "score": …}`, made by whoever trained or converted the model. Its pairs
+//! are scored and must come near.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +13,8 @@ use thiserror::Error;
 
 use super::pipeline::{OpenError, OpenedModel, Settings, SettingsError};
 
-/// How far a score may be from the reference's, in parts of the larger of it and 1, by how many bits a number has.
+/// How far a score may be from the reference's, in parts of the larger of it and 1, by how many
+/// bits a number has.
 const APART_MAX: f32 = 1e-3;
 const APART_MAX_HALF: f32 = 2e-2;
 const APART_MAX_INT8: f32 = 2e-1;
@@ -71,14 +74,23 @@ pub fn check(settings: &Settings) -> Result<Vec<String>, CheckError> {
     Ok(lines)
 }
 
-fn compared(model: &OpenedModel, file: &Path, pairs: &[ReferencePair]) -> Result<String, CheckError> {
+fn compared(
+    model: &OpenedModel,
+    file: &Path,
+    pairs: &[ReferencePair],
+) -> Result<String, CheckError> {
     let most = reference::bound(model.precision(), APART_MAX, APART_MAX_HALF, APART_MAX_INT8);
     let mut worst = 0.0_f32;
     for (index, pair) in pairs.iter().enumerate() {
         let found = model.score(&pair.query, &pair.text)?;
         let apart = (found - pair.score).abs() / pair.score.abs().max(1.0);
         if apart.is_nan() || apart > most {
-            return Err(CheckError::Different { file: file.to_owned(), index, expected: pair.score, found });
+            return Err(CheckError::Different {
+                file: file.to_owned(),
+                index,
+                expected: pair.score,
+                found,
+            });
         }
         worst = worst.max(apart);
     }
@@ -87,6 +99,9 @@ fn compared(model: &OpenedModel, file: &Path, pairs: &[ReferencePair]) -> Result
 
 fn sensible(model: &OpenedModel) -> Result<String, CheckError> {
     let (answer, other) = (model.score(QUERY, ANSWER)?, model.score(QUERY, OTHER)?);
-    let verdict = if answer > other { "" } else { ": it tells them apart badly, as an untrained model does" };
-    Ok(format!("no {REFERENCE}; a question's answer has a score of {answer:.3}, something else one of {other:.3}{verdict}"))
+    let verdict =
+        if answer > other { "" } else { ": it tells them apart badly, as an untrained model does" };
+    Ok(format!(
+        "no {REFERENCE}; a question's answer has a score of {answer:.3}, something else one of {other:.3}{verdict}"
+    ))
 }

@@ -1,4 +1,5 @@
-//! A model on disk, loaded: its plan, its bytes, its tokenizer, and the fingerprint of everything that makes its scores.
+//! A model on disk, loaded: its plan, its bytes, its tokenizer, and the fingerprint of everything
+//! that makes its scores.
 //!
 //! The bytes that are hashed are the bytes that are loaded, weights in files of their own included.
 
@@ -14,7 +15,8 @@ use super::reader::{PairError, PairReader, PairTokens, TokenizerError};
 /// What a model is tried with: a query, and two texts of different length.
 const SAMPLE_QUERY: &str = "Which service answers?";
 const SAMPLE_SHORT: &str = "The mesh does.";
-const SAMPLE_LONG: &str = "The mesh of services answers 42 questions: über, naïve, xyzzy, and so on.";
+const SAMPLE_LONG: &str =
+    "The mesh of services answers 42 questions: über, naïve, xyzzy, and so on.";
 
 /// Why a model cannot be used.
 #[derive(Debug, Error)]
@@ -48,7 +50,8 @@ pub struct Model {
     pub plan: PairPlan,
     /// The ONNX file's bytes.
     pub onnx: Vec<u8>,
-    /// Weights that the graph names as files beside it (`external_data`), by the name it has for them.
+    /// Weights that the graph names as files beside it (`external_data`), by the name it has for
+    /// them.
     pub weights: Vec<(String, Arc<[u8]>)>,
     /// Query and text to token ids.
     pub reader: PairReader,
@@ -60,23 +63,32 @@ pub struct Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("name", &self.plan.name).field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+        f.debug_struct("Model")
+            .field("name", &self.plan.name)
+            .field("fingerprint", &self.fingerprint)
+            .finish_non_exhaustive()
     }
 }
 
 impl Model {
-    /// Loads and checks a model directory; `graph` names the ONNX file in place of what the folder says.
+    /// Loads and checks a model directory; `graph` names the ONNX file in place of what the folder
+    /// says.
     ///
     /// # Errors
     /// [`ModelError`], which names the file.
     pub fn load(folder: &Path, graph: Option<&String>) -> Result<Self, ModelError> {
-        let PairFolder { plan, onnx, weights, tokenizer, digests } = PairFolder::read(folder, graph)?;
+        let PairFolder { plan, onnx, weights, tokenizer, digests } =
+            PairFolder::read(folder, graph)?;
         let file = || folder.join("tokenizer.json");
-        let reader = PairReader::open(&tokenizer, &plan).map_err(|source| ModelError::Tokenizer { file: file(), source })?;
-        let sample = |text: &str| -> Result<PairTokens, PairError> { reader.pair(&reader.query(SAMPLE_QUERY)?, text) };
+        let reader = PairReader::open(&tokenizer, &plan)
+            .map_err(|source| ModelError::Tokenizer { file: file(), source })?;
+        let sample = |text: &str| -> Result<PairTokens, PairError> {
+            reader.pair(&reader.query(SAMPLE_QUERY)?, text)
+        };
         let refuse = |source: PairError| ModelError::Sample { file: file(), source };
         let samples = [sample(SAMPLE_SHORT).map_err(refuse)?, sample(SAMPLE_LONG).map_err(refuse)?];
-        let fingerprint = hex(&sha256(format!("{}\0{}", digests.join("\0"), plan.recipe()).as_bytes()));
+        let fingerprint =
+            hex(&sha256(format!("{}\0{}", digests.join("\0"), plan.recipe()).as_bytes()));
         Ok(Self { plan, onnx, weights, reader, samples, fingerprint })
     }
 }

@@ -21,7 +21,8 @@ use super::reader::{PairError, PairReader, PairTokens};
 use super::runner::{self, Runner, row, score};
 use crate::engine::{Engine, Identity, PairOutcome, PairScore};
 
-/// Fewest tokens to which a small call's passes are cut so that every thread has one: below that the matrices get too narrow.
+/// Fewest tokens to which a small call's passes are cut so that every thread has one: below that
+/// the matrices get too narrow.
 const BUDGET_LEAST: usize = 128;
 
 /// How the engine is set up.
@@ -45,7 +46,9 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SettingsError {
     /// No folder.
-    #[error("no model: `brahman models add DIR` adds a cross-encoder, or BRAHMAN_RERANK_MODEL in the Card names its folder")]
+    #[error(
+        "no model: `brahman models add DIR` adds a cross-encoder, or BRAHMAN_RERANK_MODEL in the Card names its folder"
+    )]
     NoModel,
     /// Threads.
     #[error(transparent)]
@@ -93,8 +96,17 @@ impl Settings {
     pub fn from_env(cache: &Path, folder: Option<PathBuf>) -> Result<Self, SettingsError> {
         let threads = threads_wanted("BRAHMAN_RERANK_THREADS")?;
         let (device, allow_cpu) = device::wanted()?;
-        let model = folder.or_else(|| variable("BRAHMAN_RERANK_MODEL").map(PathBuf::from)).ok_or(SettingsError::NoModel)?;
-        Ok(Self { model, graph: variable("BRAHMAN_RERANK_GRAPH"), cache: cache.to_owned(), device, allow_cpu, threads })
+        let model = folder
+            .or_else(|| variable("BRAHMAN_RERANK_MODEL").map(PathBuf::from))
+            .ok_or(SettingsError::NoModel)?;
+        Ok(Self {
+            model,
+            graph: variable("BRAHMAN_RERANK_GRAPH"),
+            cache: cache.to_owned(),
+            device,
+            allow_cpu,
+            threads,
+        })
     }
 }
 
@@ -117,10 +129,13 @@ impl OpenedModel {
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
         let (path, environment) = library::load(&settings.cache)?;
         let mut model = Model::load(&settings.model, settings.graph.as_ref())?;
-        let (runner, device) = runner::open(&environment, &model, settings.device, settings.allow_cpu)?;
+        let (runner, device) =
+            runner::open(&environment, &model, settings.device, settings.allow_cpu)?;
         // The session has them now, and once is enough.
         (model.onnx, model.weights) = (Vec::new(), Vec::new());
-        let untried = runner.try_model(&model).map_err(|source| OpenError::Trial { folder: settings.model.clone(), source })?;
+        let untried = runner
+            .try_model(&model)
+            .map_err(|source| OpenError::Trial { folder: settings.model.clone(), source })?;
         let library = format!("ONNX Runtime {}, {}", library::version(), path.display());
         Ok(Self { model, runner, device, library, untried })
     }
@@ -133,7 +148,8 @@ impl OpenedModel {
             1 => "a number a pair",
             _ => "two numbers a pair, of which the second less the first counts",
         };
-        let mut lines = vec![format!("{}: a cross-encoder, {labels}, on {}", plan.name, self.device.active)];
+        let mut lines =
+            vec![format!("{}: a cross-encoder, {labels}, on {}", plan.name, self.device.active)];
         lines.extend(plan.description());
         lines.push(format!("fingerprint {}", self.model.fingerprint));
         lines.extend(self.untried.iter().cloned());
@@ -152,9 +168,17 @@ impl OpenedModel {
     /// [`TrialError`] if it does not run.
     pub fn score(&self, query: &str, text: &str) -> Result<f32, TrialError> {
         let failed = |source| TrialError::Run { doing: "a text".to_owned(), source };
-        let tokens = || -> Result<PairTokens, PairError> { self.model.reader.pair(&self.model.reader.query(query)?, text) };
+        let tokens = || -> Result<PairTokens, PairError> {
+            self.model.reader.pair(&self.model.reader.query(query)?, text)
+        };
         let pair = tokens().map_err(|error| failed(ort::Error::new(error.to_string())))?;
-        let relevance = self.runner.relevances(&[row(&pair)]).map_err(failed)?.first().copied().unwrap_or(f64::NAN);
+        let relevance = self
+            .runner
+            .relevances(&[row(&pair)])
+            .map_err(failed)?
+            .first()
+            .copied()
+            .unwrap_or(f64::NAN);
         Ok(score(relevance, self.model.plan.is_sigmoid))
     }
 }
@@ -193,13 +217,27 @@ impl Pipeline {
             sigmoid: plan.is_sigmoid,
             precision: Some(plan.precision.name().to_owned()),
         };
-        let limits = BatchLimits { budget: PassBudget::of(is_cpu), rows: if plan.alone.is_some() { 1 } else { usize::MAX } };
+        let limits = BatchLimits {
+            budget: PassBudget::of(is_cpu),
+            rows: if plan.alone.is_some() { 1 } else { usize::MAX },
+        };
         // One thread feeds a GPU.
         let threads = if is_cpu { settings.threads } else { 1 };
         let recipe = recipe(&plan, runner.labels());
         let queue: Arc<CallQueue> = PassQueue::new(Calls::default());
-        queue.start(threads, move |queue, work| run(queue, &runner, &work)).map_err(OpenError::Threads)?;
-        Ok(Self { identity, reader: Arc::new(reader), recipe, device, library, limits, threads, queue })
+        queue
+            .start(threads, move |queue, work| run(queue, &runner, &work))
+            .map_err(OpenError::Threads)?;
+        Ok(Self {
+            identity,
+            reader: Arc::new(reader),
+            recipe,
+            device,
+            library,
+            limits,
+            threads,
+            queue,
+        })
     }
 
     /// Stops the threads after their present pass.
@@ -210,21 +248,40 @@ impl Pipeline {
     fn too_long(&self, index: usize, tokens: u32, is_least: bool, mend: &str) -> Fault {
         let least = if is_least { "at least " } else { "" };
         let max_tokens = self.reader.max_tokens();
-        let message =
-            format!("the query and text {index} have {least}{tokens} tokens together, {} takes {max_tokens}: {mend}", self.identity.model);
-        Fault::of(&error::PairTooLong { index: index as u64, tokens: tokens.into(), max_tokens: max_tokens as u64 }, false, message)
+        let message = format!(
+            "the query and text {index} have {least}{tokens} tokens together, {} takes {max_tokens}: {mend}",
+            self.identity.model
+        );
+        Fault::of(
+            &error::PairTooLong {
+                index: index as u64,
+                tokens: tokens.into(),
+                max_tokens: max_tokens as u64,
+            },
+            false,
+            message,
+        )
     }
 
     /// Makes tokens of all texts; one that is refused loses no other. Blocks.
-    fn prepare(&self, query: &str, texts: &[String], truncate: bool) -> Result<PreparedCall, Fault> {
+    fn prepare(
+        &self,
+        query: &str,
+        texts: &[String],
+        truncate: bool,
+    ) -> Result<PreparedCall, Fault> {
         let query = self.reader.query(query).map_err(|error| untokenisable("query", &error))?;
-        let mut call =
-            PreparedCall { pairs: Vec::with_capacity(texts.len()), places: Vec::with_capacity(texts.len()), refused: Vec::new() };
+        let mut call = PreparedCall {
+            pairs: Vec::with_capacity(texts.len()),
+            places: Vec::with_capacity(texts.len()),
+            refused: Vec::new(),
+        };
         for (index, text) in texts.iter().enumerate() {
             match self.reader.pair(&query, text) {
                 Ok(pair) if pair.kept() < pair.tokens && !truncate => {
                     let mend = "shorten them, or leave `truncate` as it is";
-                    call.refused.push((index, self.too_long(index, pair.tokens, pair.is_least, mend)));
+                    call.refused
+                        .push((index, self.too_long(index, pair.tokens, pair.is_least, mend)));
                 }
                 Ok(pair) => {
                     call.pairs.push(pair);
@@ -234,7 +291,9 @@ impl Pipeline {
                     let mend = "the query leaves no room for a text, which alone is cut: shorten the query";
                     call.refused.push((index, self.too_long(index, tokens, false, mend)));
                 }
-                Err(PairError::Tokenizer(error)) => call.refused.push((index, untokenisable(&format!("texts[{index}]"), &error))),
+                Err(PairError::Tokenizer(error)) => {
+                    call.refused.push((index, untokenisable(&format!("texts[{index}]"), &error)))
+                }
             }
         }
         Ok(call)
@@ -288,11 +347,18 @@ impl Engine for Pipeline {
         &self.identity
     }
 
-    async fn scores(self: Arc<Self>, query: String, texts: Vec<String>, truncate: bool) -> Result<Vec<PairOutcome>, Fault> {
+    async fn scores(
+        self: Arc<Self>,
+        query: String,
+        texts: Vec<String>,
+        truncate: bool,
+    ) -> Result<Vec<PairOutcome>, Fault> {
         let mut outcomes: Vec<Option<PairOutcome>> = vec![None; texts.len()];
         let this = Arc::clone(&self);
-        let prepared = tokio::task::spawn_blocking(move || this.prepare(&query, &texts, truncate)).await;
-        let PreparedCall { pairs, places, refused } = prepared.map_err(|e| Fault::internal(format!("a worker stopped: {e}")))??;
+        let prepared =
+            tokio::task::spawn_blocking(move || this.prepare(&query, &texts, truncate)).await;
+        let PreparedCall { pairs, places, refused } =
+            prepared.map_err(|e| Fault::internal(format!("a worker stopped: {e}")))??;
         for (index, fault) in refused {
             outcomes[index] = Some(Err(fault));
         }
@@ -309,7 +375,10 @@ impl Engine for Pipeline {
                 });
             }
         }
-        outcomes.into_iter().collect::<Option<Vec<_>>>().ok_or_else(|| Fault::internal("the inference threads have stopped"))
+        outcomes
+            .into_iter()
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(|| Fault::internal("the inference threads have stopped"))
     }
 
     fn warnings(&self) -> Option<Vec<String>> {

@@ -1,7 +1,8 @@
-//! Calls that wait for the inference threads, each cut into passes: they take turns, a pass each, so that a short one does not wait for a
-//! long one to end.
+//! Calls that wait for the inference threads, each cut into passes: they take turns, a pass each,
+//! so that a short one does not wait for a long one to end.
 //!
-//! Invariants: a pair whose output is none loses no other; how many pairs wait is bounded; a call whose caller has hung up is dropped.
+//! Invariants: a pair whose output is none loses no other; how many pairs wait is bounded; a call
+//! whose caller has hung up is dropped.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use tokio::sync::mpsc;
 use super::reader::PairTokens;
 use super::runner::{Runner, row};
 
-/// Pairs that may wait: their tokens take some 4 KB each, so 256 MB at most, and a call has at most a sixth of them.
+/// Pairs that may wait: their tokens take some 4 KB each, so 256 MB at most, and a call has at most
+/// a sixth of them.
 const WAITING_MAX: usize = 65_536;
 /// When whoever finds the queue full may come back.
 const RETRY_MS: u64 = 1000;
@@ -75,7 +77,11 @@ impl Calls {
         let waiting = self.waiting + job.pairs.len();
         if waiting > WAITING_MAX {
             return Err(Fault::overloaded(
-                format!("{} pairs are waiting, and {} more are too many", self.waiting, job.pairs.len()),
+                format!(
+                    "{} pairs are waiting, and {} more are too many",
+                    self.waiting,
+                    job.pairs.len()
+                ),
                 RETRY_MS,
             ));
         }
@@ -91,7 +97,9 @@ impl PassSchedule for Calls {
     /// The call that the pass is of goes behind the others.
     fn take(&mut self, threads: ThreadsState) -> Option<Pass<JobPass>> {
         self.drop_abandoned();
-        let may_run = |job: &Job| job.batches.front().is_some_and(|batch| !(batch.is_heavy && threads.is_heavy_running));
+        let may_run = |job: &Job| {
+            job.batches.front().is_some_and(|batch| !(batch.is_heavy && threads.is_heavy_running))
+        };
         let at = self.jobs.iter().position(may_run)?;
         let mut job = self.jobs.remove(at)?;
         let Batch { places, is_heavy } = job.batches.pop_front()?;
@@ -118,12 +126,22 @@ impl PassSchedule for Calls {
     }
 }
 
-/// Queues a call's pairs, in these passes. The answers end once each pair has one, or the threads have stopped.
-pub(super) fn push(queue: &CallQueue, pairs: &Arc<Vec<PairTokens>>, passes: Vec<Vec<usize>>) -> Result<mpsc::Receiver<PassOutcome>, Fault> {
+/// Queues a call's pairs, in these passes. The answers end once each pair has one, or the threads
+/// have stopped.
+pub(super) fn push(
+    queue: &CallQueue,
+    pairs: &Arc<Vec<PairTokens>>,
+    passes: Vec<Vec<usize>>,
+) -> Result<mpsc::Receiver<PassOutcome>, Fault> {
     // A place for each pass: no thread ever waits for a caller.
     let (answers, receiver) = mpsc::channel(passes.len().max(1));
     let batch = |places: Vec<usize>| {
-        let width = places.iter().filter_map(|at| pairs.get(*at)).map(|pair| pair.ids.len()).max().unwrap_or(0);
+        let width = places
+            .iter()
+            .filter_map(|at| pairs.get(*at))
+            .map(|pair| pair.ids.len())
+            .max()
+            .unwrap_or(0);
         Batch { is_heavy: is_heavy(places.len(), width), places }
     };
     let batches: VecDeque<Batch> = passes.into_iter().map(batch).collect();
@@ -142,14 +160,17 @@ pub(super) fn run(queue: &CallQueue, runner: &Runner, pass: &JobPass) {
     let relevances = run_rows(&rows, |rows| runner.relevances(rows));
     queue.count(places.len());
     // One that hung up needs no answer, and there is room for all others.
-    let _ = answers.try_send(places.iter().copied().zip(relevances.into_iter().map(sound)).collect());
+    let _ =
+        answers.try_send(places.iter().copied().zip(relevances.into_iter().map(sound)).collect());
 }
 
 fn sound(relevance: Option<f64>) -> Result<f64, Fault> {
     match relevance {
         Some(relevance) if relevance.is_finite() => Ok(relevance),
         Some(_) => Err(bad_output("the model's output for this text is not finite")),
-        None => Err(bad_output("the model does not take this text; the module's log has the reason")),
+        None => {
+            Err(bad_output("the model does not take this text; the module's log has the reason"))
+        }
     }
 }
 
@@ -172,7 +193,13 @@ mod tests {
     fn pairs(lengths: &[usize]) -> Arc<Vec<PairTokens>> {
         let pair = |length: &usize| {
             let (ids, types) = (vec![0; *length], vec![0; *length]);
-            PairTokens { tokens: u32::try_from(*length).expect("short"), ids, types, is_least: false, cuts_query: false }
+            PairTokens {
+                tokens: u32::try_from(*length).expect("short"),
+                ids,
+                types,
+                is_least: false,
+                cuts_query: false,
+            }
         };
         Arc::new(lengths.iter().map(pair).collect())
     }
@@ -200,7 +227,11 @@ mod tests {
         let _waits = push(&queue, &heavy, each_alone(2)).expect("queued");
         let _waits_too = push(&queue, &light, each_alone(1)).expect("queued");
         let busy = ThreadsState { is_heavy_running: true, ..FREE };
-        let lengths = |threads| queue.with(|calls| calls.take(threads)).map(|pass| (pass.work.pairs[0].ids.len(), pass.is_heavy));
+        let lengths = |threads| {
+            queue
+                .with(|calls| calls.take(threads))
+                .map(|pass| (pass.work.pairs[0].ids.len(), pass.is_heavy))
+        };
         assert_eq!(lengths(FREE), Some((3000, true)));
         assert_eq!((lengths(busy), lengths(busy)), (Some((5, false)), None));
         assert_eq!(lengths(FREE), Some((3000, true)));

@@ -1,7 +1,8 @@
-//! A query's and a text's way to token ids: the tokenizer, the cut to the window, special tokens, and which of the two a token is of.
+//! A query's and a text's way to token ids: the tokenizer, the cut to the window, special tokens,
+//! and which of the two a token is of.
 //!
-//! Invariants: ids are those that Hugging Face's own truncation of pairs gives; a text's cost is bounded by the window and not by its
-//! length. The query is made into tokens once a call.
+//! Invariants: ids are those that Hugging Face's own truncation of pairs gives; a text's cost is
+//! bounded by the window and not by its length. The query is made into tokens once a call.
 
 use brahman_models::layout::{PairCut, PairPlan};
 use brahman_models::tokens::{TextPart, TokenBound, largest_id, read_tokenizer};
@@ -22,7 +23,8 @@ pub struct QueryTokens {
 pub struct PairTokens {
     /// What the model is fed with.
     pub ids: Vec<u32>,
-    /// Of each token, whether it is the query's (0) or the text's (1), where the model tells them apart.
+    /// Of each token, whether it is the query's (0) or the text's (1), where the model tells them
+    /// apart.
     pub types: Vec<u32>,
     /// How many tokens query and text have together, special ones included.
     pub tokens: u32,
@@ -61,7 +63,9 @@ pub enum TokenizerError {
     #[error(transparent)]
     Tokenizer(#[from] tokenizers::Error),
     /// It knows no pairs.
-    #[error("its post-processor makes {found} tokens of a pair that should have {expected}: it does not know pairs of texts")]
+    #[error(
+        "its post-processor makes {found} tokens of a pair that should have {expected}: it does not know pairs of texts"
+    )]
     NoPairs {
         /// What it makes.
         found: usize,
@@ -69,7 +73,9 @@ pub enum TokenizerError {
         expected: usize,
     },
     /// No pair fits.
-    #[error("the window is {max_tokens} tokens by {source_said}, of which special tokens take {specials}")]
+    #[error(
+        "the window is {max_tokens} tokens by {source_said}, of which special tokens take {specials}"
+    )]
     Window {
         /// Tokens that the model takes.
         max_tokens: usize,
@@ -102,18 +108,29 @@ impl PairReader {
         // Both are done here, per pair and per batch, so that what is cut is known.
         tokenizer.with_truncation(None)?;
         tokenizer.with_padding(None);
-        let specials = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
+        let specials =
+            tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
         let max_tokens = plan.window.tokens;
         if max_tokens < specials + 2 {
-            return Err(TokenizerError::Window { max_tokens, source_said: plan.window.source.clone(), specials });
+            return Err(TokenizerError::Window {
+                max_tokens,
+                source_said: plan.window.source.clone(),
+                specials,
+            });
         }
         let bound = TokenBound::of(&tokenizer, max_tokens, plan.cuts_left);
-        let direction = if plan.cuts_left { TruncationDirection::Left } else { TruncationDirection::Right };
+        let direction =
+            if plan.cuts_left { TruncationDirection::Left } else { TruncationDirection::Right };
         let reader = Self { tokenizer, bound, max_tokens, specials, cut: plan.cut, direction };
-        let (first, second) = (reader.tokenizer.encode_fast("a", false)?, reader.tokenizer.encode_fast("b", false)?);
+        let (first, second) =
+            (reader.tokenizer.encode_fast("a", false)?, reader.tokenizer.encode_fast("b", false)?);
         let expected = first.len() + second.len() + specials;
         let found = reader.joined(first, second)?.len();
-        if found == expected { Ok(reader) } else { Err(TokenizerError::NoPairs { found, expected }) }
+        if found == expected {
+            Ok(reader)
+        } else {
+            Err(TokenizerError::NoPairs { found, expected })
+        }
     }
 
     /// Tokens that query and text may have together, special ones included.
@@ -134,14 +151,16 @@ impl PairReader {
     /// As the tokenizer gives them.
     pub fn query(&self, text: &str) -> Result<QueryTokens, tokenizers::Error> {
         let room = self.max_tokens - self.specials;
-        let TextPart { mut encoding, is_least, .. } = self.bound.encode(text, room, |text| self.tokenizer.encode_fast(text, false))?;
+        let TextPart { mut encoding, is_least, .. } =
+            self.bound.encode(text, room, |text| self.tokenizer.encode_fast(text, false))?;
         let count = encoding.len();
         // More than that are never kept, and every text gets a copy.
         self.cut(&mut encoding, room);
         Ok(QueryTokens { encoding, count, is_least })
     }
 
-    /// The tokens of a query and a text, cut to the window as Hugging Face cuts: special tokens are kept.
+    /// The tokens of a query and a text, cut to the window as Hugging Face cuts: special tokens are
+    /// kept.
     ///
     /// # Errors
     /// [`PairError`].
@@ -155,8 +174,10 @@ impl PairReader {
             // Of the rest nothing is known but that it is there.
             tokens = tokens.max(self.max_tokens + 1);
         }
-        let (first_kept, second_kept) =
-            self.cut.kept(query.count, second.len(), room).ok_or_else(|| PairError::NoRoom { tokens: small(tokens) })?;
+        let (first_kept, second_kept) = self
+            .cut
+            .kept(query.count, second.len(), room)
+            .ok_or_else(|| PairError::NoRoom { tokens: small(tokens) })?;
         let mut first = query.encoding.clone();
         self.cut(&mut first, first_kept);
         self.cut(&mut second, second_kept);
@@ -179,7 +200,8 @@ impl PairReader {
     }
 
     fn joined(&self, first: Encoding, mut second: Encoding) -> Result<Encoding, tokenizers::Error> {
-        // As when both are made into tokens at once; BERT's own post-processor leaves them as they are.
+        // As when both are made into tokens at once; BERT's own post-processor leaves them as they
+        // are.
         second.set_type_ids(vec![1; second.len()]);
         self.tokenizer.post_process(first, Some(second), true)
     }
@@ -198,11 +220,13 @@ mod tests {
 
     use super::*;
 
-    const WORDS: [&str; 12] = ["[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f", "g", "h", "i"];
+    const WORDS: [&str; 12] =
+        ["[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d", "e", "f", "g", "h", "i"];
 
     /// A tokenizer of words with this post-processor.
     fn words(post_processor: &Value) -> Vec<u8> {
-        let vocab: BTreeMap<&str, usize> = WORDS.iter().enumerate().map(|(id, word)| (*word, id)).collect();
+        let vocab: BTreeMap<&str, usize> =
+            WORDS.iter().enumerate().map(|(id, word)| (*word, id)).collect();
         json!({
             "version": "1.0", "truncation": {"direction": "Right", "max_length": 4, "strategy": "OnlyFirst", "stride": 0},
             "padding": null, "added_tokens": [], "normalizer": null, "decoder": null, "pre_tokenizer": {"type": "Whitespace"},
@@ -218,7 +242,8 @@ mod tests {
     }
 
     fn template() -> Value {
-        let special = |token: &str, kind: u32| json!({"SpecialToken": {"id": token, "type_id": kind}});
+        let special =
+            |token: &str, kind: u32| json!({"SpecialToken": {"id": token, "type_id": kind}});
         let text = |name: &str, kind: u32| json!({"Sequence": {"id": name, "type_id": kind}});
         json!({
             "type": "TemplateProcessing",
@@ -235,7 +260,11 @@ mod tests {
     }
 
     fn plan(window: usize) -> PairPlan {
-        let inputs = vec![InputPlan { name: "input_ids".to_owned(), role: InputRole::Ids, is_narrow: false }];
+        let inputs = vec![InputPlan {
+            name: "input_ids".to_owned(),
+            role: InputRole::Ids,
+            is_narrow: false,
+        }];
         PairPlan {
             name: "m".to_owned(),
             graph: "model.onnx".to_owned(),
@@ -253,7 +282,12 @@ mod tests {
         }
     }
 
-    fn pair(tokenizer: &[u8], plan: &PairPlan, query: &str, text: &str) -> Result<PairTokens, PairError> {
+    fn pair(
+        tokenizer: &[u8],
+        plan: &PairPlan,
+        query: &str,
+        text: &str,
+    ) -> Result<PairTokens, PairError> {
         let reader = PairReader::open(tokenizer, plan).expect("a tokenizer");
         reader.pair(&reader.query(query).expect("tokens"), text)
     }
@@ -262,7 +296,11 @@ mod tests {
     fn pairs_are_joined_as_each_kind_of_model_wants_them() {
         for processor in [bert(), template()] {
             let got = pair(&words(&processor), &plan(16), "a b", "c d e").expect("tokens");
-            assert_eq!((got.ids, got.types), (vec![1, 3, 4, 2, 5, 6, 7, 2], vec![0, 0, 0, 0, 1, 1, 1, 1]), "{processor}");
+            assert_eq!(
+                (got.ids, got.types),
+                (vec![1, 3, 4, 2, 5, 6, 7, 2], vec![0, 0, 0, 0, 1, 1, 1, 1]),
+                "{processor}"
+            );
             assert!(got.tokens == 8 && !got.cuts_query && !got.is_least);
         }
         let got = pair(&words(&roberta()), &plan(16), "a b", "c d e").expect("tokens");
@@ -271,9 +309,15 @@ mod tests {
             "type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
             "special_tokens": {},
         });
-        let refused = PairReader::open(&words(&single), &plan(16)).map(drop).expect_err("no pairs").to_string();
+        let refused = PairReader::open(&words(&single), &plan(16))
+            .map(drop)
+            .expect_err("no pairs")
+            .to_string();
         assert!(refused.contains("pairs of texts") || refused.contains("pair"), "{refused}");
-        let refused = PairReader::open(&words(&bert()), &plan(4)).map(drop).expect_err("no pair fits").to_string();
+        let refused = PairReader::open(&words(&bert()), &plan(4))
+            .map(drop)
+            .expect_err("no pair fits")
+            .to_string();
         assert!(refused.contains("4 tokens by a test"), "{refused}");
     }
 
@@ -281,21 +325,43 @@ mod tests {
     fn what_is_too_long_is_cut_and_said() {
         let tokenizer = words(&bert());
         let got = pair(&tokenizer, &plan(8), "a b", "c d e f g h").expect("tokens");
-        assert_eq!((got.ids.as_slice(), got.tokens, got.cuts_query), (&[1, 3, 4, 2, 5, 6, 7, 2][..], 11, false));
+        assert_eq!(
+            (got.ids.as_slice(), got.tokens, got.cuts_query),
+            (&[1, 3, 4, 2, 5, 6, 7, 2][..], 11, false)
+        );
         let both = pair(&tokenizer, &plan(8), "a b c d", "e f g h i").expect("tokens");
-        assert_eq!((both.ids.as_slice(), both.tokens, both.cuts_query), (&[1, 3, 4, 2, 7, 8, 9, 2][..], 12, true));
+        assert_eq!(
+            (both.ids.as_slice(), both.tokens, both.cuts_query),
+            (&[1, 3, 4, 2, 7, 8, 9, 2][..], 12, true)
+        );
         let left = PairPlan { cuts_left: true, ..plan(8) };
-        assert_eq!(pair(&tokenizer, &left, "a b c d", "e f g h i").expect("tokens").ids, [1, 5, 6, 2, 9, 10, 11, 2]);
+        assert_eq!(
+            pair(&tokenizer, &left, "a b c d", "e f g h i").expect("tokens").ids,
+            [1, 5, 6, 2, 9, 10, 11, 2]
+        );
         let only = PairPlan { cut: PairCut::OnlySecond, ..plan(8) };
-        assert_eq!(pair(&tokenizer, &only, "a b c d", "e f g h i").expect("tokens").ids, [1, 3, 4, 5, 6, 2, 7, 2]);
+        assert_eq!(
+            pair(&tokenizer, &only, "a b c d", "e f g h i").expect("tokens").ids,
+            [1, 3, 4, 5, 6, 2, 7, 2]
+        );
         let refused = pair(&tokenizer, &only, "a b c d e", "f").expect_err("no room");
         assert!(matches!(refused, PairError::NoRoom { tokens: 9 }), "{refused}");
         // A text without an end costs no more than the window, and nothing of it is lost unsaid.
         let long = pair(&tokenizer, &plan(8), "a b", &"c d ".repeat(200_000)).expect("tokens");
-        assert!(long.is_least && long.kept() == 8 && long.tokens > 8 && long.tokens < 100_000, "{}", long.tokens);
+        assert!(
+            long.is_least && long.kept() == 8 && long.tokens > 8 && long.tokens < 100_000,
+            "{}",
+            long.tokens
+        );
         let endless = pair(&tokenizer, &plan(8), &"a b ".repeat(200_000), "c").expect("tokens");
-        assert_eq!((endless.ids.as_slice(), endless.cuts_query), (&[1, 3, 4, 3, 4, 2, 5, 2][..], true));
+        assert_eq!(
+            (endless.ids.as_slice(), endless.cuts_query),
+            (&[1, 3, 4, 3, 4, 2, 5, 2][..], true)
+        );
         let empty = pair(&tokenizer, &plan(8), "a", "").expect("tokens");
-        assert_eq!((empty.ids.as_slice(), empty.types.as_slice()), (&[1, 3, 2, 2][..], &[0, 0, 0, 1][..]));
+        assert_eq!(
+            (empty.ids.as_slice(), empty.types.as_slice()),
+            (&[1, 3, 2, 2][..], &[0, 0, 0, 1][..])
+        );
     }
 }

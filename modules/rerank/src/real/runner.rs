@@ -1,4 +1,5 @@
-//! A session of a cross-encoder: pairs in, a number a pair out. What becomes of the graph's numbers is pure.
+//! A session of a cross-encoder: pairs in, a number a pair out. What becomes of the graph's numbers
+//! is pure.
 
 use brahman_card::interface::embed::Device;
 use brahman_models::device::DeviceChoice;
@@ -11,13 +12,14 @@ use ort::environment::Environment;
 use super::model::Model;
 use super::reader::PairTokens;
 
-/// How far the number for a pair may be from the same pair's, alone and beside others, in parts of the larger of it and 1: of 32 bits, and
-/// of 16 of either kind.
+/// How far the number for a pair may be from the same pair's, alone and beside others, in parts of
+/// the larger of it and 1: of 32 bits, and of 16 of either kind.
 const APART_MAX: f64 = 1e-4;
 const APART_MAX_FP16: f64 = 2e-2;
 const APART_MAX_BF16: f64 = 2e-1;
 
-/// A session, and how its output is read. Any number of threads may use it at once; on a GPU they take turns.
+/// A session, and how its output is read. Any number of threads may use it at once; on a GPU they
+/// take turns.
 #[derive(Debug)]
 pub struct Runner {
     session: GraphSession,
@@ -31,12 +33,17 @@ pub struct Runner {
 ///
 /// # Errors
 /// [`RuntimeError`].
-pub fn open(environment: &Environment, model: &Model, asked: DeviceChoice, allow_cpu: bool) -> Result<(Runner, Device), RuntimeError> {
+pub fn open(
+    environment: &Environment,
+    model: &Model,
+    asked: DeviceChoice,
+    allow_cpu: bool,
+) -> Result<(Runner, Device), RuntimeError> {
     place(asked, allow_cpu, |cuda| Runner::open(environment, model, cuda))
 }
 
-/// How relevant a text is by what the graph gives for its pair: the number itself, or of two (not relevant, relevant) the second less the
-/// first, which is the logarithm of the odds.
+/// How relevant a text is by what the graph gives for its pair: the number itself, or of two (not
+/// relevant, relevant) the second less the first, which is the logarithm of the odds.
 #[must_use]
 pub fn relevance(logits: &[f32]) -> f64 {
     match logits {
@@ -46,7 +53,8 @@ pub fn relevance(logits: &[f32]) -> f64 {
     }
 }
 
-/// What is answered: the relevance itself, or its logistic function, which of two numbers is their softmax.
+/// What is answered: the relevance itself, or its logistic function, which of two numbers is their
+/// softmax.
 #[must_use]
 pub fn score(relevance: f64, is_sigmoid: bool) -> f32 {
     if is_sigmoid { (1.0 / (1.0 + (-relevance).exp())) as f32 } else { relevance as f32 }
@@ -60,12 +68,14 @@ pub fn row(pair: &PairTokens) -> TokenRow<'_> {
 
 impl Runner {
     fn open(environment: &Environment, model: &Model, cuda: Option<u32>) -> ort::Result<Self> {
-        let source = SessionSource { onnx: &model.onnx, weights: &model.weights, feed: &model.plan.feed };
+        let source =
+            SessionSource { onnx: &model.onnx, weights: &model.weights, feed: &model.plan.feed };
         // One thread a pass: passes run side by side.
         let session = GraphSession::open(environment, &source, cuda, 1)?;
         let output = model.plan.feed.output.clone();
         let mut runner = Self { session, output, is_alone: model.plan.alone.is_some(), labels: 0 };
-        // Warm-up, with tokens that the tokenizer itself gives: memory is laid out and kernels are chosen before the first caller waits.
+        // Warm-up, with tokens that the tokenizer itself gives: memory is laid out and kernels are
+        // chosen before the first caller waits.
         let sample = row(&model.samples[0]);
         runner.labels = runner.session.pass(&[sample], |out| runner.labels_of(out, 1))?;
         Ok(runner)
@@ -99,7 +109,8 @@ impl Runner {
         trial.run(|rows| self.relevances(rows), distance)
     }
 
-    /// How relevant each pair's text is: in one pass padded to the longest, or each by itself if the model has to be asked so.
+    /// How relevant each pair's text is: in one pass padded to the longest, or each by itself if
+    /// the model has to be asked so.
     ///
     /// # Errors
     /// As ONNX Runtime gives them.
@@ -122,8 +133,12 @@ impl Runner {
             _ => 0,
         };
         if labels == 0 || (self.labels != 0 && labels != self.labels) {
-            let expected = if self.labels == 0 { "1 or 2".to_owned() } else { self.labels.to_string() };
-            let message = format!("the model's output `{}` has the shape {:?}, expected [{rows}, {expected}]", self.output, out.shape);
+            let expected =
+                if self.labels == 0 { "1 or 2".to_owned() } else { self.labels.to_string() };
+            let message = format!(
+                "the model's output `{}` has the shape {:?}, expected [{rows}, {expected}]",
+                self.output, out.shape
+            );
             return Err(ort::Error::new(message));
         }
         Ok(labels)
@@ -139,7 +154,9 @@ mod tests {
         let softmax = |no: f64, yes: f64| yes.exp() / (no.exp() + yes.exp());
         for (no, yes) in [(0.5_f32, -1.25_f32), (-3.0, 4.0), (0.0, 0.0)] {
             let relevance = relevance(&[no, yes]);
-            assert!((f64::from(score(relevance, true)) - softmax(no.into(), yes.into())).abs() < 1e-7);
+            assert!(
+                (f64::from(score(relevance, true)) - softmax(no.into(), yes.into())).abs() < 1e-7
+            );
             assert_eq!(score(relevance, false), yes - no);
         }
         assert!((score(relevance(&[2.0]), true) - 0.880_797).abs() < 1e-6);

@@ -1,12 +1,14 @@
 //! Chat templates run in a process of their own, whose memory and time end where they are set.
 //!
-//! A template comes with a call, or with a model's folder. The interpreter bounds its steps and its output, but a text that is doubled
-//! thirty times, a list that holds itself twice, or a product of two constants takes few steps and gigabytes, or hours: only the kernel
-//! bounds those. One helper, a second process of the same program, runs one template after the other; what its limits have ended is
-//! replaced at the next run.
+//! A template comes with a call, or with a model's folder. The interpreter bounds its steps and its
+//! output, but a text that is doubled thirty times, a list that holds itself twice, or a product of
+//! two constants takes few steps and gigabytes, or hours: only the kernel bounds those. One helper,
+//! a second process of the same program, runs one template after the other; what its limits have
+//! ended is replaced at the next run.
 //!
-//! Invariants: what a run takes is never taken from this process; a helper ends with the process that started it, for nobody writes to it
-//! any more; a helper without its limits runs nothing. A program that has not named itself (a test, a benchmark) runs templates as they are.
+//! Invariants: what a run takes is never taken from this process; a helper ends with the process
+//! that started it, for nobody writes to it any more; a helper without its limits runs nothing. A
+//! program that has not named itself (a test, a benchmark) runs templates as they are.
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
@@ -21,7 +23,8 @@ use thiserror::Error;
 
 use super::render::{self, Recipe, Rendering};
 
-/// Address space of a helper: fifteen times the longest conversation, which is there as JSON, as values, and as the text made of it.
+/// Address space of a helper: fifteen times the longest conversation, which is there as JSON, as
+/// values, and as the text made of it.
 pub(super) const MEMORY_BYTES_MAX: u64 = 1 << 30;
 /// Seconds of a processor for one run: ten times what all its steps take if none is long.
 pub(super) const SECONDS_MAX: u64 = 10;
@@ -51,8 +54,9 @@ pub enum HelperError {
 /// The one helper of this process.
 static HELPER: OnceLock<Mutex<Helper>> = OnceLock::new();
 
-/// From here on templates are run by a second process of this program, which is started by the first of them with [`COMMAND`] as its
-/// argument and then calls [`serve`]. Who is named first stays.
+/// From here on templates are run by a second process of this program, which is started by the
+/// first of them with [`COMMAND`] as its argument and then calls [`serve`]. Who is named first
+/// stays.
 pub fn use_program(program: &Path) {
     let _first = HELPER.set(Mutex::new(Helper { program: program.to_owned(), process: None }));
 }
@@ -60,7 +64,9 @@ pub fn use_program(program: &Path) {
 /// Runs a template: apart, if a program is named for that.
 pub(super) fn run(recipe: &Recipe, messages: Vec<Value>) -> Result<Rendering, HelperError> {
     match HELPER.get() {
-        Some(helper) => helper.lock().unwrap_or_else(PoisonError::into_inner).run(recipe, &messages),
+        Some(helper) => {
+            helper.lock().unwrap_or_else(PoisonError::into_inner).run(recipe, &messages)
+        }
         None => Ok(render::run(recipe, messages)),
     }
 }
@@ -100,9 +106,15 @@ struct HelperProcess {
 
 impl HelperProcess {
     fn start(program: &Path) -> Result<Self, HelperError> {
-        let mut child = Command::new(program).arg(COMMAND).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut child = Command::new(program)
+            .arg(COMMAND)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(input), Some(output)) => Ok(Self { child, input, output: BufReader::new(output) }),
+            (Some(input), Some(output)) => {
+                Ok(Self { child, input, output: BufReader::new(output) })
+            }
             _ => Err(io::Error::from(io::ErrorKind::BrokenPipe).into()),
         }
     }
@@ -126,7 +138,12 @@ impl HelperProcess {
     /// Why it did not answer, as its end tells.
     fn end(mut self, error: HelperError) -> HelperError {
         let has_ended = |error: &io::Error| {
-            matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+            matches!(
+                error.kind(),
+                io::ErrorKind::UnexpectedEof
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::ConnectionReset
+            )
         };
         match error {
             HelperError::Io(error) if has_ended(&error) => match self.child.wait() {
@@ -151,7 +168,8 @@ fn ended(status: ExitStatus) -> HelperError {
     }
 }
 
-/// The helper's own life: runs what it is told, line by line, until nobody tells it anything any more.
+/// The helper's own life: runs what it is told, line by line, until nobody tells it anything any
+/// more.
 #[must_use]
 pub fn serve() -> ExitCode {
     let served = bound_memory().map_err(io::Error::from).and_then(|()| {
@@ -190,7 +208,8 @@ fn bound_memory() -> nix::Result<()> {
 /// From now on. The kernel counts what a process has taken since it began.
 fn bound_time() -> nix::Result<()> {
     let taken = getrusage(UsageWho::RUSAGE_SELF)?;
-    let taken = u64::try_from(taken.user_time().tv_sec() + taken.system_time().tv_sec()).unwrap_or(0);
+    let taken =
+        u64::try_from(taken.user_time().tv_sec() + taken.system_time().tv_sec()).unwrap_or(0);
     let (_, most) = getrlimit(Resource::RLIMIT_CPU)?;
     setrlimit(Resource::RLIMIT_CPU, taken.saturating_add(SECONDS_MAX).min(most), most)
 }

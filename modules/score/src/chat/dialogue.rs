@@ -1,14 +1,18 @@
-//! A conversation as the messages of a chat template, the text that the template makes of them, and where in it each entry stands.
+//! A conversation as the messages of a chat template, the text that the template makes of them, and
+//! where in it each entry stands.
 //!
-//! Where an entry stands is not asked of the template, which does not know: it is run a second time with marks in place of the
-//! contents, and what it puts between the marks is found again in the text. The whole text is put into tokens at once, as
-//! `transformers` does it, and cut at the tokens.
+//! Where an entry stands is not asked of the template, which does not know: it is run a second time
+//! with marks in place of the contents, and what it puts between the marks is found again in the
+//! text. The whole text is put into tokens at once, as `transformers` does it, and cut at the
+//! tokens.
 //!
-//! What a memory's removal leaves is what the template makes of the messages without it: no text is cut. A response keeps its tokens
-//! all the same: where the text around it has changed them, its own are put in their place, and that is counted.
+//! What a memory's removal leaves is what the template makes of the messages without it: no text is
+//! cut. A response keeps its tokens all the same: where the text around it has changed them, its
+//! own are put in their place, and that is counted.
 //!
-//! Invariants: an entry that the template does not show is named; a response that is found with a memory and not without it is an
-//! error of that row; ids of the caller's are never turned into text.
+//! Invariants: an entry that the template does not show is named; a response that is found with a
+//! memory and not without it is an error of that row; ids of the caller's are never turned into
+//! text.
 
 mod places;
 
@@ -25,7 +29,8 @@ use places::{MARK_END, ShownTurns, find};
 
 /// Between texts that share a message.
 const BETWEEN: &str = "\n\n";
-/// Marks begin with one of these, whichever no content has: characters that Unicode leaves to private use.
+/// Marks begin with one of these, whichever no content has: characters that Unicode leaves to
+/// private use.
 const MARKS: Range<u32> = 0xF0000..0xF0010;
 /// Entries that a note names of those that the template does not show.
 const UNSEEN_NAMED: usize = 8;
@@ -113,7 +118,8 @@ pub(crate) struct Dialogue {
 }
 
 impl Dialogue {
-    /// Reads a conversation, and finds out where its memories may stand. Its memories are those of `keys`, in that order.
+    /// Reads a conversation, and finds out where its memories may stand. Its memories are those of
+    /// `keys`, in that order.
     ///
     /// # Errors
     /// [`ChatError`], and as the engine gives them.
@@ -146,20 +152,32 @@ impl Dialogue {
             Some("system") => &[true],
             Some("user") => &[false],
             Some(other) => {
-                let why = format!("`{}`: expected system or user", other.chars().take(40).collect::<String>());
+                let why = format!(
+                    "`{}`: expected system or user",
+                    other.chars().take(40).collect::<String>()
+                );
                 return Err(ChatError::Option { field: "chat_template.memories", why });
             }
         };
-        let roleless = self.pieces.iter().any(|piece| piece.memory.is_some() && piece.role.is_none() && piece.entry.is_some());
-        let sections = self.pieces.iter().any(|piece| piece.entry.is_none() && piece.role.is_none());
+        let roleless = self
+            .pieces
+            .iter()
+            .any(|piece| piece.memory.is_some() && piece.role.is_none() && piece.entry.is_some());
+        let sections =
+            self.pieces.iter().any(|piece| piece.entry.is_none() && piece.role.is_none());
         let mut first = None;
         for system_in_place in [true, false].into_iter().take(1 + usize::from(sections)) {
             for memories_in_place in memories.iter().copied().take(if roleless { 2 } else { 1 }) {
                 self.placement = Placement { memories_in_place, system_in_place };
                 match self.turns(&[]).and_then(|turns| Ok((self.show(&turns)?, turns))) {
                     Ok((shown, turns)) => {
-                        let hidden = |turn: usize| shown.contents[turn].is_none() && turns[turn].text.as_deref() != Some("");
-                        let is_placed = |turn: &Turn| turn.pieces.iter().any(|p| self.pieces[*p].role.is_none());
+                        let hidden = |turn: usize| {
+                            shown.contents[turn].is_none()
+                                && turns[turn].text.as_deref() != Some("")
+                        };
+                        let is_placed = |turn: &Turn| {
+                            turn.pieces.iter().any(|p| self.pieces[*p].role.is_none())
+                        };
                         // A template that passes over what it does not know is no place for it.
                         if !(0..turns.len()).any(|turn| hidden(turn) && is_placed(&turns[turn])) {
                             self.tell_placement(roleless, sections);
@@ -167,7 +185,8 @@ impl Dialogue {
                         }
                         first.get_or_insert_with(|| ChatError::Refusal {
                             source_name: self.source_name.clone(),
-                            message: "it does not show a memory or a section, wherever it stands".to_owned(),
+                            message: "it does not show a memory or a section, wherever it stands"
+                                .to_owned(),
                         });
                     }
                     Err(error) if error.is_of_any_messages() => return Err(error),
@@ -177,31 +196,42 @@ impl Dialogue {
                 }
             }
         }
-        Err(first.unwrap_or(ChatError::Option { field: "chat_template.memories", why: "no placement was tried".to_owned() }))
+        Err(first.unwrap_or(ChatError::Option {
+            field: "chat_template.memories",
+            why: "no placement was tried".to_owned(),
+        }))
     }
 
     fn tell_placement(&mut self, roleless: bool, sections: bool) {
         if roleless && !self.placement.memories_in_place {
             let why = "the template takes no system message in their place, or this was asked for";
-            self.notes.push(format!("memories without a role stand before the next user text: {why}"));
+            self.notes
+                .push(format!("memories without a role stand before the next user text: {why}"));
         }
         if sections && !self.placement.system_in_place {
             self.notes
                 .push("system, identity and journal stand before the first user text: the template takes no system message".to_owned());
         }
-        if self.pieces.iter().filter(|piece| piece.entry.is_none() && piece.role.is_none()).count() > 1 {
+        if self.pieces.iter().filter(|piece| piece.entry.is_none() && piece.role.is_none()).count()
+            > 1
+        {
             self.notes.push("the entries of system, identity and journal are one message, with empty lines between them".to_owned());
         }
     }
 
     /// What a reply says of the template.
     pub(crate) fn used(&self) -> TemplateUse {
-        let has_roleless = self.pieces.iter().any(|piece| piece.memory.is_some() && piece.role.is_none());
-        let memories = if has_roleless && !self.placement.memories_in_place { "user" } else { "system" };
+        let has_roleless =
+            self.pieces.iter().any(|piece| piece.memory.is_some() && piece.role.is_none());
+        let memories =
+            if has_roleless && !self.placement.memories_in_place { "user" } else { "system" };
         let now_s = self.renderer.now_s();
         let mut notes = self.notes.clone();
         if now_s.is_some() {
-            notes.push("the template asks for the time, and was told UTC: `chat_template.now_s` fixes it".to_owned());
+            notes.push(
+                "the template asks for the time, and was told UTC: `chat_template.now_s` fixes it"
+                    .to_owned(),
+            );
         }
         TemplateUse {
             source: self.source_name.clone(),
@@ -220,9 +250,13 @@ impl Dialogue {
                 .push(format!("{} entries are shown otherwise than they were given: the template cuts or adds to them", flat.changed));
         }
         if flat.guessed > 0 {
-            self.notes.push(format!("{} entries were found by their text, for the template has other words around them", flat.guessed));
+            self.notes.push(format!(
+                "{} entries were found by their text, for the template has other words around them",
+                flat.guessed
+            ));
         }
-        let mut memories: Vec<MemoryPlaces> = self.keys.iter().map(|key| (key.clone(), Vec::new())).collect();
+        let mut memories: Vec<MemoryPlaces> =
+            self.keys.iter().map(|key| (key.clone(), Vec::new())).collect();
         let (mut responses, mut hidden, mut unseen) = (Vec::new(), Vec::new(), Vec::new());
         // Nothing precedes a first token.
         let most = flat.tokens.len();
@@ -252,17 +286,20 @@ impl Dialogue {
         }
         self.notes.extend(unseen_note(&unseen));
         if !hidden.is_empty() {
-            let shown: Vec<String> = hidden.iter().take(UNSEEN_NAMED).map(ToString::to_string).collect();
+            let shown: Vec<String> =
+                hidden.iter().take(UNSEEN_NAMED).map(ToString::to_string).collect();
             let (count, shown) = (hidden.len(), shown.join(", "));
             self.notes.push(format!("{count} responses are not shown by the template and have no figures: entries {shown}"));
         }
         Ok(Whole { tokens: flat.tokens, memories, responses, own_from: own_from.unwrap_or(0) })
     }
 
-    /// The conversation without these memories, up to the last of these responses; each has its tokens of the whole.
+    /// The conversation without these memories, up to the last of these responses; each has its
+    /// tokens of the whole.
     ///
     /// # Errors
-    /// [`EngineError::Template`] if the template refuses what is left, or does not show a response any more.
+    /// [`EngineError::Template`] if the template refuses what is left, or does not show a response
+    /// any more.
     pub(crate) fn without(
         &self,
         whole: &ScoredWhole<'_>,
@@ -273,9 +310,15 @@ impl Dialogue {
         let flat = self.flat(memories, engine)?;
         let tokens_removed = whole.tokens.len().saturating_sub(flat.tokens.len());
         let same = whole.tokens.iter().zip(&flat.tokens).take_while(|(a, b)| a == b).count();
-        let by_entry: HashMap<usize, usize> = self.pieces.iter().enumerate().filter_map(|(p, piece)| Some((piece.entry?, p))).collect();
+        let by_entry: HashMap<usize, usize> = self
+            .pieces
+            .iter()
+            .enumerate()
+            .filter_map(|(p, piece)| Some((piece.entry?, p)))
+            .collect();
         let mut ablation = Ablation { tokens_removed, ..Ablation::default() };
-        let before = whole.responses.iter().map(|(_, scored)| *scored).filter(|scored| scored.end <= same);
+        let before =
+            whole.responses.iter().map(|(_, scored)| *scored).filter(|scored| scored.end <= same);
         ablation.sequence.responses.extend(before.cloned());
         let mut at = 0;
         for r in responses {
@@ -293,7 +336,9 @@ impl Dialogue {
             let own = &whole.tokens[scored.clone()];
             let range = range.start.max(at).max(1)..range.end.max(at).max(1);
             let sequence = &mut ablation.sequence;
-            sequence.tokens.extend_from_slice(&flat.tokens[at.min(flat.tokens.len())..range.start.min(flat.tokens.len())]);
+            sequence.tokens.extend_from_slice(
+                &flat.tokens[at.min(flat.tokens.len())..range.start.min(flat.tokens.len())],
+            );
             if sequence.tokens.is_empty() && !own.is_empty() {
                 return Err(EngineError::template(ChatError::Lost { entry }));
             }
@@ -319,7 +364,8 @@ impl Dialogue {
         // Where each token stands in the text. Ids stand where the template has put their mark.
         let mut places: Vec<Range<usize>> = Vec::new();
         let with_ids = turns.iter().enumerate().filter(|(_, turn)| turn.ids.is_some());
-        let mut marks: Vec<(usize, Range<usize>)> = with_ids.filter_map(|(t, _)| Some((t, shown.contents[t].clone()?))).collect();
+        let mut marks: Vec<(usize, Range<usize>)> =
+            with_ids.filter_map(|(t, _)| Some((t, shown.contents[t].clone()?))).collect();
         marks.sort_by_key(|(_, range)| range.start);
         let mut given: HashMap<usize, Range<usize>> = HashMap::new();
         let end = (usize::MAX, shown.text.len()..shown.text.len());
@@ -342,11 +388,28 @@ impl Dialogue {
             let Some(mut content) = shown.contents[t].clone() else { continue };
             let text = &shown.text[content.clone()];
             let said = turn.text.as_deref().map(str::trim);
-            flat.changed += usize::from(turn.more.is_empty() && turn.ids.is_none() && said != Some(text.trim()));
+            flat.changed += usize::from(
+                turn.more.is_empty() && turn.ids.is_none() && said != Some(text.trim()),
+            );
             // What the assistant thought is a part of its response, where the template shows it.
-            if let Some(thoughts) = turn.more.get("reasoning_content").and_then(Value::as_str).map(str::trim).filter(|t| !t.is_empty()) {
-                let before = shown.contents.iter().flatten().map(|range| range.end).filter(|end| *end <= content.start).max().unwrap_or(0);
-                content.start = shown.text[before..content.start].rfind(thoughts).map_or(content.start, |at| before + at);
+            if let Some(thoughts) = turn
+                .more
+                .get("reasoning_content")
+                .and_then(Value::as_str)
+                .map(str::trim)
+                .filter(|t| !t.is_empty())
+            {
+                let before = shown
+                    .contents
+                    .iter()
+                    .flatten()
+                    .map(|range| range.end)
+                    .filter(|end| *end <= content.start)
+                    .max()
+                    .unwrap_or(0);
+                content.start = shown.text[before..content.start]
+                    .rfind(thoughts)
+                    .map_or(content.start, |at| before + at);
             }
             let mut at = content.start;
             for p in &turn.pieces {
@@ -354,9 +417,13 @@ impl Dialogue {
                     Some(range) => range.clone(),
                     None if turn.pieces.len() == 1 => tokens_of(&content, &places),
                     None => {
-                        // Several texts share the message: each is where it is found, in their order.
-                        let own = self.pieces[*p].content.text.as_deref().unwrap_or_default().trim();
-                        let found = shown.text[at..content.end].find(own).map(|start| at + start..at + start + own.len());
+                        // Several texts share the message: each is where it is found, in their
+                        // order.
+                        let own =
+                            self.pieces[*p].content.text.as_deref().unwrap_or_default().trim();
+                        let found = shown.text[at..content.end]
+                            .find(own)
+                            .map(|start| at + start..at + start + own.len());
                         let range = found.unwrap_or_else(|| content.clone());
                         at = range.end.min(content.end).max(at);
                         tokens_of(&range, &places)
@@ -370,19 +437,31 @@ impl Dialogue {
 
     /// The messages without these memories.
     fn turns(&self, without: &[usize]) -> Result<Vec<Turn>, ChatError> {
-        let there =
-            || self.pieces.iter().enumerate().filter(move |(_, piece)| piece.memory.is_none_or(|memory| !without.contains(&memory)));
+        let there = || {
+            self.pieces.iter().enumerate().filter(move |(_, piece)| {
+                piece.memory.is_none_or(|memory| !without.contains(&memory))
+            })
+        };
         let mut turns: Vec<Turn> = Vec::new();
         // Texts that wait for the next one of the user.
         let mut waiting: Vec<usize> = Vec::new();
-        let sections: Vec<usize> = there().filter(|(_, piece)| piece.entry.is_none() && piece.role.is_none()).map(|(p, _)| p).collect();
+        let sections: Vec<usize> = there()
+            .filter(|(_, piece)| piece.entry.is_none() && piece.role.is_none())
+            .map(|(p, _)| p)
+            .collect();
         match &sections[..] {
             [] => {}
             all if !self.placement.system_in_place => waiting.extend(all),
             [one] => turns.push(self.turn("system", *one)),
             several => {
                 let (text, pieces) = (Some(self.joined(several)?), several.to_vec());
-                turns.push(Turn { role: "system".to_owned(), text, ids: None, more: Map::new(), pieces });
+                turns.push(Turn {
+                    role: "system".to_owned(),
+                    text,
+                    ids: None,
+                    more: Map::new(),
+                    pieces,
+                });
             }
         }
         for (p, piece) in there() {
@@ -403,8 +482,18 @@ impl Dialogue {
         }
         if let Some(first) = waiting.first() {
             // Nobody speaks after them: they stand behind what the user has said last.
-            let key = || self.pieces[*first].content.key.clone().unwrap_or_else(|| self.pieces[*first].place.clone());
-            let last = turns.iter_mut().rev().find(|turn| turn.role == "user").ok_or_else(|| ChatError::NoPlace { key: key() })?;
+            let key = || {
+                self.pieces[*first]
+                    .content
+                    .key
+                    .clone()
+                    .unwrap_or_else(|| self.pieces[*first].place.clone())
+            };
+            let last = turns
+                .iter_mut()
+                .rev()
+                .find(|turn| turn.role == "user")
+                .ok_or_else(|| ChatError::NoPlace { key: key() })?;
             last.pieces.extend(&waiting);
             last.text = Some(self.joined(&last.pieces)?);
         }
@@ -426,7 +515,13 @@ impl Dialogue {
         if let Some(thoughts) = &entry.reasoning_content {
             more.insert("reasoning_content".to_owned(), thoughts.as_str().into());
         }
-        Turn { role: role.to_owned(), text: entry.text.clone(), ids: entry.tokens.clone(), more, pieces: vec![p] }
+        Turn {
+            role: role.to_owned(),
+            text: entry.text.clone(),
+            ids: entry.tokens.clone(),
+            more,
+            pieces: vec![p],
+        }
     }
 
     /// The texts of several entries in one message.
@@ -444,9 +539,11 @@ impl Dialogue {
     /// Runs the template, and finds the contents in what it makes.
     fn show(&self, turns: &[Turn]) -> Result<ShownTurns, ChatError> {
         let has = |turn: &Turn, c: char| {
-            turn.text.as_deref().is_some_and(|text| text.contains(c)) || turn.more.values().any(|value| value.to_string().contains(c))
+            turn.text.as_deref().is_some_and(|text| text.contains(c))
+                || turn.more.values().any(|value| value.to_string().contains(c))
         };
-        let free = MARKS.filter_map(char::from_u32).find(|c| !turns.iter().any(|turn| has(turn, *c)));
+        let free =
+            MARKS.filter_map(char::from_u32).find(|c| !turns.iter().any(|turn| has(turn, *c)));
         let mark = free.ok_or_else(|| ChatError::Entry {
             place: "conversation".to_owned(),
             why: format!("its texts have all of the characters U+{:X} to U+{:X}, which stand for places here", MARKS.start, MARKS.end - 1),
@@ -465,21 +562,30 @@ impl Dialogue {
         let text = self.renderer.render(real.collect())?;
         let places = turns.iter().enumerate().map(|(t, turn)| {
             let mut one = message(&turn.role, marked(t).into());
-            // Calls of tools are part of what the assistant says: they stand where its content does.
+            // Calls of tools are part of what the assistant says: they stand where its content
+            // does.
             let kept = turn.more.iter().filter(|(name, _)| *name != "tool_calls");
             one.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
             Value::Object(one)
         });
         let skeleton = match self.renderer.render(places.collect()) {
-            // A template that looks into contents may refuse the marks; then contents are found by what they say.
+            // A template that looks into contents may refuse the marks; then contents are found by
+            // what they say.
             Err(ChatError::Refusal { .. } | ChatError::Failed { .. }) => String::new(),
             skeleton => skeleton?,
         };
-        let contents: Vec<String> = turns
-            .iter()
-            .enumerate()
-            .map(|(t, turn)| if turn.ids.is_some() { marked(t) } else { turn.text.clone().unwrap_or_default() })
-            .collect();
+        let contents: Vec<String> =
+            turns
+                .iter()
+                .enumerate()
+                .map(|(t, turn)| {
+                    if turn.ids.is_some() {
+                        marked(t)
+                    } else {
+                        turn.text.clone().unwrap_or_default()
+                    }
+                })
+                .collect();
         Ok(find(text, &skeleton, mark, &contents))
     }
 }
@@ -491,7 +597,10 @@ fn unseen_note(unseen: &[String]) -> Option<String> {
         [one] => Some(format!("{one} is not shown by the template")),
         several => {
             let named = several[..several.len().min(UNSEEN_NAMED)].join(", ");
-            Some(format!("{} entries are not shown by the template, such as {named}", several.len()))
+            Some(format!(
+                "{} entries are not shown by the template, such as {named}",
+                several.len()
+            ))
         }
     }
 }
@@ -509,19 +618,36 @@ fn tokens_of(part: &Range<usize>, places: &[Range<usize>]) -> Range<usize> {
 
 /// Entries with what they are, in the order in which they stand.
 fn pieces(conversation: &Conversation, keys: &[String]) -> Vec<Piece> {
-    let memory = |entry: &Entry| entry.key.as_ref().and_then(|key| keys.iter().position(|known| known == key));
+    let memory = |entry: &Entry| {
+        entry.key.as_ref().and_then(|key| keys.iter().position(|known| known == key))
+    };
     let mut pieces = Vec::new();
     let sections = [&conversation.system, &conversation.identity, &conversation.journal];
     for (section, entries) in SECTIONS.into_iter().zip(sections) {
         for (at, entry) in entries.iter().flatten().enumerate() {
-            let role = entry.role.clone().filter(|role| ![section, "system", "memory"].contains(&role.as_str()));
+            let role = entry
+                .role
+                .clone()
+                .filter(|role| ![section, "system", "memory"].contains(&role.as_str()));
             let place = format!("{section}[{at}]");
-            pieces.push(Piece { entry: None, place, memory: memory(entry), role, content: entry.clone() });
+            pieces.push(Piece {
+                entry: None,
+                place,
+                memory: memory(entry),
+                role,
+                content: entry.clone(),
+            });
         }
     }
     for (at, entry) in conversation.conversation.iter().enumerate() {
         let role = entry.role.clone().filter(|role| role != "memory");
-        pieces.push(Piece { entry: Some(at), place: format!("conversation[{at}]"), memory: memory(entry), role, content: entry.clone() });
+        pieces.push(Piece {
+            entry: Some(at),
+            place: format!("conversation[{at}]"),
+            memory: memory(entry),
+            role,
+            content: entry.clone(),
+        });
     }
     pieces
 }

@@ -1,7 +1,9 @@
-//! What chat templates expect of Python: how its values print, `json.dumps`, and the methods of its strings and dictionaries.
+//! What chat templates expect of Python: how its values print, `json.dumps`, and the methods of its
+//! strings and dictionaries.
 //!
-//! The reference is what `transformers` gives its templates: Jinja2 in a sandbox, `tojson` without escapes of its own, values printed
-//! by `str`. Invariants: nothing here reads or writes anything outside of its arguments; depth is bounded.
+//! The reference is what `transformers` gives its templates: Jinja2 in a sandbox, `tojson` without
+//! escapes of its own, values printed by `str`. Invariants: nothing here reads or writes anything
+//! outside of its arguments; depth is bounded.
 
 use std::fmt::Write as _;
 
@@ -34,7 +36,8 @@ pub(super) fn string(value: &Value) -> Result<String, Error> {
     Ok(out)
 }
 
-/// The test `sequence`: to Python a string is one, and so is whatever has a length and can be asked for an item.
+/// The test `sequence`: to Python a string is one, and so is whatever has a length and can be asked
+/// for an item.
 pub(super) fn is_sequence(value: &Value) -> bool {
     matches!(value.kind(), ValueKind::Seq | ValueKind::String | ValueKind::Map)
 }
@@ -81,7 +84,9 @@ fn number(value: &Value, [nan, infinite]: [&str; 2], out: &mut String) {
     let _ = match float {
         None => write!(out, "{value}"),
         Some(float) if float.is_nan() => write!(out, "{nan}"),
-        Some(float) if float.is_infinite() => write!(out, "{}{infinite}", if float < 0.0 { "-" } else { "" }),
+        Some(float) if float.is_infinite() => {
+            write!(out, "{}{infinite}", if float < 0.0 { "-" } else { "" })
+        }
         Some(float) => {
             // The fewest digits that tell it from all others, as Python has them, too.
             let digits = format!("{float:e}");
@@ -96,11 +101,12 @@ fn number(value: &Value, [nan, infinite]: [&str; 2], out: &mut String) {
     };
 }
 
-/// Whether Python shows a character as it is: Rust has the same sorts of characters that nobody sees. Those of the first private plane
-/// are marks that the text is searched for afterwards.
+/// Whether Python shows a character as it is: Rust has the same sorts of characters that nobody
+/// sees. Those of the first private plane are marks that the text is searched for afterwards.
 fn is_shown(c: char) -> bool {
     // Behind another one a mark that goes on top of it is no reason.
-    ('\u{f0000}'..='\u{ffffd}').contains(&c) || String::from_iter(['a', c]).escape_debug().nth(1) != Some('\\')
+    ('\u{f0000}'..='\u{ffffd}').contains(&c)
+        || String::from_iter(['a', c]).escape_debug().nth(1) != Some('\\')
 }
 
 /// A string in quotes as Python writes them.
@@ -139,7 +145,8 @@ struct Dumps {
     sorted: bool,
 }
 
-/// The filter `tojson` as `transformers` has it: Python's `json.dumps`, without Jinja's escapes for HTML.
+/// The filter `tojson` as `transformers` has it: Python's `json.dumps`, without Jinja's escapes for
+/// HTML.
 pub(super) fn tojson(value: &Value, ascii: Option<Value>, options: Kwargs) -> Result<Value, Error> {
     let ascii_too: Option<Value> = options.get("ensure_ascii")?;
     let indent: Option<Value> = options.get("indent")?;
@@ -151,10 +158,14 @@ pub(super) fn tojson(value: &Value, ascii: Option<Value>, options: Kwargs) -> Re
         None => " ".repeat(usize::try_from(indent.clone()).unwrap_or(0).min(DEPTH_MAX)),
     });
     // A comma at a line's end has no space behind it.
-    let (mut between, mut after_key) = (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
+    let (mut between, mut after_key) =
+        (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned());
     if let Some(separators) = separators.filter(|separators| !separators.is_none()) {
-        let pair: Vec<String> = separators.try_iter()?.filter_map(|one| one.as_str().map(str::to_owned)).collect();
-        let [first, second] = &pair[..] else { return Err(invalid("separators: expected two strings")) };
+        let pair: Vec<String> =
+            separators.try_iter()?.filter_map(|one| one.as_str().map(str::to_owned)).collect();
+        let [first, second] = &pair[..] else {
+            return Err(invalid("separators: expected two strings"));
+        };
         (between, after_key) = (first.clone(), second.clone());
     }
     let ascii = ascii_too.or(ascii).is_some_and(|ascii| ascii.is_true());
@@ -176,7 +187,9 @@ impl Dumps {
             ValueKind::String => self.string(value.as_str().unwrap_or_default(), out),
             ValueKind::Seq | ValueKind::Iterable => {
                 let items: Vec<Value> = value.try_iter()?.collect();
-                self.list(('[', ']'), depth, &items, out, |item, out| self.write(item, depth + 1, out))?;
+                self.list(('[', ']'), depth, &items, out, |item, out| {
+                    self.write(item, depth + 1, out)
+                })?;
             }
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
@@ -255,11 +268,20 @@ impl Dumps {
     }
 }
 
-/// Methods that Python's values have and minijinja's do not: first those of which `minijinja-contrib` knows less than templates use.
-pub(super) fn method(state: &State<'_, '_>, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+/// Methods that Python's values have and minijinja's do not: first those of which
+/// `minijinja-contrib` knows less than templates use.
+pub(super) fn method(
+    state: &State<'_, '_>,
+    value: &Value,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
     let argument = |n: usize| arguments.get(n);
-    let text_argument =
-        |n: usize| argument(n).and_then(Value::as_str).ok_or_else(|| invalid(format!("{name}: expected a string as argument {}", n + 1)));
+    let text_argument = |n: usize| {
+        argument(n)
+            .and_then(Value::as_str)
+            .ok_or_else(|| invalid(format!("{name}: expected a string as argument {}", n + 1)))
+    };
     let Some(text) = value.as_str() else {
         if value.kind() == ValueKind::Map && name == "get" {
             let key = argument(0).ok_or_else(|| invalid("get: expected a key"))?;
@@ -275,11 +297,17 @@ pub(super) fn method(state: &State<'_, '_>, value: &Value, name: &str, arguments
         "removesuffix" => Ok(Value::from(text.strip_suffix(text_argument(0)?).unwrap_or(text))),
         "partition" => {
             let mark = text_argument(0)?;
-            Ok(text.split_once(mark).map_or_else(|| parts([text, "", ""]), |(before, after)| parts([before, mark, after])))
+            Ok(text.split_once(mark).map_or_else(
+                || parts([text, "", ""]),
+                |(before, after)| parts([before, mark, after]),
+            ))
         }
         "rpartition" => {
             let mark = text_argument(0)?;
-            Ok(text.rsplit_once(mark).map_or_else(|| parts(["", "", text]), |(before, after)| parts([before, mark, after])))
+            Ok(text.rsplit_once(mark).map_or_else(
+                || parts(["", "", text]),
+                |(before, after)| parts([before, mark, after]),
+            ))
         }
         "split" | "rsplit" => split(text, name == "rsplit", argument(0), argument(1)),
         // Places are counted in characters.
@@ -297,7 +325,12 @@ pub(super) fn method(state: &State<'_, '_>, value: &Value, name: &str, arguments
 }
 
 /// `str.split` and `str.rsplit`: a list, which templates take items of.
-fn split(text: &str, from_end: bool, mark: Option<&Value>, times: Option<&Value>) -> Result<Value, Error> {
+fn split(
+    text: &str,
+    from_end: bool,
+    mark: Option<&Value>,
+    times: Option<&Value>,
+) -> Result<Value, Error> {
     let times = times.and_then(|times| usize::try_from(times.clone()).ok());
     let parts: Vec<&str> = match (mark.and_then(Value::as_str), times) {
         (Some(""), _) => return Err(invalid("split: empty separator")),

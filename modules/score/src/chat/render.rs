@@ -1,8 +1,10 @@
-//! A chat template run over messages: Jinja as `transformers` sets it up, with bounded steps, depth and output.
+//! A chat template run over messages: Jinja as `transformers` sets it up, with bounded steps, depth
+//! and output.
 //!
-//! Invariants: a template reads nothing but what it is given, and includes nothing; a panic of the interpreter is an error of that run.
-//! What a template makes on the way to its output (a text that is doubled, a product) is bounded by nothing here, and constants are
-//! worked out while it is compiled: the process that this runs in is bounded, by [`super::apart`].
+//! Invariants: a template reads nothing but what it is given, and includes nothing; a panic of the
+//! interpreter is an error of that run. What a template makes on the way to its output (a text that
+//! is doubled, a product) is bounded by nothing here, and constants are worked out while it is
+//! compiled: the process that this runs in is bounded, by [`super::apart`].
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -93,18 +95,32 @@ impl Write for BoundedWriter {
 pub(super) fn run(recipe: &Recipe, messages: Vec<Value>) -> Rendering {
     let asked = Arc::new(AtomicBool::new(false));
     let outcome = catch_unwind(AssertUnwindSafe(|| text(recipe, messages, &asked)));
-    let panicked = |_| Err(RenderFailure::Failed { line: None, why: "the interpreter panicked; the log has more".to_owned() });
-    Rendering { outcome: outcome.unwrap_or_else(panicked), asked_for_time: asked.load(Ordering::Relaxed) }
+    let panicked = |_| {
+        Err(RenderFailure::Failed {
+            line: None,
+            why: "the interpreter panicked; the log has more".to_owned(),
+        })
+    };
+    Rendering {
+        outcome: outcome.unwrap_or_else(panicked),
+        asked_for_time: asked.load(Ordering::Relaxed),
+    }
 }
 
-fn text(recipe: &Recipe, messages: Vec<Value>, asked: &Arc<AtomicBool>) -> Result<String, RenderFailure> {
+fn text(
+    recipe: &Recipe,
+    messages: Vec<Value>,
+    asked: &Arc<AtomicBool>,
+) -> Result<String, RenderFailure> {
     let mut environment = environment(recipe.now_s, asked);
     let compiled = environment.add_template_owned(NAME, without_generation_marks(&recipe.text));
     compiled.map_err(|error| RenderFailure::Syntax { line: error.line(), why: chain(&error) })?;
     let mut context = recipe.variables.clone();
     context.insert("messages".to_owned(), Value::Array(messages));
     let mut text = BoundedWriter(Vec::new());
-    let rendered = environment.get_template(NAME).and_then(|template| template.render_captured_to(context, &mut text).map(drop));
+    let rendered = environment
+        .get_template(NAME)
+        .and_then(|template| template.render_captured_to(context, &mut text).map(drop));
     rendered.map_err(|error| failure(&error))?;
     // A template writes strings.
     Ok(String::from_utf8_lossy(&text.0).into_owned())
@@ -116,7 +132,10 @@ fn failure(error: &minijinja::Error) -> RenderFailure {
         if let Some(RaisedMessage(message)) = one.downcast_ref() {
             return RenderFailure::Refusal { message: message.chars().take(SHOWN_CHARS).collect() };
         }
-        if one.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge) {
+        if one
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::FileTooLarge)
+        {
             return RenderFailure::TooMuchText;
         }
         cause = one.source();
@@ -139,24 +158,37 @@ fn environment(now_s: i64, asked_for_time: &Arc<AtomicBool>) -> Environment<'sta
     environment.add_filter("tojson", python::tojson);
     environment.add_filter("string", python::string);
     environment.add_test("sequence", python::is_sequence);
-    environment.add_function("raise_exception", |message: String| -> Result<String, minijinja::Error> {
-        Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception").with_source(RaisedMessage(message)))
-    });
+    environment.add_function(
+        "raise_exception",
+        |message: String| -> Result<String, minijinja::Error> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, "raise_exception")
+                .with_source(RaisedMessage(message)))
+        },
+    );
     let asked = Arc::clone(asked_for_time);
-    environment.add_function("strftime_now", move |format: String| -> Result<String, minijinja::Error> {
-        asked.store(true, Ordering::Relaxed);
-        let unfit = || minijinja::Error::new(ErrorKind::InvalidOperation, format!("strftime_now: `{format}` is no format"));
-        let mut text = String::new();
-        let now = chrono::DateTime::from_timestamp(now_s, 0).ok_or_else(unfit)?;
-        // `to_string` would panic on what is no format.
-        std::fmt::Write::write_fmt(&mut text, format_args!("{}", now.format(&format))).map_err(|_| unfit())?;
-        Ok(text)
-    });
+    environment.add_function(
+        "strftime_now",
+        move |format: String| -> Result<String, minijinja::Error> {
+            asked.store(true, Ordering::Relaxed);
+            let unfit = || {
+                minijinja::Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("strftime_now: `{format}` is no format"),
+                )
+            };
+            let mut text = String::new();
+            let now = chrono::DateTime::from_timestamp(now_s, 0).ok_or_else(unfit)?;
+            // `to_string` would panic on what is no format.
+            std::fmt::Write::write_fmt(&mut text, format_args!("{}", now.format(&format)))
+                .map_err(|_| unfit())?;
+            Ok(text)
+        },
+    );
     environment
 }
 
-/// A template without `{% generation %}`, by which `transformers` marks what the assistant says: the block stays, and its effect on
-/// the blanks around it.
+/// A template without `{% generation %}`, by which `transformers` marks what the assistant says:
+/// the block stays, and its effect on the blanks around it.
 fn without_generation_marks(template: &str) -> String {
     let mut out = String::with_capacity(template.len());
     let mut rest = template;

@@ -1,12 +1,14 @@
 //! What each kind of server is asked, and how it answers. Pure.
 //!
-//! * vLLM: `POST /v1/completions` with `prompt_logprobs`; an object a token, by id, null for the first.
-//!   <https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html>
+//! * vLLM: `POST /v1/completions` with `prompt_logprobs`; an object a token, by id, null for the
+//!   first. <https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html>
 //! * SGLang: `POST /generate` with `return_logprob` and `logprob_start_len`; a triple a token.
 //!   <https://docs.sglang.ai/basic_usage/native_api.html>
-//! * Completions: `POST /v1/completions` with `echo` and `logprobs`, as llama.cpp and others have it; a list for the prompt and what follows.
+//! * Completions: `POST /v1/completions` with `echo` and `logprobs`, as llama.cpp and others have
+//!   it; a list for the prompt and what follows.
 //!   <https://platform.openai.com/docs/api-reference/completions/create>
-//! * Brahman's own first server: `POST /v1/score`; one sum for each response of the assistant in a prompt, errors as text.
+//! * Brahman's own first server: `POST /v1/score`; one sum for each response of the assistant in a
+//!   prompt, errors as text.
 
 use serde_json::{Value, json};
 
@@ -74,7 +76,9 @@ pub enum AnswerError {
         from: usize,
     },
     /// It has more or fewer figures than there are responses.
-    #[error("{figures} figures for a prompt with {expected} responses of the assistant: does the server know them by another template?")]
+    #[error(
+        "{figures} figures for a prompt with {expected} responses of the assistant: does the server know them by another template?"
+    )]
     Responses {
         /// Figures that it has.
         figures: usize,
@@ -133,8 +137,12 @@ impl Dialect {
         match self {
             Self::Vllm => "vllm: one pass per removal, without the server's prefix cache",
             Self::Sglang => "sglang: one pass per removal, with the server's prefix cache",
-            Self::Completions => "completions: one pass per removal, with the server's prefix cache if it has one",
-            Self::Brahman => "brahman: one pass per removal; a token's figure is the mean of its response",
+            Self::Completions => {
+                "completions: one pass per removal, with the server's prefix cache if it has one"
+            }
+            Self::Brahman => {
+                "brahman: one pass per removal; a token's figure is the mean of its response"
+            }
         }
     }
 
@@ -152,7 +160,9 @@ impl Dialect {
     #[must_use]
     pub fn introduced(self, answer: &Value) -> (Option<String>, Option<usize>) {
         let (name, window) = match self {
-            Self::Vllm | Self::Completions => (&answer["data"][0]["id"], &answer["data"][0]["max_model_len"]),
+            Self::Vllm | Self::Completions => {
+                (&answer["data"][0]["id"], &answer["data"][0]["max_model_len"])
+            }
             Self::Sglang => (&answer["model_path"], &answer["max_context_length"]),
             Self::Brahman => (&Value::Null, &Value::Null),
         };
@@ -173,7 +183,8 @@ impl Dialect {
     #[must_use]
     pub fn body(self, ask: &Ask<'_>) -> Value {
         match self {
-            // A priority other than 0 is an error unless the scheduler was set up for it, so none is sent.
+            // A priority other than 0 is an error unless the scheduler was set up for it, so none
+            // is sent.
             Self::Vllm => {
                 json!({ "model": ask.model, "prompt": ask.tokens, "max_tokens": 1, "temperature": ask.temperature, "prompt_logprobs": 0 })
             }
@@ -209,7 +220,8 @@ impl Dialect {
             Self::Completions => completions(ask, answer),
             Self::Brahman => brahman(ask, answer),
         }?;
-        let finite = answer.totals.iter().all(|x| x.is_finite()) && answer.logprobs.iter().all(|x| x.is_finite());
+        let finite = answer.totals.iter().all(|x| x.is_finite())
+            && answer.logprobs.iter().all(|x| x.is_finite());
         if finite { Ok(answer) } else { Err(AnswerError::NotFinite) }
     }
 }
@@ -227,7 +239,11 @@ fn vllm(ask: &Ask<'_>, answer: &Value) -> Result<Answer, AnswerError> {
     let absent = "choices[0].prompt_logprobs: the server gives no log-probabilities of a prompt";
     let list = list.ok_or(AnswerError::Absent(absent))?;
     if list.len() != ask.tokens.len() {
-        return Err(AnswerError::Count { figures: list.len(), expected: ask.tokens.len(), from: 0 });
+        return Err(AnswerError::Count {
+            figures: list.len(),
+            expected: ask.tokens.len(),
+            from: 0,
+        });
     }
     // With the token itself come the likeliest ones: it is looked up by its id.
     let of = |place: usize| {
@@ -240,7 +256,9 @@ fn vllm(ask: &Ask<'_>, answer: &Value) -> Result<Answer, AnswerError> {
 
 fn sglang(ask: &Ask<'_>, answer: &Value) -> Result<Answer, AnswerError> {
     let meta = &answer["meta_info"];
-    let list = meta["input_token_logprobs"].as_array().ok_or(AnswerError::Absent("meta_info.input_token_logprobs"))?;
+    let list = meta["input_token_logprobs"]
+        .as_array()
+        .ok_or(AnswerError::Absent("meta_info.input_token_logprobs"))?;
     let expected = ask.tokens.len() - (ask.from - 1);
     if list.len() != expected {
         return Err(AnswerError::Count { figures: list.len(), expected, from: ask.from - 1 });
@@ -248,7 +266,11 @@ fn sglang(ask: &Ask<'_>, answer: &Value) -> Result<Answer, AnswerError> {
     let of = |(i, entry): (usize, &Value)| {
         let place = ask.from + i;
         if entry[1].as_u64() != Some(ask.tokens[place].into()) {
-            return Err(AnswerError::OtherToken { place, token: ask.tokens[place], found: entry[1].to_string() });
+            return Err(AnswerError::OtherToken {
+                place,
+                token: ask.tokens[place],
+                found: entry[1].to_string(),
+            });
         }
         number(&entry[0], place)
     };
@@ -278,9 +300,11 @@ fn completions(ask: &Ask<'_>, answer: &Value) -> Result<Answer, AnswerError> {
             return number(entry, place);
         }
         match entry["id"].as_u64() {
-            Some(id) if id != u64::from(ask.tokens[place]) => {
-                Err(AnswerError::OtherToken { place, token: ask.tokens[place], found: id.to_string() })
-            }
+            Some(id) if id != u64::from(ask.tokens[place]) => Err(AnswerError::OtherToken {
+                place,
+                token: ask.tokens[place],
+                found: id.to_string(),
+            }),
             _ => number(&entry["logprob"], place),
         }
     };
@@ -295,6 +319,12 @@ fn brahman(ask: &Ask<'_>, answer: &Value) -> Result<Answer, AnswerError> {
     if list.len() != ask.responses {
         return Err(AnswerError::Responses { figures: list.len(), expected: ask.responses });
     }
-    let total = |entry: &Value| entry["total_logprob"].as_f64().ok_or(AnswerError::Absent("scores[…].total_logprob"));
-    Ok(Answer { logprobs: Vec::new(), totals: list.iter().map(total).collect::<Result<_, _>>()?, reused: 0 })
+    let total = |entry: &Value| {
+        entry["total_logprob"].as_f64().ok_or(AnswerError::Absent("scores[…].total_logprob"))
+    };
+    Ok(Answer {
+        logprobs: Vec::new(),
+        totals: list.iter().map(total).collect::<Result<_, _>>()?,
+        reused: 0,
+    })
 }

@@ -52,7 +52,9 @@ pub enum ProbeError {
     #[error("it gives every token the same log-probability")]
     Constant,
     /// What follows a token does not change its probability.
-    #[error("the same {tokens} tokens have the log-probability {within:.2} in a longer prompt and {alone:.2} alone")]
+    #[error(
+        "the same {tokens} tokens have the log-probability {within:.2} in a longer prompt and {alone:.2} alone"
+    )]
     Inconsistent {
         /// So many.
         tokens: usize,
@@ -73,13 +75,17 @@ pub enum ProbeError {
         second: f64,
     },
     /// A figure is that of the next token.
-    #[error("token {place}'s log-probability changes with the token after it: the figures are off by one place")]
+    #[error(
+        "token {place}'s log-probability changes with the token after it: the figures are off by one place"
+    )]
     OffByOne {
         /// The token's place.
         place: usize,
     },
     /// The figures are those of sampling.
-    #[error("log-probabilities of a prompt change with the temperature: the server gives those of its sampling")]
+    #[error(
+        "log-probabilities of a prompt change with the temperature: the server gives those of its sampling"
+    )]
     Temperature,
     /// It does not read all of a prompt.
     #[error(
@@ -245,7 +251,10 @@ impl ServerError {
             | Self::Request { .. }
             | Self::BrokeOff { .. } => true,
             Self::Status { status, .. } => status.is_server_error(),
-            Self::TooLong { .. } | Self::NotJson { .. } | Self::Unnamed { .. } | Self::Answer { .. } => false,
+            Self::TooLong { .. }
+            | Self::NotJson { .. }
+            | Self::Unnamed { .. }
+            | Self::Answer { .. } => false,
         }
     }
 }

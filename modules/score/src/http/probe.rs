@@ -1,8 +1,11 @@
-//! Whether a server's answers can be right: known texts are scored, whole, in part, changed and again.
+//! Whether a server's answers can be right: known texts are scored, whole, in part, changed and
+//! again.
 //!
-//! What every model's figures have in common is asked for: they are of the tokens that were sent, no probability is above 1, what follows a
-//! token does not change its figure, what precedes it does, and a sentence that has just been read is no surprise. Each failure has a name.
-//! Where the tokenizer's folder has a `score_reference.json` (`text`, and the `logprobs` of its tokens), the weights are tried as well.
+//! What every model's figures have in common is asked for: they are of the tokens that were sent,
+//! no probability is above 1, what follows a token does not change its figure, what precedes it
+//! does, and a sentence that has just been read is no surprise. Each failure has a name. Where the
+//! tokenizer's folder has a `score_reference.json` (`text`, and the `logprobs` of its tokens), the
+//! weights are tried as well.
 
 use brahman_card::interface::score::{Conversation, Entry};
 use serde::Deserialize;
@@ -12,7 +15,8 @@ use super::{ProbeError, PromptOptions, Server, TEMPERATURE};
 use crate::conversation::{Layout, script};
 use crate::engine::{Scores, Sequence, Stop};
 
-/// Two answers for the same tokens may differ by so much: half precision, and batches of other sizes.
+/// Two answers for the same tokens may differ by so much: half precision, and batches of other
+/// sizes.
 const TOLERANCE: f64 = 0.1;
 /// The same for what was computed in the same way.
 const TOLERANCE_TWICE: f64 = 0.05;
@@ -68,7 +72,8 @@ impl Server {
         // Of the two that differ in their last token all other figures are the same.
         let before = full.len() - 1;
         let differs = |place: usize| {
-            f64::from((full[place] - changed[place]).abs()) > TOLERANCE.max(f64::from((full[place] - again[place]).abs()) * 2.0)
+            f64::from((full[place] - changed[place]).abs())
+                > TOLERANCE.max(f64::from((full[place] - again[place]).abs()) * 2.0)
         };
         if before > 1 && differs(before - 1) && !(0..before - 1).any(differs) {
             return Err(ProbeError::OffByOne { place: before });
@@ -85,9 +90,14 @@ impl Server {
             return Err(ProbeError::Temperature);
         }
         let repeated = &full[full.len() - (sentence.len() - 1).max(1)..];
-        let (mean, chance) = (total(repeated) / repeated.len() as f64, -f64::from(self.identity.vocabulary).ln());
+        let (mean, chance) =
+            (total(repeated) / repeated.len() as f64, -f64::from(self.identity.vocabulary).ln());
         if mean < chance * CHANCE_SHARE {
-            return Err(ProbeError::Chance { mean, chance, model: self.settings.tokenizer.display().to_string() });
+            return Err(ProbeError::Chance {
+                mean,
+                chance,
+                model: self.settings.tokenizer.display().to_string(),
+            });
         }
         self.probe_reach(&first)?;
         self.probe_reference(&first)
@@ -104,12 +114,18 @@ impl Server {
             return Ok(());
         }
         let filler: Vec<u32> = between.iter().copied().cycle().take(room).collect();
-        let prompt = |begin: &[u32]| [first, &begin[..length], &filler, &sentence[..length]].concat();
+        let prompt =
+            |begin: &[u32]| [first, &begin[..length], &filler, &sentence[..length]].concat();
         let tail = |tokens: Vec<u32>| {
             let end = tokens.len();
-            Sequence { wanted: std::iter::once(end - length..end).collect(), tokens, ..Sequence::default() }
+            Sequence {
+                wanted: std::iter::once(end - length..end).collect(),
+                tokens,
+                ..Sequence::default()
+            }
         };
-        let [told, untold] = self.figures([tail(prompt(&sentence)), tail(prompt(&other))], TEMPERATURE)?;
+        let [told, untold] =
+            self.figures([tail(prompt(&sentence)), tail(prompt(&other))], TEMPERATURE)?;
         if told == untold { Err(ProbeError::CutContext { tokens: long }) } else { Ok(()) }
     }
 
@@ -121,7 +137,8 @@ impl Server {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(unfit(error.to_string())),
         };
-        let Reference { text, logprobs } = serde_json::from_slice(&text).map_err(|error| unfit(error.to_string()))?;
+        let Reference { text, logprobs } =
+            serde_json::from_slice(&text).map_err(|error| unfit(error.to_string()))?;
         let tokens: Vec<u32> = [first, &self.tokens.encode(&text)?].concat();
         let [found] = self.figures([whole(&tokens)], TEMPERATURE)?;
         // Without a token that stands first the first one of the text has none.
@@ -129,22 +146,34 @@ impl Server {
         if expected.len() != found.len() {
             return Err(unfit(format!("{} logprobs for {} tokens", logprobs.len(), found.len())));
         }
-        match found.iter().zip(expected).position(|(found, expected)| (f64::from(*found) - expected).abs() > 3.0 * TOLERANCE) {
-            Some(place) => Err(ProbeError::OtherWeights { place, found: f64::from(found[place]), expected: expected[place] }),
+        match found
+            .iter()
+            .zip(expected)
+            .position(|(found, expected)| (f64::from(*found) - expected).abs() > 3.0 * TOLERANCE)
+        {
+            Some(place) => Err(ProbeError::OtherWeights {
+                place,
+                found: f64::from(found[place]),
+                expected: expected[place],
+            }),
             None => Ok(()),
         }
     }
 
     /// For a server that tells one figure a response.
     fn probe_responses(&self) -> Result<(), ProbeError> {
-        let entry = |role: &str, text: &str| Entry { role: Some(role.to_owned()), text: Some(text.to_owned()), ..Entry::default() };
+        let entry = |role: &str, text: &str| Entry {
+            role: Some(role.to_owned()),
+            text: Some(text.to_owned()),
+            ..Entry::default()
+        };
         let read = |begin: &str, turns: usize| {
             let mut entries = vec![entry("user", begin), entry("assistant", SENTENCE)];
             entries.extend([entry("user", BETWEEN.trim()), entry("assistant", OTHER)]);
             entries.truncate(2 * turns);
             let conversation = Conversation { conversation: entries, ..Conversation::default() };
-            let script =
-                script(&conversation, &Layout::default(), self).map_err(|error| ProbeError::NoConversation { why: error.to_string() })?;
+            let script = script(&conversation, &Layout::default(), self)
+                .map_err(|error| ProbeError::NoConversation { why: error.to_string() })?;
             let responses: Vec<usize> = (0..script.responses.len()).collect();
             Ok::<_, ProbeError>(crate::ablation::whole(&script, &responses).sequence)
         };
@@ -152,11 +181,13 @@ impl Server {
         // A template may show a last turn otherwise than an earlier one.
         let is_begin = whole.tokens.starts_with(&begin.tokens);
         let length = whole.wanted.first().map_or(0, ExactSizeIterator::len);
-        let [full, part, again, other] = self.figures([whole.clone(), begin, whole, read(OTHER, 2)?], TEMPERATURE)?;
+        let [full, part, again, other] =
+            self.figures([whole.clone(), begin, whole, read(OTHER, 2)?], TEMPERATURE)?;
         if full.iter().any(|x| *x > 1e-3) {
             return Err(ProbeError::AboveZero);
         }
-        // A token's figure is the mean of its response: no model finds two sentences as likely to the last digit.
+        // A token's figure is the mean of its response: no model finds two sentences as likely to
+        // the last digit.
         if full.first().is_some_and(|first| full.iter().all(|x| (x - first).abs() < 1e-6)) {
             return Err(ProbeError::Constant);
         }
@@ -169,9 +200,14 @@ impl Server {
             return Err(ProbeError::Inconsistent { tokens: length, within, alone });
         }
         // The first response says what the user has just said.
-        let (mean, chance) = (within / length.max(1) as f64, -f64::from(self.identity.vocabulary).ln());
+        let (mean, chance) =
+            (within / length.max(1) as f64, -f64::from(self.identity.vocabulary).ln());
         if mean < chance * CHANCE_SHARE {
-            return Err(ProbeError::Chance { mean, chance, model: self.settings.tokenizer.display().to_string() });
+            return Err(ProbeError::Chance {
+                mean,
+                chance,
+                model: self.settings.tokenizer.display().to_string(),
+            });
         }
         if full == other {
             return Err(ProbeError::CutContext { tokens: full.len() });
@@ -180,14 +216,23 @@ impl Server {
     }
 
     /// The figures of some prompts, in their order.
-    fn figures<const N: usize>(&self, prompts: [Sequence; N], temperature: f64) -> Result<[Vec<f32>; N], ProbeError> {
+    fn figures<const N: usize>(
+        &self,
+        prompts: [Sequence; N],
+        temperature: f64,
+    ) -> Result<[Vec<f32>; N], ProbeError> {
         let mut found: [Vec<f32>; N] = std::array::from_fn(|_| Vec::new());
         let mut wrong = None;
         let mut done = |i: usize, scores: Scores| match scores {
             Ok(scores) => found[i] = scores,
             Err(error) => wrong = Some(error),
         };
-        self.ask(&prompts, PromptOptions { temperature, priority: None }, &Stop::default(), &mut done)?;
+        self.ask(
+            &prompts,
+            PromptOptions { temperature, priority: None },
+            &Stop::default(),
+            &mut done,
+        )?;
         match wrong {
             Some(error) => Err(error.into()),
             None => Ok(found),
@@ -197,5 +242,9 @@ impl Server {
 
 /// All of a prompt but its first token.
 fn whole(tokens: &[u32]) -> Sequence {
-    Sequence { tokens: tokens.to_vec(), wanted: std::iter::once(1..tokens.len()).collect(), ..Sequence::default() }
+    Sequence {
+        tokens: tokens.to_vec(),
+        wanted: std::iter::once(1..tokens.len()).collect(),
+        ..Sequence::default()
+    }
 }

@@ -1,4 +1,5 @@
-//! Which server is asked, and how: from the environment, which may name a password only as a secret.
+//! Which server is asked, and how: from the environment, which may name a password only as a
+//! secret.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -73,7 +74,9 @@ pub enum SettingsError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AddressError {
     /// It does not say what kind of server that is, or where.
-    #[error("expected vllm+http://HOST:PORT, sglang+…, completions+… (llamacpp+… is the same) or brahman+… (or https)")]
+    #[error(
+        "expected vllm+http://HOST:PORT, sglang+…, completions+… (llamacpp+… is the same) or brahman+… (or https)"
+    )]
     Shape,
     /// A password among what everybody may read.
     #[error("no user or password here: BRAHMAN_SCORE_TOKEN names a secret")]
@@ -82,7 +85,10 @@ pub enum AddressError {
 
 impl std::fmt::Debug for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Settings").field("dialect", &self.dialect).field("base", &self.base).finish_non_exhaustive()
+        f.debug_struct("Settings")
+            .field("dialect", &self.dialect)
+            .field("base", &self.base)
+            .finish_non_exhaustive()
     }
 }
 
@@ -98,7 +104,8 @@ impl Settings {
             let server = if server.contains('@') { "…".to_owned() } else { server.clone() };
             SettingsError::Server { server, source }
         })?;
-        let tokenizer = var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(SettingsError::NoTokenizer)?;
+        let tokenizer =
+            var("BRAHMAN_SCORE_MODEL").map(PathBuf::from).ok_or(SettingsError::NoTokenizer)?;
         let token = var("BRAHMAN_SCORE_TOKEN").map(|name| token(&name)).transpose()?;
         let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         Ok(Some(Self {
@@ -123,7 +130,10 @@ impl Settings {
             "completions" | "llamacpp" | "llama.cpp" => Dialect::Completions,
             _ => return Err(AddressError::Shape),
         };
-        let rest = base.strip_prefix("http://").or_else(|| base.strip_prefix("https://")).ok_or(AddressError::Shape)?;
+        let rest = base
+            .strip_prefix("http://")
+            .or_else(|| base.strip_prefix("https://"))
+            .ok_or(AddressError::Shape)?;
         if rest.contains('@') {
             return Err(AddressError::Password);
         }

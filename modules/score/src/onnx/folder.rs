@@ -1,7 +1,8 @@
-//! A model's directory: `model.onnx`, `tokenizer.json`, `config.json`, and what the graph's inputs and outputs are.
+//! A model's directory: `model.onnx`, `tokenizer.json`, `config.json`, and what the graph's inputs
+//! and outputs are.
 //!
-//! The names are those that Hugging Face's exporters give (`text-generation-with-past`); they are looked for in the graph, and what is
-//! missing or unknown is refused by name.
+//! The names are those that Hugging Face's exporters give (`text-generation-with-past`); they are
+//! looked for in the graph, and what is missing or unknown is refused by name.
 
 use std::io;
 use std::ops::Range;
@@ -22,7 +23,12 @@ const WINDOW: usize = 1024;
 /// The configuration of ONNX Runtime GenAI's folders.
 const GENAI: &str = "genai_config.json";
 /// Where exporters put a graph: optimum's, then transformers.js's.
-const GRAPHS: [&str; 4] = ["model.onnx", "onnx/model.onnx", "decoder_model_merged.onnx", "onnx/decoder_model_merged.onnx"];
+const GRAPHS: [&str; 4] = [
+    "model.onnx",
+    "onnx/model.onnx",
+    "decoder_model_merged.onnx",
+    "onnx/decoder_model_merged.onnx",
+];
 
 /// The tokenizer of a directory, and what its configuration tells.
 pub struct Tokens {
@@ -43,7 +49,10 @@ pub struct Tokens {
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokens").field("fingerprint", &self.fingerprint).field("window", &self.window).finish_non_exhaustive()
+        f.debug_struct("Tokens")
+            .field("fingerprint", &self.fingerprint)
+            .field("window", &self.window)
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,20 +142,26 @@ impl Tokens {
     /// [`FolderError`], which names the file.
     pub fn read(folder: &Path) -> Result<Self, FolderError> {
         let unfit = |source| FolderError::Tokenizer { path: folder.join("tokenizer.json"), source };
-        let text = std::fs::read(folder.join("tokenizer.json")).map_err(|e| missing(folder, "tokenizer.json", e))?;
+        let text = std::fs::read(folder.join("tokenizer.json"))
+            .map_err(|e| missing(folder, "tokenizer.json", e))?;
         let mut tokenizer = read_tokenizer(&text).map_err(unfit)?;
         tokenizer.with_truncation(None).map_err(unfit)?;
         tokenizer.with_padding(None);
         let config = Config::read(folder)?;
         let first = first(&tokenizer, folder).map_err(unfit)?;
         Ok(Self {
-            // As it was when what stands first was read from here: figures and weights that are kept stay known.
+            // As it was when what stands first was read from here: figures and weights that are
+            // kept stay known.
             fingerprint: format!("{} {:?}", hex(&sha256(&text)), config.bos()),
             window: config.window(folder).unwrap_or(WINDOW),
             first,
             templates: Templates::read(folder),
-            heads: config.number(&["num_attention_heads", "n_head", "n_heads", "num_heads"]).unwrap_or(32),
-            hidden: config.number(&["hidden_size", "n_embd", "d_model", "word_embed_proj_dim"]).unwrap_or(1024),
+            heads: config
+                .number(&["num_attention_heads", "n_head", "n_heads", "num_heads"])
+                .unwrap_or(32),
+            hidden: config
+                .number(&["hidden_size", "n_embd", "d_model", "word_embed_proj_dim"])
+                .unwrap_or(1024),
             tokenizer,
         })
     }
@@ -162,7 +177,10 @@ impl Tokens {
     /// # Errors
     /// As the tokenizer gives them.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|e| EngineError::failed(TokenizerError(e)))?;
+        let encoding = self
+            .tokenizer
+            .encode_fast(text, false)
+            .map_err(|e| EngineError::failed(TokenizerError(e)))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -171,7 +189,10 @@ impl Tokens {
     /// # Errors
     /// As the tokenizer gives them.
     pub fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<Range<usize>>), EngineError> {
-        let encoding = self.tokenizer.encode(text, false).map_err(|e| EngineError::failed(TokenizerError(e)))?;
+        let encoding = self
+            .tokenizer
+            .encode(text, false)
+            .map_err(|e| EngineError::failed(TokenizerError(e)))?;
         let places = encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect();
         Ok((encoding.get_ids().to_vec(), places))
     }
@@ -197,7 +218,8 @@ impl Config {
         let of = |name: &str| match std::fs::read(folder.join(name)) {
             Ok(text) => {
                 let json = serde_json::from_slice(&text);
-                json.map(Some).map_err(|source| FolderError::Config { path: folder.join(name), source })
+                json.map(Some)
+                    .map_err(|source| FolderError::Config { path: folder.join(name), source })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(missing(folder, name, error)),
@@ -211,9 +233,11 @@ impl Config {
         }
     }
 
-    /// The first of these numbers that there is: the model's own, else that of the language model in it.
+    /// The first of these numbers that there is: the model's own, else that of the language model
+    /// in it.
     fn number(&self, names: &[&str]) -> Option<u64> {
-        let within = |json: &serde_json::Value| names.iter().find_map(|name| json.get(name)?.as_u64());
+        let within =
+            |json: &serde_json::Value| names.iter().find_map(|name| json.get(name)?.as_u64());
         within(&self.json).or_else(|| NESTED.iter().find_map(|part| within(self.json.get(part)?)))
     }
 
@@ -225,8 +249,15 @@ impl Config {
 
     /// Tokens that the model reads; of the tokenizer, if nobody else says so.
     fn window(&self, folder: &Path) -> Option<usize> {
-        let names =
-            ["max_position_embeddings", "n_positions", "n_ctx", "seq_length", "max_seq_len", "max_sequence_length", "context_length"];
+        let names = [
+            "max_position_embeddings",
+            "n_positions",
+            "n_ctx",
+            "seq_length",
+            "max_seq_len",
+            "max_sequence_length",
+            "context_length",
+        ];
         let own = self.number(&names).or_else(|| {
             let text = std::fs::read(folder.join("tokenizer_config.json")).ok()?;
             let json: serde_json::Value = serde_json::from_slice(&text).ok()?;
@@ -242,18 +273,23 @@ impl Config {
     }
 }
 
-/// What the tokenizer puts before a text: as `tokenizer_config.json` says by `add_bos_token`, else as it does when it is asked for special
-/// tokens. That a model has a `bos_token_id` says nothing: many were trained without one before their texts.
+/// What the tokenizer puts before a text: as `tokenizer_config.json` says by `add_bos_token`, else
+/// as it does when it is asked for special tokens. That a model has a `bos_token_id` says nothing:
+/// many were trained without one before their texts.
 fn first(tokenizer: &Tokenizer, folder: &Path) -> Result<Vec<u32>, tokenizers::Error> {
     let config = std::fs::read(folder.join("tokenizer_config.json")).ok();
-    let config: serde_json::Value = config.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let config: serde_json::Value =
+        config.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let token = config["bos_token"].as_str().or_else(|| config["bos_token"]["content"].as_str());
-    match (config["add_bos_token"].as_bool(), token.and_then(|token| tokenizer.token_to_id(token))) {
+    match (config["add_bos_token"].as_bool(), token.and_then(|token| tokenizer.token_to_id(token)))
+    {
         (Some(false), _) => return Ok(Vec::new()),
         (Some(true), Some(id)) => return Ok(vec![id]),
         _ => {}
     }
-    let with = |special: bool| tokenizer.encode_fast("a", special).map(|encoding| encoding.get_ids().to_vec());
+    let with = |special: bool| {
+        tokenizer.encode_fast("a", special).map(|encoding| encoding.get_ids().to_vec())
+    };
     let (bare, dressed) = (with(false)?, with(true)?);
     let at = dressed.windows(bare.len().max(1)).position(|window| window == bare);
     Ok(dressed[..at.unwrap_or(0)].to_vec())
@@ -265,9 +301,10 @@ const DEPTH_MAX: usize = 4;
 /// What has a part of its own in the fingerprint, or none in the figures.
 const ASIDE: [&str; 3] = ["model.onnx", "tokenizer.json", "config.json"];
 
-/// Names and hashes of all files that may hold weights. A graph keeps them outside of itself under any name that it likes, in
-/// subgraphs and functions as well; so every file counts that is not hidden and no text for people. One too many costs a cold
-/// store, one too few would give the figures of one model for another's.
+/// Names and hashes of all files that may hold weights. A graph keeps them outside of itself under
+/// any name that it likes, in subgraphs and functions as well; so every file counts that is not
+/// hidden and no text for people. One too many costs a cold store, one too few would give the
+/// figures of one model for another's.
 fn beside(folder: &Path) -> Result<Vec<String>, FolderError> {
     let mut files = Vec::new();
     gather(folder, "", DEPTH_MAX, &mut files)?;
@@ -279,7 +316,12 @@ fn beside(folder: &Path) -> Result<Vec<String>, FolderError> {
     files.into_iter().map(hash).collect()
 }
 
-fn gather(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> Result<(), FolderError> {
+fn gather(
+    folder: &Path,
+    below: &str,
+    depth: usize,
+    files: &mut Vec<String>,
+) -> Result<(), FolderError> {
     let path = folder.join(below);
     let failed = |source: io::Error| FolderError::Unreadable { path: path.clone(), source };
     for entry in std::fs::read_dir(&path).map_err(failed)? {
@@ -287,12 +329,17 @@ fn gather(folder: &Path, below: &str, depth: usize, files: &mut Vec<String>) -> 
         // A name that is no text can be in no graph.
         let Ok(name) = entry.file_name().into_string() else { continue };
         let lower = name.to_lowercase();
-        if name.starts_with('.') || lower.ends_with(".md") || lower == "license" || lower == "license.txt" {
+        if name.starts_with('.')
+            || lower.ends_with(".md")
+            || lower == "license"
+            || lower == "license.txt"
+        {
             continue;
         }
         let name = if below.is_empty() { name } else { format!("{below}/{name}") };
         // Links are followed: hubs keep files as links to where they lie.
-        let meta = std::fs::metadata(entry.path()).map_err(|source| FolderError::Unreadable { path: entry.path(), source })?;
+        let meta = std::fs::metadata(entry.path())
+            .map_err(|source| FolderError::Unreadable { path: entry.path(), source })?;
         if meta.is_dir() {
             if depth > 0 {
                 gather(folder, &name, depth - 1, files)?;
@@ -321,8 +368,17 @@ fn graph(folder: &Path, named: Option<String>) -> Result<String, FolderError> {
     }
     let mut there: Vec<String> = Vec::new();
     for (place, before) in [(folder.to_owned(), ""), (folder.join("onnx"), "onnx/")] {
-        let names = std::fs::read_dir(place).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        there.extend(names.filter(|name| name.ends_with(".onnx")).take(FILES_MAX).map(|name| format!("{before}{name}")));
+        let names = std::fs::read_dir(place)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        there.extend(
+            names
+                .filter(|name| name.ends_with(".onnx"))
+                .take(FILES_MAX)
+                .map(|name| format!("{before}{name}")),
+        );
     }
     there.sort();
     match there.len() {
@@ -375,7 +431,11 @@ impl Folder {
     pub fn fits(&self, wiring: &Wiring) -> Result<(), FolderError> {
         let (tokens, places) = (self.tokens.vocabulary(), wiring.vocabulary);
         if tokens > places {
-            return Err(FolderError::OtherModel { tokenizer: self.path.join("tokenizer.json"), tokens, places });
+            return Err(FolderError::OtherModel {
+                tokenizer: self.path.join("tokenizer.json"),
+                tokens,
+                places,
+            });
         }
         Ok(())
     }
@@ -423,7 +483,9 @@ pub enum WiringError {
         rest: String,
     },
     /// A part of the cache has another shape.
-    #[error("input `{name}` has the shape {shape}: expected [batch, heads, tokens, width] with heads and width said")]
+    #[error(
+        "input `{name}` has the shape {shape}: expected [batch, heads, tokens, width] with heads and width said"
+    )]
     OtherShape {
         /// What goes in.
         name: String,
@@ -449,7 +511,11 @@ impl Element {
             ValueType::Tensor { ty: TensorElementType::Float32, .. } => Ok(Self::F32),
             ValueType::Tensor { ty: TensorElementType::Float16, .. } => Ok(Self::F16),
             ValueType::Tensor { ty: TensorElementType::Bfloat16, .. } => Ok(Self::Bf16),
-            other => Err(WiringError::OtherType { tensor, kind: format!("{other:?}"), expected: "float32, float16 or bfloat16" }),
+            other => Err(WiringError::OtherType {
+                tensor,
+                kind: format!("{other:?}"),
+                expected: "float32, float16 or bfloat16",
+            }),
         }
     }
 
@@ -491,7 +557,8 @@ pub struct Wiring {
     pub branch: bool,
     /// The input by which only the last logits could be asked for, and whether it is a list of one.
     pub keep: Option<(String, bool)>,
-    /// Inputs that take the cache of former tokens; without any, everything is read again at each step.
+    /// Inputs that take the cache of former tokens; without any, everything is read again at each
+    /// step.
     pub past: Vec<Past>,
     /// What the logits are.
     pub logits: Element,
@@ -525,8 +592,13 @@ impl Wiring {
                         ValueType::Tensor { ty: TensorElementType::Int64, .. } => false,
                         ValueType::Tensor { ty: TensorElementType::Int32, .. } => true,
                         other => {
-                            let (tensor, kind) = ("input `input_ids`".to_owned(), format!("{other:?}"));
-                            return Err(WiringError::OtherType { tensor, kind, expected: "int64 or int32" });
+                            let (tensor, kind) =
+                                ("input `input_ids`".to_owned(), format!("{other:?}"));
+                            return Err(WiringError::OtherType {
+                                tensor,
+                                kind,
+                                expected: "int64 or int32",
+                            });
                         }
                     };
                 }
@@ -537,7 +609,10 @@ impl Wiring {
                     let is_list = matches!(input.dtype(), ValueType::Tensor { shape, .. } if !shape.is_empty());
                     wiring.keep = Some((name.to_owned(), is_list));
                 }
-                name => match name.strip_prefix("past_key_values.").or_else(|| name.strip_prefix("past_key_values_")) {
+                name => match name
+                    .strip_prefix("past_key_values.")
+                    .or_else(|| name.strip_prefix("past_key_values_"))
+                {
                     Some(rest) => wiring.past.push(past(name, rest, &outputs, input.dtype())?),
                     None => return Err(WiringError::UnknownInput { name: name.to_owned() }),
                 },
@@ -547,9 +622,13 @@ impl Wiring {
             return Err(WiringError::NoTokens);
         }
         let logits = session.outputs().iter().find(|o| o.name() == "logits");
-        let logits = logits.ok_or_else(|| WiringError::NoLogits { there: outputs.iter().map(|name| (*name).to_owned()).collect() })?;
+        let logits = logits.ok_or_else(|| WiringError::NoLogits {
+            there: outputs.iter().map(|name| (*name).to_owned()).collect(),
+        })?;
         wiring.logits = Element::of("output `logits`".to_owned(), logits.dtype())?;
-        let ValueType::Tensor { shape, .. } = logits.dtype() else { return Err(WiringError::NoVocabulary) };
+        let ValueType::Tensor { shape, .. } = logits.dtype() else {
+            return Err(WiringError::NoVocabulary);
+        };
         let last = shape.last().copied().and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0);
         wiring.vocabulary = last.ok_or(WiringError::NoVocabulary)?;
         Ok(wiring)
@@ -563,9 +642,14 @@ impl Wiring {
 }
 
 fn past(name: &str, rest: &str, outputs: &[&str], kind: &ValueType) -> Result<Past, WiringError> {
-    let output = [format!("present.{rest}"), format!("present_key_values.{rest}"), format!("present_{rest}")];
+    let output = [
+        format!("present.{rest}"),
+        format!("present_key_values.{rest}"),
+        format!("present_{rest}"),
+    ];
     let output = output.into_iter().find(|o| outputs.contains(&o.as_str()));
-    let output = output.ok_or_else(|| WiringError::NoPresent { name: name.to_owned(), rest: rest.to_owned() })?;
+    let output = output
+        .ok_or_else(|| WiringError::NoPresent { name: name.to_owned(), rest: rest.to_owned() })?;
     let element = Element::of(format!("input `{name}`"), kind)?;
     let ValueType::Tensor { shape, .. } = kind else {
         return Err(WiringError::OtherShape { name: name.to_owned(), shape: format!("{kind:?}") });

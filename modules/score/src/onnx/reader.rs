@@ -1,11 +1,13 @@
 //! Reading tokens piece by piece, inside a budget.
 //!
-//! What takes memory beside the weights: the cached keys and values of every state that is alive, those that a step makes, and what
-//! a step needs meanwhile (mostly scores of attention and logits, both in proportion to the piece). The first is counted exactly; the
-//! last is reckoned, and the piece made small enough. Of a model without a cache everything that was read is read again with each
-//! piece; then there is one piece.
+//! What takes memory beside the weights: the cached keys and values of every state that is alive,
+//! those that a step makes, and what a step needs meanwhile (mostly scores of attention and logits,
+//! both in proportion to the piece). The first is counted exactly; the last is reckoned, and the
+//! piece made small enough. Of a model without a cache everything that was read is read again with
+//! each piece; then there is one piece.
 //!
-//! The session is held for one step at a time, so that another call may go between; what is alive is counted over all of them.
+//! The session is held for one step at a time, so that another call may go between; what is alive
+//! is counted over all of them.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,15 +20,18 @@ use super::folder::{Element, Wiring};
 use crate::engine::{EngineError, Stop};
 use crate::walk::Stepper;
 
-/// Tokens of a piece: enough for matrices to be efficient, few enough that the scores of attention stay in the caches.
+/// Tokens of a piece: enough for matrices to be efficient, few enough that the scores of attention
+/// stay in the caches.
 const PIECES: [usize; 5] = [256, 128, 64, 32, 16];
 /// Copies of the scores of attention that a step may hold at once: scores, masked, softmax.
 const SCORE_COPIES: u64 = 3;
-/// Numbers of the model's width that a step may hold for each token: residual, queries, keys, values, and four widths of the MLP twice.
+/// Numbers of the model's width that a step may hold for each token: residual, queries, keys,
+/// values, and four widths of the MLP twice.
 const WIDTHS: u64 = 16;
 
-/// What is held for each byte in use: the C library's allocator keeps what it got in pieces, up to 1.9 times as much as was in use when
-/// this was measured. Giving everything back at once (`MALLOC_MMAP_THRESHOLD_`) holds less and takes three times as long.
+/// What is held for each byte in use: the C library's allocator keeps what it got in pieces, up to
+/// 1.9 times as much as was in use when this was measured. Giving everything back at once
+/// (`MALLOC_MMAP_THRESHOLD_`) holds less and takes three times as long.
 const HELD_PER_BYTE: (u64, u64) = (5, 2);
 
 fn held(bytes: u64) -> u64 {
@@ -109,22 +114,32 @@ impl std::fmt::Debug for Reader<'_> {
 impl<'a> Reader<'a> {
     /// A reader without any state, beside others whose states are counted in `alive`.
     #[must_use]
-    pub fn new(session: &'a Mutex<Session>, wiring: &'a Wiring, plan: Plan, alive: &Arc<AtomicU64>) -> Self {
+    pub fn new(
+        session: &'a Mutex<Session>,
+        wiring: &'a Wiring,
+        plan: Plan,
+        alive: &Arc<AtomicU64>,
+    ) -> Self {
         Self { session, wiring, plan, alive: Arc::clone(alive), forwarded: 0 }
     }
 
-    /// Whether one pass over so many tokens fits, said before any is begun: at its last step the state before and the one after it are
-    /// alive, in the smallest pieces that there are.
+    /// Whether one pass over so many tokens fits, said before any is begun: at its last step the
+    /// state before and the one after it are alive, in the smallest pieces that there are.
     ///
     /// # Errors
     /// [`EngineError::OutOfBudget`].
     pub fn fits(&self, tokens: usize) -> Result<(), EngineError> {
-        let piece = if self.wiring.past.is_empty() { tokens } else { PIECES[PIECES.len() - 1].min(tokens) };
+        let piece =
+            if self.wiring.past.is_empty() { tokens } else { PIECES[PIECES.len() - 1].min(tokens) };
         let before = tokens - piece;
         let states = (before + tokens) as u64 * self.wiring.bytes_per_token();
         let needed = held(states + self.scratch(piece, before));
         let budget = self.plan.budget_bytes;
-        if needed <= budget { Ok(()) } else { Err(EngineError::OutOfBudget { tokens, needed, budget }) }
+        if needed <= budget {
+            Ok(())
+        } else {
+            Err(EngineError::OutOfBudget { tokens, needed, budget })
+        }
     }
 
     /// Bytes that a step needs meanwhile.
@@ -149,7 +164,11 @@ impl<'a> Reader<'a> {
             None => {
                 let smallest = PIECES[PIECES.len() - 1].min(left);
                 let budget = self.plan.budget_bytes;
-                Err(EngineError::OutOfBudget { tokens: len + left, needed: needed(smallest), budget })
+                Err(EngineError::OutOfBudget {
+                    tokens: len + left,
+                    needed: needed(smallest),
+                    budget,
+                })
             }
         }
     }
@@ -158,17 +177,22 @@ impl<'a> Reader<'a> {
     fn step(&mut self, state: &State, piece: &[u32]) -> ort::Result<(CachedTensors, DynValue)> {
         let all = state.len + piece.len();
         // Without a cache what was read is read again.
-        let read: Cow<'_, [u32]> =
-            if self.wiring.past.is_empty() { Cow::Owned([&state.read[..], piece].concat()) } else { Cow::Borrowed(piece) };
+        let read: Cow<'_, [u32]> = if self.wiring.past.is_empty() {
+            Cow::Owned([&state.read[..], piece].concat())
+        } else {
+            Cow::Borrowed(piece)
+        };
         self.forwarded += read.len() as u64;
         let shape = [1, read.len() as i64];
-        let whole = |numbers: Vec<i64>, shape: [i64; 2]| -> ort::Result<SessionInputValue<'static>> {
-            if self.wiring.narrow {
-                let numbers: Vec<i32> = numbers.into_iter().map(|n| i32::try_from(n).unwrap_or(i32::MAX)).collect();
-                return Ok(Tensor::<i32>::from_array((shape, numbers))?.into());
-            }
-            Ok(Tensor::<i64>::from_array((shape, numbers))?.into())
-        };
+        let whole =
+            |numbers: Vec<i64>, shape: [i64; 2]| -> ort::Result<SessionInputValue<'static>> {
+                if self.wiring.narrow {
+                    let numbers: Vec<i32> =
+                        numbers.into_iter().map(|n| i32::try_from(n).unwrap_or(i32::MAX)).collect();
+                    return Ok(Tensor::<i32>::from_array((shape, numbers))?.into());
+                }
+                Ok(Tensor::<i64>::from_array((shape, numbers))?.into())
+            };
         let ids = whole(read.iter().map(|t| i64::from(*t)).collect(), shape)?;
         let mut inputs = ort::inputs! { "input_ids" => ids };
         if self.wiring.mask {
@@ -176,10 +200,14 @@ impl<'a> Reader<'a> {
         }
         if self.wiring.positions {
             let from = all - read.len();
-            inputs.push(("position_ids".into(), whole((from as i64..all as i64).collect(), shape)?));
+            inputs
+                .push(("position_ids".into(), whole((from as i64..all as i64).collect(), shape)?));
         }
         if self.wiring.branch {
-            inputs.push(("use_cache_branch".into(), Tensor::<bool>::from_array(([1_i64], vec![state.cached.is_some()]))?.into()));
+            inputs.push((
+                "use_cache_branch".into(),
+                Tensor::<bool>::from_array(([1_i64], vec![state.cached.is_some()]))?.into(),
+            ));
         }
         if let Some((name, is_list)) = &self.wiring.keep {
             // None is all of them.
@@ -195,25 +223,55 @@ impl<'a> Reader<'a> {
             let value: SessionInputValue<'_> = match (&state.cached, past.element) {
                 (Some(cached), _) => (&cached.values[i]).into(),
                 (None, Element::F32) => Tensor::<f32>::from_array((shape, Vec::new()))?.into(),
-                (None, Element::F16) => Tensor::<half::f16>::from_array((shape, Vec::new()))?.into(),
-                (None, Element::Bf16) => Tensor::<half::bf16>::from_array((shape, Vec::new()))?.into(),
+                (None, Element::F16) => {
+                    Tensor::<half::f16>::from_array((shape, Vec::new()))?.into()
+                }
+                (None, Element::Bf16) => {
+                    Tensor::<half::bf16>::from_array((shape, Vec::new()))?.into()
+                }
             };
             inputs.push((past.input.as_str().into(), value));
         }
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let mut outputs = session.run(inputs)?;
-        let mut take = |name: &str| outputs.remove(name).ok_or_else(|| ort::Error::new(format!("the model gave no output `{name}`")));
+        let mut take = |name: &str| {
+            outputs
+                .remove(name)
+                .ok_or_else(|| ort::Error::new(format!("the model gave no output `{name}`")))
+        };
         let logits = take("logits")?;
-        let values = self.wiring.past.iter().map(|past| take(&past.output)).collect::<ort::Result<Vec<_>>>()?;
-        Ok((CachedTensors::new(values, all as u64 * self.wiring.bytes_per_token(), &self.alive), logits))
+        let values = self
+            .wiring
+            .past
+            .iter()
+            .map(|past| take(&past.output))
+            .collect::<ort::Result<Vec<_>>>()?;
+        Ok((
+            CachedTensors::new(values, all as u64 * self.wiring.bytes_per_token(), &self.alive),
+            logits,
+        ))
     }
 
     /// Logits as numbers of 32 bits.
     fn rows<'v>(&self, logits: &'v DynValue) -> ort::Result<Cow<'v, [f32]>> {
         Ok(match self.wiring.logits {
             Element::F32 => Cow::Borrowed(logits.try_extract_tensor::<f32>()?.1),
-            Element::F16 => Cow::Owned(logits.try_extract_tensor::<half::f16>()?.1.iter().map(|half| half.to_f32()).collect()),
-            Element::Bf16 => Cow::Owned(logits.try_extract_tensor::<half::bf16>()?.1.iter().map(|half| half.to_f32()).collect()),
+            Element::F16 => Cow::Owned(
+                logits
+                    .try_extract_tensor::<half::f16>()?
+                    .1
+                    .iter()
+                    .map(|half| half.to_f32())
+                    .collect(),
+            ),
+            Element::Bf16 => Cow::Owned(
+                logits
+                    .try_extract_tensor::<half::bf16>()?
+                    .1
+                    .iter()
+                    .map(|half| half.to_f32())
+                    .collect(),
+            ),
         })
     }
 }
@@ -238,7 +296,14 @@ impl Stepper for Reader<'_> {
         State { cached: None, read: Arc::from([]), len: 0, next: None }
     }
 
-    fn extend(&mut self, state: &mut State, tokens: &[u32], wanted: &[bool], out: &mut [f32], stop: &Stop) -> Result<(), EngineError> {
+    fn extend(
+        &mut self,
+        state: &mut State,
+        tokens: &[u32],
+        wanted: &[bool],
+        out: &mut [f32],
+        stop: &Stop,
+    ) -> Result<(), EngineError> {
         let mut at = 0;
         while at < tokens.len() {
             stop.check()?;
@@ -246,23 +311,43 @@ impl Stepper for Reader<'_> {
             if let (true, Some((row, norm))) = (wanted[at], &state.next) {
                 out[at] = (f64::from(row[tokens[at] as usize]) - norm) as f32;
             }
-            let (cached, logits) = self.step(state, &tokens[at..at + piece]).map_err(EngineError::failed)?;
+            let (cached, logits) =
+                self.step(state, &tokens[at..at + piece]).map_err(EngineError::failed)?;
             let rows = self.rows(&logits).map_err(EngineError::failed)?;
             let vocabulary = self.wiring.vocabulary as usize;
             let is_cached = !self.wiring.past.is_empty();
             let again = if is_cached { 0 } else { state.len };
             if rows.len() != (again + piece) * vocabulary {
                 let expected = (again + piece) * vocabulary;
-                return Err(EngineError::failed(LogitsError { logits: rows.len(), tokens: again + piece, expected }));
+                return Err(EngineError::failed(LogitsError {
+                    logits: rows.len(),
+                    tokens: again + piece,
+                    expected,
+                }));
             }
             let rows = &rows[again * vocabulary..];
-            for (i, row) in rows.chunks_exact(vocabulary).take(piece - 1).enumerate().filter(|(i, _)| wanted[at + i + 1]) {
-                out[at + i + 1] = (f64::from(row[tokens[at + i + 1] as usize]) - log_sum_exp(row)) as f32;
+            for (i, row) in rows
+                .chunks_exact(vocabulary)
+                .take(piece - 1)
+                .enumerate()
+                .filter(|(i, _)| wanted[at + i + 1])
+            {
+                out[at + i + 1] =
+                    (f64::from(row[tokens[at + i + 1] as usize]) - log_sum_exp(row)) as f32;
             }
             let last = &rows[(piece - 1) * vocabulary..];
-            let read = if is_cached { Arc::clone(&state.read) } else { [&state.read[..], &tokens[at..at + piece]].concat().into() };
+            let read = if is_cached {
+                Arc::clone(&state.read)
+            } else {
+                [&state.read[..], &tokens[at..at + piece]].concat().into()
+            };
             let cached = is_cached.then(|| Arc::new(cached));
-            *state = State { cached, read, len: state.len + piece, next: Some((last.into(), log_sum_exp(last))) };
+            *state = State {
+                cached,
+                read,
+                len: state.len + piece,
+                next: Some((last.into(), log_sum_exp(last))),
+            };
             at += piece;
         }
         Ok(())
@@ -276,7 +361,8 @@ impl Stepper for Reader<'_> {
         if self.wiring.past.is_empty() {
             return Some(state.clone());
         }
-        // The branch's last step reads its own cache and makes the next, while the common beginning's waits.
+        // The branch's last step reads its own cache and makes the next, while the common
+        // beginning's waits.
         let alive = self.alive.load(Ordering::Relaxed);
         let branch = 2 * (state.len + ahead) as u64 * self.wiring.bytes_per_token();
         let smallest = self.scratch(PIECES[PIECES.len() - 1], state.len + ahead);

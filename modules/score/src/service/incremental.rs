@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use brahman_card::Fault;
 use brahman_card::clock::now_ms;
-use brahman_card::interface::score::{Conversation, IncrementalIn, IncrementalOut, IncrementalRow, IncrementalSummary, MemoryScore};
+use brahman_card::interface::score::{
+    Conversation, IncrementalIn, IncrementalOut, IncrementalRow, IncrementalSummary, MemoryScore,
+};
 use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::digest::{hex, sha256};
 
@@ -19,8 +21,9 @@ use crate::kept::{Namespace, StandingError};
 
 /// Scores younger than this are left alone, unless said: a day.
 const MAX_AGE_S: u64 = 86_400;
-/// Memories that end behind this part of the conversation's own tokens have too few responses after them to tell. What the sections
-/// before it say is there from the beginning, and moves no memory back.
+/// Memories that end behind this part of the conversation's own tokens have too few responses after
+/// them to tell. What the sections before it say is there from the beginning, and moves no memory
+/// back.
 const EARLY: (usize, usize) = (3, 5);
 
 /// Why a memory stays as it was.
@@ -42,12 +45,20 @@ impl ScoreService {
         let priority = ask.priority;
         let namespace = self.namespace(ask.namespace.as_deref(), call)?;
         let work = move |desk: &Desk<'_>, tell: &mut dyn FnMut(IncrementalOut)| {
-            let due = Due { ask: &ask, conversation: &conversation, layout: &layout, namespace: &namespace, started };
+            let due = Due {
+                ask: &ask,
+                conversation: &conversation,
+                layout: &layout,
+                namespace: &namespace,
+                started,
+            };
             desk.incremental(&due, tell)
         };
         let (mut summary, gathered) = self.turn(call, priority, work).await?;
         if !call.more {
-            let row = |reply: IncrementalOut| if let IncrementalOut::Row(one) = reply { Some(one.row) } else { None };
+            let row = |reply: IncrementalOut| {
+                if let IncrementalOut::Row(one) = reply { Some(one.row) } else { None }
+            };
             summary.rows = Some(gathered.into_iter().filter_map(row).collect());
         }
         Reply::of(&IncrementalOut::Done(summary))
@@ -57,7 +68,10 @@ impl ScoreService {
 /// SHA-256 of each memory's text, all its appearances together.
 fn texts(conversation: &Conversation) -> HashMap<String, String> {
     let mut texts: HashMap<&str, Vec<u8>> = HashMap::new();
-    let sections = [&conversation.system, &conversation.identity, &conversation.journal].into_iter().flatten().flatten();
+    let sections = [&conversation.system, &conversation.identity, &conversation.journal]
+        .into_iter()
+        .flatten()
+        .flatten();
     for entry in sections.chain(&conversation.conversation) {
         let Some(key) = &entry.key else { continue };
         let bytes = texts.entry(key.as_str()).or_default();
@@ -78,12 +92,17 @@ struct Due<'a> {
 }
 
 impl Desk<'_> {
-    fn incremental(&self, due: &Due<'_>, tell: &mut dyn FnMut(IncrementalOut)) -> Result<IncrementalSummary, Fault> {
+    fn incremental(
+        &self,
+        due: &Due<'_>,
+        tell: &mut dyn FnMut(IncrementalOut),
+    ) -> Result<IncrementalSummary, Fault> {
         let Due { ask, conversation, layout, namespace, started } = *due;
         if let Some(why) = self.kept.absent() {
             return Err(Fault::internal(format!("the state of memories cannot be stored: {why}")));
         }
-        let mut session = Session::open(self, conversation, layout, false).map_err(|e| e.fault())?;
+        let mut session =
+            Session::open(self, conversation, layout, false).map_err(|e| e.fault())?;
         let model = self.identity().fingerprint.clone();
         let window = usize::try_from(ask.window.unwrap_or(WINDOW)).unwrap_or(usize::MAX);
         let max_age_ms = ask.max_age_s.unwrap_or(MAX_AGE_S).saturating_mul(1000);
@@ -109,18 +128,28 @@ impl Desk<'_> {
         let all_due = due.len() as u64;
         due.truncate(usize::try_from(ask.limit.unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
         let removals: Vec<Removal> = due.into_iter().map(|(_, removal)| removal).collect();
-        let mut responses: Vec<usize> = removals.iter().flat_map(|r| r.responses.iter().copied()).collect();
+        let mut responses: Vec<usize> =
+            removals.iter().flat_map(|r| r.responses.iter().copied()).collect();
         responses.sort_unstable();
         responses.dedup();
         // What is too much is refused before the first pass.
-        session.check_size(&removals).and_then(|()| session.baseline(&responses)).map_err(|e| e.fault())?;
+        session
+            .check_size(&removals)
+            .and_then(|()| session.baseline(&responses))
+            .map_err(|e| e.fault())?;
         let of = removals.len() as u64;
         let (mut done, mut failed) = (0, 0);
         let outcome = session.remove(&removals, &mut |session, removed| {
             let removal = &removals[removed.index];
             let key = &session.script.memories[removal.memories[0]].key;
             let text = texts.get(key).map_or("", String::as_str);
-            let row = self.stand(session, (key.as_str(), text), &removal.responses, removed.scores, namespace);
+            let row = self.stand(
+                session,
+                (key.as_str(), text),
+                &removal.responses,
+                removed.scores,
+                namespace,
+            );
             done += 1;
             failed += u64::from(row.error.is_some());
             tell(IncrementalOut::Row(IncrementalRow { done, of, row }));
@@ -150,7 +179,8 @@ impl Desk<'_> {
         })
     }
 
-    /// Puts a memory's new state on disk and gives it; as it was, with an error, if it could not be scored.
+    /// Puts a memory's new state on disk and gives it; as it was, with an error, if it could not be
+    /// scored.
     fn stand(
         &self,
         session: &Session<'_>,

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use brahman_card::Fault;
-use brahman_card::interface::score::{Conversation, MatrixIn, MatrixOut, MatrixRow, MatrixSummary, Response, Row};
+use brahman_card::interface::score::{
+    Conversation, MatrixIn, MatrixOut, MatrixRow, MatrixSummary, Response, Row,
+};
 use brahman_sidecar::{Call, Reply, chain};
 
 use super::session::{Removal, Session};
@@ -17,7 +19,8 @@ use crate::mock::Mock;
 const GROUPS_MAX: usize = 4096;
 /// Tokens that are named a cell.
 const TOP_MAX: u64 = 1000;
-/// A rescored memory is followed up to the last response whose screened divergence is at least this part of its largest.
+/// A rescored memory is followed up to the last response whose screened divergence is at least this
+/// part of its largest.
 const TOUCHED_SHARE: f64 = 0.1;
 
 struct Ask {
@@ -38,7 +41,10 @@ impl ScoreService {
         let (conversation, layout) = source!(ask).read(call)?;
         let groups = ask.groups.unwrap_or_default();
         if groups.len() > GROUPS_MAX {
-            return Err(Fault::invalid_parameter("groups", format!("{} of them, expected at most {GROUPS_MAX}", groups.len())));
+            return Err(Fault::invalid_parameter(
+                "groups",
+                format!("{} of them, expected at most {GROUPS_MAX}", groups.len()),
+            ));
         }
         let small = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
         let ask = Ask {
@@ -53,7 +59,9 @@ impl ScoreService {
         let work = move |desk: &Desk<'_>, tell: &mut dyn FnMut(MatrixOut)| desk.matrix(&ask, tell);
         let (mut summary, gathered) = self.turn(call, priority, work).await?;
         if !call.more {
-            let row = |reply: MatrixOut| if let MatrixOut::Row(one) = reply { Some(one.row) } else { None };
+            let row = |reply: MatrixOut| {
+                if let MatrixOut::Row(one) = reply { Some(one.row) } else { None }
+            };
             summary.rows = Some(gathered.into_iter().filter_map(row).collect());
         }
         Reply::of(&MatrixOut::Done(summary))
@@ -62,10 +70,12 @@ impl ScoreService {
 
 impl Desk<'_> {
     fn matrix(&self, ask: &Ask, tell: &mut dyn FnMut(MatrixOut)) -> Result<MatrixSummary, Fault> {
-        let mut session = Session::open(self, &ask.conversation, &ask.layout, ask.fresh).map_err(|e| e.fault())?;
+        let mut session = Session::open(self, &ask.conversation, &ask.layout, ask.fresh)
+            .map_err(|e| e.fault())?;
         let all: Vec<usize> = (0..session.script.responses.len()).collect();
-        let mut removals: Vec<Removal> =
-            (0..session.script.memories.len()).map(|m| Removal { memories: vec![m], responses: all.clone() }).collect();
+        let mut removals: Vec<Removal> = (0..session.script.memories.len())
+            .map(|m| Removal { memories: vec![m], responses: all.clone() })
+            .collect();
         let mut warnings = Vec::new();
         for group in &ask.groups {
             match places(&session, group) {
@@ -76,7 +86,10 @@ impl Desk<'_> {
         if let Some(why) = self.kept.absent() {
             warnings.push(format!("no results are stored: {why}"));
         }
-        session.check_size(&removals).and_then(|()| session.baseline(&all)).map_err(|e| e.fault())?;
+        session
+            .check_size(&removals)
+            .and_then(|()| session.baseline(&all))
+            .map_err(|e| e.fault())?;
         let of = removals.len() as u64;
         let (mut done, mut failed) = (0, 0);
         let mut tell_row = |row: Row| {
@@ -89,7 +102,11 @@ impl Desk<'_> {
             Some(_) if self.identity().mock => removals,
             Some(exact) => {
                 let (chosen, rows) = screen(ask, removals, exact, self)?;
-                warnings.push(format!("{} rows were scored by the screening model only, not by {}", rows.len(), self.identity().model));
+                warnings.push(format!(
+                    "{} rows were scored by the screening model only, not by {}",
+                    rows.len(),
+                    self.identity().model
+                ));
                 rows.into_iter().for_each(&mut tell_row);
                 chosen
             }
@@ -98,8 +115,13 @@ impl Desk<'_> {
         let outcome = session.remove(&removals, &mut |session, removed| {
             let memories = &removals[removed.index].memories;
             let row = match removed.scores {
-                Ok(without) => Row { cached: removed.cached, ..session.compared(ask.top).row(memories, &removed.ablation, &without) },
-                Err(error) => Row { error: Some(chain(&error)), ..named(&session.script, memories) },
+                Ok(without) => Row {
+                    cached: removed.cached,
+                    ..session.compared(ask.top).row(memories, &removed.ablation, &without)
+                },
+                Err(error) => {
+                    Row { error: Some(chain(&error)), ..named(&session.script, memories) }
+                }
             };
             tell_row(row);
         });
@@ -120,7 +142,13 @@ impl Desk<'_> {
         let scored = script.responses.iter().enumerate().map(|(i, r)| {
             let (tokens, logprob) = (session.with.responses[i].len(), session.with.sum(i));
             let per_token = if tokens == 0 { 0.0 } else { logprob / tokens as f64 };
-            Response { entry: r.entry as u64, tokens: tokens as u64, logprob, per_token, text: r.text.clone() }
+            Response {
+                entry: r.entry as u64,
+                tokens: tokens as u64,
+                logprob,
+                per_token,
+                text: r.text.clone(),
+            }
         });
         MatrixSummary {
             done,
@@ -156,23 +184,35 @@ struct UnknownKey {
 
 fn places(session: &Session<'_>, group: &[String]) -> Result<Vec<usize>, UnknownKey> {
     let unknown = |key: &String| UnknownKey { key: key.clone() };
-    let place = |key: &String| session.script.memories.iter().position(|m| m.key == *key).ok_or_else(|| unknown(key));
+    let place = |key: &String| {
+        session.script.memories.iter().position(|m| m.key == *key).ok_or_else(|| unknown(key))
+    };
     let mut memories = group.iter().map(place).collect::<Result<Vec<_>, _>>()?;
     memories.sort_unstable();
     memories.dedup();
     Ok(memories)
 }
 
-/// Scores all removals by the context-mixing model, which takes no time beside a language model's. Gives the `exact` foremost, each
-/// with the responses up to the last one it touched, and the rows of the others.
-fn screen(ask: &Ask, removals: Vec<Removal>, exact: usize, desk: &Desk<'_>) -> Result<(Vec<Removal>, Vec<Row>), Fault> {
+/// Scores all removals by the context-mixing model, which takes no time beside a language model's.
+/// Gives the `exact` foremost, each with the responses up to the last one it touched, and the rows
+/// of the others.
+fn screen(
+    ask: &Ask,
+    removals: Vec<Removal>,
+    exact: usize,
+    desk: &Desk<'_>,
+) -> Result<(Vec<Removal>, Vec<Row>), Fault> {
     let proxy = Mock::default();
     let aside = Desk { engine: &proxy, kept: desk.kept, stop: desk.stop };
     // Token ids are those of the model that was asked, and so is their text.
     let conversation = in_text(&ask.conversation, desk.engine);
-    let mut screening = Session::open(&aside, &conversation, &Layout::plain(), ask.fresh).map_err(|e| e.fault())?;
+    let mut screening =
+        Session::open(&aside, &conversation, &Layout::plain(), ask.fresh).map_err(|e| e.fault())?;
     let all: Vec<usize> = (0..screening.script.responses.len()).collect();
-    screening.check_size(&removals).and_then(|()| screening.baseline(&all)).map_err(|e| e.fault())?;
+    screening
+        .check_size(&removals)
+        .and_then(|()| screening.baseline(&all))
+        .map_err(|e| e.fault())?;
     let mut rows: Vec<Row> = vec![Row::default(); removals.len()];
     screening
         .remove(&removals, &mut |s, removed| {
@@ -197,14 +237,20 @@ fn screen(ask: &Ask, removals: Vec<Removal>, exact: usize, desk: &Desk<'_>) -> R
         Removal { memories: removals[*i].memories.clone(), responses }
     });
     let picked = picked.collect();
-    let others = rows.into_iter().enumerate().filter(|(i, _)| chosen.binary_search(i).is_err()).map(|(_, row)| row).collect();
+    let others = rows
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| chosen.binary_search(i).is_err())
+        .map(|(_, row)| row)
+        .collect();
     Ok((picked, others))
 }
 
 /// The conversation with tokens turned into text, for a model with tokens of its own.
 fn in_text(conversation: &Conversation, engine: &dyn Engine) -> Conversation {
     let mut conversation = conversation.clone();
-    let sections = [&mut conversation.system, &mut conversation.identity, &mut conversation.journal];
+    let sections =
+        [&mut conversation.system, &mut conversation.identity, &mut conversation.journal];
     let entries = sections.into_iter().flatten().chain([&mut conversation.conversation]).flatten();
     for entry in entries {
         if let Some(tokens) = entry.tokens.take() {
@@ -231,10 +277,16 @@ mod tests {
         }
 
         fn encode(&self, text: &str) -> Result<Vec<u32>, EngineError> {
-            Ok(text.split_whitespace().filter_map(|word| word.strip_prefix('w')?.parse().ok()).collect())
+            Ok(text
+                .split_whitespace()
+                .filter_map(|word| word.strip_prefix('w')?.parse().ok())
+                .collect())
         }
 
-        fn encode_placed(&self, text: &str) -> Result<(Vec<u32>, Vec<std::ops::Range<usize>>), EngineError> {
+        fn encode_placed(
+            &self,
+            text: &str,
+        ) -> Result<(Vec<u32>, Vec<std::ops::Range<usize>>), EngineError> {
             self.0.encode_placed(text)
         }
 
@@ -242,7 +294,12 @@ mod tests {
             tokens.iter().map(|t| format!("w{t} ")).collect()
         }
 
-        fn score(&self, sequences: &[Sequence], stop: &Stop, done: &mut dyn FnMut(usize, Scores)) -> Result<Work, EngineError> {
+        fn score(
+            &self,
+            sequences: &[Sequence],
+            stop: &Stop,
+            done: &mut dyn FnMut(usize, Scores),
+        ) -> Result<Work, EngineError> {
             self.0.score(sequences, stop, done)
         }
 
@@ -267,15 +324,32 @@ mod tests {
             ],
             ..Conversation::default()
         };
-        let (folder, engine, stop) = (tempfile::tempdir().expect("a folder"), Words::default(), Stop::default());
+        let (folder, engine, stop) =
+            (tempfile::tempdir().expect("a folder"), Words::default(), Stop::default());
         let kept = crate::kept::ResultStore::open(folder.path(), 1 << 20);
         let desk = Desk { engine: &engine, kept: &kept, stop: &stop };
         let layout = Layout::plain();
-        let ask = Ask { conversation, layout, groups: Vec::new(), top: 0, approximate: Some(1), fresh: true, started: Instant::now() };
-        assert!(in_text(&ask.conversation, &engine).conversation[1].text.as_deref().is_some_and(|text| text.starts_with("w30 w31 ")));
+        let ask = Ask {
+            conversation,
+            layout,
+            groups: Vec::new(),
+            top: 0,
+            approximate: Some(1),
+            fresh: true,
+            started: Instant::now(),
+        };
+        assert!(
+            in_text(&ask.conversation, &engine).conversation[1]
+                .text
+                .as_deref()
+                .is_some_and(|text| text.starts_with("w30 w31 "))
+        );
         let removals = (0..2).map(|m| Removal { memories: vec![m], responses: vec![0] }).collect();
         let (chosen, others) = screen(&ask, removals, 1, &desk).expect("screened");
         assert_eq!((chosen[0].memories.clone(), chosen[0].responses.clone()), (vec![1], vec![0]));
-        assert!(others.len() == 1 && others[0].approximate && others[0].key == "idle", "{others:?}");
+        assert!(
+            others.len() == 1 && others[0].approximate && others[0].key == "idle",
+            "{others:?}"
+        );
     }
 }

@@ -10,7 +10,8 @@ use super::session::{Removal, Session};
 use super::{Desk, ScoreService, elapsed_us, source};
 use crate::conversation::Layout;
 
-/// Responses after a memory, unless said: what the conversation has moved on from by then no longer speaks of it.
+/// Responses after a memory, unless said: what the conversation has moved on from by then no longer
+/// speaks of it.
 pub(super) const WINDOW: u64 = 50;
 
 impl ScoreService {
@@ -19,15 +20,24 @@ impl ScoreService {
         let mut ask: MemoryIn = call.parameters()?;
         let (conversation, layout) = source!(ask).read(call)?;
         let priority = ask.priority;
-        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(MemoryOut)| desk.memory(&ask, &conversation, &layout, started);
+        let work = move |desk: &Desk<'_>, _: &mut dyn FnMut(MemoryOut)| {
+            desk.memory(&ask, &conversation, &layout, started)
+        };
         let (out, _) = self.turn(call, priority, work).await?;
         Reply::of(&out)
     }
 }
 
 impl Desk<'_> {
-    fn memory(&self, ask: &MemoryIn, conversation: &Conversation, layout: &Layout, started: Instant) -> Result<MemoryOut, Fault> {
-        let mut session = Session::open(self, conversation, layout, ask.fresh.unwrap_or(false)).map_err(|e| e.fault())?;
+    fn memory(
+        &self,
+        ask: &MemoryIn,
+        conversation: &Conversation,
+        layout: &Layout,
+        started: Instant,
+    ) -> Result<MemoryOut, Fault> {
+        let mut session = Session::open(self, conversation, layout, ask.fresh.unwrap_or(false))
+            .map_err(|e| e.fault())?;
         let memory = session.script.memories.iter().position(|m| m.key == ask.key);
         let window = usize::try_from(ask.window.unwrap_or(WINDOW)).unwrap_or(usize::MAX);
         let responses = memory.map_or_else(Vec::new, |memory| session.after(memory, window));
@@ -39,7 +49,9 @@ impl Desk<'_> {
             let mut outcome = Ok(());
             let removal = Removal { memories: vec![memory], responses: responses.clone() };
             let removed = session.remove(&[removal], &mut |s, removed| match removed.scores {
-                Ok(without) => cells = responses.iter().map(|r| s.compared(top).cell(*r, &without)).collect(),
+                Ok(without) => {
+                    cells = responses.iter().map(|r| s.compared(top).cell(*r, &without)).collect()
+                }
                 Err(error) => outcome = Err(error),
             });
             removed.and(outcome).map_err(|e| e.fault())?;

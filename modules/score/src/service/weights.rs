@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use brahman_card::Fault;
-use brahman_card::interface::score::{ResetWeightsIn, ResetWeightsOut, Weight, WeightsIn, WeightsOut};
+use brahman_card::interface::score::{
+    ResetWeightsIn, ResetWeightsOut, Weight, WeightsIn, WeightsOut,
+};
 use brahman_sidecar::{Call, Reply, blocking, chain};
 
 use super::ScoreService;
@@ -31,14 +33,19 @@ impl ScoreService {
             fingerprint: kept.model,
             text_sha256: kept.standing.text,
         };
-        Reply::of(&WeightsOut { namespace: namespace.name().to_owned(), fingerprint, weights: found.into_iter().map(weight).collect() })
+        Reply::of(&WeightsOut {
+            namespace: namespace.name().to_owned(),
+            fingerprint,
+            weights: found.into_iter().map(weight).collect(),
+        })
     }
 
     pub(super) async fn reset_weights(&self, call: &Call) -> Result<Reply, Fault> {
         let ask: ResetWeightsIn = call.parameters()?;
         let namespace = self.namespace(ask.namespace.as_deref(), call)?;
         let (model, of) = (self.model(ask.all_models), namespace.clone());
-        let removed = self.beside(move |kept| kept.reset(model.as_deref(), &of, ask.keys.as_deref())).await?;
+        let removed =
+            self.beside(move |kept| kept.reset(model.as_deref(), &of, ask.keys.as_deref())).await?;
         Reply::of(&ResetWeightsOut { namespace: namespace.name().to_owned(), removed })
     }
 

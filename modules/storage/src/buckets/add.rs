@@ -1,9 +1,11 @@
 //! Registering buckets, and forgetting them.
 //!
-//! A bucket is registered only after a probe: an object is put, refused when it is put again, read and deleted; what does not refuse can
-//! have one writer only, and is registered as such. Invariants: no two buckets overlap, nor a bucket and the state, nor the state of another
-//! mesh that runs here; a bucket is refused before its folder is made; the marker is there before the registry names it. Nobody else waits
-//! for a probe: what is being added is claimed ([`super::claims`]).
+//! A bucket is registered only after a probe: an object is put, refused when it is put again, read
+//! and deleted; what does not refuse can have one writer only, and is registered as such.
+//! Invariants: no two buckets overlap, nor a bucket and the state, nor the state of another mesh
+//! that runs here; a bucket is refused before its folder is made; the marker is there before the
+//! registry names it. Nobody else waits for a probe: what is being added is claimed
+//! ([`super::claims`]).
 
 use std::fs;
 use std::io;
@@ -50,23 +52,28 @@ pub struct Addition {
 }
 
 impl Buckets {
-    /// Whether what is asked for would move a bucket that is registered: what lies in it would be out of reach.
+    /// Whether what is asked for would move a bucket that is registered: what lies in it would be
+    /// out of reach.
     #[must_use]
     pub fn moves(&self, ask: &AddBucketIn) -> bool {
-        let site = Site::of(&ask.url, ask.options.as_ref().unwrap_or(&std::collections::BTreeMap::new()));
+        let site =
+            Site::of(&ask.url, ask.options.as_ref().unwrap_or(&std::collections::BTreeMap::new()));
         let all = lock(&self.all);
-        all.get(&ask.name).is_some_and(|entry| Site::of(&entry.bucket.url, &entry.bucket.options) != site)
+        all.get(&ask.name)
+            .is_some_and(|entry| Site::of(&entry.bucket.url, &entry.bucket.options) != site)
     }
 
     /// Probes a bucket and registers it. `primary` can only be begun anew where it is.
     ///
     /// # Errors
-    /// If it cannot be reached, does not do what a bucket must, or lies where another does; it is then not registered.
+    /// If it cannot be reached, does not do what a bucket must, or lies where another does; it is
+    /// then not registered.
     pub async fn add(&self, ask: AddBucketIn) -> Result<Addition, BucketError> {
         self.add_apart_from(ask, Vec::new).await
     }
 
-    /// The same, apart from the states of other meshes as well. Which there are is asked on a thread that may wait for a disk.
+    /// The same, apart from the states of other meshes as well. Which there are is asked on a
+    /// thread that may wait for a disk.
     ///
     /// # Errors
     /// As [`Self::add`] gives them.
@@ -76,21 +83,35 @@ impl Buckets {
         others: impl FnOnce() -> Vec<OtherState> + Send + 'static,
     ) -> Result<Addition, BucketError> {
         let anew = ask.name == PRIMARY && !self.moves(&ask);
-        let named = if anew { Kind::Bucket.check(&ask.name) } else { Kind::Bucket.check_new(&ask.name) };
+        let named =
+            if anew { Kind::Bucket.check(&ask.name) } else { Kind::Bucket.check_new(&ask.name) };
         named.map_err(|error| BucketError::Bad(error.to_string()))?;
         self.readable()?;
         self.known_node()?;
         let location = open::check(&ask)?;
-        let claimed = Site::of(&location.url(), ask.options.as_ref().unwrap_or(&std::collections::BTreeMap::new()));
+        let claimed = Site::of(
+            &location.url(),
+            ask.options.as_ref().unwrap_or(&std::collections::BTreeMap::new()),
+        );
         let claim = Claim::take(&self.claims, &ask.name, location.clone(), claimed)?;
         let mut notes = Vec::new();
         if let Location::Folder(folder) = &location {
             notes.extend(self.make_room(&ask.name, folder.clone(), &claim, others).await?);
         }
         let AddBucketIn { name, options, secret, .. } = ask;
-        let (protected, added_ms) = (name == RESCUE || name == PRIMARY, if anew { 0 } else { now_ms() });
+        let (protected, added_ms) =
+            (name == RESCUE || name == PRIMARY, if anew { 0 } else { now_ms() });
         let options = options.unwrap_or_default();
-        let mut bucket = Bucket { name, url: location.url(), options, secret, protected, conditional_put: false, added_ms, id: None };
+        let mut bucket = Bucket {
+            name,
+            url: location.url(),
+            options,
+            secret,
+            protected,
+            conditional_put: false,
+            added_ms,
+            id: None,
+        };
         if let Some(other) = self.other(&bucket.name, |other| overlaps(other, &bucket)) {
             return Err(overlapping(&bucket, &other));
         }
@@ -105,11 +126,13 @@ impl Buckets {
     /// A bucket of another name of which something holds.
     fn other(&self, name: &str, holds: impl Fn(&Bucket) -> bool) -> Option<String> {
         let all = lock(&self.all);
-        let mut others = all.values().map(|entry| &entry.bucket).filter(|bucket| bucket.name != name);
+        let mut others =
+            all.values().map(|entry| &entry.bucket).filter(|bucket| bucket.name != name);
         others.find(|bucket| holds(bucket)).map(|bucket| bucket.name.clone())
     }
 
-    /// Makes a bucket's folder, if it is no other's, and lies in no other's nor around one. Says what one should know of it.
+    /// Makes a bucket's folder, if it is no other's, and lies in no other's nor around one. Says
+    /// what one should know of it.
     async fn make_room(
         &self,
         name: &str,
@@ -117,19 +140,27 @@ impl Buckets {
         claim: &Claim,
         states: impl FnOnce() -> Vec<OtherState> + Send + 'static,
     ) -> Result<Vec<String>, BucketError> {
-        // First who is being added: whoever has registered by then is among those that are read next.
+        // First who is being added: whoever has registered by then is among those that are read
+        // next.
         let being_added = claim.earlier_folders().into_iter();
-        let mut others: Vec<Neighbour> = being_added.map(|(name, folder)| Neighbour { name, folder, answers: true }).collect();
-        let entries: Vec<Entry> = lock(&self.all).values().filter(|entry| entry.bucket.name != name).cloned().collect();
+        let mut others: Vec<Neighbour> =
+            being_added.map(|(name, folder)| Neighbour { name, folder, answers: true }).collect();
+        let entries: Vec<Entry> =
+            lock(&self.all).values().filter(|entry| entry.bucket.name != name).cloned().collect();
         for entry in entries {
             let Reach::Folder(folder) = &entry.reach else { continue };
             // What does not answer is told by its path: it must not keep others from being added.
             let answers = entry.seen(folder.clone()).await.is_ok() || !entry.looks.hang();
-            others.push(Neighbour { name: entry.bucket.name.clone(), folder: folder.clone(), answers });
+            others.push(Neighbour {
+                name: entry.bucket.name.clone(),
+                folder: folder.clone(),
+                answers,
+            });
         }
         let at = folder.display().to_string();
         let (of, state, own) = (name.to_owned(), self.state.clone(), self.home.join(name));
-        // Looking at a disk that hangs must not hold up the thread that answers, nor whoever adds another.
+        // Looking at a disk that hangs must not hold up the thread that answers, nor whoever adds
+        // another.
         let making = tokio::task::spawn_blocking(move || {
             apart_from_meshes(&of, &folder, &states())?;
             let notes = apart(&of, &folder, &others, &state, &own)?;
@@ -139,26 +170,48 @@ impl Buckets {
         match tokio::time::timeout(MAKING_TIMEOUT, making).await {
             Ok(made) => made.map_err(io::Error::other)?,
             Err(_) => {
-                let why = format!("{at}: no answer within {} s; it was not registered", MAKING_TIMEOUT.as_secs());
+                let why = format!(
+                    "{at}: no answer within {} s; it was not registered",
+                    MAKING_TIMEOUT.as_secs()
+                );
                 Err(BucketError::Unusable { name: name.to_owned(), why })
             }
         }
     }
 
-    /// Gives a bucket the marker that is at its root, or makes one. Says what one should know of it.
-    async fn mark(&self, bucket: &mut Bucket, store: &dyn ObjectStore, secrets: &[String]) -> Result<Vec<String>, BucketError> {
+    /// Gives a bucket the marker that is at its root, or makes one. Says what one should know of
+    /// it.
+    async fn mark(
+        &self,
+        bucket: &mut Bucket,
+        store: &dyn ObjectStore,
+        secrets: &[String],
+    ) -> Result<Vec<String>, BucketError> {
         let mut notes = Vec::new();
-        let unusable = |why: String| BucketError::Unusable { name: bucket.name.clone(), why: format!("{why}; it was not registered") };
+        let unusable = |why: String| BucketError::Unusable {
+            name: bucket.name.clone(),
+            why: format!("{why}; it was not registered"),
+        };
         let new = Marker::new(&bucket.name, &self.node);
         let found = marker::make(store, bucket.conditional_put, &new).await;
-        let found = found.map_err(|e| unusable(format!("its marker {MARKER}: {}", mask(&chain(&e), secrets))))?;
-        if let Some(other) = self.other(&bucket.name, |other| other.id.as_ref() == Some(&found.id)) {
-            return Err(unusable(format!("its marker is that of bucket `{other}`: it is the same place by another name")));
+        let found = found
+            .map_err(|e| unusable(format!("its marker {MARKER}: {}", mask(&chain(&e), secrets))))?;
+        if let Some(other) = self.other(&bucket.name, |other| other.id.as_ref() == Some(&found.id))
+        {
+            return Err(unusable(format!(
+                "its marker is that of bucket `{other}`: it is the same place by another name"
+            )));
         }
         // Our own two have a place before anybody has asked for one.
-        let before = lock(&self.all).get(&bucket.name).filter(|entry| !is_own(&entry.bucket)).and_then(|entry| entry.bucket.id.clone());
+        let before = lock(&self.all)
+            .get(&bucket.name)
+            .filter(|entry| !is_own(&entry.bucket))
+            .and_then(|entry| entry.bucket.id.clone());
         if before.is_some_and(|before| before != found.id) {
-            notes.push(format!("this is not where bucket `{}` lay before: what lay there is not here", bucket.name));
+            notes.push(format!(
+                "this is not where bucket `{}` lay before: what lay there is not here",
+                bucket.name
+            ));
         }
         match marker::join(store, &self.node, &bucket.name).await {
             Ok(nodes) if nodes.is_empty() && found.node == self.node => {}
@@ -182,11 +235,16 @@ impl Buckets {
         self.change(move |all| {
             let name = bucket.name.clone();
             if all.len() >= BUCKETS_MAX && !all.contains_key(&name) {
-                return Err(BucketError::Bad(format!("there are {BUCKETS_MAX} buckets already, expected fewer: remove one")));
+                return Err(BucketError::Bad(format!(
+                    "there are {BUCKETS_MAX} buckets already, expected fewer: remove one"
+                )));
             }
             // Whoever was added meanwhile may be the same place by another name.
-            let mut others = all.values().map(|entry| &entry.bucket).filter(|other| other.name != name);
-            let twin = others.find(|other| overlaps(other, &bucket) || other.id.is_some() && other.id == bucket.id);
+            let mut others =
+                all.values().map(|entry| &entry.bucket).filter(|other| other.name != name);
+            let twin = others.find(|other| {
+                overlaps(other, &bucket) || other.id.is_some() && other.id == bucket.id
+            });
             if let Some(other) = twin.map(|other| other.name.clone()) {
                 return Err(overlapping(&bucket, &other));
             }
@@ -207,7 +265,9 @@ impl Buckets {
         self.change(move |all| {
             match all.get(&removed) {
                 None => return Err(BucketError::NoSuchBucket(removed)),
-                Some(entry) if entry.bucket.protected => return Err(BucketError::Protected(removed)),
+                Some(entry) if entry.bucket.protected => {
+                    return Err(BucketError::Protected(removed));
+                }
                 // One that is away, or cannot be opened, can be forgotten all the same.
                 Some(_) => {}
             }
@@ -218,7 +278,9 @@ impl Buckets {
         // Of interest to other catalogs only: nobody waits long for it.
         if self.nameless().is_none()
             && let Ok(opened) = opened
-            && let Ok(Err(error)) = tokio::time::timeout(LEAVING_TIMEOUT, marker::leave(&*opened.store, &self.node)).await
+            && let Ok(Err(error)) =
+                tokio::time::timeout(LEAVING_TIMEOUT, marker::leave(&*opened.store, &self.node))
+                    .await
         {
             self.failed(name, "delete", marker::CATALOGS, &opened.told(&error));
         }
@@ -226,23 +288,39 @@ impl Buckets {
     }
 
     /// Puts, puts again, reads, deletes. Says whether the second put was refused, as it must be.
-    async fn probe(&self, name: &str, store: &Arc<dyn ObjectStore>, secrets: &[String]) -> Result<bool, BucketError> {
+    async fn probe(
+        &self,
+        name: &str,
+        store: &Arc<dyn ObjectStore>,
+        secrets: &[String],
+    ) -> Result<bool, BucketError> {
         let key = Key::from(format!("brahman-probe/{}", ulid::Ulid::generate()));
         let bytes = b"put by brahman to see whether it can; safe to delete";
         let unusable = |doing: &str, e: object_store::Error| {
             let why = mask(&e.to_string(), secrets);
             self.failed(name, "probe", key.as_ref(), &why);
-            BucketError::Unusable { name: name.to_owned(), why: format!("{doing}: {why}; it was not registered") }
+            BucketError::Unusable {
+                name: name.to_owned(),
+                why: format!("{doing}: {why}; it was not registered"),
+            }
         };
-        let create = || store.put_opts(&key, PutPayload::from_static(bytes), PutOptions::from(PutMode::Create));
+        let create = || {
+            store.put_opts(&key, PutPayload::from_static(bytes), PutOptions::from(PutMode::Create))
+        };
         let conditional = match create().await {
             Ok(_) => match create().await {
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => true,
+                Err(
+                    object_store::Error::AlreadyExists { .. }
+                    | object_store::Error::Precondition { .. },
+                ) => true,
                 Ok(_) => false,
                 Err(error) => return Err(unusable("putting a key twice", error)),
             },
             Err(object_store::Error::NotImplemented { .. }) => {
-                store.put(&key, PutPayload::from_static(bytes)).await.map_err(|e| unusable("putting an object", e))?;
+                store
+                    .put(&key, PutPayload::from_static(bytes))
+                    .await
+                    .map_err(|e| unusable("putting an object", e))?;
                 false
             }
             Err(error) => return Err(unusable("putting an object", error)),
@@ -265,7 +343,8 @@ fn reachable(bucket: &Bucket) -> Result<(Arc<dyn ObjectStore>, Vec<String>), Buc
     let bad = |why: String| BucketError::Bad(format!("bucket `{}`: {why}", bucket.name));
     match Entry::reached(bucket)? {
         (Reach::Folder(folder), secrets) => {
-            let store = object_store::local::LocalFileSystem::new_with_prefix(folder).map_err(|e| bad(e.to_string()))?;
+            let store = object_store::local::LocalFileSystem::new_with_prefix(folder)
+                .map_err(|e| bad(e.to_string()))?;
             let store: Arc<dyn ObjectStore> = Arc::new(store.with_fsync(true));
             Ok((store, secrets))
         }
@@ -280,28 +359,37 @@ fn overlaps(one: &Bucket, other: &Bucket) -> bool {
 }
 
 fn overlapping(bucket: &Bucket, other: &str) -> BucketError {
-    let why = format!("{} holds keys of bucket `{other}`, lies within it, or is the same place: expected another prefix", bucket.url);
+    let why = format!(
+        "{} holds keys of bucket `{other}`, lies within it, or is the same place: expected another prefix",
+        bucket.url
+    );
     BucketError::Bad(format!("bucket `{}`: {why}", bucket.name))
 }
 
 /// Makes a bucket's folder, and sees whether files can be made in it.
 fn make_folder(name: &str, folder: &Path) -> Result<(), BucketError> {
     let refused = |what: &str, error: io::Error| {
-        let why =
-            format!("{}: {what} ({error}): expected a folder on a disk that can be written to; it was not registered", folder.display());
+        let why = format!(
+            "{}: {what} ({error}): expected a folder on a disk that can be written to; it was not registered",
+            folder.display()
+        );
         match error.kind() {
             // It may be better another time.
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {
-                BucketError::Unusable { name: name.to_owned(), why }
-            }
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::Interrupted => BucketError::Unusable { name: name.to_owned(), why },
             _ => BucketError::Bad(format!("bucket `{name}`: {why}")),
         }
     };
     fs::create_dir_all(folder).map_err(|error| refused("the folder cannot be made", error))?;
-    tempfile::tempfile_in(folder).map(drop).map_err(|error| refused("no file can be made in it", error))
+    tempfile::tempfile_in(folder)
+        .map(drop)
+        .map_err(|error| refused("no file can be made in it", error))
 }
 
-/// Refuses a folder that is another mesh's state, lies in one or holds one: that mesh keeps and clears what is in there.
+/// Refuses a folder that is another mesh's state, lies in one or holds one: that mesh keeps and
+/// clears what is in there.
 fn apart_from_meshes(name: &str, folder: &Path, states: &[OtherState]) -> Result<(), BucketError> {
     let spot = spot_of(name, folder)?;
     for OtherState { folder: state, words } in states {
@@ -312,7 +400,11 @@ fn apart_from_meshes(name: &str, folder: &Path, states: &[OtherState]) -> Result
             Err(_) => state.starts_with(folder).then_some(Overlap::Around),
         };
         if let Some(overlap) = overlap {
-            let why = format!("{} {} {words}: expected a folder of its own", folder.display(), overlap.words());
+            let why = format!(
+                "{} {} {words}: expected a folder of its own",
+                folder.display(),
+                overlap.words()
+            );
             return Err(BucketError::Bad(format!("bucket `{name}`: {why}")));
         }
     }
@@ -321,7 +413,12 @@ fn apart_from_meshes(name: &str, folder: &Path, states: &[OtherState]) -> Result
 
 /// A bucket's folder as it is, or would be.
 fn spot_of(name: &str, folder: &Path) -> Result<Spot, BucketError> {
-    let unseen = |error: io::Error| BucketError::Bad(format!("bucket `{name}`: {} cannot be looked at ({error})", folder.display()));
+    let unseen = |error: io::Error| {
+        BucketError::Bad(format!(
+            "bucket `{name}`: {} cannot be looked at ({error})",
+            folder.display()
+        ))
+    };
     Spot::of(folder).map_err(unseen)
 }
 
@@ -333,10 +430,21 @@ struct Neighbour {
     answers: bool,
 }
 
-/// Refuses a folder that is another bucket's or the state's, lies in one or holds one. Notes those of other buckets on the same disk, where
-/// that defeats the purpose.
-fn apart(name: &str, folder: &Path, others: &[Neighbour], state: &Path, own: &Path) -> Result<Vec<String>, BucketError> {
-    let bad = |why: String| BucketError::Bad(format!("bucket `{name}`: {} {why}: expected a folder of its own", folder.display()));
+/// Refuses a folder that is another bucket's or the state's, lies in one or holds one. Notes those
+/// of other buckets on the same disk, where that defeats the purpose.
+fn apart(
+    name: &str,
+    folder: &Path,
+    others: &[Neighbour],
+    state: &Path,
+    own: &Path,
+) -> Result<Vec<String>, BucketError> {
+    let bad = |why: String| {
+        BucketError::Bad(format!(
+            "bucket `{name}`: {} {why}: expected a folder of its own",
+            folder.display()
+        ))
+    };
     let spot = spot_of(name, folder)?;
     // Below the state lies a bucket only where one of its name belongs.
     if spot.overlap(&Spot::of(own)?) != Some(Overlap::Same)
@@ -363,6 +471,12 @@ fn apart(name: &str, folder: &Path, others: &[Neighbour], state: &Path, own: &Pa
         }
     }
     let copies = name == RESCUE && !beside.is_empty();
-    let same_disk = || format!("{} lies on the same disk as {}: copies there are lost with it", folder.display(), beside.join(", "));
+    let same_disk = || {
+        format!(
+            "{} lies on the same disk as {}: copies there are lost with it",
+            folder.display(),
+            beside.join(", ")
+        )
+    };
     Ok(copies.then(same_disk).into_iter().collect())
 }

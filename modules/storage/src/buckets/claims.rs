@@ -1,8 +1,9 @@
 //! Places that are being registered just now, before the registry names them.
 //!
-//! A probe may take as long as its server; others are added and removed meanwhile. Invariants: of two that ask for overlapping places at
-//! once the later one is refused; a claim ends with whoever made it, however that ends. Whoever claims first and then looks which
-//! buckets there are misses nobody: who was before has registered by then, or still has its claim.
+//! A probe may take as long as its server; others are added and removed meanwhile. Invariants: of
+//! two that ask for overlapping places at once the later one is refused; a claim ends with whoever
+//! made it, however that ends. Whoever claims first and then looks which buckets there are misses
+//! nobody: who was before has registered by then, or still has its claim.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -38,11 +39,17 @@ impl Claim {
     /// Claims a place for a bucket of a name.
     ///
     /// # Errors
-    /// If one of that name, or one in S3 that overlaps, is being added; folders are compared by whoever makes one
-    /// ([`Self::earlier_folders`]).
-    pub(super) fn take(claims: &Arc<Mutex<Claims>>, name: &str, location: Location, site: Site) -> Result<Self, BucketError> {
+    /// If one of that name, or one in S3 that overlaps, is being added; folders are compared by
+    /// whoever makes one ([`Self::earlier_folders`]).
+    pub(super) fn take(
+        claims: &Arc<Mutex<Claims>>,
+        name: &str,
+        location: Location,
+        site: Site,
+    ) -> Result<Self, BucketError> {
         let mut all = lock(claims);
-        let other = all.held.values().find(|other| other.name == name || other.site.overlaps(&site));
+        let other =
+            all.held.values().find(|other| other.name == name || other.site.overlaps(&site));
         if let Some(other) = other {
             let why = format!("bucket `{}` is being added just now: try again", other.name);
             return Err(BucketError::Unusable { name: name.to_owned(), why });
@@ -87,13 +94,21 @@ mod tests {
             Claim::take(&claims, name, location, Site::of(url, &BTreeMap::new()))
         };
         let first = take("lake", "s3://lake/a").expect("claimed");
-        for (name, url) in [("lake", "s3://elsewhere"), ("sea", "s3://lake"), ("sea", "s3://lake/a/b")] {
+        for (name, url) in
+            [("lake", "s3://elsewhere"), ("sea", "s3://lake"), ("sea", "s3://lake/a/b")]
+        {
             let refused = take(name, url).expect_err("it is being added").to_string();
             assert!(refused.contains("`lake`") && refused.contains("try again"), "{refused}");
         }
         let beside = take("sea", "s3://lake/b").expect("a neighbour");
-        let (one, two) = (take("one", "file:///disk").expect("claimed"), take("two", "file:///disk/x").expect("compared by its maker"));
-        assert_eq!((one.earlier_folders(), two.earlier_folders()), (Vec::new(), vec![("one".to_owned(), PathBuf::from("/disk"))]));
+        let (one, two) = (
+            take("one", "file:///disk").expect("claimed"),
+            take("two", "file:///disk/x").expect("compared by its maker"),
+        );
+        assert_eq!(
+            (one.earlier_folders(), two.earlier_folders()),
+            (Vec::new(), vec![("one".to_owned(), PathBuf::from("/disk"))])
+        );
         drop((first, beside));
         take("sea", "s3://lake").expect("it has ended");
     }

@@ -1,7 +1,8 @@
 //! The journal of operations on buckets that failed.
 //!
-//! Invariants: whoever notes a failure waits for no disk, since that is where requests are answered; failures reach the disk in the order in
-//! which they were noted, and those that came together with one fsync; what is told is bounded. Where the journal cannot be opened failures
+//! Invariants: whoever notes a failure waits for no disk, since that is where requests are
+//! answered; failures reach the disk in the order in which they were noted, and those that came
+//! together with one fsync; what is told is bounded. Where the journal cannot be opened failures
 //! are kept for as long as this process lives, which is said.
 
 use std::io;
@@ -29,7 +30,8 @@ struct KeptFailures {
     is_awaited: bool,
 }
 
-/// The journal. Locked in this order: `log`, which is held while the disk works, then `kept`, which never is.
+/// The journal. Locked in this order: `log`, which is held while the disk works, then `kept`, which
+/// never is.
 #[derive(Debug)]
 pub struct FailureJournal {
     /// Or why there is none.
@@ -47,7 +49,10 @@ impl FailureJournal {
                 (Err(error), Vec::new())
             }
         };
-        Arc::new(Self { log: Mutex::new(log), kept: Mutex::new(KeptFailures { all, unwritten: 0, is_cut: false, is_awaited: false }) })
+        Arc::new(Self {
+            log: Mutex::new(log),
+            kept: Mutex::new(KeptFailures { all, unwritten: 0, is_cut: false, is_awaited: false }),
+        })
     }
 
     fn log(&self) -> MutexGuard<'_, io::Result<Log>> {
@@ -82,7 +87,8 @@ impl FailureJournal {
         }
     }
 
-    /// Writes what is not on the disk yet: on return all that was noted before is, or the log says why not. Blocks.
+    /// Writes what is not on the disk yet: on return all that was noted before is, or the log says
+    /// why not. Blocks.
     pub fn flush(&self) {
         let mut log = self.log();
         let (new, is_cut) = {
@@ -107,7 +113,10 @@ impl FailureJournal {
     pub fn shortfall(&self) -> Option<String> {
         match &*self.log() {
             Ok(log) => log.shortfall(),
-            Err(error) => Some(format!("errors.log cannot be opened ({}): failures are kept until the catalog ends", chain(error))),
+            Err(error) => Some(format!(
+                "errors.log cannot be opened ({}): failures are kept until the catalog ends",
+                chain(error)
+            )),
         }
     }
 
@@ -137,7 +146,8 @@ impl FailureJournal {
         {
             let mut kept = self.kept();
             drop(kept.all.splice(0..0, dropped));
-            // Some of them may not have reached the disk before: the next one to be noted brings all.
+            // Some of them may not have reached the disk before: the next one to be noted brings
+            // all.
             kept.is_cut = true;
             return Err(error);
         }

@@ -1,7 +1,8 @@
 //! Whether buckets are there.
 //!
-//! A folder is asked for its marker by a look at the file system, S3 by a request. Invariants: a bucket whose marker is not seen is never
-//! called reachable; nothing is written to a bucket here but the marker of one in S3 that an earlier version has registered.
+//! A folder is asked for its marker by a look at the file system, S3 by a request. Invariants: a
+//! bucket whose marker is not seen is never called reachable; nothing is written to a bucket here
+//! but the marker of one in S3 that an earlier version has registered.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,14 +18,17 @@ use super::{Buckets, Change, Entry, Misfit, Reach, is_own, lock};
 
 /// How long a bucket may take to say whether it is there.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
-/// For how long a bucket in S3 that was there is taken to be so: the requests of one commit ask once.
+/// For how long a bucket in S3 that was there is taken to be so: the requests of one commit ask
+/// once.
 const SEEN: Duration = Duration::from_secs(3);
 
 impl Buckets {
-    /// Whether a bucket is there. Of a folder that is a look at its marker; of S3 a request, unless it was there a moment ago.
+    /// Whether a bucket is there. Of a folder that is a look at its marker; of S3 a request, unless
+    /// it was there a moment ago.
     ///
     /// # Errors
-    /// [`BucketError::Away`], or that there is none of this name; of S3 also that it did not answer.
+    /// [`BucketError::Away`], or that there is none of this name; of S3 also that it did not
+    /// answer.
     pub async fn present(&self, name: &str) -> Result<(), BucketError> {
         let entry = self.entry(name)?;
         if let Reach::S3(store) = &entry.reach {
@@ -40,7 +44,8 @@ impl Buckets {
     /// The same of a folder, which may take 5 s. A bucket in S3 passes, if it can be opened.
     ///
     /// # Errors
-    /// [`BucketError::Away`], also where the disk does not answer, or that there is none of this name.
+    /// [`BucketError::Away`], also where the disk does not answer, or that there is none of this
+    /// name.
     pub async fn mounted(&self, name: &str) -> Result<(), BucketError> {
         let entry = self.entry(name)?;
         match &entry.reach {
@@ -63,7 +68,8 @@ impl Buckets {
         }
     }
 
-    /// Whether a bucket's disk was asked and does not answer: nothing on it may be touched by whoever must go on.
+    /// Whether a bucket's disk was asked and does not answer: nothing on it may be touched by
+    /// whoever must go on.
     #[must_use]
     pub fn hangs(&self, name: &str) -> bool {
         lock(&self.all).get(name).is_some_and(|entry| entry.looks.hang())
@@ -76,20 +82,26 @@ impl Buckets {
     pub async fn is_shared(&self, name: &str) -> Result<bool, BucketError> {
         let opened = self.opened(name).await?;
         let shared = marker::is_shared(&*opened.store, &self.node).await;
-        shared.map_err(|error| BucketError::Unusable { name: name.to_owned(), why: opened.told(&error) })
+        shared.map_err(|error| BucketError::Unusable {
+            name: name.to_owned(),
+            why: opened.told(&error),
+        })
     }
 
-    /// Buckets that are not there, and why: folders as they are now, S3 as it was when it was last asked. Our own `rescue` does not count
-    /// before somebody has added one.
+    /// Buckets that are not there, and why: folders as they are now, S3 as it was when it was last
+    /// asked. Our own `rescue` does not count before somebody has added one.
     #[must_use]
     pub fn absent(&self) -> Vec<(String, String)> {
         let all: Vec<Entry> = lock(&self.all).values().cloned().collect();
         let why = |entry: &Entry| match &entry.reach {
             Reach::S3(_) => lock(&entry.sight).away.clone(),
             Reach::Closed(why) => Some(why.clone()),
-            Reach::Folder(folder) => entry.sighted_in_time(folder).err().map(|error| reason(&error)),
+            Reach::Folder(folder) => {
+                entry.sighted_in_time(folder).err().map(|error| reason(&error))
+            }
         };
-        let used = all.iter().filter(|entry| !(is_own(&entry.bucket) && entry.bucket.name == RESCUE));
+        let used =
+            all.iter().filter(|entry| !(is_own(&entry.bucket) && entry.bucket.name == RESCUE));
         used.filter_map(|entry| Some((entry.bucket.name.clone(), why(entry)?))).collect()
     }
 
@@ -108,7 +120,14 @@ impl Buckets {
                 self.failed(&name, "health", "", error);
             }
             let hint = error.as_ref().map(|_| self.hint(&entry));
-            BucketHealth { name, reachable: error.is_none(), latency_us, error, hint, ..BucketHealth::default() }
+            BucketHealth {
+                name,
+                reachable: error.is_none(),
+                latency_us,
+                error,
+                hint,
+                ..BucketHealth::default()
+            }
         });
         let mut health = futures_util::future::join_all(asked).await;
         let of = |name: &str, why: &str, hint: Option<String>| BucketHealth {
@@ -117,11 +136,20 @@ impl Buckets {
             hint,
             ..BucketHealth::default()
         };
-        let registry = |why: &String, hint: &str| of("registry", why, Some(format!("{hint}; then `brahman restart catalog`")));
+        let registry = |why: &String, hint: &str| {
+            of("registry", why, Some(format!("{hint}; then `brahman restart catalog`")))
+        };
         // What else there may be is not known.
-        let unreadable = self.unreadable.iter().map(|why| registry(why, "repair the file, or move it away and add the buckets again"));
-        let other =
-            self.other_registry.iter().map(|why| registry(why, "add those buckets again (`brahman buckets add`), and move that file away"));
+        let unreadable = self
+            .unreadable
+            .iter()
+            .map(|why| registry(why, "repair the file, or move it away and add the buckets again"));
+        let other = self.other_registry.iter().map(|why| {
+            registry(
+                why,
+                "add those buckets again (`brahman buckets add`), and move that file away",
+            )
+        });
         // It says itself what to do.
         let nameless = self.nameless.iter().map(|why| of("node", why, None));
         health.extend(unreadable.chain(other).chain(nameless));
@@ -136,7 +164,11 @@ impl Buckets {
                 "two names stand for one place: remove one of them, or `brahman buckets add {name}` it elsewhere; nothing is lost"
             );
         }
-        let misfit = if matches!(entry.reach, Reach::Closed(_)) || entry.looks.hang() { None } else { lock(&entry.sight).misfit.clone() };
+        let misfit = if matches!(entry.reach, Reach::Closed(_)) || entry.looks.hang() {
+            None
+        } else {
+            lock(&entry.sight).misfit.clone()
+        };
         match misfit {
             Some(Misfit::Damaged) => {
                 return format!(
@@ -146,7 +178,10 @@ impl Buckets {
             }
             Some(Misfit::Other(id)) => {
                 let all = lock(&self.all);
-                let other = all.values().map(|other| &other.bucket).find(|other| other.id.as_ref() == Some(&id) && other.name != *name);
+                let other = all
+                    .values()
+                    .map(|other| &other.bucket)
+                    .find(|other| other.id.as_ref() == Some(&id) && other.name != *name);
                 if let Some(other) = other {
                     let (other, its) = (&other.name, mask(&other.url, &[]));
                     return format!(
@@ -171,8 +206,13 @@ impl Buckets {
     }
 
     /// Asks a bucket in S3 for its marker, now.
-    pub(super) async fn asked(&self, entry: &Entry, store: &Arc<dyn ObjectStore>) -> Result<(), BucketError> {
-        let found = match tokio::time::timeout(HEALTH_TIMEOUT, self.recognised(entry, store)).await {
+    pub(super) async fn asked(
+        &self,
+        entry: &Entry,
+        store: &Arc<dyn ObjectStore>,
+    ) -> Result<(), BucketError> {
+        let found = match tokio::time::timeout(HEALTH_TIMEOUT, self.recognised(entry, store)).await
+        {
             Ok(found) => found,
             Err(_) => {
                 let why = format!("no answer within {} s", HEALTH_TIMEOUT.as_secs());
@@ -185,28 +225,37 @@ impl Buckets {
         found
     }
 
-    async fn recognised(&self, entry: &Entry, store: &Arc<dyn ObjectStore>) -> Result<(), BucketError> {
+    async fn recognised(
+        &self,
+        entry: &Entry,
+        store: &Arc<dyn ObjectStore>,
+    ) -> Result<(), BucketError> {
         let failed = |error: &dyn std::error::Error| {
             let why = mask(&chain(error), &entry.secrets);
             BucketError::Unusable { name: entry.bucket.name.clone(), why }
         };
-        let gone = || entry.away(format!("{MARKER} is not there: the bucket was deleted, or emptied"));
+        let gone =
+            || entry.away(format!("{MARKER} is not there: the bucket was deleted, or emptied"));
         let read = marker::read(&**store).await;
-        lock(&entry.sight).misfit = read.as_ref().is_err_and(marker::MarkerError::is_damage).then_some(Misfit::Damaged);
+        lock(&entry.sight).misfit =
+            read.as_ref().is_err_and(marker::MarkerError::is_damage).then_some(Misfit::Damaged);
         match read.map_err(|e| failed(&e))? {
             Some(found) if entry.bucket.id.is_some() => entry.recognises(&found),
             // An earlier version has registered it.
             Some(found) => self.adopt(entry, found).await,
             None if entry.bucket.id.is_some() => Err(gone()),
             None => {
-                // To be listed it must be there, as it need not be for a put: some stores make it then.
+                // To be listed it must be there, as it need not be for a put: some stores make it
+                // then.
                 match store.list(None).next().await {
                     Some(Err(object_store::Error::NotFound { .. })) => return Err(gone()),
                     Some(Err(error)) => return Err(failed(&error)),
                     Some(Ok(_)) | None => {}
                 }
                 let new = Marker::new(&entry.bucket.name, self.known_node()?);
-                let made = marker::make(&**store, entry.bucket.conditional_put, &new).await.map_err(|e| failed(&e))?;
+                let made = marker::make(&**store, entry.bucket.conditional_put, &new)
+                    .await
+                    .map_err(|e| failed(&e))?;
                 self.adopt(entry, made).await
             }
         }
@@ -226,7 +275,10 @@ impl Buckets {
         });
         if let Err(error) = adopted.await {
             // It is there all the same, and is written down the next time.
-            if let Some(there) = lock(&self.all).get_mut(&entry.bucket.name).filter(|there| there.bucket == entry.bucket) {
+            if let Some(there) = lock(&self.all)
+                .get_mut(&entry.bucket.name)
+                .filter(|there| there.bucket == entry.bucket)
+            {
                 there.bucket.id = Some(found.id);
             }
             self.failed(&entry.bucket.name, "open", MARKER, &error);

@@ -1,9 +1,10 @@
 //! What killed uploads have left in folders.
 //!
-//! A put is staged beside its key, as `key#1`, and a download as `.tmp-…`; a kill leaves these. Of S3 nothing can be listed here:
-//! [`object_store`] has no call that lists uploads, so that parts of killed ones stay until a lifecycle rule of the bucket
-//! (`AbortIncompleteMultipartUpload`) removes them; failed ones are aborted as they fail. Invariants: only files of these names, older
-//! than a day, below what we write, in a bucket whose marker is to be seen; no link is followed.
+//! A put is staged beside its key, as `key#1`, and a download as `.tmp-…`; a kill leaves these. Of
+//! S3 nothing can be listed here: [`object_store`] has no call that lists uploads, so that parts of
+//! killed ones stay until a lifecycle rule of the bucket (`AbortIncompleteMultipartUpload`) removes
+//! them; failed ones are aborted as they fail. Invariants: only files of these names, older than a
+//! day, below what we write, in a bucket whose marker is to be seen; no link is followed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,13 +17,16 @@ use super::{Buckets, Entry, Reach, is_name, lock};
 const LEFT_AGE: Duration = Duration::from_secs(24 * 3600);
 /// What we write below, and stage beside.
 const WRITTEN: [&str; 3] = ["datasets", "manifests", "objects"];
-/// Folders within one another that are looked into: a key of ours has five parts, one of a person's may have more.
+/// Folders within one another that are looked into: a key of ours has five parts, one of a person's
+/// may have more.
 const DEPTH_MAX: usize = 16;
 
 /// Whether a name is that of a file on its way to another.
 fn is_staged(name: &OsStr) -> bool {
     let Some(name) = name.to_str() else { return false };
-    let numbered = name.rsplit_once('#').is_some_and(|(key, n)| !key.is_empty() && !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let numbered = name.rsplit_once('#').is_some_and(|(key, n)| {
+        !key.is_empty() && !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())
+    });
     numbered || name.starts_with(".tmp-")
 }
 
@@ -34,23 +38,33 @@ fn clear(folder: &Path, depth: usize, removed: &mut Vec<PathBuf>) {
         if meta.is_dir() && depth < DEPTH_MAX {
             clear(&path, depth + 1, removed);
         }
-        let old = || meta.modified().ok().and_then(|touched| touched.elapsed().ok()).is_some_and(|age| age > LEFT_AGE);
-        if meta.is_file() && is_staged(&file.file_name()) && old() && fs::remove_file(&path).is_ok() {
+        let old = || {
+            meta.modified()
+                .ok()
+                .and_then(|touched| touched.elapsed().ok())
+                .is_some_and(|age| age > LEFT_AGE)
+        };
+        if meta.is_file() && is_staged(&file.file_name()) && old() && fs::remove_file(&path).is_ok()
+        {
             removed.push(path);
         }
     }
 }
 
 impl Buckets {
-    /// Removes what killed uploads and downloads have left in folders more than a day ago. Gives what was removed.
+    /// Removes what killed uploads and downloads have left in folders more than a day ago. Gives
+    /// what was removed.
     pub async fn clear_leftovers(&self) -> Vec<PathBuf> {
-        let all: Vec<Entry> = lock(&self.all).values().filter(|entry| is_name(&entry.bucket.name)).cloned().collect();
+        let all: Vec<Entry> =
+            lock(&self.all).values().filter(|entry| is_name(&entry.bucket.name)).cloned().collect();
         let home = self.home.clone();
         let clearing = tokio::task::spawn_blocking(move || {
             let mut removed = Vec::new();
             for entry in all {
                 let folder = match &entry.reach {
-                    Reach::Folder(folder) if entry.sighted_in_time(folder).is_ok() => folder.clone(),
+                    Reach::Folder(folder) if entry.sighted_in_time(folder).is_ok() => {
+                        folder.clone()
+                    }
                     Reach::Folder(_) | Reach::Closed(_) => continue,
                     Reach::S3(_) => home.join(&entry.bucket.name),
                 };
@@ -59,7 +73,9 @@ impl Buckets {
             removed
         });
         let removed = clearing.await.unwrap_or_default();
-        removed.iter().for_each(|path| tracing::info!("removed {}, which a killed upload had left", path.display()));
+        removed.iter().for_each(|path| {
+            tracing::info!("removed {}, which a killed upload had left", path.display())
+        });
         removed
     }
 }
@@ -91,7 +107,13 @@ mod tests {
         }
         let mut removed = buckets.clear_leftovers().await;
         removed.sort();
-        assert_eq!(removed, ["datasets/d/r/.tmp-x", "datasets/d/r/part-0.parquet#1"].map(|key| primary.join(key)));
-        assert!(primary.join("elsewhere/x#1").exists() && primary.join("datasets/d/r/part-1.parquet#1").exists());
+        assert_eq!(
+            removed,
+            ["datasets/d/r/.tmp-x", "datasets/d/r/part-0.parquet#1"].map(|key| primary.join(key))
+        );
+        assert!(
+            primary.join("elsewhere/x#1").exists()
+                && primary.join("datasets/d/r/part-1.parquet#1").exists()
+        );
     }
 }

@@ -1,9 +1,11 @@
-//! Looks at disks that may hang: each in a thread of its own, for whose answer nobody waits longer than a few seconds.
+//! Looks at disks that may hang: each in a thread of its own, for whose answer nobody waits longer
+//! than a few seconds.
 //!
-//! A disk behind a server that has gone (NFS, mounted hard) neither answers nor says that it will not. Invariants: no look takes a thread
-//! of a pool that others need; a few go on at once, and whoever comes meanwhile waits for the newest of them; while one goes on for too
-//! long others are begun ever more rarely, so that a day of silence costs some fifty threads; the first answer ends the silence, whatever
-//! still waits.
+//! A disk behind a server that has gone (NFS, mounted hard) neither answers nor says that it will
+//! not. Invariants: no look takes a thread of a pool that others need; a few go on at once, and
+//! whoever comes meanwhile waits for the newest of them; while one goes on for too long others are
+//! begun ever more rarely, so that a day of silence costs some fifty threads; the first answer ends
+//! the silence, whatever still waits.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,11 +14,14 @@ use std::time::{Duration, Instant};
 
 use super::lock;
 
-/// How long whoever asks waits: far longer than a disk that spins up, shorter than a caller's patience.
+/// How long whoever asks waits: far longer than a disk that spins up, shorter than a caller's
+/// patience.
 pub(super) const LONGEST: Duration = Duration::from_secs(5);
-/// After this long, times the looks that go on, a silent disk is looked at once more: one that was mounted anew answers new looks only.
+/// After this long, times the looks that go on, a silent disk is looked at once more: one that was
+/// mounted anew answers new looks only.
 const AGAIN: Duration = Duration::from_secs(60);
-/// So many looks at one disk go on at once while it is not known to be silent: one that began a moment ago tells the next caller as much.
+/// So many looks at one disk go on at once while it is not known to be silent: one that began a
+/// moment ago tells the next caller as much.
 const AT_ONCE: usize = 2;
 
 /// Hears what a look has found.
@@ -40,7 +45,9 @@ struct PendingLooks<T> {
 
 impl<T> std::fmt::Debug for PendingLooks<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_map().entries(self.begun.iter().map(|(number, (begun, _))| (number, begun))).finish()
+        f.debug_map()
+            .entries(self.begun.iter().map(|(number, (begun, _))| (number, begun)))
+            .finish()
     }
 }
 
@@ -57,12 +64,20 @@ enum Admission {
 
 impl<T> PendingLooks<T> {
     fn hang(&self, now: Instant) -> bool {
-        self.begun.values().next().is_some_and(|(oldest, _)| now.saturating_duration_since(*oldest) > LONGEST)
+        self.begun
+            .values()
+            .next()
+            .is_some_and(|(oldest, _)| now.saturating_duration_since(*oldest) > LONGEST)
     }
 
     fn admit(&self, now: Instant) -> Admission {
         let pause = AGAIN.saturating_mul(u32::try_from(self.begun.len()).unwrap_or(u32::MAX));
-        let is_due = || self.begun.values().next_back().is_none_or(|(newest, _)| now.saturating_duration_since(*newest) >= pause);
+        let is_due = || {
+            self.begun
+                .values()
+                .next_back()
+                .is_none_or(|(newest, _)| now.saturating_duration_since(*newest) >= pause)
+        };
         match (self.hang(now), self.begun.len() >= AT_ONCE) {
             (true, _) if is_due() => Admission::Begin,
             (true, _) => Admission::Refuse,
@@ -80,11 +95,15 @@ struct Look<T> {
 }
 
 impl<T> Look<T> {
-    /// Ends this look and those that were begun before it: they asked what was just answered. Who waited for them.
+    /// Ends this look and those that were begun before it: they asked what was just answered. Who
+    /// waited for them.
     fn end(&self) -> Vec<Waiter<T>> {
         let mut going = lock(&self.looks.0);
         let later = going.begun.split_off(&(self.number + 1));
-        std::mem::replace(&mut going.begun, later).into_values().flat_map(|(_, waiters)| waiters).collect()
+        std::mem::replace(&mut going.begun, later)
+            .into_values()
+            .flat_map(|(_, waiters)| waiters)
+            .collect()
     }
 }
 
@@ -95,7 +114,8 @@ impl<T> Drop for Look<T> {
 }
 
 impl<T: Clone + Send + 'static> Looks<T> {
-    /// Looks, or waits for a look that goes on; `tell` hears what was found. Whether anybody will: not while a disk is silent.
+    /// Looks, or waits for a look that goes on; `tell` hears what was found. Whether anybody will:
+    /// not while a disk is silent.
     ///
     /// # Errors
     /// If no thread can be had.
@@ -136,7 +156,8 @@ impl<T> Looks<T> {
     }
 }
 
-/// What work on a disk gives, if it does within [`LONGEST`]: the thread that does it may hang, and nobody else.
+/// What work on a disk gives, if it does within [`LONGEST`]: the thread that does it may hang, and
+/// nobody else.
 pub(super) fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (sender, answer) = mpsc::sync_channel(1);
     let working = move || {
@@ -152,7 +173,10 @@ mod tests {
     use super::*;
 
     fn pending(begun: impl IntoIterator<Item = (u64, Instant)>) -> PendingLooks<()> {
-        PendingLooks { next: 9, begun: begun.into_iter().map(|(number, at)| (number, (at, Vec::new()))).collect() }
+        PendingLooks {
+            next: 9,
+            begun: begun.into_iter().map(|(number, at)| (number, (at, Vec::new()))).collect(),
+        }
     }
 
     #[test]
@@ -164,7 +188,11 @@ mod tests {
         let both = pending([(0, at(0)), (1, at(1))]);
         assert_eq!((both.admit(at(5)), both.admit(at(6))), (Admission::Join, Admission::Refuse));
         assert!(both.hang(at(6)));
-        assert_eq!((both.admit(at(120)), both.admit(at(121))), (Admission::Refuse, Admission::Begin), "it may have been mounted anew");
+        assert_eq!(
+            (both.admit(at(120)), both.admit(at(121))),
+            (Admission::Refuse, Admission::Begin),
+            "it may have been mounted anew"
+        );
         // In a day of asking at every moment:
         let mut looks = both;
         for (number, second) in (2..).zip(6..86_400) {
@@ -182,7 +210,11 @@ mod tests {
         let (tell, told) = mpsc::channel();
         let ask = |look: Box<dyn FnOnce() -> u32 + Send>, who: &'static str| {
             let tell = tell.clone();
-            assert!(looks.ask(look, move |found| tell.send((who, found)).expect("heard")).expect("a thread"));
+            assert!(
+                looks
+                    .ask(look, move |found| tell.send((who, found)).expect("heard"))
+                    .expect("a thread")
+            );
         };
         let stuck = Arc::new(Mutex::new(held));
         let wait = move || lock(&stuck).recv();

@@ -1,13 +1,15 @@
-//! The marker at a bucket's root: it tells the bucket from an empty folder, and from another bucket.
+//! The marker at a bucket's root: it tells the bucket from an empty folder, and from another
+//! bucket.
 //!
 //! ```text
 //! .brahman-bucket.json      {"id": a ULID, "name": as it was first called, "node": by which catalog, "created_ms": when}
 //! .brahman-catalogs/<node>  one of each catalog that uses it
 //! ```
 //!
-//! A disk that is not mounted leaves an empty folder in its place, and a deleted bucket of S3 answers like an empty one: without the
-//! marker neither is the bucket. Invariants: a marker is created once and never changed; only `add` makes one where there is nothing of
-//! ours; of two catalogs that make one at once, one does, and both go by that.
+//! A disk that is not mounted leaves an empty folder in its place, and a deleted bucket of S3
+//! answers like an empty one: without the marker neither is the bucket. Invariants: a marker is
+//! created once and never changed; only `add` makes one where there is nothing of ours; of two
+//! catalogs that make one at once, one does, and both go by that.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -28,7 +30,8 @@ use crate::{atomic, checked};
 pub const MARKER: &str = ".brahman-bucket.json";
 /// Below which the catalogs stand.
 pub(super) const CATALOGS: &str = ".brahman-catalogs";
-/// What we write below: one of these folders in a folder that has no marker says that it is a bucket of an earlier version.
+/// What we write below: one of these folders in a folder that has no marker says that it is a
+/// bucket of an earlier version.
 const OURS: [&str; 4] = ["datasets", "manifests", "indexes", "objects"];
 /// Far more than a marker has.
 const MARKER_BYTES_MAX: u64 = 64 << 10;
@@ -84,8 +87,8 @@ impl Marker {
     }
 }
 
-/// The name by which this catalog is known in buckets that others use, too. It is made where there is none, and gets a checksum where an
-/// earlier version has written it without.
+/// The name by which this catalog is known in buckets that others use, too. It is made where there
+/// is none, and gets a checksum where an earlier version has written it without.
 ///
 /// # Errors
 /// That it cannot be made, as the file system gives it; within, why what is there is no name.
@@ -99,13 +102,16 @@ pub(super) fn node(state: &Path) -> io::Result<Result<String, NodeError>> {
     match checked::write(&state.join(NODE), name.as_bytes()) {
         // Nothing is written to any bucket from here either.
         Err(error) if is_read_only(&error) => {}
-        Err(error) if !is_new => tracing::warn!("{}: {error}: it has no checksum yet", state.join(NODE).display()),
+        Err(error) if !is_new => {
+            tracing::warn!("{}: {error}: it has no checksum yet", state.join(NODE).display())
+        }
         written => written?,
     }
     Ok(Ok(name))
 }
 
-/// By which it is seen that a marker is the one that was read already: device, inode, change and length.
+/// By which it is seen that a marker is the one that was read already: device, inode, change and
+/// length.
 pub(super) type Stamp = (u64, u64, (i64, i64), u64);
 
 /// Of the marker in a folder.
@@ -118,7 +124,11 @@ pub(super) fn stamp(folder: &Path) -> io::Result<Stamp> {
 pub(super) fn read_folder(folder: &Path) -> Result<Option<Marker>, MarkerError> {
     let mut file = match File::open(folder.join(MARKER)) {
         Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(None);
+        }
         Err(error) => return Err(error.into()),
     };
     let mut text = Vec::new();
@@ -167,26 +177,45 @@ pub(super) async fn read(store: &dyn ObjectStore) -> Result<Option<Marker>, Mark
     Marker::parse(&found.bytes().await?).map(Some)
 }
 
-/// Makes the marker of a store; gives the one that is there already instead. Where a key can be put twice, there is one writer.
-pub(super) async fn make(store: &dyn ObjectStore, conditional: bool, marker: &Marker) -> Result<Marker, MarkerError> {
+/// Makes the marker of a store; gives the one that is there already instead. Where a key can be put
+/// twice, there is one writer.
+pub(super) async fn make(
+    store: &dyn ObjectStore,
+    conditional: bool,
+    marker: &Marker,
+) -> Result<Marker, MarkerError> {
     if let Some(there) = read(store).await? {
         return Ok(there);
     }
     let mode = if conditional { PutMode::Create } else { PutMode::Overwrite };
-    match store.put_opts(&Key::from(MARKER), PutPayload::from(marker.text()), PutOptions::from(mode)).await {
-        Ok(_) | Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {}
+    match store
+        .put_opts(&Key::from(MARKER), PutPayload::from(marker.text()), PutOptions::from(mode))
+        .await
+    {
+        Ok(_)
+        | Err(
+            object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. },
+        ) => {}
         Err(error) => return Err(error.into()),
     }
-    // What is there counts, whoever put it. A store that does not show what was just put would be away at once.
+    // What is there counts, whoever put it. A store that does not show what was just put would be
+    // away at once.
     Ok(read(store).await?.unwrap_or_else(|| marker.clone()))
 }
 
 /// Writes down that a catalog uses the bucket, and gives the others that do.
-pub(super) async fn join(store: &dyn ObjectStore, node: &str, name: &str) -> Result<Vec<String>, object_store::Error> {
-    let text = serde_json::json!({"node": node, "name": name, "added_ms": super::now_ms()}).to_string();
+pub(super) async fn join(
+    store: &dyn ObjectStore,
+    node: &str,
+    name: &str,
+) -> Result<Vec<String>, object_store::Error> {
+    let text =
+        serde_json::json!({"node": node, "name": name, "added_ms": super::now_ms()}).to_string();
     store.put(&catalog(node), PutPayload::from(text)).await?;
-    let listed: Vec<_> = store.list(Some(&Key::from(CATALOGS))).take(CATALOGS_MAX).try_collect().await?;
-    let nodes = listed.into_iter().filter_map(|object| object.location.filename().map(str::to_owned));
+    let listed: Vec<_> =
+        store.list(Some(&Key::from(CATALOGS))).take(CATALOGS_MAX).try_collect().await?;
+    let nodes =
+        listed.into_iter().filter_map(|object| object.location.filename().map(str::to_owned));
     Ok(nodes.filter(|other| other != node).collect())
 }
 
@@ -199,7 +228,10 @@ pub(super) async fn leave(store: &dyn ObjectStore, node: &str) -> Result<(), obj
 }
 
 /// Whether another catalog than this one uses the bucket.
-pub(super) async fn is_shared(store: &dyn ObjectStore, node: &str) -> Result<bool, object_store::Error> {
+pub(super) async fn is_shared(
+    store: &dyn ObjectStore,
+    node: &str,
+) -> Result<bool, object_store::Error> {
     let mut listed = store.list(Some(&Key::from(CATALOGS)));
     while let Some(object) = listed.try_next().await? {
         if object.location.filename().is_some_and(|other| other != node) {
@@ -227,7 +259,11 @@ mod tests {
         let (one, two) = (Marker::new("lake", "n1"), Marker::new("sea", "n2"));
         assert_eq!(make_in(folder.path(), &one).expect("made"), one);
         assert_eq!(make_in(folder.path(), &two).expect("there"), one);
-        assert_eq!(fs::read_dir(folder.path()).expect("there").count(), 1, "nothing is left beside it");
+        assert_eq!(
+            fs::read_dir(folder.path()).expect("there").count(),
+            1,
+            "nothing is left beside it"
+        );
         assert!(!is_used(folder.path()));
         fs::create_dir(folder.path().join("datasets")).expect("made");
         assert!(is_used(folder.path()));
@@ -245,7 +281,10 @@ mod tests {
         assert_eq!(make(&store, true, &Marker::new("sea", "n2")).await.expect("there"), marker);
         assert_eq!(join(&store, "n1", "lake").await.expect("joined"), Vec::<String>::new());
         assert_eq!(join(&store, "n2", "sea").await.expect("joined"), ["n1"]);
-        assert!(is_shared(&store, "n1").await.expect("listed") && is_shared(&store, "n3").await.expect("listed"));
+        assert!(
+            is_shared(&store, "n1").await.expect("listed")
+                && is_shared(&store, "n3").await.expect("listed")
+        );
         leave(&store, "n1").await.expect("left");
         assert!(!is_shared(&store, "n2").await.expect("listed"));
         leave(&store, "n1").await.expect("twice does no harm");
@@ -261,7 +300,10 @@ mod tests {
         // As an earlier version has written it.
         fs::write(state.path().join(NODE), &first).expect("written");
         assert_eq!(node(state.path()).expect("read").expect("a name"), first);
-        assert!(node::read(state.path()).is_ok_and(|node| node.is_some_and(|node| node.has_sum)), "and from now on with a checksum");
+        assert!(
+            node::read(state.path()).is_ok_and(|node| node.is_some_and(|node| node.has_sum)),
+            "and from now on with a checksum"
+        );
         fs::write(state.path().join(NODE), "zz").expect("damaged");
         node(state.path()).expect("read").expect_err("it is no name, and no other takes its place");
         assert_eq!(fs::read_to_string(state.path().join(NODE)).expect("there"), "zz");

@@ -1,6 +1,8 @@
-//! The two buckets that lie in the state itself, and the markers of folders that were registered before there were markers.
+//! The two buckets that lie in the state itself, and the markers of folders that were registered
+//! before there were markers.
 //!
-//! Invariant: where the registry, or this catalog's name, cannot be read, nothing is made that may have been somewhere else.
+//! Invariant: where the registry, or this catalog's name, cannot be read, nothing is made that may
+//! have been somewhere else.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -47,14 +49,18 @@ impl Buckets {
         [of(PRIMARY), of(RESCUE)].into_iter().chain(others).collect()
     }
 
-    /// Takes up the marker of a folder that has none on record: of our own, which are made if need be, and of one that an earlier version
-    /// has registered, if it holds what such a one would. Whether it did.
+    /// Takes up the marker of a folder that has none on record: of our own, which are made if need
+    /// be, and of one that an earlier version has registered, if it holds what such a one would.
+    /// Whether it did.
     pub(super) fn recognise(&self, bucket: &mut Bucket) -> bool {
-        let Ok(Location::Folder(folder)) = Location::parse(&bucket.name, &bucket.url) else { return false };
+        let Ok(Location::Folder(folder)) = Location::parse(&bucket.name, &bucket.url) else {
+            return false;
+        };
         if bucket.id.is_some() || !is_name(&bucket.name) {
             return false;
         }
-        // Where the registry cannot be read it may have known another: what is not there is then not made.
+        // Where the registry cannot be read it may have known another: what is not there is then
+        // not made.
         let makes = self.unreadable.is_none() && self.nameless.is_none();
         let (own, new) = (is_own(bucket), Marker::new(&bucket.name, &self.node));
         let found = look::in_time(move || match marker::read_folder(&folder) {

@@ -1,7 +1,8 @@
 //! Where buckets lie beside one another: no two may overlap, nor a bucket and the state.
 //!
-//! Folders are compared by their real paths and by device and inode of each of them and of all folders above it, so that neither a link
-//! nor a mount of one folder in two places makes one folder look like two. Pure but for looking at the file system.
+//! Folders are compared by their real paths and by device and inode of each of them and of all
+//! folders above it, so that neither a link nor a mount of one folder in two places makes one
+//! folder look like two. Pure but for looking at the file system.
 
 use std::fs;
 use std::io;
@@ -54,7 +55,9 @@ impl Spot {
             match at.canonicalize() {
                 Ok(real) => break real,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else { return Err(error) };
+                    let (Some(parent), Some(name)) = (at.parent(), at.file_name()) else {
+                        return Err(error);
+                    };
                     missing.push(name);
                     at = parent;
                 }
@@ -68,14 +71,16 @@ impl Spot {
 
     /// How this folder lies to another.
     pub(super) fn overlap(&self, other: &Self) -> Option<Overlap> {
-        let is = |one: Option<(u64, u64)>, all: &[(u64, u64)]| one.is_some_and(|one| all.contains(&one));
+        let is =
+            |one: Option<(u64, u64)>, all: &[(u64, u64)]| one.is_some_and(|one| all.contains(&one));
         if self.path == other.path || self.own.is_some() && self.own == other.own {
             return Some(Overlap::Same);
         }
         if self.path.starts_with(&other.path) || is(other.own, &self.above) {
             return Some(Overlap::Inside);
         }
-        (other.path.starts_with(&self.path) || is(self.own, &other.above)).then_some(Overlap::Around)
+        (other.path.starts_with(&self.path) || is(self.own, &other.above))
+            .then_some(Overlap::Around)
     }
 
     /// The device that it lies on, or would.
@@ -95,7 +100,9 @@ mod tests {
         fs::create_dir_all(at("a/deep")).expect("made");
         fs::create_dir_all(at("ab")).expect("made");
         std::os::unix::fs::symlink(at("a"), at("link")).expect("linked");
-        let overlap = |one: &str, two: &str| Spot::of(&at(one)).expect("seen").overlap(&Spot::of(&at(two)).expect("seen"));
+        let overlap = |one: &str, two: &str| {
+            Spot::of(&at(one)).expect("seen").overlap(&Spot::of(&at(two)).expect("seen"))
+        };
         for (one, two, expected) in [
             ("a", "a", Some(Overlap::Same)),
             ("a", "link", Some(Overlap::Same)),
@@ -108,6 +115,9 @@ mod tests {
         ] {
             assert_eq!(overlap(one, two), expected, "{one} {two}");
         }
-        assert_eq!(Spot::of(&at("not/yet")).expect("seen").device(), Spot::of(&at("a")).expect("seen").device());
+        assert_eq!(
+            Spot::of(&at("not/yet")).expect("seen").device(),
+            Spot::of(&at("a")).expect("seen").device()
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! Which buckets there are, on disk, in `catalog/.registry/buckets.json`: `{"version": 2, "buckets": [...]}` and a line with its checksum
-//! ([`checked`]), which earlier versions did not write; before version 2 the list alone, beside the datasets' files.
+//! Which buckets there are, on disk, in `catalog/.registry/buckets.json`:
+//! `{"version": 2, "buckets": [...]}` and a line with its checksum ([`checked`]), which earlier
+//! versions did not write; before version 2 the list alone, beside the datasets' files.
 //!
-//! Invariants: written whole or not at all; what cannot be read is an error, and is not taken for an empty registry; what an earlier
-//! version stored that is refused now, stays usable and is shown to nobody.
+//! Invariants: written whole or not at all; what cannot be read is an error, and is not taken for
+//! an empty registry; what an earlier version stored that is refused now, stays usable and is shown
+//! to nobody.
 
 use std::fs;
 use std::io;
@@ -59,32 +61,38 @@ pub(super) struct RegistryContent {
     pub(super) is_old: bool,
 }
 
-/// Where it lies below a state; one that an earlier version has left among the datasets' files is moved there.
+/// Where it lies below a state; one that an earlier version has left among the datasets' files is
+/// moved there.
 ///
 /// # Errors
 /// As the file system gives them.
 pub(super) fn settle(state: &Path) -> io::Result<PathBuf> {
     let (catalog, old) = (state.join("catalog"), state.join("catalog").join(NAME));
     let (folder, new) = (catalog.join(FOLDER), catalog.join(FOLDER).join(NAME));
-    let moved = fs::create_dir_all(&folder).and_then(|()| match (new.try_exists()?, old.try_exists()?) {
-        (false, true) => {
-            fs::rename(&old, &new)?;
-            atomic::sync_dir(&folder)?;
-            atomic::sync_dir(&catalog)
-        }
-        _ => Ok(()),
-    });
+    let moved =
+        fs::create_dir_all(&folder).and_then(|()| match (new.try_exists()?, old.try_exists()?) {
+            (false, true) => {
+                fs::rename(&old, &new)?;
+                atomic::sync_dir(&folder)?;
+                atomic::sync_dir(&catalog)
+            }
+            _ => Ok(()),
+        });
     match moved {
         Ok(()) => Ok(new),
         // It is read where it is.
-        Err(error) if is_read_only(&error) => Ok(if new.exists() || !old.exists() { new } else { old }),
+        Err(error) if is_read_only(&error) => {
+            Ok(if new.exists() || !old.exists() { new } else { old })
+        }
         Err(error) => Err(error),
     }
 }
 
 /// Reads it; there are none where there is no file.
 pub(super) fn read(file: &Path) -> Result<RegistryContent, RegistryError> {
-    let Some(CheckedContent { bytes: text, has_sum }) = checked::read(file)? else { return Ok(RegistryContent::default()) };
+    let Some(CheckedContent { bytes: text, has_sum }) = checked::read(file)? else {
+        return Ok(RegistryContent::default());
+    };
     let damaged = |error| RegistryError::Damaged(file.to_owned(), error);
     if text.trim_ascii_start().first() == Some(&b'[') {
         let mut buckets: Vec<Bucket> = serde_json::from_slice(&text).map_err(damaged)?;
@@ -99,8 +107,8 @@ pub(super) fn read(file: &Path) -> Result<RegistryContent, RegistryError> {
     Ok(RegistryContent { buckets: registry.buckets, is_old: !has_sum })
 }
 
-/// The first version percent-encoded a prefix before it was used: what lies there lies below the encoded one. From now on the URL
-/// says so.
+/// The first version percent-encoded a prefix before it was used: what lies there lies below the
+/// encoded one. From now on the URL says so.
 fn say_where_keys_lie(bucket: &mut Bucket) {
     if let Ok(Location::S3 { bucket: s3, prefix }) = Location::parse(&bucket.name, &bucket.url) {
         let encoded = open::encoded(&prefix);
@@ -110,8 +118,9 @@ fn say_where_keys_lie(bucket: &mut Bucket) {
     }
 }
 
-/// What a registry in the old place has that the one in use has not: an earlier version was run after this one, and buckets were added to
-/// it. Nothing of it is taken over by itself, for either may be what somebody wants.
+/// What a registry in the old place has that the one in use has not: an earlier version was run
+/// after this one, and buckets were added to it. Nothing of it is taken over by itself, for either
+/// may be what somebody wants.
 pub(super) fn other(state: &Path, file: &Path, registered: &[Bucket]) -> Option<String> {
     let old = state.join("catalog").join(NAME);
     if old == file {
@@ -119,11 +128,20 @@ pub(super) fn other(state: &Path, file: &Path, registered: &[Bucket]) -> Option<
     }
     let theirs = match read(&old) {
         Ok(theirs) => theirs.buckets,
-        Err(error) => return Some(format!("beside the registry of buckets in use, {}: {}", file.display(), chain(&error))),
+        Err(error) => {
+            return Some(format!(
+                "beside the registry of buckets in use, {}: {}",
+                file.display(),
+                chain(&error)
+            ));
+        }
     };
     let site = |bucket: &Bucket| Site::of(&bucket.url, &bucket.options);
-    let known = |theirs: &Bucket| registered.iter().any(|ours| ours.name == theirs.name && site(ours) == site(theirs));
-    let more: Vec<String> = theirs.iter().filter(|bucket| !is_own(bucket) && !known(bucket)).map(described).collect();
+    let known = |theirs: &Bucket| {
+        registered.iter().any(|ours| ours.name == theirs.name && site(ours) == site(theirs))
+    };
+    let more: Vec<String> =
+        theirs.iter().filter(|bucket| !is_own(bucket) && !known(bucket)).map(described).collect();
     let words = || {
         format!(
             "{}: an earlier version of this program, run after a newer one, has registered buckets there that {} does not have: {}",
@@ -147,7 +165,11 @@ pub(super) fn write(file: &Path, buckets: Vec<Bucket>) -> io::Result<()> {
 
 /// A bucket as it may be shown.
 pub(super) fn shown(bucket: &Bucket) -> Bucket {
-    Bucket { url: mask(&bucket.url, &[]), options: open::shown(&bucket.options).0, ..bucket.clone() }
+    Bucket {
+        url: mask(&bucket.url, &[]),
+        options: open::shown(&bucket.options).0,
+        ..bucket.clone()
+    }
 }
 
 /// What of a bucket's entry must be moved into the secrets file, in words.
@@ -170,7 +192,10 @@ mod tests {
     #[test]
     fn what_an_earlier_version_has_registered_after_this_one_is_said_and_what_both_know_is_not() {
         let state = tempfile::tempdir().expect("a temporary directory");
-        let (file, old) = (state.path().join("catalog/.registry/buckets.json"), state.path().join("catalog/buckets.json"));
+        let (file, old) = (
+            state.path().join("catalog/.registry/buckets.json"),
+            state.path().join("catalog/buckets.json"),
+        );
         fs::create_dir_all(file.parent().expect("a folder")).expect("made");
         let bucket = |name: &str, url: &str, added_ms: u64| -> Bucket {
             let text = serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": added_ms});
@@ -178,17 +203,27 @@ mod tests {
         };
         let ours = [bucket("lake", "file:///lake", 1)];
         assert_eq!(other(state.path(), &file, &ours), None, "none is there");
-        let theirs = |buckets: &[Bucket]| fs::write(&old, serde_json::to_vec(buckets).expect("JSON")).expect("written");
-        theirs(&[bucket("lake", "file:///lake", 7), bucket("rescue", "file:///state/buckets/rescue", 0)]);
+        let theirs = |buckets: &[Bucket]| {
+            fs::write(&old, serde_json::to_vec(buckets).expect("JSON")).expect("written")
+        };
+        theirs(&[
+            bucket("lake", "file:///lake", 7),
+            bucket("rescue", "file:///state/buckets/rescue", 0),
+        ]);
         assert_eq!(other(state.path(), &file, &ours), None, "nothing that is not known");
         assert_eq!(other(state.path(), &old, &ours), None, "it is the one in use");
         theirs(&[bucket("lake", "file:///other", 7), bucket("sea", "s3://me:hunter2@sea", 7)]);
         let said = other(state.path(), &file, &ours).expect("said");
-        for words in ["catalog/buckets.json", ".registry/buckets.json", "`lake` (file:///other)", "`sea`"] {
+        for words in
+            ["catalog/buckets.json", ".registry/buckets.json", "`lake` (file:///other)", "`sea`"]
+        {
             assert!(said.contains(words) && !said.contains("hunter2"), "{words}: {said}");
         }
         fs::write(&old, "{").expect("damaged");
-        assert!(other(state.path(), &file, &ours).is_some_and(|said| said.contains("catalog/buckets.json")));
+        assert!(
+            other(state.path(), &file, &ours)
+                .is_some_and(|said| said.contains("catalog/buckets.json"))
+        );
     }
 
     #[test]
@@ -203,13 +238,26 @@ mod tests {
         assert!(is_old);
         assert_eq!(buckets[0].url, "s3://b/%C3%BC+1 %25/x", "where its keys have been put");
         assert!(!format!("{:?}", shown(&buckets[0])).contains("hunter2"));
-        assert!(exposed(&buckets[0]).is_some_and(|words| words.contains("`lake`") && !words.contains("hunter2")));
+        assert!(
+            exposed(&buckets[0])
+                .is_some_and(|words| words.contains("`lake`") && !words.contains("hunter2"))
+        );
         // Written by this version, it is read as it is.
         write(&file, buckets.clone()).expect("written");
         let again = read(&file).expect("read");
         assert!(!again.is_old && again.buckets == buckets);
-        assert!(fs::read_to_string(&file).expect("there").contains("hunter2"), "what was reachable stays so");
-        for bad in ["", "{", r#"{"sha256":"0","entry":{}}"#, r#"{"version":3,"buckets":[]}"#, r#"{"version":2}"#, "[{}]"] {
+        assert!(
+            fs::read_to_string(&file).expect("there").contains("hunter2"),
+            "what was reachable stays so"
+        );
+        for bad in [
+            "",
+            "{",
+            r#"{"sha256":"0","entry":{}}"#,
+            r#"{"version":3,"buckets":[]}"#,
+            r#"{"version":2}"#,
+            "[{}]",
+        ] {
             fs::write(&file, bad).expect("written");
             assert!(read(&file).is_err(), "{bad}");
         }

@@ -51,8 +51,12 @@ async fn buckets_come_and_go_and_two_stay() {
     let buckets = place.open();
     let names = |buckets: &Buckets| buckets.list().into_iter().map(|b| b.name).collect::<Vec<_>>();
     assert_eq!(names(&buckets), ["primary", "rescue"]);
-    let Addition { bucket, notes } = buckets.add(ask("more", &place.url("more"))).await.expect("added");
-    assert!(bucket.conditional_put && !bucket.protected && !buckets.rescues() && notes.is_empty(), "{notes:?}");
+    let Addition { bucket, notes } =
+        buckets.add(ask("more", &place.url("more"))).await.expect("added");
+    assert!(
+        bucket.conditional_put && !bucket.protected && !buckets.rescues() && notes.is_empty(),
+        "{notes:?}"
+    );
     assert_eq!(names(&place.open()), ["more", "primary", "rescue"]);
     for name in ["primary", "rescue"] {
         assert!(matches!(buckets.remove(name).await, Err(BucketError::Protected(_))));
@@ -68,9 +72,15 @@ async fn buckets_come_and_go_and_two_stay() {
 async fn a_folder_that_nothing_can_be_put_into_is_refused_in_words() {
     let place = Place::new();
     let buckets = place.open();
-    for (url, words) in [("file:///proc/x", "the folder cannot be made"), ("file:///sys/kernel", "no file can be made in it")] {
+    for (url, words) in [
+        ("file:///proc/x", "the folder cannot be made"),
+        ("file:///sys/kernel", "no file can be made in it"),
+    ] {
         match buckets.add(ask("x", url)).await {
-            Err(BucketError::Bad(why)) => assert!(why.contains(words) && why.contains(&url[7..]) && why.contains("`x`"), "{why}"),
+            Err(BucketError::Bad(why)) => assert!(
+                why.contains(words) && why.contains(&url[7..]) && why.contains("`x`"),
+                "{why}"
+            ),
             other => panic!("{url}: {other:?}"),
         }
     }
@@ -85,16 +95,26 @@ async fn an_object_is_never_put_below_another_nor_over_others_in_a_folder_and_bo
         buckets.put(PRIMARY, key, b"x".to_vec(), false).await.expect("put");
     }
     for only_new in [true, false] {
-        for (key, other) in [("a/b", "`a` is an object"), ("a/b/c", "`a` is an object"), ("deep", "objects below `deep/`")] {
+        for (key, other) in [
+            ("a/b", "`a` is an object"),
+            ("a/b/c", "`a` is an object"),
+            ("deep", "objects below `deep/`"),
+        ] {
             let refused = buckets.put(PRIMARY, key, b"y".to_vec(), only_new).await.expect_err(key);
-            assert!(matches!(&refused, BucketError::InTheWay { key: at, .. } if at == key), "{refused:?}");
+            assert!(
+                matches!(&refused, BucketError::InTheWay { key: at, .. } if at == key),
+                "{refused:?}"
+            );
             assert!(refused.to_string().contains(other), "{refused}");
         }
     }
     let refused = buckets.create(PRIMARY, "a/b", b"y".to_vec()).await.expect_err("below an object");
     assert!(matches!(refused, BucketError::InTheWay { .. }), "{refused:?}");
     assert_eq!(buckets.read(PRIMARY, "a", (0, None), None).await.expect("as it was").bytes, b"x");
-    assert_eq!(buckets.read(PRIMARY, "deep/b", (0, None), None).await.expect("as it was").bytes, b"x");
+    assert_eq!(
+        buckets.read(PRIMARY, "deep/b", (0, None), None).await.expect("as it was").bytes,
+        b"x"
+    );
 }
 
 #[tokio::test]
@@ -105,12 +125,22 @@ async fn a_catalog_whose_name_cannot_be_read_puts_nothing_in_another_and_says_wh
     let buckets = place.open();
     assert!(buckets.node() != node && matches!(buckets.known_node(), Err(BucketError::NoNode(_))));
     let why = buckets.nameless().expect("said").to_owned();
-    assert!(why.contains("catalog/node") && why.contains(&format!("write {node} into it")) && why.contains("restart catalog"), "{why}");
-    assert!(matches!(buckets.add(ask("more", &place.url("more"))).await, Err(BucketError::NoNode(_))));
+    assert!(
+        why.contains("catalog/node")
+            && why.contains(&format!("write {node} into it"))
+            && why.contains("restart catalog"),
+        "{why}"
+    );
+    assert!(matches!(
+        buckets.add(ask("more", &place.url("more"))).await,
+        Err(BucketError::NoNode(_))
+    ));
     assert!(!place.at("more").exists());
     // Nothing else stops.
     buckets.put(PRIMARY, "a", b"x".to_vec(), true).await.expect("put");
-    assert!(buckets.health().await.iter().any(|h| h.name == "node" && h.error.as_ref() == Some(&why)));
+    assert!(
+        buckets.health().await.iter().any(|h| h.name == "node" && h.error.as_ref() == Some(&why))
+    );
     assert!(buckets.unread().is_empty());
     // What it says to do does it.
     std::fs::write(place.state().join(crate::node::NODE), &node).expect("written");
@@ -120,7 +150,8 @@ async fn a_catalog_whose_name_cannot_be_read_puts_nothing_in_another_and_says_wh
 }
 
 #[tokio::test]
-async fn a_registry_of_an_earlier_version_gets_a_checksum_and_one_that_was_changed_since_is_refused() {
+async fn a_registry_of_an_earlier_version_gets_a_checksum_and_one_that_was_changed_since_is_refused()
+ {
     let place = Place::new();
     place.open().add(ask("lake", &place.url("lake"))).await.expect("added");
     let registry = place.state().join("catalog/.registry/buckets.json");
@@ -133,8 +164,15 @@ async fn a_registry_of_an_earlier_version_gets_a_checksum_and_one_that_was_chang
     let changed = text().replace("/lake", "/leke");
     std::fs::write(&registry, &changed).expect("damaged");
     let buckets = place.open();
-    assert!(buckets.unread()[0].contains("checksum") && buckets.unread()[0].contains("buckets.json"), "{:?}", buckets.unread());
-    assert!(buckets.list().iter().all(|bucket| bucket.name != "lake") && text() == changed, "it was left as it is");
+    assert!(
+        buckets.unread()[0].contains("checksum") && buckets.unread()[0].contains("buckets.json"),
+        "{:?}",
+        buckets.unread()
+    );
+    assert!(
+        buckets.list().iter().all(|bucket| bucket.name != "lake") && text() == changed,
+        "it was left as it is"
+    );
 }
 
 #[tokio::test]
@@ -143,23 +181,50 @@ async fn a_folder_in_or_around_another_mesh_s_state_is_no_bucket() {
     let buckets = place.open();
     std::fs::create_dir_all(place.at("other/state/buckets")).expect("made");
     symlink(place.at("other/state"), place.at("link")).expect("linked");
-    let other = OtherState { folder: place.at("other/state"), words: "the state of the mesh on /run/x.sock".into() };
-    for (at, words) in
-        [("other/state/lake", "lies inside the state"), ("other", "holds the state"), ("link", "is the state"), ("link/x", "/run/x.sock")]
-    {
+    let other = OtherState {
+        folder: place.at("other/state"),
+        words: "the state of the mesh on /run/x.sock".into(),
+    };
+    for (at, words) in [
+        ("other/state/lake", "lies inside the state"),
+        ("other", "holds the state"),
+        ("link", "is the state"),
+        ("link/x", "/run/x.sock"),
+    ] {
         let others = vec![other.clone()];
-        let refused = buckets.add_apart_from(ask("lake", &place.url(at)), move || others).await.expect_err(at);
-        assert!(matches!(&refused, BucketError::Bad(why) if why.contains(words) && why.contains("`lake`")), "{at}: {refused}");
+        let refused = buckets
+            .add_apart_from(ask("lake", &place.url(at)), move || others)
+            .await
+            .expect_err(at);
+        assert!(
+            matches!(&refused, BucketError::Bad(why) if why.contains(words) && why.contains("`lake`")),
+            "{at}: {refused}"
+        );
     }
     assert!(!place.at("other/state/lake").exists() && !place.at("other/state/x").exists());
-    buckets.add_apart_from(ask("lake", &place.url("other/lake")), move || vec![other]).await.expect("a neighbour");
+    buckets
+        .add_apart_from(ask("lake", &place.url("other/lake")), move || vec![other])
+        .await
+        .expect("a neighbour");
 }
 
 #[tokio::test]
 async fn names_never_lead_out_of_the_folder_of_buckets() {
     let place = Place::new();
     let (buckets, url) = (place.open(), place.url("more"));
-    for bad in ["", ".", "..", ".x", "a/b", "primary", "Primary", "buckets", "mock", "a\nb", &"x".repeat(65)] {
+    for bad in [
+        "",
+        ".",
+        "..",
+        ".x",
+        "a/b",
+        "primary",
+        "Primary",
+        "buckets",
+        "mock",
+        "a\nb",
+        &"x".repeat(65),
+    ] {
         assert!(matches!(buckets.add(ask(bad, &url)).await, Err(BucketError::Bad(_))), "{bad:?}");
     }
     // One that an earlier version has registered is left alone, and said.
@@ -167,16 +232,32 @@ async fn names_never_lead_out_of_the_folder_of_buckets() {
     let bucket = |name: &str| serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": 1});
     std::fs::write(&registry, serde_json::json!([bucket("..")]).to_string()).expect("written");
     let buckets = place.open();
-    assert!(!buckets.roots().contains_key("..") && buckets.unread()[0].contains("`..`"), "{:?}", buckets.unread());
+    assert!(
+        !buckets.roots().contains_key("..") && buckets.unread()[0].contains("`..`"),
+        "{:?}",
+        buckets.unread()
+    );
     is_away(buckets.present("..").await, "no name for a bucket");
-    for (folder, ours) in [("buckets/lake", true), ("buckets/..", false), (".", false), ("", false), ("buckets/a/b", false)] {
+    for (folder, ours) in [
+        ("buckets/lake", true),
+        ("buckets/..", false),
+        (".", false),
+        ("", false),
+        ("buckets/a/b", false),
+    ] {
         assert_eq!(buckets.is_ours(&place.state().join(folder)), ours, "{folder}");
     }
     buckets.add(ask("more", &url)).await.expect("added");
     let kept = std::fs::read_to_string(&registry).expect("there");
-    assert!(kept.contains("\"..\"") && kept.contains("more"), "what cannot be opened stays registered: {kept}");
+    assert!(
+        kept.contains("\"..\"") && kept.contains("more"),
+        "what cannot be opened stays registered: {kept}"
+    );
     buckets.remove("..").await.expect("forgotten");
-    assert!(buckets.unread().is_empty() && !std::fs::read_to_string(&registry).expect("there").contains("\"..\""));
+    assert!(
+        buckets.unread().is_empty()
+            && !std::fs::read_to_string(&registry).expect("there").contains("\"..\"")
+    );
 }
 
 #[tokio::test]
@@ -188,13 +269,23 @@ async fn a_registry_that_cannot_be_read_is_said_and_never_written_over() {
     std::fs::write(&registry, r#"{"sha256":"0","entry":{}}"#).expect("written");
     let buckets = place.open();
     assert_eq!(buckets.list().len(), 2);
-    buckets.put(PRIMARY, "a", b"x".to_vec(), true).await.expect("what lies in the state is there all the same");
+    buckets
+        .put(PRIMARY, "a", b"x".to_vec(), true)
+        .await
+        .expect("what lies in the state is there all the same");
     assert!(buckets.unread()[0].contains("buckets.json"), "{:?}", buckets.unread());
-    assert!(buckets.shortfall().is_some_and(|why| why.contains("buckets.json")), "whoever lists them hears it");
+    assert!(
+        buckets.shortfall().is_some_and(|why| why.contains("buckets.json")),
+        "whoever lists them hears it"
+    );
     assert!(matches!(buckets.add(ask("more", &place.url("more"))).await, Err(BucketError::Bad(_))));
     assert!(std::fs::read_to_string(&registry).expect("there").contains("entry"));
-    assert!(buckets.health().await.iter().any(|h| h.name == "registry" && !h.reachable), "whoever asks for health hears it");
-    // What the registry may have known is not there: it is not begun anew on the strength of what could not be read.
+    assert!(
+        buckets.health().await.iter().any(|h| h.name == "registry" && !h.reachable),
+        "whoever asks for health hears it"
+    );
+    // What the registry may have known is not there: it is not begun anew on the strength of what
+    // could not be read.
     let primary = place.state().join("buckets/primary");
     std::fs::remove_dir_all(&primary).expect("lost");
     let buckets = place.open();
@@ -205,7 +296,8 @@ async fn a_registry_that_cannot_be_read_is_said_and_never_written_over() {
 #[tokio::test]
 async fn a_journal_of_failures_that_cannot_be_opened_stops_nothing_else() {
     let place = Place::new();
-    std::fs::create_dir_all(place.state().join("catalog/errors.log")).expect("a folder in its place");
+    std::fs::create_dir_all(place.state().join("catalog/errors.log"))
+        .expect("a folder in its place");
     let buckets = place.open();
     buckets.put(PRIMARY, "a", b"x".to_vec(), true).await.expect("put");
     buckets.read(PRIMARY, "none", (0, None), Some("0")).await.expect_err("there is none");
@@ -223,9 +315,17 @@ async fn two_names_for_one_place_are_one_bucket_and_a_closed_one() {
     let url = format!("file://{}", place.state().join("buckets/primary").display());
     let rescue = serde_json::json!({"name": "rescue", "url": url, "protected": true, "conditional_put": true, "added_ms": 1});
     std::fs::remove_file(place.state().join("catalog/.registry/buckets.json")).expect("there");
-    std::fs::write(place.state().join("catalog/buckets.json"), serde_json::json!([rescue]).to_string()).expect("written");
+    std::fs::write(
+        place.state().join("catalog/buckets.json"),
+        serde_json::json!([rescue]).to_string(),
+    )
+    .expect("written");
     let buckets = place.open();
-    assert!(buckets.unread().iter().any(|why| why.contains("`rescue`") && why.contains("`primary`")), "{:?}", buckets.unread());
+    assert!(
+        buckets.unread().iter().any(|why| why.contains("`rescue`") && why.contains("`primary`")),
+        "{:?}",
+        buckets.unread()
+    );
     buckets.present(PRIMARY).await.expect("it is there");
     is_away(buckets.present("rescue").await, "the same place");
 }
@@ -253,17 +353,31 @@ async fn a_disk_that_is_not_mounted_is_away_and_is_never_made_again() {
             is_away(buckets.remove_object("disk", "a").await, words);
             let health = buckets.health().await;
             let health = health.iter().find(|h| h.name == "disk").expect("asked");
-            assert!(!health.reachable && health.hint.as_ref().is_some_and(|hint| hint.contains("mount its disk")), "{health:?}");
-            assert_eq!(buckets.absent().into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["disk"]);
+            assert!(
+                !health.reachable
+                    && health.hint.as_ref().is_some_and(|hint| hint.contains("mount its disk")),
+                "{health:?}"
+            );
+            assert_eq!(
+                buckets.absent().into_iter().map(|(name, _)| name).collect::<Vec<_>>(),
+                ["disk"]
+            );
             assert!(buckets.roots().contains_key("disk"), "what lies there is known");
         }
         assert_eq!(place.at("disk").exists(), empty);
         if empty {
-            assert_eq!(std::fs::read_dir(place.at("disk")).expect("there").count(), 0, "nothing was written to the wrong disk");
+            assert_eq!(
+                std::fs::read_dir(place.at("disk")).expect("there").count(),
+                0,
+                "nothing was written to the wrong disk"
+            );
             std::fs::remove_dir(place.at("disk")).expect("removed");
         }
         std::fs::rename(place.at("elsewhere"), place.at("disk")).expect("mounted");
-        assert_eq!(buckets.read("disk", "a", (0, None), None).await.expect("there again").bytes, b"x");
+        assert_eq!(
+            buckets.read("disk", "a", (0, None), None).await.expect("there again").bytes,
+            b"x"
+        );
     }
     // Another bucket's disk in its place.
     buckets.add(ask("other", &place.url("other"))).await.expect("added");
@@ -273,7 +387,10 @@ async fn a_disk_that_is_not_mounted_is_away_and_is_never_made_again() {
     std::fs::remove_dir_all(place.at("disk")).expect("removed");
     // Begun anew, by whoever says so, it is another one.
     let anew = buckets.add(ask("disk", &place.url("disk"))).await.expect("begun anew");
-    assert!(anew.bucket.id != added.id && anew.notes[0].contains("what lay there is not here"), "{anew:?}");
+    assert!(
+        anew.bucket.id != added.id && anew.notes[0].contains("what lay there is not here"),
+        "{anew:?}"
+    );
     assert!(buckets.keys("disk", "", 9).await.expect("there").is_empty());
 }
 
@@ -287,14 +404,19 @@ async fn our_own_buckets_go_with_the_state_and_are_begun_anew_only_by_word() {
     std::fs::remove_dir_all(place.at("moved/buckets/primary")).expect("removed");
     let buckets = Buckets::open(&place.at("moved")).expect("opens");
     is_away(buckets.present(PRIMARY).await, "is not there");
-    assert!(matches!(buckets.add(ask(PRIMARY, &place.url("disk"))).await, Err(BucketError::Bad(_))), "nowhere else");
-    let anew = buckets.add(ask(PRIMARY, &place.url("moved/buckets/primary"))).await.expect("begun anew");
+    assert!(
+        matches!(buckets.add(ask(PRIMARY, &place.url("disk"))).await, Err(BucketError::Bad(_))),
+        "nowhere else"
+    );
+    let anew =
+        buckets.add(ask(PRIMARY, &place.url("moved/buckets/primary"))).await.expect("begun anew");
     assert!(anew.bucket.protected && anew.bucket.added_ms == 0);
     Buckets::open(&place.at("moved")).expect("opens").present(PRIMARY).await.expect("there");
 }
 
 async fn told(buckets: &Buckets, name: &str) -> (bool, String, String) {
-    let health = buckets.health().await.into_iter().find(|health| health.name == name).expect("asked");
+    let health =
+        buckets.health().await.into_iter().find(|health| health.name == name).expect("asked");
     (health.reachable, health.error.unwrap_or_default(), health.hint.unwrap_or_default())
 }
 
@@ -313,14 +435,24 @@ async fn exchanged_folders_and_damaged_markers_are_told_apart_from_a_disk_that_i
     exchange();
     for (name, other) in [("lake", "sea"), ("sea", "lake")] {
         let (reachable, _, hint) = told(&buckets, name).await;
-        assert!(!reachable && hint.contains(&format!("is bucket `{other}`")) && hint.contains("exchanged"), "{hint}");
+        assert!(
+            !reachable
+                && hint.contains(&format!("is bucket `{other}`"))
+                && hint.contains("exchanged"),
+            "{hint}"
+        );
     }
     exchange();
     assert!(told(&buckets, "lake").await.0 && told(&buckets, "sea").await.0);
     let marker = place.at("lake").join(MARKER);
     std::fs::write(&marker, "{").expect("damaged");
     let (_, error, hint) = told(&buckets, "lake").await;
-    assert!(error.contains("damaged") && hint.contains("move its damaged") && hint.contains("buckets add lake"), "{error}: {hint}");
+    assert!(
+        error.contains("damaged")
+            && hint.contains("move its damaged")
+            && hint.contains("buckets add lake"),
+        "{error}: {hint}"
+    );
     // What it says to do does it.
     std::fs::rename(&marker, place.at("lake").join("damaged")).expect("moved away");
     assert!(told(&buckets, "lake").await.2.contains("mount its disk"), "gone, it is gone");
@@ -336,7 +468,12 @@ async fn a_disk_that_does_not_answer_is_away_holds_nobody_up_and_comes_back_by_i
     let (marker, aside) = (place.at("disk").join(MARKER), place.at("disk").join("aside"));
     std::fs::rename(&marker, &aside).expect("moved");
     // What is opened to be read waits until somebody writes.
-    assert!(std::process::Command::new("mkfifo").arg(&marker).status().is_ok_and(|status| status.success()));
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&marker)
+            .status()
+            .is_ok_and(|status| status.success())
+    );
     let silent = "no answer within 5 s";
     is_away(buckets.mounted("disk").await, silent);
     assert!(buckets.hangs("disk"));
@@ -346,7 +483,11 @@ async fn a_disk_that_does_not_answer_is_away_holds_nobody_up_and_comes_back_by_i
     is_away(buckets.put("disk", "a", b"x".to_vec(), true).await, silent);
     assert_eq!(buckets.absent().into_iter().map(|(name, _)| name).collect::<Vec<_>>(), ["disk"]);
     buckets.add(ask("more", &place.url("more"))).await.expect("another");
-    assert!(asked.elapsed() < look::LONGEST, "once it is known nobody waits for it: {:?}", asked.elapsed());
+    assert!(
+        asked.elapsed() < look::LONGEST,
+        "once it is known nobody waits for it: {:?}",
+        asked.elapsed()
+    );
     // It answers: first that there is nothing to be read, then as ever.
     drop(std::fs::File::options().write(true).open(&marker).expect("opened"));
     std::fs::rename(&aside, &marker).expect("moved back");
@@ -358,17 +499,29 @@ async fn a_disk_that_does_not_answer_is_away_holds_nobody_up_and_comes_back_by_i
 }
 
 #[tokio::test]
-async fn buckets_that_an_earlier_version_has_registered_since_are_said_and_nothing_is_taken_for_all_there_is() {
+async fn buckets_that_an_earlier_version_has_registered_since_are_said_and_nothing_is_taken_for_all_there_is()
+ {
     let place = Place::new();
     place.open().add(ask("lake", &place.url("lake"))).await.expect("added");
     let old = place.state().join("catalog/buckets.json");
     let theirs = serde_json::json!([{"name": "sea", "url": place.url("sea"), "protected": false, "conditional_put": true, "added_ms": 9}]);
     std::fs::write(&old, theirs.to_string()).expect("written");
     let buckets = place.open();
-    assert!(buckets.unread()[0].contains("catalog/buckets.json") && buckets.unread()[0].contains("`sea`"), "{:?}", buckets.unread());
+    assert!(
+        buckets.unread()[0].contains("catalog/buckets.json")
+            && buckets.unread()[0].contains("`sea`"),
+        "{:?}",
+        buckets.unread()
+    );
     let (reachable, error, hint) = told(&buckets, "registry").await;
-    assert!(!reachable && error.contains("`sea`") && hint.contains("move that file away"), "{error}: {hint}");
-    assert!(told(&buckets, "lake").await.0 && !buckets.roots().contains_key("sea"), "nothing is taken over by itself");
+    assert!(
+        !reachable && error.contains("`sea`") && hint.contains("move that file away"),
+        "{error}: {hint}"
+    );
+    assert!(
+        told(&buckets, "lake").await.0 && !buckets.roots().contains_key("sea"),
+        "nothing is taken over by itself"
+    );
     buckets.add(ask("sea", &place.url("sea"))).await.expect("added");
     assert!(place.open().unread().is_empty(), "what both know is no news");
 }
@@ -384,12 +537,16 @@ async fn folders_of_an_earlier_version_get_a_marker_if_they_hold_what_is_ours() 
         serde_json::json!({"name": name, "url": url, "protected": false, "conditional_put": true, "added_ms": 1})
     };
     let all = serde_json::json!([bucket("used"), bucket("empty"), bucket("missing")]);
-    std::fs::write(place.state().join("catalog/.registry/buckets.json"), all.to_string()).expect("written");
+    std::fs::write(place.state().join("catalog/.registry/buckets.json"), all.to_string())
+        .expect("written");
     for buckets in [place.open(), place.open()] {
         buckets.present("used").await.expect("it is there");
         is_away(buckets.present("empty").await, "not mounted, or it was emptied");
         is_away(buckets.present("missing").await, "is not there");
-        assert!(!place.at("missing").exists() && std::fs::read_dir(place.at("empty")).expect("there").count() == 0);
+        assert!(
+            !place.at("missing").exists()
+                && std::fs::read_dir(place.at("empty")).expect("there").count() == 0
+        );
     }
     let buckets = place.open();
     buckets.add(ask("empty", &place.url("empty"))).await.expect("said again");
@@ -422,7 +579,8 @@ async fn no_two_buckets_overlap_nor_one_and_the_state() {
     assert!(!place.at("disk/lake/inside").exists(), "nothing was made for one that is refused");
     let rescue = buckets.add(ask("rescue", &place.url("copies"))).await.expect("a neighbour");
     assert!(rescue.notes[0].contains("same disk as lake, primary"), "{rescue:?}");
-    // The state may hold one where one of that name belongs, and a bucket may be added again where it is.
+    // The state may hold one where one of that name belongs, and a bucket may be added again where
+    // it is.
     buckets.add(ask("more", &place.url("state/buckets/more"))).await.expect("in its place");
     buckets.add(ask("lake", &place.url("link"))).await.expect("by another path");
 }
@@ -435,9 +593,13 @@ async fn two_catalogs_share_a_bucket_and_are_told_so() {
     let second = two.open().add(ask("sea", &one.url("lake"))).await.expect("added");
     assert_eq!(first.bucket.id, second.bucket.id);
     assert!(second.notes[0].contains("first called `lake`"), "{second:?}");
-    one.open().add(ask("lake", &one.url("lake"))).await.expect("added again").notes[0].find("other catalogs").expect("told");
+    one.open().add(ask("lake", &one.url("lake"))).await.expect("added again").notes[0]
+        .find("other catalogs")
+        .expect("told");
     two.open().remove("sea").await.expect("removed");
-    assert!(one.open().add(ask("lake", &one.url("lake"))).await.expect("added again").notes.is_empty());
+    assert!(
+        one.open().add(ask("lake", &one.url("lake"))).await.expect("added again").notes.is_empty()
+    );
 }
 
 #[test]
@@ -447,15 +609,22 @@ fn an_s3_bucket_without_its_secrets_stays_registered_and_is_listed() {
     let bucket = serde_json::json!({"name": "lake", "url": "s3://lake/p", "options": {"aws_access_key_id": "me"}, "secret": "no such entry",
         "protected": false, "conditional_put": true, "added_ms": 1, "id": "x"});
     let registry = place.state().join("catalog/.registry/buckets.json");
-    std::fs::write(&registry, serde_json::json!({"version": 2, "buckets": [bucket]}).to_string()).expect("written");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    std::fs::write(&registry, serde_json::json!({"version": 2, "buckets": [bucket]}).to_string())
+        .expect("written");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let buckets = place.open();
-        assert!(buckets.unread()[0].contains("`lake`") && buckets.roots()["lake"].url == "s3://lake/p");
+        assert!(
+            buckets.unread()[0].contains("`lake`") && buckets.roots()["lake"].url == "s3://lake/p"
+        );
         is_away(buckets.present("lake").await, "secrets file");
         is_away(buckets.mounted("lake").await, "secrets file");
         buckets.add(ask("more", &place.url("more"))).await.expect("added");
-        assert!(std::fs::read_to_string(&registry).expect("there").contains("s3://lake/p"), "the next add keeps it");
+        assert!(
+            std::fs::read_to_string(&registry).expect("there").contains("s3://lake/p"),
+            "the next add keeps it"
+        );
         let mut again = ask("lake", "s3://lake/p/");
         assert!(!buckets.moves(&again) && buckets.moves(&ask("lake", "s3://lake/q")));
         again.options = Some([("aws_endpoint".to_owned(), "http://elsewhere".to_owned())].into());

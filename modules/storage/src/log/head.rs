@@ -1,8 +1,9 @@
 //! How far a journal has come: number and link of its last record, in `<name>.head` beside it.
 //!
-//! Written after a batch is durable, and not synced itself: after a crash it may be behind the journal, and is never ahead of it. So
-//! what it names and the journal lacks was acknowledged, and is gone. Without it, or where it is damaged, an end that is missing
-//! cannot be told by the journal itself, and everything else can; opening notes anew how far what is there has come.
+//! Written after a batch is durable, and not synced itself: after a crash it may be behind the
+//! journal, and is never ahead of it. So what it names and the journal lacks was acknowledged, and
+//! is gone. Without it, or where it is damaged, an end that is missing cannot be told by the
+//! journal itself, and everything else can; opening notes anew how far what is there has come.
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
@@ -43,7 +44,8 @@ impl Head {
         (head.text() == text).then_some(head)
     }
 
-    /// Notes how far a journal has come. What cannot be noted leaves the head behind, where it does no harm.
+    /// Notes how far a journal has come. What cannot be noted leaves the head behind, where it does
+    /// no harm.
     pub(super) fn note(self, journal: &Path) {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(path(journal));
         let _ = file.and_then(|file| file.write_all_at(self.text().as_bytes(), 0));

@@ -1,12 +1,14 @@
-//! The lines of a journal, and the chain that holds them together. Pure: bytes go in, records and what is wrong with them come out.
+//! The lines of a journal, and the chain that holds them together. Pure: bytes go in, records and
+//! what is wrong with them come out.
 //!
 //! ```text
 //! {"seq":n,"crc":c,"payload":…}                              the first version: c is the CRC-32 of the payload's text
 //! {"v":2,"seq":n,"crc":c,"link":l,"check":h,"payload":…}     l hashes the link before, n and the payload; h is of n, l and c
 //! ```
 //!
-//! Invariants: a line is a record only if all of it is as it was written; a line that is missing, out of place or twice there is told
-//! by the links, and one that is missing at the end by the head; records come out in the order in which they were written.
+//! Invariants: a line is a record only if all of it is as it was written; a line that is missing,
+//! out of place or twice there is told by the links, and one that is missing at the end by the
+//! head; records come out in the order in which they were written.
 
 use std::io;
 
@@ -51,8 +53,12 @@ pub(super) struct Record<'a> {
 
 /// The link of a record behind another.
 fn linked(before: u64, seq: u64, payload: &str) -> u64 {
-    let hash: [u8; 32] =
-        Sha256::new().chain_update(before.to_le_bytes()).chain_update(seq.to_le_bytes()).chain_update(payload).finalize().into();
+    let hash: [u8; 32] = Sha256::new()
+        .chain_update(before.to_le_bytes())
+        .chain_update(seq.to_le_bytes())
+        .chain_update(payload)
+        .finalize()
+        .into();
     hash.first_chunk().map_or(GENESIS, |bytes| u64::from_le_bytes(*bytes)) & NUMBER_MAX
 }
 
@@ -65,9 +71,22 @@ fn check(seq: u64, link: u64, crc: u32) -> u32 {
 }
 
 /// Writes a record's line behind the link of the one before, and gives its own.
-pub(super) fn encode(before: u64, seq: u64, payload: &RawValue, out: &mut Vec<u8>) -> io::Result<u64> {
-    let (crc, link) = (crc32fast::hash(payload.get().as_bytes()), linked(before, seq, payload.get()));
-    let line = Line { v: Some(VERSION), seq, crc, link: Some(link), check: Some(check(seq, link, crc)), payload };
+pub(super) fn encode(
+    before: u64,
+    seq: u64,
+    payload: &RawValue,
+    out: &mut Vec<u8>,
+) -> io::Result<u64> {
+    let (crc, link) =
+        (crc32fast::hash(payload.get().as_bytes()), linked(before, seq, payload.get()));
+    let line = Line {
+        v: Some(VERSION),
+        seq,
+        crc,
+        link: Some(link),
+        check: Some(check(seq, link, crc)),
+        payload,
+    };
     serde_json::to_writer(&mut *out, &line)?;
     out.push(b'\n');
     Ok(link)
@@ -79,7 +98,9 @@ impl<'a> Record<'a> {
         let payload: &'a str = read.payload.get();
         let link = match (read.v, read.link, read.check) {
             (None, None, None) => None,
-            (Some(VERSION), Some(link), Some(said)) if said == check(read.seq, link, read.crc) => Some(link),
+            (Some(VERSION), Some(link), Some(said)) if said == check(read.seq, link, read.crc) => {
+                Some(link)
+            }
             _ => return None,
         };
         let whole = crc32fast::hash(payload.as_bytes()) == read.crc && read.seq <= NUMBER_MAX;
@@ -104,7 +125,13 @@ impl<'a> Reading<'a> {
     /// Reads a journal; `head` is how far it had come.
     pub(super) fn of(bytes: &'a [u8], head: Option<Head>) -> Self {
         let last = Head { seq: 0, link: GENESIS };
-        let mut reading = Self { records: Vec::new(), bad: Vec::new(), damage: Damage::default(), whole: 0, last };
+        let mut reading = Self {
+            records: Vec::new(),
+            bad: Vec::new(),
+            damage: Damage::default(),
+            whole: 0,
+            last,
+        };
         while let Some(length) = memchr::memchr(b'\n', &bytes[reading.whole..]) {
             let line = &bytes[reading.whole..reading.whole + length];
             match Record::parse(line) {
@@ -125,11 +152,13 @@ impl<'a> Reading<'a> {
         self.damage.quarantined += 1;
     }
 
-    /// Linked records by their numbers. Those of the first version stand as they were written, and were never numbered anew.
+    /// Linked records by their numbers. Those of the first version stand as they were written, and
+    /// were never numbered anew.
     fn put_in_order(&mut self) {
         let mut highest: Option<u64> = None;
         for record in self.records.iter().filter(|record| record.link.is_some()) {
-            self.damage.misplaced += u64::from(highest.is_some_and(|highest| record.seq <= highest));
+            self.damage.misplaced +=
+                u64::from(highest.is_some_and(|highest| record.seq <= highest));
             highest = highest.max(Some(record.seq));
         }
         if self.damage.misplaced == 0 {
@@ -140,7 +169,11 @@ impl<'a> Reading<'a> {
         for record in all {
             match self.records.last_mut() {
                 // The later one: a batch that failed may have left the other.
-                Some(before) if before.seq == record.seq && before.link.is_some() && record.link.is_some() => {
+                Some(before)
+                    if before.seq == record.seq
+                        && before.link.is_some()
+                        && record.link.is_some() =>
+                {
                     let other = std::mem::replace(before, record);
                     self.put_aside(other.line);
                 }
@@ -161,7 +194,8 @@ impl<'a> Reading<'a> {
             self.last = Head { seq: record.seq, link };
         }
         // An earlier version of this program writes a journal anew and leaves the head as it was.
-        let of_this_chain = self.records.is_empty() || self.records.iter().any(|record| record.link.is_some());
+        let of_this_chain =
+            self.records.is_empty() || self.records.iter().any(|record| record.link.is_some());
         if let Some(head) = head.filter(|_| of_this_chain) {
             missing += head.seq.saturating_sub(self.last.seq);
             missing += u64::from(head.seq == self.last.seq && head.link != self.last.link);

@@ -1,4 +1,5 @@
-//! Any history of a journal, cut or damaged anyhow: nothing is invented, and nothing that is gone is gone in silence.
+//! Any history of a journal, cut or damaged anyhow: nothing is invented, and nothing that is gone
+//! is gone in silence.
 
 use proptest::prelude::*;
 
@@ -75,7 +76,8 @@ fn carry_out(path: &Path, steps: &[Step]) -> Vec<u32> {
 }
 
 fn harmed(bytes: &[u8], harm: &Harm) -> Vec<u8> {
-    let mut lines: Vec<Vec<u8>> = bytes.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
+    let mut lines: Vec<Vec<u8>> =
+        bytes.split_inclusive(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
     match harm {
         Harm::Delete(at) => drop(lines.remove(at.index(lines.len()))),
         Harm::Swap(a, b) => {
@@ -193,7 +195,10 @@ proptest! {
 /// As the first version wrote it.
 fn first_version(seq: u64, payload: u32) -> String {
     let payload = payload.to_string();
-    format!("{{\"seq\":{seq},\"crc\":{},\"payload\":{payload}}}\n", crc32fast::hash(payload.as_bytes()))
+    format!(
+        "{{\"seq\":{seq},\"crc\":{},\"payload\":{payload}}}\n",
+        crc32fast::hash(payload.as_bytes())
+    )
 }
 
 #[test]
@@ -201,7 +206,8 @@ fn a_journal_of_the_first_version_is_read_and_gone_on_with() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let path = folder.path().join("log");
     // With a gap: a quarantine of those days left one.
-    let old: String = [(1, 10), (2, 11), (4, 12)].map(|(seq, payload)| first_version(seq, payload)).concat();
+    let old: String =
+        [(1, 10), (2, 11), (4, 12)].map(|(seq, payload)| first_version(seq, payload)).concat();
     fs::write(&path, &old).expect("written");
     let (mut log, read) = open(&path);
     assert_eq!((read, log.damage), (vec![10, 11, 12], Damage::default()));
@@ -214,7 +220,8 @@ fn a_journal_of_the_first_version_is_read_and_gone_on_with() {
     fs::write(&path, text.replace(&first_version(2, 11), "")).expect("harmed");
     let (log, read) = open(&path);
     assert_eq!((read, log.damage.missing), (vec![10, 12, 13, 14], 1));
-    // What an earlier version makes of it: it reads what is linked, writes all anew, and knows no head.
+    // What an earlier version makes of it: it reads what is linked, writes all anew, and knows no
+    // head.
     fs::write(&path, first_version(1, 10) + &first_version(2, 12)).expect("written");
     let (log, read) = open(&path);
     assert_eq!((read, log.damage), (vec![10, 12], Damage::default()));
@@ -228,7 +235,10 @@ fn a_journal_that_is_gone_is_missed() {
     fs::remove_file(&path).expect("removed");
     let (log, read) = open(&path);
     assert_eq!((read.len(), log.damage.missing), (0, 2));
-    assert!(log.shortfall().is_some_and(|why| why.contains("2 missing") && why.contains("log.quarantine")));
+    assert!(
+        log.shortfall()
+            .is_some_and(|why| why.contains("2 missing") && why.contains("log.quarantine"))
+    );
     fs::remove_file(folder.path().join("log.quarantine")).expect("moved away");
     assert_eq!(log.shortfall(), None);
 }
@@ -255,7 +265,11 @@ fn what_only_its_reader_misses_is_said_until_somebody_has_looked_at_it() {
     assert_eq!(log.shortfall(), None);
     log.note_missing(&serde_json::json!({"missing_runs": ["r"]})).expect("noted");
     for log in [log, open(&path).0] {
-        assert!(log.shortfall().is_some_and(|why| why.contains("missing records") && why.contains("log.quarantine")));
+        assert!(
+            log.shortfall().is_some_and(
+                |why| why.contains("missing records") && why.contains("log.quarantine")
+            )
+        );
     }
     assert_eq!(open(&path).1, [1]);
     fs::remove_file(folder.path().join("log.quarantine")).expect("moved away");
@@ -277,7 +291,9 @@ fn a_kill_anywhere_in_a_compaction_leaves_the_old_records_or_the_new() {
         (&new, &Vec::new(), vec![3, 4]),
         (&new, &new_head, vec![3, 4]),
     ] {
-        fs::write(&path, journal).and_then(|()| fs::write(head(&path), head_file)).expect("written");
+        fs::write(&path, journal)
+            .and_then(|()| fs::write(head(&path), head_file))
+            .expect("written");
         let (log, read) = open(&path);
         assert_eq!((read, log.damage), (held, Damage::default()));
     }
@@ -307,7 +323,14 @@ fn where_nothing_can_be_written_records_are_read_and_refused() {
     // The seam: permissions do not bind root.
     log.file = None;
     let refused = log.append(&[2]).expect_err("refused");
-    assert!(refused.kind() == io::ErrorKind::ReadOnlyFilesystem && refused.to_string().contains("restart the module"), "{refused}");
-    assert_eq!(log.compact::<u32>(&[]).expect_err("refused").kind(), io::ErrorKind::ReadOnlyFilesystem);
+    assert!(
+        refused.kind() == io::ErrorKind::ReadOnlyFilesystem
+            && refused.to_string().contains("restart the module"),
+        "{refused}"
+    );
+    assert_eq!(
+        log.compact::<u32>(&[]).expect_err("refused").kind(),
+        io::ErrorKind::ReadOnlyFilesystem
+    );
     assert!(log.is_read_only() && open(&path).1 == [1]);
 }

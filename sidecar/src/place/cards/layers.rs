@@ -1,9 +1,10 @@
-//! The layers of Cards: folders that are merged by label, the first before the others, and the Cards that the program was built with
-//! below all of them.
+//! The layers of Cards: folders that are merged by label, the first before the others, and the
+//! Cards that the program was built with below all of them.
 //!
-//! As with systemd's units, a Card of one's own adds one or takes the place of the one of its label, and hides no other; an empty file,
-//! or a link to /dev/null, of the name `LABEL.toml` masks the Card of that label in the layers below. Invariants: what is left aside is
-//! given back with what took its place; a folder that was asked for by name stands alone.
+//! As with systemd's units, a Card of one's own adds one or takes the place of the one of its
+//! label, and hides no other; an empty file, or a link to /dev/null, of the name `LABEL.toml` masks
+//! the Card of that label in the layers below. Invariants: what is left aside is given back with
+//! what took its place; a folder that was asked for by name stands alone.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -48,15 +49,20 @@ pub enum CardSource {
     Asked(PathBuf),
     /// A folder that counts if it is there.
     Folder(PathBuf),
-    /// The Cards that this program was built with. Those whose program is not on this machine are left out.
+    /// The Cards that this program was built with. Those whose program is not on this machine are
+    /// left out.
     BuiltIn,
 }
 
 impl fmt::Display for CardSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Asked(folder) | Self::Folder(folder) if folder.is_dir() => write!(f, "{}", folder.display()),
-            Self::Asked(folder) | Self::Folder(folder) => write!(f, "{} (not there)", folder.display()),
+            Self::Asked(folder) | Self::Folder(folder) if folder.is_dir() => {
+                write!(f, "{}", folder.display())
+            }
+            Self::Asked(folder) | Self::Folder(folder) => {
+                write!(f, "{} (not there)", folder.display())
+            }
             Self::BuiltIn => f.write_str("the built-in Cards"),
         }
     }
@@ -134,15 +140,22 @@ impl Reading {
     fn put_below(&mut self, layer: Vec<LayerFile>) {
         // Of the layers above alone: Cards of one label in one folder are replicas of one another.
         let masked = self.masks.iter().map(|mask| (mask.label.clone(), mask.origin.clone()));
-        let taken: BTreeMap<String, String> =
-            masked.chain(self.cards.iter().map(|found| (found.card.label.to_string(), found.origin.clone()))).collect();
+        let taken: BTreeMap<String, String> = masked
+            .chain(
+                self.cards.iter().map(|found| (found.card.label.to_string(), found.origin.clone())),
+            )
+            .collect();
         for file in layer {
             match file {
                 LayerFile::Mask(mask) => self.masks.push(mask),
                 LayerFile::Card(found) => match taken.get(found.card.label.as_str()) {
                     Some(by) => self.replaced.push(ReplacedCard { found: *found, by: by.clone() }),
                     None if self.cards.len() >= CARDS_MAX => {
-                        self.errors.push(refusal(&found, "(file)", format!("expected at most {CARDS_MAX} Cards")));
+                        self.errors.push(refusal(
+                            &found,
+                            "(file)",
+                            format!("expected at most {CARDS_MAX} Cards"),
+                        ));
                     }
                     None => self.cards.push(*found),
                 },
@@ -154,9 +167,9 @@ impl Reading {
     }
 }
 
-/// The sources that count, the first before the others: `--cards` or `$BRAHMAN_CARDS` alone, if given; else
-/// `$XDG_CONFIG_HOME/brahman/cards` (or `~/.config`), `/etc/brahman/cards`, the Cards installed beside this program, and the built-in
-/// ones.
+/// The sources that count, the first before the others: `--cards` or `$BRAHMAN_CARDS` alone, if
+/// given; else `$XDG_CONFIG_HOME/brahman/cards` (or `~/.config`), `/etc/brahman/cards`, the Cards
+/// installed beside this program, and the built-in ones.
 #[must_use]
 pub fn sources(asked: Option<&Path>) -> Vec<CardSource> {
     let set = |name: &str| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -164,8 +177,11 @@ pub fn sources(asked: Option<&Path>) -> Vec<CardSource> {
         return vec![CardSource::Asked(std::path::absolute(&alone).unwrap_or(alone))];
     }
     let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
-    let beside = env::current_exe().ok().and_then(|exe| Some(exe.parent()?.parent()?.join("share/brahman/cards")));
-    let folders = [config.map(|c| c.join("brahman/cards")), Some("/etc/brahman/cards".into()), beside];
+    let beside = env::current_exe()
+        .ok()
+        .and_then(|exe| Some(exe.parent()?.parent()?.join("share/brahman/cards")));
+    let folders =
+        [config.map(|c| c.join("brahman/cards")), Some("/etc/brahman/cards".into()), beside];
     folders.into_iter().flatten().map(CardSource::Folder).chain([CardSource::BuiltIn]).collect()
 }
 
@@ -189,11 +205,17 @@ pub fn read(sources: &[CardSource]) -> Result<Reading, (PathBuf, io::Error)> {
                 reading.put_below(files.iter().map(|path| layer_file(path)).collect());
             }
             CardSource::BuiltIn => {
-                let (cards, absent): (Vec<_>, Vec<_>) = built_in().into_iter().partition(is_runnable);
+                let (cards, absent): (Vec<_>, Vec<_>) =
+                    built_in().into_iter().partition(is_runnable);
                 reading.put_below(cards);
-                let absent = absent.into_iter().filter_map(|file| if let LayerFile::Card(found) = file { Some(*found) } else { None });
-                let named: Vec<String> = reading.cards.iter().map(|found| found.card.label.to_string()).collect();
-                reading.absent = absent.filter(|found| !named.iter().any(|label| label == found.card.label.as_str())).collect();
+                let absent = absent.into_iter().filter_map(|file| {
+                    if let LayerFile::Card(found) = file { Some(*found) } else { None }
+                });
+                let named: Vec<String> =
+                    reading.cards.iter().map(|found| found.card.label.to_string()).collect();
+                reading.absent = absent
+                    .filter(|found| !named.iter().any(|label| label == found.card.label.as_str()))
+                    .collect();
             }
         }
     }
@@ -262,12 +284,17 @@ pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// What is wrong with it, or that it could not be read.
 pub fn read_one(path: &Path) -> Result<FoundCard, CardError> {
     let origin = path.display().to_string();
-    let text = bounded(path).map_err(|e| CardError { origin: origin.clone(), field: "(file)".into(), expected: e.to_string() })?;
+    let text = bounded(path).map_err(|e| CardError {
+        origin: origin.clone(),
+        field: "(file)".into(),
+        expected: e.to_string(),
+    })?;
     let card = Card::parse(&origin, &text)?;
     Ok(FoundCard { origin, card })
 }
 
-/// What a file holds, up to a byte more than a Card may have: a pipe or a device that has the name of one is not waited for.
+/// What a file holds, up to a byte more than a Card may have: a pipe or a device that has the name
+/// of one is not waited for.
 fn bounded(path: &Path) -> io::Result<Vec<u8>> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file, expected TOML or JSON"));
@@ -298,16 +325,27 @@ mod tests {
 
     #[test]
     fn folders_are_layered_and_the_first_wins() {
-        let files = [(0, "a.toml", card("a", true)), (1, "a.toml", card("a", false)), (1, "b.toml", card("b", false))];
+        let files = [
+            (0, "a.toml", card("a", true)),
+            (1, "a.toml", card("a", false)),
+            (1, "b.toml", card("b", false)),
+        ];
         let (outer, sources) = layers(&files);
         let reading = read(&sources).expect("read");
-        let cards: Vec<(&str, bool)> = reading.cards.iter().map(|f| (f.card.label.as_str(), f.card.mock)).collect();
-        assert_eq!((cards, reading.errors.len(), reading.replaced.len()), (vec![("a", true), ("b", false)], 0, 1));
+        let cards: Vec<(&str, bool)> =
+            reading.cards.iter().map(|f| (f.card.label.as_str(), f.card.mock)).collect();
+        assert_eq!(
+            (cards, reading.errors.len(), reading.replaced.len()),
+            (vec![("a", true), ("b", false)], 0, 1)
+        );
         assert_eq!(reading.replaced[0].by, outer.path().join("one/a.toml").display().to_string());
         assert_eq!(reading.cards[1].layer(), outer.path().join("two").display().to_string());
         let none = outer.path().join("none");
         assert_eq!(read(&[CardSource::Asked(none.clone())]).expect_err("not there").0, none);
-        assert!(looked_at(&[CardSource::Folder(none), CardSource::BuiltIn]).ends_with("none (not there), the built-in Cards"));
+        assert!(
+            looked_at(&[CardSource::Folder(none), CardSource::BuiltIn])
+                .ends_with("none (not there), the built-in Cards")
+        );
     }
 
     #[test]
@@ -325,7 +363,11 @@ mod tests {
         let reading = read(&sources).expect("read");
         assert_eq!(reading.cards.iter().map(|f| f.card.label.as_str()).collect::<Vec<_>>(), ["b"]);
         assert_eq!(reading.masks.iter().map(|m| m.label.as_str()).collect::<Vec<_>>(), ["a", "c"]);
-        assert!(reading.errors.is_empty(), "what is masked need not be a good Card: {:?}", reading.errors);
+        assert!(
+            reading.errors.is_empty(),
+            "what is masked need not be a good Card: {:?}",
+            reading.errors
+        );
         assert_eq!(reading.replaced.len(), 3);
     }
 
@@ -335,7 +377,12 @@ mod tests {
         let shipped: Vec<(String, String)> = files(&folder)
             .expect("the shipped Cards")
             .iter()
-            .map(|path| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), fs::read_to_string(path).expect("read")))
+            .map(|path| {
+                (
+                    path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+                    fs::read_to_string(path).expect("read"),
+                )
+            })
             .collect();
         assert_eq!(shipped, BUILT_IN.map(|(name, text)| (name.to_owned(), text.to_owned())));
         assert!(built_in().iter().all(|file| matches!(file, LayerFile::Card(_))));

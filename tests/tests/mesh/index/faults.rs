@@ -22,16 +22,26 @@ async fn a_row_of_ten_megabytes_is_cut_and_found() {
     let mesh = mesh("test").await;
     let mut text = String::new();
     for n in 0..90_000 {
-        let _ =
-            write!(text, "{}sentence {n} of a very long row that goes on about many things. ", if n == 70_000 { "needle " } else { "" });
+        let _ = write!(
+            text,
+            "{}sentence {n} of a very long row that goes on about many things. ",
+            if n == 70_000 { "needle " } else { "" }
+        );
         if n % 9 == 0 {
             text.push('\n');
         }
     }
     text.truncate(10 << 20);
     let file = mesh.folder.path().join("big.jsonl");
-    std::fs::write(&file, format!("{}\n{}\n", json!({"id": "big", "text": text}), json!({"id": "small", "text": "a few words"})))
-        .expect("written");
+    std::fs::write(
+        &file,
+        format!(
+            "{}\n{}\n",
+            json!({"id": "big", "text": text}),
+            json!({"id": "small", "text": "a few words"})
+        ),
+    )
+    .expect("written");
     mesh.brahman_json(&["ingest", "files", "big", &file.display().to_string()]);
     mesh.brahman_json(&["index", "create", "big", "--dataset", "big"]);
     let out = mesh.brahman_json(&["index", "refresh", "big"]);
@@ -39,12 +49,16 @@ async fn a_row_of_ten_megabytes_is_cut_and_found() {
     let found = mesh.brahman_json(&["search", "big", "needle", "--lexical"]);
     let hit = &found["results"][0][0];
     let at = usize::try_from(hit["start"].as_u64().expect("a place")).expect("small");
-    assert!(text[at..].starts_with(hit["text"].as_str().expect("text")) && hit["text"].as_str().is_some_and(|t| t.contains("needle")));
+    assert!(
+        text[at..].starts_with(hit["text"].as_str().expect("text"))
+            && hit["text"].as_str().is_some_and(|t| t.contains("needle"))
+    );
 }
 
 #[tokio::test]
 async fn on_a_full_disk_the_old_generation_answers_and_a_later_refresh_succeeds() {
-    let setup = Setup::new(&["broker", "embed-mock", "catalog", "ingest", "index"].map(shipped)).context("test");
+    let setup = Setup::new(&["broker", "embed-mock", "catalog", "ingest", "index"].map(shipped))
+        .context("test");
     let state = setup.cache().with_file_name("state");
     let Some(_tiny) = Tiny::mount(&state, "size=3m") else {
         eprintln!("this test mounts a small file system and so needs root");
@@ -67,8 +81,14 @@ async fn on_a_full_disk_the_old_generation_answers_and_a_later_refresh_succeeds(
     assert!(fault.message().contains("No space left"), "{fault}");
     assert_eq!(segments(), before_it, "what was half written is gone");
     let found = mesh.brahman_json(&["search", "t", "chapter 9"]);
-    assert_eq!((&found["results"], &found["generation"], &found["stale"]), (&before, &json!(1), &json!(true)));
-    assert!(mesh.brahman(&["index", "trial", "t"]).status.code() != Some(0), "a trial that cannot be kept is not acknowledged");
+    assert_eq!(
+        (&found["results"], &found["generation"], &found["stale"]),
+        (&before, &json!(1), &json!(true))
+    );
+    assert!(
+        mesh.brahman(&["index", "trial", "t"]).status.code() != Some(0),
+        "a trial that cannot be kept is not acknowledged"
+    );
     drop(left);
     std::fs::remove_file(&filler).expect("removed");
     let csv = table(mesh.folder.path(), 500);
@@ -84,16 +104,23 @@ async fn damage_is_said_and_mended() {
     assert!(mesh.brahman(&["stop", "index"]).status.success());
     mesh.when_module("index", ModuleState::Stopped).await;
     let folder = mesh.folder.path().join("state/indexes/t");
-    let generation =
-        std::fs::read_dir(&folder).expect("there").flatten().map(|e| e.path()).find(|p| p.join("graph.flat").exists()).expect("a graph");
+    let generation = std::fs::read_dir(&folder)
+        .expect("there")
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.join("graph.flat").exists())
+        .expect("a graph");
     let mut bytes = std::fs::read(generation.join("graph.flat")).expect("there");
     bytes[5000] ^= 1;
     std::fs::write(generation.join("graph.flat"), bytes).expect("damaged");
     assert!(mesh.brahman(&["start", "index"]).status.success());
     mesh.when_module("index", ModuleState::Ready).await;
-    let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 9"})).await;
+    let fault =
+        mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 9"})).await;
     assert!(
-        fault.name == "org.brahman.Index.Damaged" && fault.message().contains("graph.flat") && fault.message().contains("doctor"),
+        fault.name == "org.brahman.Index.Damaged"
+            && fault.message().contains("graph.flat")
+            && fault.message().contains("doctor"),
         "{fault}"
     );
     assert!(!mesh.brahman(&["index", "doctor", "t"]).status.success());
@@ -109,8 +136,12 @@ async fn a_flipped_byte_among_the_vectors_is_said_in_every_reply_until_it_is_men
     assert!(mesh.brahman(&["stop", "index"]).status.success());
     mesh.when_module("index", ModuleState::Stopped).await;
     let folder = mesh.folder.path().join("state/indexes/t");
-    let generation =
-        std::fs::read_dir(&folder).expect("there").flatten().map(|e| e.path()).find(|p| p.join("graph.flat").exists()).expect("a graph");
+    let generation = std::fs::read_dir(&folder)
+        .expect("there")
+        .flatten()
+        .map(|e| e.path())
+        .find(|p| p.join("graph.flat").exists())
+        .expect("a graph");
     let mut bytes = std::fs::read(generation.join("graph.flat")).expect("there");
     // The last section is the vectors, which are mapped and not read when the index is opened.
     let last = bytes.len() - 5;
@@ -139,8 +170,12 @@ async fn what_is_lost_or_damaged_comes_back_from_rescue_and_every_reply_says_so(
     let wanted = mesh.brahman_json(&["search", "t", "chapter 9"]);
     assert_eq!(wanted["rescue"], false);
     let folder = mesh.folder.path().join("state/indexes/t");
-    let graph =
-        std::fs::read_dir(&folder).expect("there").flatten().map(|e| e.path().join("graph.flat")).find(|p| p.exists()).expect("a graph");
+    let graph = std::fs::read_dir(&folder)
+        .expect("there")
+        .flatten()
+        .map(|e| e.path().join("graph.flat"))
+        .find(|p| p.exists())
+        .expect("a graph");
     let copy = copies.join("indexes/t").join(graph.strip_prefix(&folder).expect("below"));
     let whole = std::fs::read(&graph).expect("there");
     while std::fs::metadata(&copy).map_or(0, |meta| meta.len()) < whole.len() as u64 {}
@@ -167,7 +202,10 @@ async fn what_is_lost_or_damaged_comes_back_from_rescue_and_every_reply_says_so(
             }
         };
         assert_eq!((&found["results"], &found["degraded"]), (&wanted["results"], &Value::Null));
-        assert!(std::fs::read(&graph).expect("there") == whole && mesh.brahman(&["index", "doctor", "t"]).status.success());
+        assert!(
+            std::fs::read(&graph).expect("there") == whole
+                && mesh.brahman(&["index", "doctor", "t"]).status.success()
+        );
         let doctor = mesh.brahman_json(&["index", "doctor", "t"]);
         assert!(doctor["notes"].to_string().contains("came back from bucket rescue"), "{doctor}");
     }
@@ -185,13 +223,17 @@ async fn what_is_lost_or_damaged_comes_back_from_rescue_and_every_reply_says_so(
 }
 
 #[tokio::test]
-async fn an_index_that_was_there_before_rescue_is_replicated_at_once_and_its_deletion_takes_its_replicas_alone() {
+async fn an_index_that_was_there_before_rescue_is_replicated_at_once_and_its_deletion_takes_its_replicas_alone()
+ {
     let mesh = indexed(300).await;
     let copies = mesh.folder.path().join("copies");
     let theirs = copies.join("indexes/other");
     mesh.brahman_json(&["buckets", "add", "rescue", &format!("file://{}", copies.display())]);
     let copied = copies.join("indexes/t");
-    let is_copied = || std::fs::read_dir(&copied).is_ok_and(|all| all.flatten().any(|e| e.path().join("manifest.json").exists()));
+    let is_copied = || {
+        std::fs::read_dir(&copied)
+            .is_ok_and(|all| all.flatten().any(|e| e.path().join("manifest.json").exists()))
+    };
     // No refresh and no restart: only the word that there is such a bucket.
     while !is_copied() {
         tokio::task::yield_now().await;
@@ -204,9 +246,16 @@ async fn an_index_that_was_there_before_rescue_is_replicated_at_once_and_its_del
     mesh.brahman_json(&["ingest", "files", "t", &table(mesh.folder.path(), 320)]);
     mesh.brahman_json(&["index", "refresh", "t"]);
     while replicas()["files"].as_u64().is_none_or(|files| files == 0) {}
-    assert!(replicas()["failing"].as_str().is_some_and(|why| why.contains("unavailable")), "{}", replicas());
+    assert!(
+        replicas()["failing"].as_str().is_some_and(|why| why.contains("unavailable")),
+        "{}",
+        replicas()
+    );
     let health = String::from_utf8_lossy(&mesh.brahman(&["buckets", "health"]).stdout).into_owned();
-    assert!(health.contains("index `t`") && health.contains("no replica in bucket rescue"), "{health}");
+    assert!(
+        health.contains("index `t`") && health.contains("no replica in bucket rescue"),
+        "{health}"
+    );
     std::fs::rename(&away, &copies).expect("moved back");
     mesh.brahman_json(&["index", "refresh", "t"]);
     while replicas() != json!({"files": 0, "bytes": 0}) {}
@@ -227,11 +276,19 @@ async fn a_refresh_that_was_killed_embeds_nothing_twice() {
     mesh.brahman_json(&["ingest", "files", "t", &csv]);
     mesh.brahman_json(&["index", "create", "t", "--dataset", "t"]);
     let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
-    let ask = encode_call("org.brahman.Index.Refresh", &json!({"name": "t"}), &CallOptions::default(), true, false).expect("encodes");
+    let ask = encode_call(
+        "org.brahman.Index.Refresh",
+        &json!({"name": "t"}),
+        &CallOptions::default(),
+        true,
+        false,
+    )
+    .expect("encodes");
     connection.send(&ask).await.expect("sent");
     // After the first batch is on disk and before the last.
     loop {
-        let word: Value = connection.receive().await.expect("a reply").typed().expect("progress").value;
+        let word: Value =
+            connection.receive().await.expect("a reply").typed().expect("progress").value;
         assert_ne!(word["phase"], "done", "it was quicker than the kill");
         if word["phase"] == "embed" && word["done"].as_u64() >= Some(512) {
             break;
@@ -261,11 +318,25 @@ async fn random_kills_lose_no_acknowledged_trial_and_leave_a_whole_index() {
         mesh.brahman_json(&["ingest", "files", "t", &csv]);
         let work = match n % 4 {
             0 | 1 => ("Refresh", json!({"name": "t"})),
-            2 => ("Trial", json!({"name": "t", "config": {"m": 4, "ef_construction": 16, "ef_search": 20}})),
-            _ => ("Promote", json!({"name": "t", "config": {"m": 4 + n % 5, "ef_construction": 16}, "force": true})),
+            2 => (
+                "Trial",
+                json!({"name": "t", "config": {"m": 4, "ef_construction": 16, "ef_search": 20}}),
+            ),
+            _ => (
+                "Promote",
+                json!({"name": "t", "config": {"m": 4 + n % 5, "ef_construction": 16}, "force": true}),
+            ),
         };
-        let mut connection = Connection::connect(&mesh.beside("index.sock")).await.expect("connects");
-        let ask = encode_call(&format!("org.brahman.Index.{}", work.0), &work.1, &CallOptions::default(), false, false).expect("encodes");
+        let mut connection =
+            Connection::connect(&mesh.beside("index.sock")).await.expect("connects");
+        let ask = encode_call(
+            &format!("org.brahman.Index.{}", work.0),
+            &work.1,
+            &CallOptions::default(),
+            false,
+            false,
+        )
+        .expect("encodes");
         connection.send(&ask).await.expect("sent");
         let moment = std::time::Duration::from_micros(random >> 33 & 0x1_ffff);
         let answer = tokio::time::timeout(moment, connection.receive()).await;
@@ -277,7 +348,12 @@ async fn random_kills_lose_no_acknowledged_trial_and_leave_a_whole_index() {
         {
             acknowledged.push(id.to_owned());
         }
-        mesh.when(|m| m.iter().any(|m| m.card.label.as_str() == "index" && m.state == ModuleState::Ready && m.pid != pid)).await;
+        mesh.when(|m| {
+            m.iter().any(|m| {
+                m.card.label.as_str() == "index" && m.state == ModuleState::Ready && m.pid != pid
+            })
+        })
+        .await;
         let found = mesh.brahman_json(&["search", "t", "chapter 11 speaks", "-k", "3"]);
         assert!(found["degraded"].is_null(), "{found}");
         assert_eq!(ids(&found).len(), 3);
@@ -285,8 +361,16 @@ async fn random_kills_lose_no_acknowledged_trial_and_leave_a_whole_index() {
     mesh.brahman_json(&["index", "refresh", "t"]);
     assert_eq!(mesh.brahman_json(&["index", "stats", "t"])["index"]["chunks"], 1200 + kills());
     let trials = mesh.brahman_json(&["index", "trials", "t"]);
-    let kept: Vec<&str> = trials["trials"].as_array().expect("trials").iter().filter_map(|t| t["id"].as_str()).collect();
-    assert!(acknowledged.iter().all(|id| kept.contains(&id.as_str())), "{acknowledged:?} in {kept:?}");
+    let kept: Vec<&str> = trials["trials"]
+        .as_array()
+        .expect("trials")
+        .iter()
+        .filter_map(|t| t["id"].as_str())
+        .collect();
+    assert!(
+        acknowledged.iter().all(|id| kept.contains(&id.as_str())),
+        "{acknowledged:?} in {kept:?}"
+    );
     assert_eq!(trials["quarantined"], 0);
     assert!(mesh.brahman(&["index", "doctor", "t"]).status.success());
 }

@@ -1,4 +1,5 @@
-//! That a search finds: words in their forms, phrases, what was just appended, the one document that has a word; and what of it is shown.
+//! That a search finds: words in their forms, phrases, what was just appended, the one document
+//! that has a word; and what of it is shown.
 
 use std::fmt::Write as _;
 
@@ -74,11 +75,24 @@ async fn words_are_found_in_their_forms_and_scripts_and_phrases_are_phrases() {
         assert!(score > 0.0 && score <= 1.0, "{found}");
     }
     let found = search(&mesh, json!({"text": "\"connection pool\" -soup", "mode": "hybrid"})).await;
-    assert_eq!((&found["phrases"], &found["without"]), (&json!(["connection pool"]), &json!(["soup"])), "what was chosen is said");
-    assert!(ids(&found).len() == 1 && ids(&found)[0].ends_with("pool.md"), "a phrase holds for both lists: {found}");
-    let plain = search(&mesh, json!({"text": "pool -house", "mode": "lexical", "literal": true})).await;
+    assert_eq!(
+        (&found["phrases"], &found["without"]),
+        (&json!(["connection pool"]), &json!(["soup"])),
+        "what was chosen is said"
+    );
+    assert!(
+        ids(&found).len() == 1 && ids(&found)[0].ends_with("pool.md"),
+        "a phrase holds for both lists: {found}"
+    );
+    let plain =
+        search(&mesh, json!({"text": "pool -house", "mode": "lexical", "literal": true})).await;
     assert_eq!((ids(&plain).len(), plain.get("without")), (2, None));
-    let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "d", "text": "-house", "mode": "lexical"})).await;
+    let fault = mesh
+        .fault(
+            "org.brahman.Index.Search",
+            json!({"index": "d", "text": "-house", "mode": "lexical"}),
+        )
+        .await;
     assert!(fault.message().contains("not wanted"), "{fault}");
 }
 
@@ -87,7 +101,9 @@ async fn words_are_found_in_their_forms_and_scripts_and_phrases_are_phrases() {
 async fn what_was_just_appended_ranks_as_after_a_compaction() {
     let mesh = mesh("test").await;
     let words = ["mesh", "card", "flow", "broker", "socket", "vector", "table"];
-    let text = |n: usize| (0..12).map(|i| words[(n * 5 + i * i) % words.len()]).collect::<Vec<_>>().join(" ");
+    let text = |n: usize| {
+        (0..12).map(|i| words[(n * 5 + i * i) % words.len()]).collect::<Vec<_>>().join(" ")
+    };
     let mut rows: Vec<(String, String)> = (0..1200).map(|n| (format!("r{n}"), text(n))).collect();
     of_rows(&mesh, &rows);
     rows.push(("new".into(), "zebra broker socket of mesh".into()));
@@ -114,17 +130,28 @@ async fn what_was_just_appended_ranks_as_after_a_compaction() {
 async fn the_one_document_that_has_a_word_is_first_in_a_hybrid_search() {
     let mesh = mesh("test").await;
     let words = ["mesh", "card", "flow", "broker", "socket", "vector", "table"];
-    let text = |n: usize| (0..12).map(|i| words[(n * 3 + i * i) % words.len()]).collect::<Vec<_>>().join(" ");
+    let text = |n: usize| {
+        (0..12).map(|i| words[(n * 3 + i * i) % words.len()]).collect::<Vec<_>>().join(" ")
+    };
     let rare = |n: usize| if n >= 180 { format!(" zq{n}xanthic") } else { String::new() };
-    let rows: Vec<(String, String)> = (0..200).map(|n| (format!("r{n}"), text(n) + &rare(n))).collect();
+    let rows: Vec<(String, String)> =
+        (0..200).map(|n| (format!("r{n}"), text(n) + &rare(n))).collect();
     of_rows(&mesh, &rows);
     for weight in [0.0, 0.5, 0.9] {
         for n in 180..200 {
             let found = search(&mesh, json!({"text": format!("zq{n}xanthic"), "mode": "hybrid", "fusion": {"weight": weight}})).await;
             assert_eq!(ids(&found)[0], format!("r{n}"), "{found}");
             assert_eq!(found["fusion"]["method"], "weighted");
-            let scores = found["results"][0].as_array().expect("hits").iter().map(|hit| hit["score"].as_f64().expect("a score"));
-            assert!(scores.clone().all(|score| (0.0..=1.0).contains(&score)) && scores.is_sorted_by(|a, b| a >= b), "{found}");
+            let scores = found["results"][0]
+                .as_array()
+                .expect("hits")
+                .iter()
+                .map(|hit| hit["score"].as_f64().expect("a score"));
+            assert!(
+                scores.clone().all(|score| (0.0..=1.0).contains(&score))
+                    && scores.is_sorted_by(|a, b| a >= b),
+                "{found}"
+            );
         }
     }
     for bad in [json!({"weight": 2.0}), json!({"method": "sum"}), json!({"k": 1})] {
@@ -137,23 +164,41 @@ async fn the_one_document_that_has_a_word_is_first_in_a_hybrid_search() {
 async fn chunks_stand_under_their_headings_and_one_document_does_not_take_all() {
     let filler = "Some words on it that go on for a while, so that the section is long enough to stand by itself. ".repeat(12);
     let answer = format!("{filler}We mend disks by copying them back.");
-    let guide = format!("# Guide\n\n## Nightly backups\n\n{filler}\n\n## Restoring a disk\n\n{answer}\n\n## End\n\nBye.\n");
-    let mesh = of_files(&[("guide.md", &guide), ("other.md", "# Other\n\nA disk is round.\n")]).await;
+    let guide = format!(
+        "# Guide\n\n## Nightly backups\n\n{filler}\n\n## Restoring a disk\n\n{answer}\n\n## End\n\nBye.\n"
+    );
+    let mesh =
+        of_files(&[("guide.md", &guide), ("other.md", "# Other\n\nA disk is round.\n")]).await;
     let ask = json!({"text": "mend a disk", "mode": "lexical", "passages": true});
     let found = search(&mesh, ask).await;
     let best = &found["results"][0][0];
     assert_eq!(best["heading"], "Guide > Restoring a disk", "{found}");
     let passage = best["passage"]["text"].as_str().expect("a passage");
-    assert!(passage.starts_with("We mend disks") && !best["passage"]["marks"].as_array().expect("marks").is_empty(), "{found}");
-    let chunks = mesh.brahman_json(&["index", "get", "d", best["doc_id"].as_str().expect("an id")])["chunks"].clone();
-    let texts: Vec<&str> = chunks.as_array().expect("chunks").iter().map(|chunk| chunk["text"].as_str().expect("a text")).collect();
+    assert!(
+        passage.starts_with("We mend disks")
+            && !best["passage"]["marks"].as_array().expect("marks").is_empty(),
+        "{found}"
+    );
+    let chunks = mesh.brahman_json(&["index", "get", "d", best["doc_id"].as_str().expect("an id")])
+        ["chunks"]
+        .clone();
+    let texts: Vec<&str> = chunks
+        .as_array()
+        .expect("chunks")
+        .iter()
+        .map(|chunk| chunk["text"].as_str().expect("a text"))
+        .collect();
     assert!(texts.len() > 1 && texts.iter().all(|text| text.len() > 100), "no crumbs: {texts:?}");
-    assert!(texts.last().is_some_and(|text| text.ends_with("Bye.")), "what is shown is the text alone, all of it");
+    assert!(
+        texts.last().is_some_and(|text| text.ends_with("Bye.")),
+        "what is shown is the text alone, all of it"
+    );
     let spread = search(&mesh, json!({"text": "disk words", "k": 2, "per_document": 1})).await;
     let mut of = ids(&spread);
     of.dedup();
     assert_eq!(of.len(), 2, "{spread}");
-    mesh.fault("org.brahman.Index.Search", json!({"index": "d", "text": "x", "per_document": 0})).await;
+    mesh.fault("org.brahman.Index.Search", json!({"index": "d", "text": "x", "per_document": 0}))
+        .await;
 }
 
 #[tokio::test]
@@ -163,13 +208,32 @@ async fn a_refresh_with_nothing_to_do_says_the_same_and_chunks_are_cut_anew_on_d
     let rows: Vec<(String, String)> = (0..50).map(|n| (format!("r{n}"), text(n))).collect();
     of_rows(&mesh, &rows);
     let again = mesh.brahman_json(&["index", "refresh", "d"]);
-    let keys = ["pre_existing_docs", "dataset_docs", "empty_docs", "new_docs", "removed_docs", "new_chunks", "generation"];
-    assert_eq!(keys.map(|key| again[key].as_u64()), [Some(49), Some(50), Some(1), Some(0), Some(0), Some(0), Some(1)], "{again}");
+    let keys = [
+        "pre_existing_docs",
+        "dataset_docs",
+        "empty_docs",
+        "new_docs",
+        "removed_docs",
+        "new_chunks",
+        "generation",
+    ];
+    assert_eq!(
+        keys.map(|key| again[key].as_u64()),
+        [Some(49), Some(50), Some(1), Some(0), Some(0), Some(0), Some(1)],
+        "{again}"
+    );
     let out = mesh.brahman_json(&["index", "migrate", "d", "--chunks"]);
-    assert_eq!((&out["generation"], &out["new_chunks"], out.get("old_chunks")), (&json!(2), &json!(49), None), "{out}");
+    assert_eq!(
+        (&out["generation"], &out["new_chunks"], out.get("old_chunks")),
+        (&json!(2), &json!(49), None),
+        "{out}"
+    );
     let stats = mesh.brahman_json(&["index", "stats", "d"])["index"].clone();
     assert_eq!((&stats["chunk_tokens"], &stats["chunks"]), (&json!(256), &json!(49)));
-    assert_eq!(mesh.brahman_json(&["index", "generations", "d"])["generations"][0]["reason"], "migration");
+    assert_eq!(
+        mesh.brahman_json(&["index", "generations", "d"])["generations"][0]["reason"],
+        "migration"
+    );
     let ask = json!({"name": "e", "dataset": "d", "id_column": "id", "text_column": "text", "chunk_tokens": 3});
     let refused = mesh.fault("org.brahman.Index.Create", ask).await;
     assert!(refused.message().contains("16 to 8192"), "{refused}");
@@ -184,17 +248,40 @@ async fn a_corpus_of_one_document_in_four_languages_is_found_in_every_mode() {
          备份每天晚上进行，保存三十天。 Резервные копии хранятся тридцать дней.\n",
     )])
     .await;
-    for words in ["backup", "restored", "Sicherungen", "dreissig", "Handbuch", "备份", "晚上", "копии", "\"thirty days\" -sixty"] {
+    for words in [
+        "backup",
+        "restored",
+        "Sicherungen",
+        "dreissig",
+        "Handbuch",
+        "备份",
+        "晚上",
+        "копии",
+        "\"thirty days\" -sixty",
+    ] {
         for mode in ["lexical", "hybrid", "semantic"] {
             let found = search(&mesh, json!({"text": words, "mode": mode, "passages": true})).await;
             let of = ids(&found);
-            assert!(!of.is_empty() && of.iter().all(|id| id.ends_with("one.md")), "{words} {mode}: {found}");
-            let scores = found["results"][0].as_array().expect("hits").iter().map(|hit| hit["score"].as_f64().expect("a score"));
-            assert!(mode == "semantic" || scores.into_iter().all(|score| (0.0..=1.0).contains(&score)), "{words} {mode}: {found}");
+            assert!(
+                !of.is_empty() && of.iter().all(|id| id.ends_with("one.md")),
+                "{words} {mode}: {found}"
+            );
+            let scores = found["results"][0]
+                .as_array()
+                .expect("hits")
+                .iter()
+                .map(|hit| hit["score"].as_f64().expect("a score"));
+            assert!(
+                mode == "semantic" || scores.into_iter().all(|score| (0.0..=1.0).contains(&score)),
+                "{words} {mode}: {found}"
+            );
         }
     }
     for words in ["zebra", "\"days thirty\"", "backup -disk"] {
-        assert!(ids(&search(&mesh, json!({"text": words, "mode": "lexical"})).await).is_empty(), "{words}");
+        assert!(
+            ids(&search(&mesh, json!({"text": words, "mode": "lexical"})).await).is_empty(),
+            "{words}"
+        );
     }
 }
 
@@ -202,7 +289,11 @@ async fn a_corpus_of_one_document_in_four_languages_is_found_in_every_mode() {
 async fn vectors_of_the_datasets_own_and_its_words_are_fused_too() {
     let mesh = mesh("test").await;
     let axis = |at: usize| (0..32).map(|i| if i == at { 1.5 } else { 0.25 }).collect::<Vec<f32>>();
-    let rows = [("boat", "the boat is blue", 0), ("gate", "the gate is blue", 1), ("sea", "nothing of the kind", 2)];
+    let rows = [
+        ("boat", "the boat is blue", 0),
+        ("gate", "the gate is blue", 1),
+        ("sea", "nothing of the kind", 2),
+    ];
     let lines: String = rows.iter().fold(String::new(), |mut all, (id, text, at)| {
         let _ = writeln!(all, "{}", json!({"id": id, "text": text, "vector": axis(*at)}));
         all
@@ -210,17 +301,36 @@ async fn vectors_of_the_datasets_own_and_its_words_are_fused_too() {
     let path = mesh.folder.path().join("own.jsonl");
     std::fs::write(&path, lines).expect("written");
     mesh.brahman_json(&["ingest", "files", "d", &path.display().to_string()]);
-    mesh.brahman_json(&["index", "create", "d", "--dataset", "d", "--text-column", "text", "--vector-column", "vector"]);
+    mesh.brahman_json(&[
+        "index",
+        "create",
+        "d",
+        "--dataset",
+        "d",
+        "--text-column",
+        "text",
+        "--vector-column",
+        "vector",
+    ]);
     mesh.brahman_json(&["index", "refresh", "d"]);
-    // A word of one document, beside another's vector; a word of two, beside the vector of one of them.
-    for (words, at, first) in [("gate", 0, "gate"), ("blue", 1, "gate"), ("blue", 0, "boat"), ("zebra", 2, "sea")] {
-        let found = search(&mesh, json!({"text": words, "vector": axis(at), "mode": "hybrid"})).await;
+    // A word of one document, beside another's vector; a word of two, beside the vector of one of
+    // them.
+    for (words, at, first) in
+        [("gate", 0, "gate"), ("blue", 1, "gate"), ("blue", 0, "boat"), ("zebra", 2, "sea")]
+    {
+        let found =
+            search(&mesh, json!({"text": words, "vector": axis(at), "mode": "hybrid"})).await;
         assert_eq!(ids(&found)[0], first, "{words} {at}: {found}");
         let best = &found["results"][0][0];
-        assert!(best["cosine"].is_number() && best.get("bm25").is_some() == (words != "zebra"), "{found}");
+        assert!(
+            best["cosine"].is_number() && best.get("bm25").is_some() == (words != "zebra"),
+            "{found}"
+        );
         assert!(found.get("provider").is_none(), "nothing is embedded: {found}");
     }
     assert_eq!(ids(&search(&mesh, json!({"text": "kind", "mode": "lexical"})).await), ["sea"]);
-    let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "d", "text": "gate", "mode": "hybrid"})).await;
+    let fault = mesh
+        .fault("org.brahman.Index.Search", json!({"index": "d", "text": "gate", "mode": "hybrid"}))
+        .await;
     assert!(fault.message().contains("give the query's vector beside its text"), "{fault}");
 }

@@ -1,4 +1,5 @@
-//! An index and its dataset: columns that change, generations told by their runs, rollbacks that stay, and an agent that keeps its limits.
+//! An index and its dataset: columns that change, generations told by their runs, rollbacks that
+//! stay, and an agent that keeps its limits.
 
 use std::path::Path;
 
@@ -22,7 +23,11 @@ fn stats(mesh: &Mesh) -> Value {
 async fn a_column_that_changes_its_type_is_followed_compacted_and_filtered_by() {
     let mesh = mesh("test").await;
     let dataset = |tags: [&str; 3]| {
-        let rows: Vec<String> = ["a", "b", "c"].iter().zip(tags).map(|(id, tag)| format!("{id},text of {id},{tag}\n")).collect();
+        let rows: Vec<String> = ["a", "b", "c"]
+            .iter()
+            .zip(tags)
+            .map(|(id, tag)| format!("{id},text of {id},{tag}\n"))
+            .collect();
         format!("id,text,tag\n{}", rows.concat())
     };
     ingested(&mesh, "d", &dataset(["1", "", "3"]));
@@ -37,7 +42,8 @@ async fn a_column_that_changes_its_type_is_followed_compacted_and_filtered_by() 
         let out = mesh.brahman_json(&["index", "refresh", "d"]);
         assert_eq!(out["total"], 3, "{tags:?}: {out}");
         let ask = ["search", "d", "text", "--filter", &filter.to_string()].map(str::to_owned);
-        let search = || ids(&mesh.brahman_json(&ask.iter().map(String::as_str).collect::<Vec<_>>()));
+        let search =
+            || ids(&mesh.brahman_json(&ask.iter().map(String::as_str).collect::<Vec<_>>()));
         assert_eq!(search(), found, "{tags:?}");
         // One that nobody asked for may be at it.
         loop {
@@ -64,14 +70,24 @@ async fn a_filter_that_does_not_fit_its_column_is_refused_with_its_type() {
         (json!({"$or": []}), "says nothing"),
         (json!({"year": {}}), "says nothing"),
     ] {
-        let fault = mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "x", "filter": filter})).await;
-        assert!(fault.name.ends_with("InvalidParameter") && fault.message().contains(words), "{filter}: {fault}");
+        let fault = mesh
+            .fault("org.brahman.Index.Search", json!({"index": "t", "text": "x", "filter": filter}))
+            .await;
+        assert!(
+            fault.name.ends_with("InvalidParameter") && fault.message().contains(words),
+            "{filter}: {fault}"
+        );
     }
     let create = |columns: Value| json!({"name": "n", "dataset": "t", "id_column": "id", "text_column": "text", "filter_columns": columns});
-    for (columns, words) in [(json!(["source"]), "`source` is also a column of the index itself"), (json!(["lang", "lang"]), "named twice")]
-    {
+    for (columns, words) in [
+        (json!(["source"]), "`source` is also a column of the index itself"),
+        (json!(["lang", "lang"]), "named twice"),
+    ] {
         let fault = mesh.fault("org.brahman.Index.Create", create(columns)).await;
-        assert!(fault.name.ends_with("InvalidParameter") && fault.message().contains(words), "{fault}");
+        assert!(
+            fault.name.ends_with("InvalidParameter") && fault.message().contains(words),
+            "{fault}"
+        );
     }
 }
 
@@ -110,10 +126,22 @@ async fn a_rollback_stays_until_somebody_unpins_or_refreshes() {
     }
     again(&mesh, "index").await;
     let now = stats(&mesh);
-    assert_eq!((&now["generation"], &now["pinned"]), (&json!(1), &json!(true)), "it survives the module");
+    assert_eq!(
+        (&now["generation"], &now["pinned"]),
+        (&json!(1), &json!(true)),
+        "it survives the module"
+    );
     let listed = mesh.brahman_json(&["index", "generations", "t"]);
-    let pinned: Vec<&Value> = listed["generations"].as_array().expect("generations").iter().filter(|g| g["pinned"] == true).collect();
-    assert_eq!((&listed["pinned"], pinned.len(), &pinned[0]["number"]), (&json!(true), 1, &json!(1)));
+    let pinned: Vec<&Value> = listed["generations"]
+        .as_array()
+        .expect("generations")
+        .iter()
+        .filter(|g| g["pinned"] == true)
+        .collect();
+    assert_eq!(
+        (&listed["pinned"], pinned.len(), &pinned[0]["number"]),
+        (&json!(true), 1, &json!(1))
+    );
     assert_eq!(mesh.brahman_json(&["index", "unpin", "t"])["unpinned"], true);
     assert_eq!(mesh.brahman_json(&["index", "unpin", "t"])["unpinned"], false);
     while stats(&mesh)["chunks"] != 320 {}
@@ -142,9 +170,15 @@ async fn a_dataset_that_was_made_again_under_the_same_number_makes_its_index_sta
 async fn a_mark_of_an_index_that_is_not_behind_goes_and_one_of_an_index_that_is_stays() {
     let mesh = indexed(300).await;
     for index in ["t", "elsewhere"] {
-        mesh.call("org.brahman.Catalog.MarkStale", json!({"name": "t", "index": index})).await.expect("noted");
+        mesh.call("org.brahman.Catalog.MarkStale", json!({"name": "t", "index": index}))
+            .await
+            .expect("noted");
     }
-    let marks = async || mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there")["dataset"]["stale"].clone();
+    let marks = async || {
+        mesh.call("org.brahman.Catalog.Get", json!({"name": "t"})).await.expect("there")["dataset"]
+            ["stale"]
+            .clone()
+    };
     assert!(marks().await.as_array().is_some_and(|marks| marks.contains(&json!("elsewhere"))));
     // The catalog's next word, whatever it is of.
     ingested(&mesh, "other", "id,text\na,b\n");
@@ -166,35 +200,65 @@ async fn a_wrong_line_turns_the_agent_off_and_nothing_else() {
         let file = configured(text);
         let mesh = with(file.path()).await;
         assert_eq!(mesh.module("index").await.state, ModuleState::Ready);
-        assert_eq!(ids(&mesh.brahman_json(&["search", "t", "topic7", "--lexical", "-k", "1"])).len(), 1);
+        assert_eq!(
+            ids(&mesh.brahman_json(&["search", "t", "topic7", "--lexical", "-k", "1"])).len(),
+            1
+        );
         let status = mesh.brahman_json(&["index", "agent"]);
-        assert!(status["reason"].as_str().is_some_and(|why| why.contains(words)), "{text}: {status}");
+        assert!(
+            status["reason"].as_str().is_some_and(|why| why.contains(words)),
+            "{text}: {status}"
+        );
         let fault = mesh.fault("org.brahman.Index.AgentEnqueue", json!({"name": "t"})).await;
-        assert!(fault.name == "org.brahman.Index.AgentOff" && fault.message().contains(words), "{fault}");
+        assert!(
+            fault.name == "org.brahman.Index.AgentOff" && fault.message().contains(words),
+            "{fault}"
+        );
         assert_eq!(mesh.brahman_json(&["index", "trials", "t"])["trials"], json!([]));
     }
 }
 
 #[tokio::test]
 async fn the_agents_limit_holds_over_a_restart() {
-    let file = configured("[agent]\nenabled = true\ncooldown_s = 0\nmax_trials_per_hour = 1\nm = [4, 8]\nef_construction = [16, 32]\n");
+    let file = configured(
+        "[agent]\nenabled = true\ncooldown_s = 0\nmax_trials_per_hour = 1\nm = [4, 8]\nef_construction = [16, 32]\n",
+    );
     let mesh = with(file.path()).await;
     mesh.brahman_json(&["index", "agent", "t"]);
-    while mesh.brahman_json(&["index", "trials", "t"])["trials"].as_array().map(Vec::len) != Some(1) {}
+    while mesh.brahman_json(&["index", "trials", "t"])["trials"].as_array().map(Vec::len) != Some(1)
+    {
+    }
     again(&mesh, "index").await;
     let status = mesh.brahman_json(&["index", "agent"]);
-    assert_eq!((&status["trials_last_hour"], status["next_in_s"].as_u64() > Some(3000)), (&json!(1), true), "{status}");
+    assert_eq!(
+        (&status["trials_last_hour"], status["next_in_s"].as_u64() > Some(3000)),
+        (&json!(1), true),
+        "{status}"
+    );
 }
 
 #[tokio::test]
 async fn stats_tell_what_is_in_memory() {
     let mesh = indexed(1300).await;
     let caches = stats(&mesh)["caches"].clone();
-    assert_eq!((&caches["generations"], &caches["words"], &caches["columns_bytes"]), (&json!(1), &json!("closed"), &json!(0)), "{caches}");
-    assert!(["graph_bytes", "mapped_bytes", "verified_files"].iter().all(|key| caches[*key].as_u64() > Some(0)), "{caches}");
+    assert_eq!(
+        (&caches["generations"], &caches["words"], &caches["columns_bytes"]),
+        (&json!(1), &json!("closed"), &json!(0)),
+        "{caches}"
+    );
+    assert!(
+        ["graph_bytes", "mapped_bytes", "verified_files"]
+            .iter()
+            .all(|key| caches[*key].as_u64() > Some(0)),
+        "{caches}"
+    );
     mesh.brahman_json(&["search", "t", "topic7", "--lexical", "--filter", r#"{"lang": "rust"}"#]);
     mesh.brahman_json(&["search", "t", "topic7", "--lexical"]);
     let caches = stats(&mesh)["caches"].clone();
-    assert_eq!((&caches["words"], caches["columns_bytes"].as_u64() > Some(0)), (&json!("disk"), true), "{caches}");
+    assert_eq!(
+        (&caches["words"], caches["columns_bytes"].as_u64() > Some(0)),
+        (&json!("disk"), true),
+        "{caches}"
+    );
     assert!(caches["hits"].as_u64() > Some(0) && caches["misses"].as_u64() > Some(0), "{caches}");
 }

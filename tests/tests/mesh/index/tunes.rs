@@ -1,4 +1,5 @@
-//! Tuning: what is compared with what, eval sets and their data, and an agent that comes after people.
+//! Tuning: what is compared with what, eval sets and their data, and an agent that comes after
+//! people.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -35,26 +36,47 @@ fn questions(folder: &Path) -> String {
 #[tokio::test]
 async fn sets_belong_to_their_data_are_made_anew_or_refused_and_have_names() {
     let mesh = indexed(300).await;
-    let said = String::from_utf8(mesh.brahman(&["index", "eval", "t", "--list"]).stdout).expect("text");
+    let said =
+        String::from_utf8(mesh.brahman(&["index", "eval", "t", "--list"]).stdout).expect("text");
     assert!(said.contains("no eval sets yet"), "{said}");
     mesh.brahman_json(&["index", "eval", "t", "--set", "mine", "--queries", "50", "-k", "5"]);
     let file = questions(mesh.folder.path());
-    let asked = mesh.brahman_json(&["index", "eval", "t", "--set", "asked", "--from", &file])["eval"].clone();
+    let asked =
+        mesh.brahman_json(&["index", "eval", "t", "--set", "asked", "--from", &file])["eval"]
+            .clone();
     assert_eq!((&asked["name"], &asked["source"]), (&json!("asked"), &json!("given")));
     assert_eq!((&asked["tune"], &asked["holdout"]), (&json!(10), &json!(10)));
     assert!(asked["exact"].as_f64() > Some(0.5), "{asked}");
     let trial = mesh.brahman_json(&["index", "trial", "t", "--set", "asked"])["trial"].clone();
-    assert_eq!((&trial["set"], &trial["eval"], &trial["fingerprint"]), (&asked["name"], &asked["id"], &asked["fingerprint"]));
-    let fault = mesh.fault("org.brahman.Index.Trial", json!({"name": "t", "config": {}, "eval": "none"})).await;
+    assert_eq!(
+        (&trial["set"], &trial["eval"], &trial["fingerprint"]),
+        (&asked["name"], &asked["id"], &asked["fingerprint"])
+    );
+    let fault = mesh
+        .fault("org.brahman.Index.Trial", json!({"name": "t", "config": {}, "eval": "none"}))
+        .await;
     assert!(fault.name.ends_with("NoEval") && fault.message().contains("asked, mine"), "{fault}");
 
     grown(&mesh, 310);
     let listed = mesh.brahman_json(&["index", "eval", "t", "--list"])["evals"].clone();
-    assert!(listed.as_array().is_some_and(|all| all.len() == 2 && all.iter().all(|set| set["stale"] == true)), "{listed}");
-    let fault = mesh.fault("org.brahman.Index.Trial", json!({"name": "t", "config": {}, "eval": "asked"})).await;
-    assert!(fault.name.ends_with("StaleEval") && fault.message().contains("give it again"), "{fault}");
+    assert!(
+        listed
+            .as_array()
+            .is_some_and(|all| all.len() == 2 && all.iter().all(|set| set["stale"] == true)),
+        "{listed}"
+    );
+    let fault = mesh
+        .fault("org.brahman.Index.Trial", json!({"name": "t", "config": {}, "eval": "asked"}))
+        .await;
+    assert!(
+        fault.name.ends_with("StaleEval") && fault.message().contains("give it again"),
+        "{fault}"
+    );
     let trial = mesh.brahman_json(&["index", "trial", "t", "--set", "mine"])["trial"].clone();
-    assert_eq!((&trial["set"], &trial["k"], &trial["metrics"]["eval_queries"]), (&json!("mine"), &json!(5), &json!(50)));
+    assert_eq!(
+        (&trial["set"], &trial["k"], &trial["metrics"]["eval_queries"]),
+        (&json!("mine"), &json!(5), &json!(50))
+    );
     assert_eq!(trial["fingerprint"], trials(&mesh)["fingerprint"], "it was made anew");
     for ask in [
         json!({"name": "t", "set": "../x"}),
@@ -62,30 +84,68 @@ async fn sets_belong_to_their_data_are_made_anew_or_refused_and_have_names() {
         json!({"name": "t", "given": vec![json!({"text": "a", "answers": ["nowhere"]}); 10]}),
         json!({"name": "t", "given": vec![json!({}); 10]}),
     ] {
-        assert!(mesh.fault("org.brahman.Index.EvalAutogen", ask.clone()).await.name.ends_with("InvalidParameter"), "{ask}");
+        assert!(
+            mesh.fault("org.brahman.Index.EvalAutogen", ask.clone())
+                .await
+                .name
+                .ends_with("InvalidParameter"),
+            "{ask}"
+        );
     }
 }
 
 #[tokio::test]
-async fn trials_on_other_queries_are_not_compared_and_promotions_and_compactions_keep_those_on_the_same_data() {
+async fn trials_on_other_queries_are_not_compared_and_promotions_and_compactions_keep_those_on_the_same_data()
+ {
     let mesh = indexed(1300).await;
     let said = String::from_utf8(mesh.brahman(&["index", "trials", "t"]).stdout).expect("text");
     assert!(said.contains("t has no trials yet"), "{said}");
     mesh.brahman_json(&["index", "eval", "t", "--queries", "100", "-k", "1"]);
-    mesh.brahman_json(&["index", "trial", "t", "--m", "6", "--ef-construction", "32", "--ef-search", "20"]);
+    mesh.brahman_json(&[
+        "index",
+        "trial",
+        "t",
+        "--m",
+        "6",
+        "--ef-construction",
+        "32",
+        "--ef-search",
+        "20",
+    ]);
     mesh.brahman_json(&["index", "eval", "t", "--queries", "100", "-k", "20"]);
     let best = mesh.brahman_json(&["index", "best", "t"]);
-    assert_eq!((&best["trial"], &best["other_queries"]), (&Value::Null, &json!(1)), "k = 1 is not k = 20");
-    let widths = ["index", "trial", "t", "--m", "12", "--ef-construction", "80", "--widths", "20,40,80,40"];
+    assert_eq!(
+        (&best["trial"], &best["other_queries"]),
+        (&Value::Null, &json!(1)),
+        "k = 1 is not k = 20"
+    );
+    let widths =
+        ["index", "trial", "t", "--m", "12", "--ef-construction", "80", "--widths", "20,40,80,40"];
     let trial = mesh.brahman_json(&widths)["trial"].clone();
-    let measured: Vec<u64> = trial["widths"].as_array().expect("widths").iter().filter_map(|w| w["ef_search"].as_u64()).collect();
+    let measured: Vec<u64> = trial["widths"]
+        .as_array()
+        .expect("widths")
+        .iter()
+        .filter_map(|w| w["ef_search"].as_u64())
+        .collect();
     assert_eq!(measured, [20, 40, 80]);
     assert_eq!(trial["live"]["generation"], 1, "what answers was measured beside it");
     let before = trials(&mesh)["fingerprint"].clone();
-    let promoted = mesh.brahman_json(&["index", "promote", "t", "--trial", trial["id"].as_str().expect("an id"), "--force"]);
+    let promoted = mesh.brahman_json(&[
+        "index",
+        "promote",
+        "t",
+        "--trial",
+        trial["id"].as_str().expect("an id"),
+        "--force",
+    ]);
     assert_eq!(promoted["promoted"], true);
     let after = trials(&mesh);
-    assert_eq!((&after["fingerprint"], &after["live"]["m"]), (&before, &json!(12)), "the same rows with the same vectors");
+    assert_eq!(
+        (&after["fingerprint"], &after["live"]["m"]),
+        (&before, &json!(12)),
+        "the same rows with the same vectors"
+    );
     assert_eq!(mesh.brahman_json(&["index", "best", "t"])["trial"]["id"], trial["id"]);
     grown(&mesh, 1320);
     let refreshed = trials(&mesh)["fingerprint"].clone();
@@ -94,7 +154,11 @@ async fn trials_on_other_queries_are_not_compared_and_promotions_and_compactions
     mesh.brahman_json(&["index", "compact", "t"]);
     assert_eq!(trials(&mesh)["fingerprint"], refreshed);
     let svg = mesh.folder.path().join("none.svg").display().to_string();
-    assert_eq!(mesh.brahman(&["index", "trials", "t", "--plot", &svg]).status.code(), Some(4), "of this data there is nothing to draw");
+    assert_eq!(
+        mesh.brahman(&["index", "trials", "t", "--plot", &svg]).status.code(),
+        Some(4),
+        "of this data there is nothing to draw"
+    );
 }
 
 #[tokio::test]
@@ -104,12 +168,23 @@ async fn a_generation_that_would_lose_documents_is_promoted_by_force_alone() {
     let ask = ["index", "promote", "t", "--generation", "1"];
     let out = mesh.brahman(&[&ask[..], &["--json"]].concat());
     let refused: Value = serde_json::from_slice(&out.stdout).expect("JSON");
-    assert_eq!((out.status.code(), &refused["promoted"], &refused["lost_docs"]), (Some(1), &json!(false), &json!(10)), "{refused}");
-    assert!(refused["verdict"].as_str().is_some_and(|words| words.contains("10 documents")), "{refused}");
+    assert_eq!(
+        (out.status.code(), &refused["promoted"], &refused["lost_docs"]),
+        (Some(1), &json!(false), &json!(10)),
+        "{refused}"
+    );
+    assert!(
+        refused["verdict"].as_str().is_some_and(|words| words.contains("10 documents")),
+        "{refused}"
+    );
     assert_eq!(mesh.brahman_json(&["index", "stats", "t"])["index"]["generation"], 2);
     let forced = mesh.brahman_json(&[&ask[..], &["--force"]].concat());
     assert_eq!((&forced["promoted"], &forced["generation"]), (&json!(true), &json!(1)));
-    assert_eq!(mesh.brahman_json(&["index", "generations", "t"])["generations"][1]["measured"], Value::Null, "nothing was measured");
+    assert_eq!(
+        mesh.brahman_json(&["index", "generations", "t"])["generations"][1]["measured"],
+        Value::Null,
+        "nothing was measured"
+    );
 }
 
 const AGENT: &str = "[agent]\nenabled = true\ncooldown_s = 0\nmax_trials_per_hour = 100\nm = [4, 8]\nef_construction = [16, 32]\n";
@@ -126,7 +201,9 @@ fn tried(mesh: &Mesh) -> Value {
     loop {
         let out = trials(mesh);
         let all = out["trials"].as_array().expect("trials");
-        if let Some(trial) = all.iter().find(|t| t["by"] == "agent" && t["fingerprint"] == out["fingerprint"]) {
+        if let Some(trial) =
+            all.iter().find(|t| t["by"] == "agent" && t["fingerprint"] == out["fingerprint"])
+        {
             return trial.clone();
         }
     }
@@ -150,9 +227,26 @@ async fn every_refresh_that_brings_new_data_has_it_tried_the_first_one_too() {
 async fn people_go_first_and_the_agent_goes_on_afterwards() {
     let (mesh, _file) = with_agent(2000).await;
     mesh.brahman_json(&["index", "agent", "t"]);
-    let tuned = mesh.brahman_json(&["index", "autotune", "t", "--m", "4,8,4", "--ef-construction", "16,32"]);
-    assert_eq!((&tuned["done"], &tuned["of"]), (&json!(4), &json!(4)), "what is named twice is tried once");
-    let of_people = trials(&mesh)["trials"].as_array().expect("trials").iter().filter(|t| t["by"] == "autotune").count();
+    let tuned = mesh.brahman_json(&[
+        "index",
+        "autotune",
+        "t",
+        "--m",
+        "4,8,4",
+        "--ef-construction",
+        "16,32",
+    ]);
+    assert_eq!(
+        (&tuned["done"], &tuned["of"]),
+        (&json!(4), &json!(4)),
+        "what is named twice is tried once"
+    );
+    let of_people = trials(&mesh)["trials"]
+        .as_array()
+        .expect("trials")
+        .iter()
+        .filter(|t| t["by"] == "autotune")
+        .count();
     assert_eq!(of_people, 4);
     tried(&mesh);
 }
@@ -166,7 +260,13 @@ async fn a_grid_is_looked_at_before_the_first_trial() {
         json!({"name": "t", "trials": 0}),
         json!({"name": "t", "m": (2..40).collect::<Vec<u64>>()}),
     ] {
-        assert!(mesh.fault("org.brahman.Index.Autotune", ask.clone()).await.name.ends_with("InvalidParameter"), "{ask}");
+        assert!(
+            mesh.fault("org.brahman.Index.Autotune", ask.clone())
+                .await
+                .name
+                .ends_with("InvalidParameter"),
+            "{ask}"
+        );
     }
     assert_eq!(trials(&mesh)["trials"], json!([]));
 }

@@ -15,11 +15,20 @@ async fn a_conversation_goes_through_a_chat_template_and_the_reply_says_which() 
         { "role": "assistant", "content": said },
     ]);
     let ask = |chat: Value| json!({ "messages": messages, "chat_template": chat, "fresh": true });
-    let scored = async |chat: Value| mesh.call("org.brahman.Score.ScoreMatrix", ask(chat)).await.expect("scored");
+    let scored = async |chat: Value| {
+        mesh.call("org.brahman.Score.ScoreMatrix", ask(chat)).await.expect("scored")
+    };
     let out = scored(json!({ "text": template("chatml") })).await;
-    assert!(out["rows"][0]["deltas"][1].as_f64() > Some(20.0) && out["rows"][0]["deltas"][0] == 0.0, "{out}");
-    assert_eq!((&out["chat_template"]["source"], &out["chat_template"]["memories"]), (&json!("given"), &json!("system")));
-    // In the role of its message the template refuses it; a memory without a role stands where the template takes it.
+    assert!(
+        out["rows"][0]["deltas"][1].as_f64() > Some(20.0) && out["rows"][0]["deltas"][0] == 0.0,
+        "{out}"
+    );
+    assert_eq!(
+        (&out["chat_template"]["source"], &out["chat_template"]["memories"]),
+        (&json!("given"), &json!("system"))
+    );
+    // In the role of its message the template refuses it; a memory without a role stands where the
+    // template takes it.
     let mistral = json!({ "text": template("mistral"), "variables": { "bos_token": "<s>", "eos_token": "</s>" } });
     let fault = mesh.fault("org.brahman.Score.ScoreMatrix", ask(mistral.clone())).await;
     assert!(fault.message().contains("must alternate"), "{fault}");
@@ -31,10 +40,18 @@ async fn a_conversation_goes_through_a_chat_template_and_the_reply_says_which() 
     // Without a template the reply says so, and how it was done.
     let out = scored(json!({})).await;
     assert_eq!(out["chat_template"]["source"], "none");
-    assert!(out["chat_template"]["notes"][0].as_str().is_some_and(|note| note.contains("no chat template")), "{out}");
+    assert!(
+        out["chat_template"]["notes"][0]
+            .as_str()
+            .is_some_and(|note| note.contains("no chat template")),
+        "{out}"
+    );
     // What cannot be used is refused by name, and nothing else is lost.
     for (chat, words) in [
-        (json!({ "text": "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}" }), "steps"),
+        (
+            json!({ "text": "{% for a in range(10000) %}{% for b in range(10000) %}{% endfor %}{% endfor %}" }),
+            "steps",
+        ),
         (
             json!({ "text": "{% set n = namespace(s='0123456789') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}" }),
             "MiB of memory",
@@ -47,12 +64,18 @@ async fn a_conversation_goes_through_a_chat_template_and_the_reply_says_which() 
         (json!({ "variables": 7, "text": "a" }), "expected an object"),
     ] {
         let fault = mesh.fault("org.brahman.Score.ScoreMatrix", ask(chat)).await;
-        assert!(fault.name == "org.varlink.service.InvalidParameter" && fault.message().contains(words), "{words}: {fault}");
+        assert!(
+            fault.name == "org.varlink.service.InvalidParameter" && fault.message().contains(words),
+            "{words}: {fault}"
+        );
     }
     let unknown = json!({ "messages": [{ "role": "user", "content": "a", "weight": 0 }] });
     let fault = mesh.fault("org.brahman.Score.ScoreMatrix", unknown).await;
     assert!(fault.message().contains("weight"), "{fault}");
-    assert!(mesh.call("org.brahman.Score.Logprobs", json!({ "text": "ab" })).await.is_ok(), "it serves on");
+    assert!(
+        mesh.call("org.brahman.Score.Logprobs", json!({ "text": "ab" })).await.is_ok(),
+        "it serves on"
+    );
 }
 
 #[tokio::test]
@@ -64,17 +87,22 @@ async fn files_of_every_shape_are_read_and_what_is_wrong_has_a_place() {
         json!({ "conversations": [{ "from": "human", "value": "Say Renmu." }, { "from": "gpt", "value": "Renmu." }] }),
     ];
     std::fs::write(&file, lines.map(|line| format!("{line}\n")).concat()).expect("written");
-    let out = mesh.call("org.brahman.Score.ScoreMatrix", json!({ "path": file, "line": 2 })).await.expect("scored");
+    let out = mesh
+        .call("org.brahman.Score.ScoreMatrix", json!({ "path": file, "line": 2 }))
+        .await
+        .expect("scored");
     assert_eq!(out["scored"][0]["text"], "Renmu.");
     let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "path": file })).await;
     assert!(fault.message().contains("2 conversations"), "{fault}");
-    std::fs::write(&file, "{\"conversation\": [\n{\"role\": \"user\", \"txt\": \"a\"}]}").expect("written");
+    std::fs::write(&file, "{\"conversation\": [\n{\"role\": \"user\", \"txt\": \"a\"}]}")
+        .expect("written");
     let fault = mesh.fault("org.brahman.Score.ScoreMatrix", json!({ "path": file })).await;
     assert!(fault.message().contains("line 2") && fault.message().contains("txt"), "{fault}");
     // The same for a person, from a pipe too.
     let text = "\u{feff}[{\"role\": \"user\", \"content\": \"Say it.\"}, {\"role\": \"assistant\", \"content\": \"It.\"}]";
     std::fs::write(&file, text).expect("written");
-    let out = mesh.brahman_json(&["score", "matrix", &file.display().to_string(), "--template", "none"]);
+    let out =
+        mesh.brahman_json(&["score", "matrix", &file.display().to_string(), "--template", "none"]);
     assert_eq!((&out["responses"], &out["chat_template"]["source"]), (&json!(1), &json!("none")));
 }
 
@@ -94,26 +122,55 @@ async fn a_weight_belongs_to_a_namespace_and_is_due_again_when_its_text_changes(
     };
     let fact = "Renmu keeps it in Tasvoli.";
     let first = score(fact, None).await;
-    assert_eq!((&first["due"], &first["late"], &first["namespace"]), (&json!(1), &json!(1), &json!("default")));
+    assert_eq!(
+        (&first["due"], &first["late"], &first["namespace"]),
+        (&json!(1), &json!(1), &json!("default"))
+    );
     assert_eq!(score(fact, None).await["due"], 0);
     assert_eq!(score(fact, Some("planner")).await["due"], 1, "another agent's");
     let changed = score("Somebody keeps it elsewhere.", None).await;
-    assert_eq!((&changed["due"], &changed["rows"][0]["count"]), (&json!(1), &json!(2)), "another text");
+    assert_eq!(
+        (&changed["due"], &changed["rows"][0]["count"]),
+        (&json!(1), &json!(2)),
+        "another text"
+    );
     let weight = changed["rows"][0]["weight"].as_f64().expect("a number");
-    assert!(weight < first["rows"][0]["weight"].as_f64().expect("a number") / 2.0, "its average begins anew: {changed}");
+    assert!(
+        weight < first["rows"][0]["weight"].as_f64().expect("a number") / 2.0,
+        "its average begins anew: {changed}"
+    );
     // What a long system text says moves no memory behind the cut.
     let mut long = conversation(fact);
     long["system"] = json!([entry("system", &"All work and no play. ".repeat(50))]);
-    let out = mesh.call("org.brahman.Score.ScoreIncremental", json!({ "conversation": long, "max_age_s": 0 })).await.expect("scored");
+    let out = mesh
+        .call("org.brahman.Score.ScoreIncremental", json!({ "conversation": long, "max_age_s": 0 }))
+        .await
+        .expect("scored");
     assert_eq!((&out["due"], &out["late"]), (&json!(1), &json!(1)), "{out}");
     // Listed and forgotten, by a person.
     let list = mesh.brahman_json(&["score", "weights", "--namespace", "planner"]);
-    assert_eq!((list["weights"].as_array().map(Vec::len), &list["weights"][0]["key"]), (Some(1), &json!("fact")));
-    assert_eq!(mesh.brahman_json(&["score", "weights", "--namespace", "planner", "--reset", "fact"])["removed"], 1);
-    assert_eq!(mesh.brahman(&["score", "weights", "--namespace", "planner", "--reset", "fact"]).status.code(), Some(4));
+    assert_eq!(
+        (list["weights"].as_array().map(Vec::len), &list["weights"][0]["key"]),
+        (Some(1), &json!("fact"))
+    );
+    assert_eq!(
+        mesh.brahman_json(&["score", "weights", "--namespace", "planner", "--reset", "fact"])["removed"],
+        1
+    );
+    assert_eq!(
+        mesh.brahman(&["score", "weights", "--namespace", "planner", "--reset", "fact"])
+            .status
+            .code(),
+        Some(4)
+    );
     assert_eq!(score(fact, Some("planner")).await["due"], 1);
-    assert_eq!(mesh.brahman_json(&["score", "weights"])["weights"].as_array().map(Vec::len), Some(1), "the other namespace's stay");
-    let fault = mesh.fault("org.brahman.Score.Weights", json!({ "namespace": "uid-4294967294" })).await;
+    assert_eq!(
+        mesh.brahman_json(&["score", "weights"])["weights"].as_array().map(Vec::len),
+        Some(1),
+        "the other namespace's stay"
+    );
+    let fault =
+        mesh.fault("org.brahman.Score.Weights", json!({ "namespace": "uid-4294967294" })).await;
     assert!(fault.name.ends_with("PermissionDenied"), "{fault}");
 }
 
@@ -126,7 +183,10 @@ async fn the_last_entries_are_what_finetune_reads() {
     ]});
     let ask = |whole: bool| json!({ "conversation": conversation, "count": 2, "whole": whole });
     let last = mesh.call("org.brahman.Score.ScoreFinetune", ask(false)).await.expect("scored");
-    assert_eq!((&last["memories"], &last["entries"], &last["results"][0]["entry"]), (&json!(0), &json!(2), &json!(4)));
+    assert_eq!(
+        (&last["memories"], &last["entries"], &last["results"][0]["entry"]),
+        (&json!(0), &json!(2), &json!(4))
+    );
     let whole = mesh.call("org.brahman.Score.ScoreFinetune", ask(true)).await.expect("scored");
     assert_eq!((&whole["memories"], &whole["results"][0]["entry"]), (&json!(1), &json!(4)));
     assert!(whole["results"][0]["divergence"].as_f64() > Some(20.0), "{whole}");
@@ -146,12 +206,24 @@ async fn a_call_of_higher_priority_goes_between_the_passes_of_a_long_one() {
     let mut running = Connection::connect(&mesh.socket()).await.expect("connected");
     let ask = json!({ "conversation": long.conversation, "fresh": true });
     running
-        .send(&encode_call("org.brahman.Score.ScoreMatrix", &ask, &CallOptions::default(), true, false).expect("encoded"))
+        .send(
+            &encode_call(
+                "org.brahman.Score.ScoreMatrix",
+                &ask,
+                &CallOptions::default(),
+                true,
+                false,
+            )
+            .expect("encoded"),
+        )
         .await
         .expect("sent");
     let first: Value = running.receive().await.expect("a reply").typed().expect("no error").value;
     assert_eq!(first["phase"], "row");
-    let urgent = mesh.call("org.brahman.Score.Logprobs", json!({ "text": "Where is the barometer?", "priority": 9 }));
+    let urgent = mesh.call(
+        "org.brahman.Score.Logprobs",
+        json!({ "text": "Where is the barometer?", "priority": 9 }),
+    );
     let rows = async {
         let mut rows = 1;
         while running.receive().await.expect("a reply").continues {

@@ -19,14 +19,21 @@ fn write(registry: &mut DatasetRegistry, run: &str, rows: i64) -> Object {
 }
 
 fn write_values(registry: &mut DatasetRegistry, run: &str, values: std::ops::Range<i64>) -> Object {
-    let LocationOut { key_prefix, path, .. } = registry.location("d", run, "test", None).expect("a place");
+    let LocationOut { key_prefix, path, .. } =
+        registry.location("d", run, "test", None).expect("a place");
     let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
-    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from_iter_values(values))]).expect("a batch");
+    let batch = RecordBatch::try_new(
+        Arc::clone(&schema),
+        vec![Arc::new(Int64Array::from_iter_values(values))],
+    )
+    .expect("a batch");
     let file = fs::File::create(Path::new(&path).join("part-0.parquet")).expect("created");
     let mut writer = ArrowWriter::try_new(file, schema, None).expect("a writer");
     writer.write(&batch).and_then(|()| writer.close()).expect("written");
     let folder = Path::new(&path).ancestors().nth(3).expect("the bucket").to_owned();
-    footers::object("primary", &Root::local(folder), &format!("{key_prefix}/part-0.parquet")).expect("an object").0
+    footers::object("primary", &Root::local(folder), &format!("{key_prefix}/part-0.parquet"))
+        .expect("an object")
+        .0
 }
 
 /// A dataset that was read by and by: 1,000 rows, then 10 more.
@@ -35,8 +42,19 @@ fn by_and_by(state: &Path) -> DatasetRegistry {
     let mut objects = Vec::new();
     for (run, rows) in [("r1", 1000), ("r2", 10)] {
         objects.push(write(&mut registry, run, rows));
-        let watermark = Some(Watermark { column: "u".into(), bound: rows.to_string(), source: "s".into(), ..Watermark::default() });
-        let commit = CommitIn { name: "d".into(), run_id: run.into(), objects: objects.clone(), watermark, ..CommitIn::default() };
+        let watermark = Some(Watermark {
+            column: "u".into(),
+            bound: rows.to_string(),
+            source: "s".into(),
+            ..Watermark::default()
+        });
+        let commit = CommitIn {
+            name: "d".into(),
+            run_id: run.into(),
+            objects: objects.clone(),
+            watermark,
+            ..CommitIn::default()
+        };
         registry.commit(commit, 0).expect("committed");
     }
     registry
@@ -61,8 +79,16 @@ fn all_runs_of_the_last_generation_come_back_with_where_reading_stood() {
     assert_eq!(registry.list()[0].state.as_deref(), Some("lost"), "it stays visible");
     let back = registry.resync("d", None).expect("back").dataset;
     assert_eq!((back.rows, back.objects.len(), &back.watermark), (1010, 2, &before.watermark));
-    assert_eq!((back.generation, &back.run_id), (before.generation, &before.run_id), "the same content is the same generation");
-    let listed = ListedObject { bucket: "primary".into(), key: "datasets/d/r1/part-0.parquet".into(), resumable: true };
+    assert_eq!(
+        (back.generation, &back.run_id),
+        (before.generation, &before.run_id),
+        "the same content is the same generation"
+    );
+    let listed = ListedObject {
+        bucket: "primary".into(),
+        key: "datasets/d/r1/part-0.parquet".into(),
+        resumable: true,
+    };
     assert_eq!(registry.verdict(&listed), Verdict::Kept, "nothing of it may go");
     // Damaged instead of gone.
     let path = state.path().join("catalog/d.json");
@@ -78,12 +104,18 @@ fn a_commit_that_is_said_again_is_answered_whatever_is_published_since() {
     let state = tempfile::tempdir().expect("a temporary directory");
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     let object = write(&mut registry, "a", 7);
-    let commit = CommitIn { name: "d".into(), run_id: "a".into(), objects: vec![object], ..CommitIn::default() };
+    let commit = CommitIn {
+        name: "d".into(),
+        run_id: "a".into(),
+        objects: vec![object],
+        ..CommitIn::default()
+    };
     assert_eq!(registry.commit(commit.clone(), 0).expect("committed").0, 1);
     // Its object is written anew, and what a resync makes of that is the next generation.
     write(&mut registry, "other", 5);
     let primary = state.path().join("buckets/primary/datasets/d");
-    fs::copy(primary.join("other/part-0.parquet"), primary.join("a/part-0.parquet")).expect("copied");
+    fs::copy(primary.join("other/part-0.parquet"), primary.join("a/part-0.parquet"))
+        .expect("copied");
     match registry.resync("d", None).expect_err("nobody has said that it may be taken") {
         RegistryError::Incomplete { keys, why, .. } => {
             assert_eq!(keys, ["datasets/d/a/part-0.parquet"]);
@@ -92,18 +124,27 @@ fn a_commit_that_is_said_again_is_answered_whatever_is_published_since() {
         other => panic!("{other}"),
     }
     let done = accept(&mut registry).expect("it drifted");
-    assert!(done.changed && done.dataset.generation == 2 && done.dataset.run_id.as_deref() != Some("a"));
+    assert!(
+        done.changed && done.dataset.generation == 2 && done.dataset.run_id.as_deref() != Some("a")
+    );
     assert_eq!(registry.commit(commit.clone(), 0).expect("it was published").0, 1);
     assert_eq!(registry.get("d").expect("there").rows, 5, "nothing is published twice");
     // One that found nothing new is said again as well.
     registry.location("d", "b", "test", None).expect("a place");
-    let nothing = CommitIn { run_id: "b".into(), objects: registry.get("d").expect("there").objects, ..commit };
+    let nothing = CommitIn {
+        run_id: "b".into(),
+        objects: registry.get("d").expect("there").objects,
+        ..commit
+    };
     for _ in 0..2 {
         assert_eq!(registry.commit(nothing.clone(), 0).expect("committed").0, 2);
     }
     assert!(matches!(registry.said_again("d", "never"), Err(RegistryError::GivenUp(_))));
     registry.delete("d").expect("deleted");
-    assert!(matches!(registry.said_again("d", "a"), Err(RegistryError::GivenUp(_))), "what was deleted is not there any more");
+    assert!(
+        matches!(registry.said_again("d", "a"), Err(RegistryError::GivenUp(_))),
+        "what was deleted is not there any more"
+    );
 }
 
 #[test]
@@ -112,20 +153,30 @@ fn what_was_read_is_published_only_over_what_it_was_read_of() {
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     let commit = |registry: &mut DatasetRegistry, run: &str, rows| {
         let objects = vec![write(registry, run, rows)];
-        let commit = CommitIn { name: "d".into(), run_id: run.into(), objects, ..CommitIn::default() };
+        let commit =
+            CommitIn { name: "d".into(), run_id: run.into(), objects, ..CommitIn::default() };
         registry.commit(commit, 0).expect("committed")
     };
     commit(&mut registry, "a", 7);
     let findings = registry.look("d").and_then(|looking| looking.read(None)).expect("read");
     assert_eq!(commit(&mut registry, "b", 9).0, 2, "nobody has to wait until it is read");
     let moved = registry.settle(findings).expect_err("it is of another generation");
-    assert!(matches!(&moved, RegistryError::Moved { .. }) && moved.to_string().contains("run b"), "{moved}");
+    assert!(
+        matches!(&moved, RegistryError::Moved { .. }) && moved.to_string().contains("run b"),
+        "{moved}"
+    );
     assert_eq!(registry.get("d").expect("there").rows, 9);
     // What indexes say meanwhile is kept.
     let other = write(&mut registry, "other", 5);
-    fs::copy(registry.roots().path(&other).expect("a path"), state.path().join("buckets/primary/datasets/d/b/part-0.parquet"))
-        .expect("copied");
-    let findings = registry.look("d").and_then(|looking| looking.accepting_damage(true).read(None)).expect("read");
+    fs::copy(
+        registry.roots().path(&other).expect("a path"),
+        state.path().join("buckets/primary/datasets/d/b/part-0.parquet"),
+    )
+    .expect("copied");
+    let findings = registry
+        .look("d")
+        .and_then(|looking| looking.accepting_damage(true).read(None))
+        .expect("read");
     registry.mark_stale("d", "i", None).expect("marked");
     let done = registry.settle(findings).expect("its objects are the same");
     assert_eq!((done.dataset.rows, &done.dataset.stale), (5, &vec!["i".to_owned()]));
@@ -133,7 +184,11 @@ fn what_was_read_is_published_only_over_what_it_was_read_of() {
     drop(registry);
     let mut registry = lose(state.path());
     let refused = registry.location("d", "c", "test", None).expect_err("its file is gone");
-    assert!(matches!(&refused, RegistryError::Damaged { .. }) && refused.to_string().contains("resync d"), "{refused}");
+    assert!(
+        matches!(&refused, RegistryError::Damaged { .. })
+            && refused.to_string().contains("resync d"),
+        "{refused}"
+    );
     let findings = registry.look("d").and_then(|looking| looking.read(None)).expect("read");
     registry.settle(findings).expect("nobody else is there");
     assert_eq!(registry.get("d").expect("there").rows, 5);
@@ -144,7 +199,12 @@ fn bytes_that_cannot_be_read_are_published_by_nobody_s_word() {
     let state = tempfile::tempdir().expect("a temporary directory");
     let mut registry = DatasetRegistry::open(state.path()).expect("open");
     let object = write(&mut registry, "a", 5000);
-    let commit = CommitIn { name: "d".into(), run_id: "a".into(), objects: vec![object.clone()], ..CommitIn::default() };
+    let commit = CommitIn {
+        name: "d".into(),
+        run_id: "a".into(),
+        objects: vec![object.clone()],
+        ..CommitIn::default()
+    };
     registry.commit(commit, 0).expect("committed");
     let path = registry.roots().path(&object).expect("a path");
     let mut bytes = fs::read(&path).expect("there");
@@ -166,15 +226,26 @@ fn what_does_not_add_up_is_refused_and_named() {
     fs::remove_file(&first).expect("removed");
     match registry.resync("d", None).expect_err("a thousand rows are gone") {
         RegistryError::Incomplete { keys, rows, expected_rows, .. } => {
-            assert_eq!((keys, rows, expected_rows), (vec!["datasets/d/r1/part-0.parquet".to_owned()], 10, 1010));
+            assert_eq!(
+                (keys, rows, expected_rows),
+                (vec!["datasets/d/r1/part-0.parquet".to_owned()], 10, 1010)
+            );
         }
         other => panic!("{other}"),
     }
-    assert!(matches!(registry.get("d"), Err(RegistryError::NoSuchDataset(_))), "nothing was published");
+    assert!(
+        matches!(registry.get("d"), Err(RegistryError::NoSuchDataset(_))),
+        "nothing was published"
+    );
     // With another number of rows than was recorded.
-    fs::copy(state.path().join("buckets/primary/datasets/d/r2/part-0.parquet"), &first).expect("copied");
+    fs::copy(state.path().join("buckets/primary/datasets/d/r2/part-0.parquet"), &first)
+        .expect("copied");
     let refused = registry.resync("d", None).expect_err("it has ten rows now");
-    assert!(refused.to_string().contains("1010 rows") && refused.to_string().contains("r1/part-0.parquet"), "{refused}");
+    assert!(
+        refused.to_string().contains("1010 rows")
+            && refused.to_string().contains("r1/part-0.parquet"),
+        "{refused}"
+    );
     fs::write(&first, whole).expect("put back");
     assert_eq!(registry.resync("d", None).expect("back").dataset.rows, 1010);
 }
@@ -185,11 +256,17 @@ fn a_lost_dataset_whose_bytes_are_others_is_taken_only_if_somebody_says_so() {
     let mut registry = by_and_by(state.path());
     // As many rows, and other bytes.
     let other = write_values(&mut registry, "other", 100..110);
-    let (from, to) = (registry.roots().path(&other).expect("a path"), state.path().join("buckets/primary/datasets/d/r2/part-0.parquet"));
+    let (from, to) = (
+        registry.roots().path(&other).expect("a path"),
+        state.path().join("buckets/primary/datasets/d/r2/part-0.parquet"),
+    );
     fs::copy(from, to).expect("copied");
     drop(registry);
     let mut registry = lose(state.path());
-    assert!(matches!(registry.resync("d", None), Err(RegistryError::Incomplete { rows: 1010, expected_rows: 1010, .. })));
+    assert!(matches!(
+        registry.resync("d", None),
+        Err(RegistryError::Incomplete { rows: 1010, expected_rows: 1010, .. })
+    ));
     let taken = accept(&mut registry).expect("somebody says so").dataset;
     assert!(taken.rows == 1010 && taken.run_id.as_deref() != Some("r2"), "{taken:?}");
 }
@@ -200,17 +277,28 @@ fn a_journal_that_names_no_objects_still_knows_how_many_rows_there_were() {
     drop(by_and_by(state.path()));
     let log = state.path().join("catalog/lineage.log");
     // As earlier versions wrote it.
-    let (_, mut records) = brahman_storage::log::Log::open::<serde_json::Value>(&log).expect("opens");
-    records.iter_mut().filter_map(serde_json::Value::as_object_mut).for_each(|record| drop(record.remove("made")));
+    let (_, mut records) =
+        brahman_storage::log::Log::open::<serde_json::Value>(&log).expect("opens");
+    records
+        .iter_mut()
+        .filter_map(serde_json::Value::as_object_mut)
+        .for_each(|record| drop(record.remove("made")));
     fs::remove_file(&log).expect("removed");
-    brahman_storage::log::Log::open::<serde_json::Value>(&log).expect("opens").0.append(&records).expect("written");
+    brahman_storage::log::Log::open::<serde_json::Value>(&log)
+        .expect("opens")
+        .0
+        .append(&records)
+        .expect("written");
     let mut registry = lose(state.path());
     let done = registry.resync("d", None).expect("back");
     assert_eq!((done.dataset.rows, done.dataset.objects.len()), (1010, 2));
     assert!(done.notes.iter().any(|note| note.contains("incremental")), "{:?}", done.notes);
     let mut registry = lose(state.path());
     fs::remove_dir_all(state.path().join("buckets/primary/datasets/d/r1")).expect("removed");
-    assert!(matches!(registry.resync("d", None), Err(RegistryError::Incomplete { rows: 10, expected_rows: 1010, .. })));
+    assert!(matches!(
+        registry.resync("d", None),
+        Err(RegistryError::Incomplete { rows: 10, expected_rows: 1010, .. })
+    ));
 }
 
 #[test]
@@ -231,7 +319,11 @@ fn where_nothing_is_recorded_nobody_guesses() {
     let named = ["r1".to_owned(), "r2".to_owned()];
     let done = registry.resync("d", Some(&named)).expect("named");
     assert_eq!(done.dataset.rows, 1010);
-    assert!(done.notes.iter().any(|note| note.contains("lineage says nothing: r1, r2")), "{:?}", done.notes);
+    assert!(
+        done.notes.iter().any(|note| note.contains("lineage says nothing: r1, r2")),
+        "{:?}",
+        done.notes
+    );
     // They are needed now, and whatever becomes of the dataset they are not ours to delete.
     registry.delete("d").expect("deleted");
     registry.tidy(None, &BTreeSet::new());

@@ -16,7 +16,8 @@ use crate::generation::Generation;
 use crate::refresh::folder_fault;
 use crate::threads::on_own_thread;
 
-/// Appended rows that a compaction folds in, beside a share of the base: comparing 4,096 more takes 50 µs.
+/// Appended rows that a compaction folds in, beside a share of the base: comparing 4,096 more takes
+/// 50 µs.
 const APPENDED_MAX: usize = 4096;
 /// That share: 1 in this many.
 const APPENDED_SHARE: usize = 20;
@@ -66,7 +67,13 @@ impl IndexService {
             };
             let threads = if asked { cores() } else { 1 };
             let source = &work_index.parameters.dataset;
-            let generation = work_index.folder.commit_base(manifest, source, content(&old)?, threads, &progress)?;
+            let generation = work_index.folder.commit_base(
+                manifest,
+                source,
+                content(&old)?,
+                threads,
+                &progress,
+            )?;
             Ok(work_index.answer_with(generation))
         };
         let mut working = on_own_thread("the compaction", !asked, work);
@@ -108,6 +115,11 @@ impl IndexService {
         };
         let number = made.as_ref().or(index.generation().as_ref()).map(|g| g.manifest.number);
         let of = index.generation().map_or(0, |g| g.manifest.chunks);
-        Reply::of(&CompactOut::Done(CompactSummary { done: of, of, compacted: made.is_some(), generation: number }))
+        Reply::of(&CompactOut::Done(CompactSummary {
+            done: of,
+            of,
+            compacted: made.is_some(),
+            generation: number,
+        }))
     }
 }

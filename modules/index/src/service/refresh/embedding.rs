@@ -1,4 +1,5 @@
-//! The vectors of a refresh: given, at hand, from one that was cut off, or embedded now and shown as they come.
+//! The vectors of a refresh: given, at hand, from one that was cut off, or embedded now and shown
+//! as they come.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -20,7 +21,8 @@ use crate::partial::{self, Growth};
 use crate::pending::Pending;
 use crate::refresh::{Origin, Plan, io_fault};
 
-/// Most texts sent to the embedder at once, on each of two connections: enough that it never waits for us.
+/// Most texts sent to the embedder at once, on each of two connections: enough that it never waits
+/// for us.
 const EMBED_BATCH: usize = 256;
 /// The first ones, before it is known how long they take.
 const EMBED_BATCH_FIRST: usize = EMBED_BATCH / 4;
@@ -52,7 +54,8 @@ pub(super) struct FreshVectors {
 }
 
 impl IndexService {
-    /// The vectors of the fresh chunks: given, at hand, from a refresh that was cut off, or embedded now.
+    /// The vectors of the fresh chunks: given, at hand, from a refresh that was cut off, or
+    /// embedded now.
     pub(super) async fn vectors(
         &self,
         call: Option<&Call>,
@@ -60,14 +63,19 @@ impl IndexService {
         plan: &mut Plan,
         old: Option<&Generation>,
     ) -> Result<FreshVectors, Fault> {
-        let (parameters, pending) = (&how.index.parameters, how.index.folder.path().join("pending.log"));
+        let (parameters, pending) =
+            (&how.index.parameters, how.index.folder.path().join("pending.log"));
         // One of no rows has no vectors to be true to.
         let old = old.filter(|g| !g.is_empty());
         let bound = how.to.or(old.map(|g| &g.manifest.model));
         let mut out = FreshVectors { model: bound.cloned(), ..FreshVectors::default() };
         if parameters.vector_column.is_some() {
             out.vectors = std::mem::take(&mut plan.given);
-            let dim = if plan.given_dim > 0 { plan.given_dim } else { old.map_or(1, |g| g.manifest.model.dim) };
+            let dim = if plan.given_dim > 0 {
+                plan.given_dim
+            } else {
+                old.map_or(1, |g| g.manifest.model.dim)
+            };
             let own = || {
                 let name = parameters.model.clone().unwrap_or_else(|| "dataset".into());
                 Model { name, fingerprint: format!("dataset:{dim}"), dim, mock: false }
@@ -76,18 +84,22 @@ impl IndexService {
             return Ok(out);
         }
         let plan = &*plan;
-        let to_embed: Vec<usize> = (0..plan.origins.len()).filter(|i| plan.origins[*i] == Origin::Embed).collect();
+        let to_embed: Vec<usize> =
+            (0..plan.origins.len()).filter(|i| plan.origins[*i] == Origin::Embed).collect();
         let mut at_hand = AtHand::default();
         if !to_embed.is_empty() {
             let model = match &out.model {
                 Some(model) => model.clone(),
                 None => match how.counted_for {
                     Some(model) => model.clone(),
-                    None => embedder::current_model(&self.client, parameters.model.as_deref()).await?,
+                    None => {
+                        embedder::current_model(&self.client, parameters.model.as_deref()).await?
+                    }
                 },
             };
             at_hand = AtHand::new(plan.origins.len(), model.dim);
-            let mut log = Pending::open(&pending, &model.fingerprint, model.dim).map_err(|e| io_fault("opening pending.log", &e))?;
+            let mut log = Pending::open(&pending, &model.fingerprint, model.dim)
+                .map_err(|e| io_fault("opening pending.log", &e))?;
             out.lost = log.lost;
             let text = |i: usize| -> Result<Cow<'_, str>, Fault> {
                 let row = plan.fresh.row(i).map_err(|e| io_fault("reading a chunk", &e))?;
@@ -107,7 +119,8 @@ impl IndexService {
             let of = asked.len() as u64;
             let (mut done, mut growth) = (0, Growth::default());
             how.show(plan, &model, &at_hand, &mut growth).await?;
-            let [mut one, mut two] = [0, 1].map(|_| Embedder::new(self.client.clone(), Some(model.clone())));
+            let [mut one, mut two] =
+                [0, 1].map(|_| Embedder::new(self.client.clone(), Some(model.clone())));
             let (mut rest, mut size) = (asked.as_slice(), EMBED_BATCH_FIRST);
             // So that what is left can be told from the first part on.
             say(call, "embed", 0, of).await?;
@@ -116,19 +129,30 @@ impl IndexService {
                 rest = later;
                 let begun = std::time::Instant::now();
                 let (left, right) = pair.split_at(pair.len().min(size));
-                let texts = |part: &[(usize, [u8; 32])]| part.iter().map(|(i, _)| text(*i)).collect::<Result<Vec<_>, Fault>>();
+                let texts = |part: &[(usize, [u8; 32])]| {
+                    part.iter().map(|(i, _)| text(*i)).collect::<Result<Vec<_>, Fault>>()
+                };
                 let (left_texts, right_texts) = (texts(left)?, texts(right)?);
                 let left_texts: Vec<&str> = left_texts.iter().map(AsRef::as_ref).collect();
                 let right_texts: Vec<&str> = right_texts.iter().map(AsRef::as_ref).collect();
-                let second = async { if right_texts.is_empty() { Ok(None) } else { two.batch(&right_texts).await.map(Some) } };
+                let second = async {
+                    if right_texts.is_empty() {
+                        Ok(None)
+                    } else {
+                        two.batch(&right_texts).await.map(Some)
+                    }
+                };
                 let (first, second) = tokio::try_join!(one.batch(&left_texts), second)?;
                 for (part, batch) in [(left, Some(first)), (right, second)] {
                     let Some(batch) = batch else { continue };
                     out.cached += batch.cached;
                     out.truncated += batch.truncated;
                     let vectors = batch.vectors.chunks_exact(model.dim.max(1));
-                    log.add(part.iter().map(|(_, hash)| hash).zip(vectors.clone())).map_err(|e| io_fault("writing pending.log", &e))?;
-                    part.iter().zip(vectors).for_each(|((i, _), vector)| at_hand.insert(*i, vector));
+                    log.add(part.iter().map(|(_, hash)| hash).zip(vectors.clone()))
+                        .map_err(|e| io_fault("writing pending.log", &e))?;
+                    part.iter()
+                        .zip(vectors)
+                        .for_each(|((i, _), vector)| at_hand.insert(*i, vector));
                 }
                 size = next_size(size, begun.elapsed());
                 done += pair.len() as u64;
@@ -151,7 +175,8 @@ impl IndexService {
     }
 }
 
-/// The vectors of a refresh, each in its chunk's place: memory is taken once, and only for those that are there.
+/// The vectors of a refresh, each in its chunk's place: memory is taken once, and only for those
+/// that are there.
 #[derive(Debug, Default)]
 struct AtHand {
     dim: usize,
@@ -201,17 +226,32 @@ pub(super) struct Embedding<'a> {
 
 impl Embedding<'_> {
     /// Shows what is embedded of a first refresh, if there is enough more than was shown last.
-    async fn show(&self, plan: &Plan, model: &Model, at_hand: &AtHand, growth: &mut Growth) -> Result<(), Fault> {
+    async fn show(
+        &self,
+        plan: &Plan,
+        model: &Model,
+        at_hand: &AtHand,
+        growth: &mut Growth,
+    ) -> Result<(), Fault> {
         let Some(first) = self.first else { return Ok(()) };
         first.show(|partial| partial.done = at_hand.len() as u64);
         let bytes = at_hand.len() as u64 * (model.dim as u64 * 4) + plan.fresh.bytes();
-        let Some(rows) = plan.fresh.shared().filter(|_| growth.is_due(at_hand.len(), bytes)) else { return Ok(()) };
+        let Some(rows) = plan.fresh.shared().filter(|_| growth.is_due(at_hand.len(), bytes)) else {
+            return Ok(());
+        };
         let started = Instant::now();
         let numbers: Vec<u32> = at_hand.places().map(|place| place as u32).collect();
-        let vectors: Vec<f32> = numbers.iter().flat_map(|i| at_hand.vector(*i as usize)).copied().collect();
-        let (manifest, columns) = (unnumbered(&self.index.parameters, model.clone(), self.own), plan.columns.clone());
-        let made = blocking(move || partial::by_meaning(manifest, &rows, columns.as_ref(), numbers, &vectors));
-        let made = made.await.map_err(|e| Fault::internal(chain(&e)))?.map_err(|e| io_fault("showing what is embedded", &e))?;
+        let vectors: Vec<f32> =
+            numbers.iter().flat_map(|i| at_hand.vector(*i as usize)).copied().collect();
+        let (manifest, columns) =
+            (unnumbered(&self.index.parameters, model.clone(), self.own), plan.columns.clone());
+        let made = blocking(move || {
+            partial::by_meaning(manifest, &rows, columns.as_ref(), numbers, &vectors)
+        });
+        let made = made
+            .await
+            .map_err(|e| Fault::internal(chain(&e)))?
+            .map_err(|e| io_fault("showing what is embedded", &e))?;
         let made = Arc::new(made);
         first.show(|partial| partial.near = Some(made));
         growth.showed(at_hand.len(), started.elapsed());

@@ -1,4 +1,5 @@
-//! What a refresh leads to: the next generation, on the disk and then in the place of the one before.
+//! What a refresh leads to: the next generation, on the disk and then in the place of the one
+//! before.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +37,8 @@ impl IndexService {
         anew: bool,
     ) -> Result<Arc<Generation>, Fault> {
         let (done, of) = (Arc::new(AtomicU64::new(0)), plan.fresh.len() as u64);
-        let (work_index, counted, stop) = (Arc::clone(index), Arc::clone(&done), Arc::clone(&claim.stop));
+        let (work_index, counted, stop) =
+            (Arc::clone(index), Arc::clone(&done), Arc::clone(&claim.stop));
         let agent = Arc::clone(&self.agent);
         let work = move || -> std::io::Result<Arc<Generation>> {
             // Held until the disk is at rest, even if the caller is gone.
@@ -44,7 +46,9 @@ impl IndexService {
             let (folder, parameters) = (&work_index.folder, &work_index.parameters);
             let old = work_index.generation();
             let first = || first_manifest(parameters, model.clone());
-            let migrates = old.as_ref().is_some_and(|old| !old.is_empty() && (anew || old.manifest.model != model));
+            let migrates = old
+                .as_ref()
+                .is_some_and(|old| !old.is_empty() && (anew || old.manifest.model != model));
             let number = work_index.next_number();
             let manifest = Manifest {
                 dataset_generation: own.generation,
@@ -55,7 +59,11 @@ impl IndexService {
                 empty_docs: plan.empty_docs,
                 skipped_docs: plan.skipped_docs,
                 ..match &old {
-                    Some(old) => old.manifest.after(&old.folder, number, if migrates { "migration" } else { "refresh" }),
+                    Some(old) => old.manifest.after(
+                        &old.folder,
+                        number,
+                        if migrates { "migration" } else { "refresh" },
+                    ),
                     None => Manifest { number, ..first() },
                 }
             };
@@ -69,9 +77,15 @@ impl IndexService {
                 !stop.load(Ordering::Relaxed)
             };
             let generation = match &old {
-                Some(_) if migrates => folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?,
-                // Appending pays while what is new is small beside what is there, and all of that is whole.
-                Some(old) if old.base.as_ref().is_some_and(|base| !base.words_are_damaged()) && added.rows.len() <= old.base_rows() => {
+                Some(_) if migrates => {
+                    folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?
+                }
+                // Appending pays while what is new is small beside what is there, and all of that
+                // is whole.
+                Some(old)
+                    if old.base.as_ref().is_some_and(|base| !base.words_are_damaged())
+                        && added.rows.len() <= old.base_rows() =>
+                {
                     let mut dead = old.dead();
                     dead.extend(&plan.dead);
                     folder.commit_delta(old, manifest, &parameters.dataset, &added, &dead)?
@@ -86,11 +100,16 @@ impl IndexService {
                     all.vectors.extend(stays.vectors);
                     let schema = all.columns.schema();
                     // One of no rows may have no columns either: an index that was empty.
-                    let both: Vec<RecordBatch> = [all.columns, stays.columns].into_iter().filter(|c| c.num_rows() > 0).collect();
+                    let both: Vec<RecordBatch> = [all.columns, stays.columns]
+                        .into_iter()
+                        .filter(|c| c.num_rows() > 0)
+                        .collect();
                     all.columns = segment::join(&schema, &both, all.rows.len())?;
                     folder.commit_base(manifest, &parameters.dataset, all, cores(), &progress)?
                 }
-                None => folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?,
+                None => {
+                    folder.commit_base(manifest, &parameters.dataset, added, cores(), &progress)?
+                }
             };
             let _ = std::fs::remove_file(folder.path().join("pending.log"));
             let answers = work_index.answer_with(generation);
@@ -112,21 +131,44 @@ impl IndexService {
 /// The manifest of what was never committed.
 pub(super) fn unnumbered(parameters: &CreateIn, model: Model, own: &Version) -> Manifest {
     let first = first_manifest(parameters, model);
-    Manifest { number: 0, dataset_generation: own.generation, dataset_run: own.run.clone(), ..first }
+    Manifest {
+        number: 0,
+        dataset_generation: own.generation,
+        dataset_run: own.run.clone(),
+        ..first
+    }
 }
 
 /// The manifest of an index's first generation.
 fn first_manifest(parameters: &CreateIn, model: Model) -> Manifest {
-    let first = Manifest::first(model, engine(parameters), graph_parameters(parameters), ef_search(parameters));
-    let recall_wanted = parameters.ef_search.is_none().then(|| parameters.target_recall.unwrap_or(RECALL_DEFAULT));
+    let first = Manifest::first(
+        model,
+        engine(parameters),
+        graph_parameters(parameters),
+        ef_search(parameters),
+    );
+    let recall_wanted =
+        parameters.ef_search.is_none().then(|| parameters.target_recall.unwrap_or(RECALL_DEFAULT));
     Manifest { language: parameters.language.clone(), recall_wanted, ..first }
 }
 
 /// Shows all that was read to whoever searches by words.
-pub(super) fn show_words(first: &FirstRefresh, parameters: &CreateIn, plan: &Plan, own: &Version) -> std::io::Result<()> {
+pub(super) fn show_words(
+    first: &FirstRefresh,
+    parameters: &CreateIn,
+    plan: &Plan,
+    own: &Version,
+) -> std::io::Result<()> {
     // Which model will embed is not known yet, and does not matter.
-    let model = Model { name: parameters.model.clone().unwrap_or_default(), fingerprint: String::new(), dim: 1, mock: false };
-    let words = partial::by_words(unnumbered(parameters, model, own), &plan.fresh, plan.columns.as_ref())?.map(Arc::new);
+    let model = Model {
+        name: parameters.model.clone().unwrap_or_default(),
+        fingerprint: String::new(),
+        dim: 1,
+        mock: false,
+    };
+    let words =
+        partial::by_words(unnumbered(parameters, model, own), &plan.fresh, plan.columns.as_ref())?
+            .map(Arc::new);
     first.show(|partial| (partial.words, partial.of) = (words, plan.fresh.len() as u64));
     Ok(())
 }

@@ -1,14 +1,18 @@
-//! One column of a binary COPY on its way to Arrow: values are added as they are sent, and NULLs for what Arrow cannot hold.
+//! One column of a binary COPY on its way to Arrow: values are added as they are sent, and NULLs
+//! for what Arrow cannot hold.
 
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder, Float32Builder, Float64Builder, Int16Builder,
-    Int32Builder, Int64Builder, MapBuilder, MapFieldNames, StringBuilder, StringDictionaryBuilder, Time64MicrosecondBuilder,
+    BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Decimal256Builder,
+    Float32Builder, Float64Builder, Int16Builder, Int32Builder, Int64Builder, MapBuilder,
+    MapFieldNames, StringBuilder, StringDictionaryBuilder, Time64MicrosecondBuilder,
     TimestampMicrosecondBuilder, UInt32Builder,
 };
 use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, ListArray, StructArray};
+use arrow_array::{
+    ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, ListArray, StructArray,
+};
 use arrow_buffer::{NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::Field;
 
@@ -61,8 +65,12 @@ impl Column {
             Shape::Oid => Self::Oid(UInt32Builder::new()),
             Shape::Float4 => Self::Float4(Float32Builder::new()),
             Shape::Float8 => Self::Float8(Float64Builder::new()),
-            Shape::Decimal(..=38, scale) => Self::Decimal128(Decimal128Builder::new().with_data_type(shape.arrow()), *scale),
-            Shape::Decimal(_, scale) => Self::Decimal256(Decimal256Builder::new().with_data_type(shape.arrow()), *scale),
+            Shape::Decimal(..=38, scale) => {
+                Self::Decimal128(Decimal128Builder::new().with_data_type(shape.arrow()), *scale)
+            }
+            Shape::Decimal(_, scale) => {
+                Self::Decimal256(Decimal256Builder::new().with_data_type(shape.arrow()), *scale)
+            }
             Shape::NumericText => Self::NumericText(StringBuilder::new()),
             Shape::Text => Self::Text(StringBuilder::new()),
             Shape::Jsonb => Self::Jsonb(StringBuilder::new()),
@@ -71,21 +79,52 @@ impl Column {
             Shape::Enum => Self::Enum(StringDictionaryBuilder::new()),
             Shape::Date => Self::Date(Date32Builder::new()),
             Shape::Time => Self::Time(Time64MicrosecondBuilder::new()),
-            Shape::Timestamp(_) => Self::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(shape.arrow())),
-            Shape::Interval => Self::Interval(Int32Builder::new(), Int32Builder::new(), Int64Builder::new(), NullBufferBuilder::new(0)),
-            Shape::List(item) => Self::List(Box::new(Self::of(item)), vec![0], NullBufferBuilder::new(0), (**item).clone()),
-            Shape::Struct(fields) => {
-                Self::Struct(fields.iter().map(|(_, f)| Self::of(f)).collect(), NullBufferBuilder::new(0), shape.clone())
+            Shape::Timestamp(_) => {
+                Self::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(shape.arrow()))
             }
+            Shape::Interval => Self::Interval(
+                Int32Builder::new(),
+                Int32Builder::new(),
+                Int64Builder::new(),
+                NullBufferBuilder::new(0),
+            ),
+            Shape::List(item) => Self::List(
+                Box::new(Self::of(item)),
+                vec![0],
+                NullBufferBuilder::new(0),
+                (**item).clone(),
+            ),
+            Shape::Struct(fields) => Self::Struct(
+                fields.iter().map(|(_, f)| Self::of(f)).collect(),
+                NullBufferBuilder::new(0),
+                shape.clone(),
+            ),
             Shape::Range(bound) => {
                 let bounds = Box::new([Self::of(bound), Self::of(bound)]);
-                Self::Range(bounds, [Vec::new(), Vec::new(), Vec::new()], NullBufferBuilder::new(0), (**bound).clone())
+                Self::Range(
+                    bounds,
+                    [Vec::new(), Vec::new(), Vec::new()],
+                    NullBufferBuilder::new(0),
+                    (**bound).clone(),
+                )
             }
             Shape::Hstore => {
-                let names = MapFieldNames { entry: "entries".into(), key: "keys".into(), value: "values".into() };
-                Self::Hstore(MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new()))
+                let names = MapFieldNames {
+                    entry: "entries".into(),
+                    key: "keys".into(),
+                    value: "values".into(),
+                };
+                Self::Hstore(MapBuilder::new(
+                    Some(names),
+                    StringBuilder::new(),
+                    StringBuilder::new(),
+                ))
             }
-            Shape::Vector(dim) => Self::Vector(Vec::new(), usize::try_from(*dim).unwrap_or(0), NullBufferBuilder::new(0)),
+            Shape::Vector(dim) => Self::Vector(
+                Vec::new(),
+                usize::try_from(*dim).unwrap_or(0),
+                NullBufferBuilder::new(0),
+            ),
         }
     }
 
@@ -100,7 +139,9 @@ impl Column {
             Self::Float8(b) => b.append_null(),
             Self::Decimal128(b, _) => b.append_null(),
             Self::Decimal256(b, _) => b.append_null(),
-            Self::NumericText(b) | Self::Text(b) | Self::Jsonb(b) | Self::Uuid(b) => b.append_null(),
+            Self::NumericText(b) | Self::Text(b) | Self::Jsonb(b) | Self::Uuid(b) => {
+                b.append_null()
+            }
             Self::Bytes(b) => b.append_null(),
             Self::Enum(b) => b.append_null(),
             Self::Date(b) => b.append_null(),
@@ -168,7 +209,9 @@ impl Column {
             },
             Self::Date(b) => {
                 let day = i32::from_be_bytes(exact(bytes)?);
-                let finite = (day != i32::MAX && day != i32::MIN).then(|| day.checked_add(EPOCH_DAYS)).flatten();
+                let finite = (day != i32::MAX && day != i32::MIN)
+                    .then(|| day.checked_add(EPOCH_DAYS))
+                    .flatten();
                 put(finite, |v| b.append_value(v))
             }
             Self::Time(b) => {
@@ -177,7 +220,8 @@ impl Column {
             }
             Self::Timestamp(b) => {
                 let us = i64::from_be_bytes(exact(bytes)?);
-                let finite = (us != i64::MAX && us != i64::MIN).then(|| us.checked_add(EPOCH_US)).flatten();
+                let finite =
+                    (us != i64::MAX && us != i64::MIN).then(|| us.checked_add(EPOCH_US)).flatten();
                 put(finite, |v| b.append_value(v))
             }
             Self::Interval(months, days, us, valid) => {
@@ -211,28 +255,44 @@ impl Column {
             Self::Float8(b) => Arc::new(b.finish()),
             Self::Decimal128(b, _) => Arc::new(b.finish()),
             Self::Decimal256(b, _) => Arc::new(b.finish()),
-            Self::NumericText(b) | Self::Text(b) | Self::Jsonb(b) | Self::Uuid(b) => Arc::new(b.finish()),
+            Self::NumericText(b) | Self::Text(b) | Self::Jsonb(b) | Self::Uuid(b) => {
+                Arc::new(b.finish())
+            }
             Self::Bytes(b) => Arc::new(b.finish()),
             Self::Enum(b) => Arc::new(b.finish()),
             Self::Date(b) => Arc::new(b.finish()),
             Self::Time(b) => Arc::new(b.finish()),
             Self::Timestamp(b) => Arc::new(b.finish()),
             Self::Interval(months, days, us, valid) => {
-                let parts: Vec<ArrayRef> = vec![Arc::new(months.finish()), Arc::new(days.finish()), Arc::new(us.finish())];
+                let parts: Vec<ArrayRef> =
+                    vec![Arc::new(months.finish()), Arc::new(days.finish()), Arc::new(us.finish())];
                 Arc::new(StructArray::try_new(interval_fields(), parts, valid.finish())?)
             }
             Self::List(item, offsets, valid, shape) => {
-                let offsets = OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(offsets, vec![0])));
-                Arc::new(ListArray::try_new(Arc::new(item_field(shape)), offsets, item.finish()?, valid.finish())?)
+                let offsets =
+                    OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(offsets, vec![0])));
+                Arc::new(ListArray::try_new(
+                    Arc::new(item_field(shape)),
+                    offsets,
+                    item.finish()?,
+                    valid.finish(),
+                )?)
             }
             Self::Struct(columns, valid, shape) => {
-                let arrow_schema::DataType::Struct(fields) = shape.arrow() else { return malformed("a struct is not a struct") };
+                let arrow_schema::DataType::Struct(fields) = shape.arrow() else {
+                    return malformed("a struct is not a struct");
+                };
                 let columns = columns.iter_mut().map(Self::finish).collect::<Result<_, _>>()?;
                 Arc::new(StructArray::try_new(fields, columns, valid.finish())?)
             }
             Self::Range(bounds, flags, valid, shape) => {
-                let mut columns = bounds.iter_mut().map(Self::finish).collect::<Result<Vec<_>, _>>()?;
-                columns.extend(flags.iter_mut().map(|f| Arc::new(BooleanArray::from(std::mem::take(f))) as ArrayRef));
+                let mut columns =
+                    bounds.iter_mut().map(Self::finish).collect::<Result<Vec<_>, _>>()?;
+                columns.extend(
+                    flags
+                        .iter_mut()
+                        .map(|f| Arc::new(BooleanArray::from(std::mem::take(f))) as ArrayRef),
+                );
                 Arc::new(StructArray::try_new(range_fields(shape), columns, valid.finish())?)
             }
             Self::Hstore(b) => Arc::new(b.finish()),
@@ -246,7 +306,12 @@ impl Column {
     }
 }
 
-fn add_list(item: &mut Column, offsets: &mut Vec<i32>, valid: &mut NullBufferBuilder, bytes: &[u8]) -> Result<u64, Malformed> {
+fn add_list(
+    item: &mut Column,
+    offsets: &mut Vec<i32>,
+    valid: &mut NullBufferBuilder,
+    bytes: &[u8],
+) -> Result<u64, Malformed> {
     let mut cursor = Cursor(bytes);
     let dimensions = cursor.i32()?;
     cursor.bytes(8)?;
@@ -265,7 +330,9 @@ fn add_list(item: &mut Column, offsets: &mut Vec<i32>, valid: &mut NullBufferBui
             return Ok(1);
         }
     };
-    let Some(end) = at.checked_add(count).filter(|_| count >= 0) else { return malformed(format!("an array of {count} elements")) };
+    let Some(end) = at.checked_add(count).filter(|_| count >= 0) else {
+        return malformed(format!("an array of {count} elements"));
+    };
     let mut made = 0;
     for _ in 0..count {
         made += item.add(cursor.value()?)?;
@@ -275,7 +342,11 @@ fn add_list(item: &mut Column, offsets: &mut Vec<i32>, valid: &mut NullBufferBui
     Ok(made)
 }
 
-fn add_struct(fields: &mut [Column], valid: &mut NullBufferBuilder, bytes: &[u8]) -> Result<u64, Malformed> {
+fn add_struct(
+    fields: &mut [Column],
+    valid: &mut NullBufferBuilder,
+    bytes: &[u8],
+) -> Result<u64, Malformed> {
     let mut cursor = Cursor(bytes);
     if usize::try_from(cursor.i32()?) != Ok(fields.len()) {
         return malformed("a composite value with another number of fields than its type");
@@ -289,7 +360,8 @@ fn add_struct(fields: &mut [Column], valid: &mut NullBufferBuilder, bytes: &[u8]
     Ok(made)
 }
 
-/// Bits of the first byte, as rangetypes.h has them: empty 0x01, bounds inclusive 0x02 and 0x04, bounds infinite 0x08 and 0x10.
+/// Bits of the first byte, as rangetypes.h has them: empty 0x01, bounds inclusive 0x02 and 0x04,
+/// bounds infinite 0x08 and 0x10.
 fn add_range(
     [lower, upper]: &mut [Column; 2],
     flags: &mut [Vec<bool>; 3],
@@ -311,7 +383,10 @@ fn add_range(
 }
 
 /// Adds an hstore; whether all of it is text.
-fn add_pairs(map: &mut MapBuilder<StringBuilder, StringBuilder>, bytes: &[u8]) -> Result<bool, Malformed> {
+fn add_pairs(
+    map: &mut MapBuilder<StringBuilder, StringBuilder>,
+    bytes: &[u8],
+) -> Result<bool, Malformed> {
     let mut cursor = Cursor(bytes);
     let text = |bytes: &'_ [u8]| std::str::from_utf8(bytes).map(str::to_owned);
     let mut pairs = Vec::new();
@@ -328,7 +403,12 @@ fn add_pairs(map: &mut MapBuilder<StringBuilder, StringBuilder>, bytes: &[u8]) -
 }
 
 /// Adds a vector; whether it has as many numbers as its type.
-fn add_vector(values: &mut Vec<f32>, dim: usize, valid: &mut NullBufferBuilder, bytes: &[u8]) -> Result<bool, Malformed> {
+fn add_vector(
+    values: &mut Vec<f32>,
+    dim: usize,
+    valid: &mut NullBufferBuilder,
+    bytes: &[u8],
+) -> Result<bool, Malformed> {
     let mut cursor = Cursor(bytes);
     let there = usize::try_from(cursor.i16()?);
     cursor.i16()?;

@@ -16,16 +16,22 @@ impl<'a> Numeric<'a> {
     /// `Err` with the word for what is no number.
     fn parse(bytes: &'a [u8]) -> Result<Result<Self, &'static str>, Malformed> {
         let mut cursor = Cursor(bytes);
-        let (count, weight, sign, scale) = (cursor.i16()?, cursor.i16()?, cursor.array::<2>()?, cursor.i16()?);
+        let (count, weight, sign, scale) =
+            (cursor.i16()?, cursor.i16()?, cursor.array::<2>()?, cursor.i16()?);
         let digits = cursor.0.as_chunks::<2>().0;
-        if usize::try_from(count) != Ok(digits.len()) || scale < 0 || digits.iter().any(|d| !(0..10_000).contains(&i16::from_be_bytes(*d)))
+        if usize::try_from(count) != Ok(digits.len())
+            || scale < 0
+            || digits.iter().any(|d| !(0..10_000).contains(&i16::from_be_bytes(*d)))
         {
             return malformed("a numeric with digits beyond its count");
         }
         Ok(match u16::from_be_bytes(sign) {
-            sign @ (0 | 0x4000) => {
-                Ok(Self { digits, weight: weight.into(), negative: sign != 0, scale: usize::try_from(scale).unwrap_or(0) })
-            }
+            sign @ (0 | 0x4000) => Ok(Self {
+                digits,
+                weight: weight.into(),
+                negative: sign != 0,
+                scale: usize::try_from(scale).unwrap_or(0),
+            }),
             0xC000 => Err("NaN"),
             0xD000 => Err("Infinity"),
             0xF000 => Err("-Infinity"),
@@ -34,7 +40,10 @@ impl<'a> Numeric<'a> {
     }
 
     fn digit(&self, at: i32) -> i16 {
-        usize::try_from(at).ok().and_then(|at| self.digits.get(at)).map_or(0, |d| i16::from_be_bytes(*d))
+        usize::try_from(at)
+            .ok()
+            .and_then(|at| self.digits.get(at))
+            .map_or(0, |d| i16::from_be_bytes(*d))
     }
 
     /// As PostgreSQL prints it.
@@ -44,7 +53,11 @@ impl<'a> Numeric<'a> {
             out.push('0');
         }
         for at in 0..=self.weight {
-            out.push_str(&if at == 0 { self.digit(at).to_string() } else { format!("{:04}", self.digit(at)) });
+            out.push_str(&if at == 0 {
+                self.digit(at).to_string()
+            } else {
+                format!("{:04}", self.digit(at))
+            });
         }
         if self.scale > 0 {
             out.push('.');
@@ -71,7 +84,8 @@ pub(super) fn decimal128(bytes: &[u8], scale: i8) -> Result<Option<i128>, Malfor
     if n.digits.len() > 9 {
         return Ok(decimal256(bytes, scale)?.and_then(i256::to_i128));
     }
-    let whole = n.digits.iter().fold(0_i128, |sum, d| sum * 10_000 + i128::from(i16::from_be_bytes(*d)));
+    let whole =
+        n.digits.iter().fold(0_i128, |sum, d| sum * 10_000 + i128::from(i16::from_be_bytes(*d)));
     let shift = i32::from(scale) + 4 * (n.weight + 1 - i32::try_from(n.digits.len()).unwrap_or(0));
     let power = 10_i128.checked_pow(shift.unsigned_abs());
     let value = match (power, shift >= 0) {

@@ -1,6 +1,8 @@
-//! Where contents stand in the text that a template makes: a second text, with marks in their places, tells it.
+//! Where contents stand in the text that a template makes: a second text, with marks in their
+//! places, tells it.
 //!
-//! Pure. Invariant: whatever the template does with a content, no place is told that is not in the text.
+//! Pure. Invariant: whatever the template does with a content, no place is told that is not in the
+//! text.
 
 use std::ops::Range;
 
@@ -13,7 +15,8 @@ pub(super) struct ShownTurns {
     pub(super) text: String,
     /// In bytes, for each message.
     pub(super) contents: Vec<Option<Range<usize>>>,
-    /// Messages whose content was found by what it says, for the template has other words around it.
+    /// Messages whose content was found by what it says, for the template has other words around
+    /// it.
     pub(super) guessed: usize,
 }
 
@@ -23,8 +26,12 @@ fn parts(skeleton: &str, mark: char, count: usize) -> (Vec<&str>, Vec<usize>) {
     let (mut from, mut at) = (0, 0);
     while let Some(start) = skeleton[at..].find(mark).map(|start| at + start) {
         let inner = start + mark.len_utf8();
-        let number = skeleton[inner..].find(MARK_END).map(|len| (&skeleton[inner..inner + len], inner + len + MARK_END.len_utf8()));
-        match number.and_then(|(number, end)| Some((number.parse::<usize>().ok().filter(|n| *n < count)?, end))) {
+        let number = skeleton[inner..]
+            .find(MARK_END)
+            .map(|len| (&skeleton[inner..inner + len], inner + len + MARK_END.len_utf8()));
+        match number.and_then(|(number, end)| {
+            Some((number.parse::<usize>().ok().filter(|n| *n < count)?, end))
+        }) {
             Some((number, end)) => {
                 literals.push(&skeleton[from..start]);
                 marks.push(number);
@@ -46,15 +53,25 @@ pub(super) fn find(text: String, skeleton: &str, mark: char, contents: &[String]
     let mut seen = 0;
     let by_words = |content: &str, seen: usize| {
         let content = content.trim();
-        (!content.is_empty()).then(|| text[seen..].find(content).map(|start| seen + start..seen + start + content.len())).flatten()
+        (!content.is_empty())
+            .then(|| {
+                text[seen..].find(content).map(|start| seen + start..seen + start + content.len())
+            })
+            .flatten()
     };
     for (k, number) in marks.iter().enumerate() {
         let (content, next, is_last) = (&contents[*number], literals[k + 1], k + 1 == marks.len());
         let exact = at.and_then(|at| {
             let rest = &text[at..];
-            let fits = |len: usize| if is_last { &rest[len..] == next } else { rest[len..].starts_with(next) };
-            let as_given = [content.as_str(), content.trim(), content.trim_start(), content.trim_end()];
-            let given = as_given.into_iter().find(|said| rest.starts_with(said) && fits(said.len())).map(str::len);
+            let fits = |len: usize| {
+                if is_last { &rest[len..] == next } else { rest[len..].starts_with(next) }
+            };
+            let as_given =
+                [content.as_str(), content.trim(), content.trim_start(), content.trim_end()];
+            let given = as_given
+                .into_iter()
+                .find(|said| rest.starts_with(said) && fits(said.len()))
+                .map(str::len);
             let len = given.or_else(|| match (is_last, next) {
                 (true, _) => rest.ends_with(next).then(|| rest.len() - next.len()),
                 (false, "") => None,
@@ -71,7 +88,10 @@ pub(super) fn find(text: String, skeleton: &str, mark: char, contents: &[String]
                 let found = by_words(content, seen);
                 shown.guessed += usize::from(found.is_some());
                 // What follows may be as it should be again.
-                at = found.as_ref().filter(|range| text[range.end..].starts_with(next)).map(|range| range.end + next.len());
+                at = found
+                    .as_ref()
+                    .filter(|range| text[range.end..].starts_with(next))
+                    .map(|range| range.end + next.len());
                 found
             }
         };

@@ -59,8 +59,14 @@ impl Server {
             ("aws_skip_signature", "true".to_owned()),
             ("aws_disable_bulk_delete", "true".to_owned()),
         ];
-        let options = options.into_iter().map(|(option, value)| (option.to_owned(), value)).collect();
-        AddBucketIn { name: "lake".into(), url: "s3://lake/p".into(), options: Some(options), secret: None }
+        let options =
+            options.into_iter().map(|(option, value)| (option.to_owned(), value)).collect();
+        AddBucketIn {
+            name: "lake".into(),
+            url: "s3://lake/p".into(),
+            options: Some(options),
+            secret: None,
+        }
     }
 
     /// With a bucket `lake` here.
@@ -72,12 +78,17 @@ impl Server {
 }
 
 /// One request of one connection.
-fn serve(stream: TcpStream, objects: &Mutex<BTreeMap<String, Vec<u8>>>, decide: &Mutex<Decide>) -> std::io::Result<()> {
+fn serve(
+    stream: TcpStream,
+    objects: &Mutex<BTreeMap<String, Vec<u8>>>,
+    decide: &Mutex<Decide>,
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let (mut line, mut length, mut only_new) = (String::new(), 0, false);
     reader.read_line(&mut line)?;
     let mut words = line.split(' ');
-    let (method, target) = (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
+    let (method, target) =
+        (words.next().unwrap_or_default().to_owned(), words.next().unwrap_or_default().to_owned());
     loop {
         let mut header = String::new();
         if reader.read_line(&mut header)? == 0 || header == "\r\n" {
@@ -112,7 +123,9 @@ fn serve(stream: TcpStream, objects: &Mutex<BTreeMap<String, Vec<u8>>>, decide: 
                     objects.remove(&key);
                     (204, Vec::new())
                 }
-                "GET" if query.contains("list-type") => (200, b"<ListBucketResult></ListBucketResult>".to_vec()),
+                "GET" if query.contains("list-type") => {
+                    (200, b"<ListBucketResult></ListBucketResult>".to_vec())
+                }
                 _ => objects.get(&key).map_or((404, Vec::new()), |bytes| (200, bytes.clone())),
             }
         }
@@ -122,23 +135,37 @@ fn serve(stream: TcpStream, objects: &Mutex<BTreeMap<String, Vec<u8>>>, decide: 
     }
     let mut stream = reader.into_inner();
     let length = answer.len();
-    write!(stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nETag: \"x\"\r\nConnection: close\r\n\r\n")?;
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\nETag: \"x\"\r\nConnection: close\r\n\r\n"
+    )?;
     if method == "HEAD" { Ok(()) } else { stream.write_all(&answer) }
 }
 
 const KEY: &str = "lake/p/manifests/d/1.json";
 
 /// These fates, one after the other, for requests of one method about [`KEY`]; then all is well.
-fn in_turn(method: &'static str, fates: Vec<Fate>) -> impl FnMut(&str, &str) -> Fate + Send + use<> {
+fn in_turn(
+    method: &'static str,
+    fates: Vec<Fate>,
+) -> impl FnMut(&str, &str) -> Fate + Send + use<> {
     let mut fates = fates.into_iter();
-    move |asked: &str, key: &str| if asked == method && key == KEY { fates.next().unwrap_or(Fate::Answered) } else { Fate::Answered }
+    move |asked: &str, key: &str| {
+        if asked == method && key == KEY {
+            fates.next().unwrap_or(Fate::Answered)
+        } else {
+            Fate::Answered
+        }
+    }
 }
 
 #[tokio::test]
 async fn an_answer_that_is_lost_is_asked_for_until_it_is_known_who_put_it() {
     let (place, server) = (Place::new(), Server::start());
     let buckets = server.buckets(&place).await;
-    let create = async |text: &str| buckets.create("lake", "manifests/d/1.json", text.as_bytes().to_vec()).await;
+    let create = async |text: &str| {
+        buckets.create("lake", "manifests/d/1.json", text.as_bytes().to_vec()).await
+    };
     let there = || lock(&server.objects).get(KEY).cloned();
     for fates in [
         &[Fate::Unheard][..],
@@ -154,7 +181,11 @@ async fn an_answer_that_is_lost_is_asked_for_until_it_is_known_who_put_it() {
         // Said again it is the same; another's is kept out, and told.
         assert_eq!(create("ours").await.expect("put"), Creation::New);
         server.when(in_turn("PUT", fates.to_vec()));
-        assert_eq!(create("another's").await.expect("told"), Creation::Exists(b"ours".to_vec()), "{fates:?}");
+        assert_eq!(
+            create("another's").await.expect("told"),
+            Creation::Exists(b"ours".to_vec()),
+            "{fates:?}"
+        );
         assert_eq!(there(), Some(b"ours".to_vec()), "{fates:?}");
     }
 }
@@ -163,7 +194,9 @@ async fn an_answer_that_is_lost_is_asked_for_until_it_is_known_who_put_it() {
 async fn what_is_not_known_is_called_so_and_what_was_not_put_is_an_error() {
     let (place, server) = (Place::new(), Server::start());
     let buckets = server.buckets(&place).await;
-    let create = async |text: &str| buckets.create("lake", "manifests/d/1.json", text.as_bytes().to_vec()).await;
+    let create = async |text: &str| {
+        buckets.create("lake", "manifests/d/1.json", text.as_bytes().to_vec()).await
+    };
     // Done, and never heard of: no put is answered, nor is any question.
     server.when(|_: &str, key: &str| if key == KEY { Fate::Unheard } else { Fate::Answered });
     let unknown = create("ours").await.expect("not known");
@@ -173,7 +206,9 @@ async fn what_is_not_known_is_called_so_and_what_was_not_put_is_an_error() {
     // Others race for ever, and it is refused: nothing is there.
     for status in [409, 403] {
         lock(&server.objects).remove(KEY);
-        server.when(move |method: &str, key: &str| if method == "PUT" && key == KEY { Fate::Refused(status) } else { Fate::Answered });
+        server.when(move |method: &str, key: &str| {
+            if method == "PUT" && key == KEY { Fate::Refused(status) } else { Fate::Answered }
+        });
         let refused = create("ours").await;
         assert!(matches!(refused, Err(BucketError::Unusable { .. })), "{refused:?}");
         assert!(!lock(&server.objects).contains_key(KEY));
@@ -186,7 +221,9 @@ async fn an_s3_bucket_that_was_deleted_or_emptied_is_not_reachable() {
     let buckets = server.buckets(&place).await;
     buckets.put("lake", "a", b"x".to_vec(), true).await.expect("put");
     buckets.present("lake").await.expect("there");
-    let health = async |buckets: &Buckets| buckets.health().await.into_iter().find(|h| h.name == "lake").expect("asked");
+    let health = async |buckets: &Buckets| {
+        buckets.health().await.into_iter().find(|h| h.name == "lake").expect("asked")
+    };
     assert!(health(&buckets).await.reachable);
     // Deleted: everything is answered as what is missing in a bucket is.
     server.when(|_, _| Fate::Refused(404));

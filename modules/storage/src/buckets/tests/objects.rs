@@ -13,64 +13,127 @@ async fn parts_of_an_object_are_read_and_another_content_is_refused() {
     let place = Place::new();
     let buckets = place.open();
     assert!(buckets.put(PRIMARY, "notes/a.txt", b"hello world".to_vec(), true).await.expect("put"));
-    assert!(!buckets.put(PRIMARY, "notes/a.txt", b"other".to_vec(), true).await.expect("it is there"));
+    assert!(
+        !buckets.put(PRIMARY, "notes/a.txt", b"other".to_vec(), true).await.expect("it is there")
+    );
     let digest = hex(&sha256(b"hello world"));
     let all = buckets.read(PRIMARY, "notes/a.txt", (0, None), None).await.expect("read");
-    assert_eq!(all, Part { bytes: b"hello world".to_vec(), size: 11, sha256: Some(digest.clone()) });
-    for (offset, length, text) in [(6, None, "world"), (6, Some(3), "wor"), (9, Some(100), "ld"), (11, None, ""), (50, Some(1), "")] {
+    assert_eq!(
+        all,
+        Part { bytes: b"hello world".to_vec(), size: 11, sha256: Some(digest.clone()) }
+    );
+    for (offset, length, text) in [
+        (6, None, "world"),
+        (6, Some(3), "wor"),
+        (9, Some(100), "ld"),
+        (11, None, ""),
+        (50, Some(1), ""),
+    ] {
         for expected in [None, Some(digest.as_str())] {
-            let part = buckets.read(PRIMARY, "notes/a.txt", (offset, length), expected).await.expect("read");
-            assert_eq!((part.bytes.as_slice(), part.size), (text.as_bytes(), 11), "{offset} {length:?}");
+            let part = buckets
+                .read(PRIMARY, "notes/a.txt", (offset, length), expected)
+                .await
+                .expect("read");
+            assert_eq!(
+                (part.bytes.as_slice(), part.size),
+                (text.as_bytes(), 11),
+                "{offset} {length:?}"
+            );
         }
     }
     let other = buckets.read(PRIMARY, "notes/a.txt", (0, Some(1)), Some("0")).await;
     assert!(matches!(other, Err(BucketError::Damaged { .. })), "{other:?}");
-    assert!(matches!(buckets.read(PRIMARY, "none", (0, None), None).await, Err(BucketError::NoSuchObject { .. })));
+    assert!(matches!(
+        buckets.read(PRIMARY, "none", (0, None), None).await,
+        Err(BucketError::NoSuchObject { .. })
+    ));
     let large = vec![0; usize::try_from(OBJECT_BYTES_MAX).expect("small") + 1];
     buckets.put(PRIMARY, "large", large, false).await.expect("put");
     assert!(
         matches!(buckets.read(PRIMARY, "large", (0, None), None).await, Err(BucketError::TooLarge { size, .. }) if size > OBJECT_BYTES_MAX)
     );
-    assert_eq!(buckets.read(PRIMARY, "large", (OBJECT_BYTES_MAX, None), None).await.expect("the rest").bytes.len(), 1);
+    assert_eq!(
+        buckets
+            .read(PRIMARY, "large", (OBJECT_BYTES_MAX, None), None)
+            .await
+            .expect("the rest")
+            .bytes
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
 async fn an_object_travels_with_its_promised_bytes_or_not_at_all() {
     let place = Place::new();
     let buckets = place.open();
-    for (n, bytes) in [vec![7_u8; 20 << 20], b"small".to_vec(), Vec::new()].into_iter().enumerate() {
+    for (n, bytes) in [vec![7_u8; 20 << 20], b"small".to_vec(), Vec::new()].into_iter().enumerate()
+    {
         let (key, digest) = (format!("datasets/d/r{n}/part-0.parquet"), hex(&sha256(&bytes)));
         let (from, to) = (place.at("from"), place.at("deep/to"));
         std::fs::write(&from, &bytes).expect("written");
-        let staged = || std::fs::read_dir(place.state().join(format!("buckets/primary/datasets/d/r{n}"))).map_or(0, Iterator::count);
+        let staged = || {
+            std::fs::read_dir(place.state().join(format!("buckets/primary/datasets/d/r{n}")))
+                .map_or(0, Iterator::count)
+        };
         let refused = buckets.upload(PRIMARY, &key, &from, "0", false).await;
-        assert!(matches!(refused, Err(BucketError::Damaged { .. })) && staged() == 0, "{refused:?}");
+        assert!(
+            matches!(refused, Err(BucketError::Damaged { .. })) && staged() == 0,
+            "{refused:?}"
+        );
         buckets.upload(PRIMARY, &key, &from, &digest, false).await.expect("copied");
         buckets.upload(PRIMARY, &key, &from, &digest, false).await.expect("it is there");
-        assert_eq!((buckets.verify(PRIMARY, &key, &digest).await.expect("right"), staged()), (bytes.len() as u64, 1));
-        assert!(matches!(buckets.verify(PRIMARY, &key, "0").await, Err(BucketError::Damaged { .. })));
+        assert_eq!(
+            (buckets.verify(PRIMARY, &key, &digest).await.expect("right"), staged()),
+            (bytes.len() as u64, 1)
+        );
+        assert!(matches!(
+            buckets.verify(PRIMARY, &key, "0").await,
+            Err(BucketError::Damaged { .. })
+        ));
         // Between buckets: once, and again only where it is another.
         assert!(buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, false).await.expect("copied"));
-        assert!(!buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, false).await.expect("it is there"));
+        assert!(
+            !buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, false).await.expect("it is there")
+        );
         buckets.download(RESCUE, &key, &digest, &to).await.expect("copied back");
         assert_eq!(std::fs::read(&to).expect("there"), bytes);
-        // A damaged original never goes over a good copy, and a damaged copy is replaced only where that is asked for.
+        // A damaged original never goes over a good copy, and a damaged copy is replaced only where
+        // that is asked for.
         let own = place.state().join("buckets/primary").join(&key);
         let copy = place.state().join("buckets/rescue").join(&key);
         std::fs::write(&copy, "damaged").expect("damaged");
         let left = buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, false).await;
-        assert!(matches!(left, Err(BucketError::Damaged { .. })) && std::fs::read(&copy).expect("there") == b"damaged", "{left:?}");
+        assert!(
+            matches!(left, Err(BucketError::Damaged { .. }))
+                && std::fs::read(&copy).expect("there") == b"damaged",
+            "{left:?}"
+        );
         assert!(buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, true).await.expect("replaced"));
         std::fs::write(&own, "damaged").expect("damaged");
         let refused = buckets.copy(PRIMARY, RESCUE, &key, "elsewhere", &digest, true).await;
-        assert!(matches!(&refused, Err(BucketError::Damaged { name, .. }) if name == PRIMARY), "{refused:?}");
+        assert!(
+            matches!(&refused, Err(BucketError::Damaged { name, .. }) if name == PRIMARY),
+            "{refused:?}"
+        );
         assert!(!place.state().join("buckets/rescue/elsewhere").exists());
-        assert!(!buckets.copy(PRIMARY, RESCUE, &key, &key, &digest, true).await.expect("the copy is right, and is left"));
+        assert!(
+            !buckets
+                .copy(PRIMARY, RESCUE, &key, &key, &digest, true)
+                .await
+                .expect("the copy is right, and is left")
+        );
         let other = buckets.upload(PRIMARY, &key, &from, &digest, false).await;
-        assert!(matches!(other, Err(BucketError::Damaged { .. })), "nothing is put over another content: {other:?}");
+        assert!(
+            matches!(other, Err(BucketError::Damaged { .. })),
+            "nothing is put over another content: {other:?}"
+        );
         buckets.remove_object(RESCUE, &key).await.expect("removed");
         buckets.remove_object(RESCUE, &key).await.expect("twice does no harm");
-        assert!(matches!(buckets.verify(RESCUE, &key, &digest).await, Err(BucketError::NoSuchObject { .. })));
+        assert!(matches!(
+            buckets.verify(RESCUE, &key, &digest).await,
+            Err(BucketError::NoSuchObject { .. })
+        ));
     }
 }
 
@@ -82,7 +145,8 @@ async fn every_failure_is_kept() {
     buckets.download(RESCUE, "a", "0", &place.at("to")).await.expect_err("it is another");
     assert!(!place.at("to").exists());
     buckets.download(RESCUE, "b", "0", &place.at("to")).await.expect_err("it is not there");
-    let operations: Vec<String> = buckets.journal().newest(10).0.into_iter().map(|f| f.operation).collect();
+    let operations: Vec<String> =
+        buckets.journal().newest(10).0.into_iter().map(|f| f.operation).collect();
     assert_eq!(operations, ["get", "verify"]);
     buckets.journal().flush();
     assert_eq!(place.open().journal().newest(10).1, 2, "they outlive the process");
@@ -98,16 +162,36 @@ async fn over(buckets: &Buckets, store: &Arc<InMemory>, prefix: &str) {
     let store: Arc<dyn ObjectStore> = Arc::new(PrefixStore::new(Arc::clone(store), prefix));
     let made = marker::make(&*store, true, &Marker::new("lake", "n")).await.expect("made");
     let (name, url, options) = ("lake".to_owned(), "s3://lake".to_owned(), BTreeMap::new());
-    let bucket = Bucket { name, url, options, secret: None, protected: false, conditional_put: true, added_ms: 1, id: Some(made.id) };
-    let entry = Entry { bucket, reach: Reach::S3(store), secrets: Vec::new(), sight: Arc::default(), looks: Arc::default() };
+    let bucket = Bucket {
+        name,
+        url,
+        options,
+        secret: None,
+        protected: false,
+        conditional_put: true,
+        added_ms: 1,
+        id: Some(made.id),
+    };
+    let entry = Entry {
+        bucket,
+        reach: Reach::S3(store),
+        secrets: Vec::new(),
+        sight: Arc::default(),
+        looks: Arc::default(),
+    };
     lock(&buckets.all).insert("lake".to_owned(), entry);
 }
 
-/// Parts of keys of all kinds, but for what no store takes: relative ones, and names by which a folder stages what is put.
+/// Parts of keys of all kinds, but for what no store takes: relative ones, and names by which a
+/// folder stages what is put.
 fn part() -> impl Strategy<Value = String> {
     let plain = "[a-zA-Z0-9._ %+~#&=?*<>|\\[\\]{}^`\"'\\\\:;,@$!()äöü€漢\u{301}-]{1,12}";
     plain.prop_filter("a name of its own", |part| {
-        part != "." && part != ".." && !part.contains('#') && !part.starts_with(".brahman") && open::key("b", part).is_ok()
+        part != "."
+            && part != ".."
+            && !part.contains('#')
+            && !part.starts_with(".brahman")
+            && open::key("b", part).is_ok()
     })
 }
 
@@ -121,7 +205,11 @@ async fn a_key_that_a_folder_takes_for_a_drive_or_a_folder_is_refused() {
     }
     for key in ["x:y", "xy:/z", "xy|/z", "1:", "€|"] {
         assert_eq!(buckets.create(PRIMARY, key, b"x".to_vec()).await.expect("put"), Creation::New);
-        assert_eq!(std::fs::read(place.state().join("buckets/primary").join(key)).expect("at exactly that path"), b"x");
+        assert_eq!(
+            std::fs::read(place.state().join("buckets/primary").join(key))
+                .expect("at exactly that path"),
+            b"x"
+        );
     }
 }
 
