@@ -6,6 +6,7 @@ use super::*;
 use crate::embedder::Model;
 use crate::generation::SearchOptions;
 use crate::rows::Row;
+use brahman_card::interface::index::Measurement;
 use flat_hnsw::build::{Parameters, mix};
 use flat_hnsw::sample::unit_vectors;
 
