@@ -5,6 +5,7 @@ use object_store::memory::InMemory;
 use object_store::prefix::PrefixStore;
 use proptest::prelude::*;
 
+use super::super::marker::Marker;
 use super::*;
 use crate::digest::{hex, sha256};
 
