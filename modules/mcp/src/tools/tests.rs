@@ -1,5 +1,6 @@
 //! Tools as a client sees them: their descriptions, bounds and texts.
 
+use super::search::{each_once, joined};
 use super::*;
 
 fn chunk(start: u64, text: &str) -> index::Hit {
