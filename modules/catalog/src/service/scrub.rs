@@ -7,8 +7,11 @@
 //! stopped. Invariants: what is looked at is read whole, whatever was remembered of it; nothing is
 //! replaced but by bytes that have the recorded hash; what was deleted or replaced meanwhile is no
 //! damage; a bucket that is away is no damage either, and is said.
+//!
+//! [`position`] says where it goes on.
 
 mod manifests;
+mod position;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,8 +29,6 @@ use brahman_sidecar::{Call, Reply, chain};
 use brahman_storage::buckets::BucketError;
 use brahman_storage::checked;
 use brahman_storage::digest::sha256_file;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::realm::Realm;
 use super::rescue::{Lookup, copy_keys};
@@ -35,6 +36,8 @@ use super::storage::refused;
 use super::{CatalogService, held, left_in_words, lock, unanswered};
 use crate::registry;
 use crate::registry::manifests::place;
+pub(super) use position::damaged_before;
+use position::{Position, position};
 
 /// Bytes that are read in a second at most by the one in the background: a tenth of what a disk
 /// gives.
@@ -56,58 +59,9 @@ const DAMAGED_MAX: usize = 10_000;
 const DEPTH_MAX: usize = 8;
 /// How often a caller hears how far it is.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
-/// The file of [`Position`] in the catalog's folder; no dataset's, for it does not end in `.json`.
-const POSITION: &str = "scrub.position";
 
 /// Objects by bucket and key.
 pub(super) type Places = BTreeSet<(String, String)>;
-
-/// Where the one in the background stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Position {
-    /// Bucket and key of what was looked at last, in their order; none at the beginning.
-    #[serde(default)]
-    after: Option<(String, String)>,
-    /// Unix time at which everything had been looked at.
-    #[serde(default)]
-    finished_ms: Option<u64>,
-    /// Objects and copies that were damaged when they were last looked at, and could not be
-    /// repaired.
-    #[serde(default)]
-    damaged: Places,
-}
-
-impl Position {
-    /// What cannot be read is no position: everything is looked at again.
-    fn read(path: &Path) -> Self {
-        let text = checked::read(path).unwrap_or_else(|error| {
-            tracing::warn!("everything is looked at from the beginning: {}", chain(&error));
-            None
-        });
-        let value = text.and_then(|text| serde_json::from_slice::<Value>(&text.bytes).ok());
-        let Some(value) = value else { return Self::default() };
-        // An earlier version has counted what it found damaged, and not said which: that is found
-        // again.
-        let counted = ["unrepaired", "unrepaired_before"]
-            .iter()
-            .any(|field| value[field].as_u64().is_some_and(|count| count > 0));
-        if counted { Self::default() } else { serde_json::from_value(value).unwrap_or_default() }
-    }
-
-    /// Everything was looked at.
-    fn end() -> Self {
-        Self { after: None, finished_ms: Some(now_ms()), damaged: Places::new() }
-    }
-}
-
-/// What was damaged in the last life of this process, by the state that it is of.
-pub(super) fn damaged_before(state: &Path) -> Places {
-    Position::read(&position(state)).damaged
-}
-
-fn position(state: &Path) -> PathBuf {
-    state.join("catalog").join(POSITION)
-}
 
 /// One thing to look at: an object in its own bucket, or its copy in `rescue`.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! Where a scrub goes on, and what runs have left.
 
+use super::position::POSITION;
 use super::*;
 
 #[test]
