@@ -1,5 +1,6 @@
 //! The failure matrix, on a fake clock: each way a module can end, and what must follow.
 
+use brahman_card::ModuleRecord;
 use proptest::prelude::*;
 
 use super::*;
