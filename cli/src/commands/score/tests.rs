@@ -1,5 +1,6 @@
 //! The page of a conversation, and keys on a terminal.
 
+use super::matrix::heat_map;
 use super::*;
 
 fn entry(role: Option<&str>, key: Option<&str>, text: &str) -> Entry {
