@@ -537,14 +537,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_is_total_and_blind_to_permutation(modules in prop::collection::vec(any_module(), 0..8), turn in 0_usize..8) {
+        fn the_order_is_total_and_blind_to_permutation(
+            modules in prop::collection::vec(any_module(), 0..8),
+            turn in 0_usize..8,
+        ) {
             let mut unique: Vec<ModuleRecord> = Vec::new();
             for module in modules {
                 if unique.iter().all(|m| m.card.id != module.card.id) {
                     unique.push(module);
                 }
             }
-            let ids = |list: &[ModuleRecord]| -> Vec<String> { rank(list, &ask(Some("x"))).candidates.into_iter().map(|c| c.matched.id).collect() };
+            let ids = |list: &[ModuleRecord]| -> Vec<String> {
+                rank(list, &ask(Some("x"))).candidates.into_iter().map(|c| c.matched.id).collect()
+            };
             let straight = ids(&unique);
             let mut turned = unique.clone();
             turned.reverse();
@@ -556,7 +561,9 @@ mod tests {
             prop_assert_eq!(straight.len(), unique.len());
             let ranking = rank(&unique, &ask(Some("x")));
             prop_assert!(ranking.eligible().iter().all(|c| c.refused.is_none()));
-            prop_assert!(ranking.candidates[ranking.eligible..].iter().all(|c| c.refused.is_some()));
+            prop_assert!(
+                ranking.candidates[ranking.eligible..].iter().all(|c| c.refused.is_some())
+            );
         }
     }
 }

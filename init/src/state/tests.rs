@@ -425,7 +425,9 @@ proptest! {
     /// Whatever happens in whatever order: never two processes, and nothing is stuck without a
     /// timer.
     #[test]
-    fn no_order_of_events_gives_two_processes_or_a_dead_end(moves in prop::collection::vec(0_u8..8, 1..60)) {
+    fn no_order_of_events_gives_two_processes_or_a_dead_end(
+        moves in prop::collection::vec(0_u8..8, 1..60),
+    ) {
         let mut bench = Bench::new(vec![card("a", "")]);
         let mut alive: i32 = 1;
         for step in moves {
@@ -437,20 +439,32 @@ proptest! {
                     alive -= 1;
                     bench.exit("a", if step == 1 { Exit::Code(1) } else { Exit::Signal(9) });
                 }
-                3 => { bench.event(Event::Command { label: "a".into(), command: Command::Start }); }
-                4 => { bench.event(Event::Command { label: "a".into(), command: Command::Stop }); }
-                5 => { bench.event(Event::Command { label: "a".into(), command: Command::Restart }); }
+                3 => {
+                    bench.event(Event::Command { label: "a".into(), command: Command::Start });
+                }
+                4 => {
+                    bench.event(Event::Command { label: "a".into(), command: Command::Stop });
+                }
+                5 => {
+                    bench.event(Event::Command { label: "a".into(), command: Command::Restart });
+                }
                 6 => bench.cards(vec![card("a", "mock = true")]),
-                _ if bench.state.next_timer().is_some() => { bench.wait(); }
+                _ if bench.state.next_timer().is_some() => {
+                    bench.wait();
+                }
                 _ => {}
             }
             alive += bench.log.iter().filter(|e| matches!(e, Effect::Spawn { .. })).count() as i32;
             prop_assert!((0..=1).contains(&alive), "{alive} processes");
             let entry = bench.entry("a");
             prop_assert_eq!(entry.pid().is_some(), alive == 1);
-            let settled =
-                matches!(entry.state(), ModuleState::Ready | ModuleState::Stopped) || entry.phase == Phase::Failed { start_at: None };
-            prop_assert!(settled || bench.state.next_timer().is_some(), "stuck in {:?}", entry.phase);
+            let settled = matches!(entry.state(), ModuleState::Ready | ModuleState::Stopped)
+                || entry.phase == Phase::Failed { start_at: None };
+            prop_assert!(
+                settled || bench.state.next_timer().is_some(),
+                "stuck in {:?}",
+                entry.phase
+            );
         }
     }
 }

@@ -230,7 +230,12 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(at in 0.0..1.0f64, byte: u8) {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = write(folder.path(), "a.parquet", vec![("n", Arc::new(StringArray::from(vec!["abc", "de", "f"])))], Compression::SNAPPY);
+        let path = write(
+            folder.path(),
+            "a.parquet",
+            vec![("n", Arc::new(StringArray::from(vec!["abc", "de", "f"])))],
+            Compression::SNAPPY,
+        );
         let mut bytes = std::fs::read(&path).expect("there");
         let place = ((bytes.len() - 1) as f64 * at) as usize;
         bytes[place] ^= byte;
@@ -240,8 +245,22 @@ proptest! {
 
     #[test]
     fn a_common_type_is_the_same_from_both_sides(left in 0..11usize, right in 0..11usize) {
-        use DataType::{Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, UInt8, UInt16, UInt32, UInt64};
-        let types = [Int8, Int16, Int32, Int64, UInt8, UInt16, UInt32, UInt64, Float32, Float64, Decimal128(10, 2)];
+        use DataType::{
+            Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, UInt8, UInt16, UInt32, UInt64,
+        };
+        let types = [
+            Int8,
+            Int16,
+            Int32,
+            Int64,
+            UInt8,
+            UInt16,
+            UInt32,
+            UInt64,
+            Float32,
+            Float64,
+            Decimal128(10, 2),
+        ];
         prop_assert_eq!(joined(&types[left], &types[right]), joined(&types[right], &types[left]));
     }
 }

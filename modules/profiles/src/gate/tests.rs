@@ -400,10 +400,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn in_a_thousand_steps_nothing_is_given_twice_and_nothing_leaks(steps in prop::collection::vec(steps(), 1000)) {
+    fn in_a_thousand_steps_nothing_is_given_twice_and_nothing_leaks(
+        steps in prop::collection::vec(steps(), 1000),
+    ) {
         let mut gate = Gate::new(RESIDENCY);
         for slot in 0..SLOTS {
-            gate.observe(&slot_of(slot), Measurement { capacity_mib: CAPACITY, free_mib: Some(CAPACITY) }, &BTreeMap::new());
+            gate.observe(
+                &slot_of(slot),
+                Measurement { capacity_mib: CAPACITY, free_mib: Some(CAPACITY) },
+                &BTreeMap::new(),
+            );
         }
         for (at, step) in steps.iter().enumerate() {
             take(&mut gate, step, at as u64 * 100);
@@ -413,7 +419,12 @@ proptest! {
                 prop_assert!(slot.available_mib() <= slot.capacity_mib() - slot.reserved_mib());
             }
             let held = gate.slots().values().flat_map(|slot| slot.holdings().keys()).count();
-            let distinct = gate.slots().values().flat_map(|slot| slot.holdings().keys()).collect::<BTreeSet<_>>().len();
+            let distinct = gate
+                .slots()
+                .values()
+                .flat_map(|slot| slot.holdings().keys())
+                .collect::<BTreeSet<_>>()
+                .len();
             prop_assert_eq!(held, distinct, "nobody is held twice");
         }
         for module in 0..MODULES {

@@ -82,15 +82,22 @@ fn what_lies_within_a_column_is_looked_at() {
 
 proptest! {
     #[test]
-    fn parts_make_the_sample_of_the_whole(values in prop::collection::vec("[a-z]{1,6}", 0..6000), cut in 0.0..1.0) {
+    fn parts_make_the_sample_of_the_whole(
+        values in prop::collection::vec("[a-z]{1,6}", 0..6000),
+        cut in 0.0..1.0,
+    ) {
         let cut = (values.len() as f64 * cut) as usize;
-        let leaf = |sample| Leaf { root: 0, steps: Vec::new(), name: "c".into(), sample: Some(sample) };
+        let leaf =
+            |sample| Leaf { root: 0, steps: Vec::new(), name: "c".into(), sample: Some(sample) };
         let of = |values: &[String]| Sampler(vec![leaf(Sample::of_texts(values.iter().cloned()))]);
         let sample = |of: &Sampler| of.0[0].sample.clone().expect("there");
         let mut parts = of(&values[..cut]);
         parts.merge(of(&values[cut..]));
         let whole = of(&values);
         prop_assert!(sample(&parts).values == sample(&whole).values);
-        prop_assert!(sample(&whole).values.len() <= DISTINCT_MAX && sample(&whole).seen == values.len() as u64);
+        prop_assert!(
+            sample(&whole).values.len() <= DISTINCT_MAX
+                && sample(&whole).seen == values.len() as u64
+        );
     }
 }
