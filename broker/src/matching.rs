@@ -526,11 +526,23 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_module()(label in "[a-d]", priority in 0_usize..4, offset in -3_i64..4, state in 0_usize..4, exclude in any::<bool>(), n in 0_u32..1000) -> ModuleRecord {
+        fn any_module()(
+            label in "[a-d]",
+            priority in 0_usize..4,
+            offset in -3_i64..4,
+            state in 0_usize..4,
+            exclude in any::<bool>(),
+            n in 0_u32..1000,
+        ) -> ModuleRecord {
             let words = ["low", "normal", "high", "critical"];
             let more = format!("service_socket = \"s{n}\"\npriority = \"{}\"\n[priority_contexts.x]\npriority_offset = {offset}\nexclude = {exclude}", words[priority]);
             let mut module = module(&label, &more);
-            module.state = [ModuleState::Ready, ModuleState::Loading, ModuleState::Failed, ModuleState::Stopped][state];
+            module.state = [
+                ModuleState::Ready,
+                ModuleState::Loading,
+                ModuleState::Failed,
+                ModuleState::Stopped,
+            ][state];
             module
         }
     }

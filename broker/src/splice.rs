@@ -346,9 +346,11 @@ impl Client {
                         return Err(Stop::HungUp);
                     }
                 }
-                () = tokio::time::sleep(GONE_EVERY), if !self.read_open => if hung_up(&self.stream) {
-                    return Err(Stop::HungUp);
-                },
+                () = tokio::time::sleep(GONE_EVERY), if !self.read_open => {
+                    if hung_up(&self.stream) {
+                        return Err(Stop::HungUp);
+                    }
+                }
                 () = tokio::time::sleep_until(until_at.into()) => {
                     return Err(Stop::Fault(Fault::deadline_exceeded("the call waited for its turn")));
                 }

@@ -204,7 +204,9 @@ pub enum NameError {
 macro_rules! names {
     ($($(#[$meta:meta])* $name:ident, $kind:ident;)*) => {$(
         $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[derive(
+            Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+        )]
         #[serde(try_from = "String", into = "String")]
         #[schemars(with = "String")]
         pub struct $name(String);
@@ -385,7 +387,10 @@ mod tests {
                     let path = Path::new(folder).join(&name);
                     prop_assert_eq!(path.parent(), Some(Path::new(folder)));
                     prop_assert!(
-                        matches!(path.components().next_back(), Some(Component::Normal(last)) if last == name.as_str())
+                        matches!(
+                            path.components().next_back(),
+                            Some(Component::Normal(last)) if last == name.as_str()
+                        )
                     );
                 }
                 prop_assert!(!name.contains(|c: char| c.is_control()

@@ -227,19 +227,29 @@ impl Client {
     ) -> Result<(), AttemptFailure> {
         tokio::select! {
             biased;
-            ready = backend.stream.readable() => match ready.and_then(|()| fill(&backend.stream, &mut backend.frames)) {
+            ready = backend.stream.readable() => match ready
+                .and_then(|()| fill(&backend.stream, &mut backend.frames))
+            {
                 Ok(true) => {}
                 Ok(false) => return Err(AttemptFailure::Lost("hung up during the call".to_owned())),
                 // So the kernel says that something was left unread: the end of the call at least,
                 // without which there is none.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset && backend.frames.pending().is_empty() => {
-                    return Err(AttemptFailure::Unread(format!("hung up before it had read the call ({error})")));
+                Err(error)
+                    if error.kind() == io::ErrorKind::ConnectionReset
+                        && backend.frames.pending().is_empty() =>
+                {
+                    let why = format!("hung up before it had read the call ({error})");
+                    return Err(AttemptFailure::Unread(why));
                 }
-                Err(error) => return Err(AttemptFailure::Lost(format!("hung up during the call ({error})"))),
+                Err(error) => {
+                    let why = format!("hung up during the call ({error})");
+                    return Err(AttemptFailure::Lost(why));
+                }
             },
             open = self.stream.readable(), if self.read_open && self.frames.has_room() => {
                 open.map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
-                self.read_open = fill(&self.stream, &mut self.frames).map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
+                self.read_open = fill(&self.stream, &mut self.frames)
+                    .map_err(|e| AttemptFailure::Stop(Stop::Io(e)))?;
                 if !self.read_open && hung_up(&self.stream) {
                     return Err(AttemptFailure::Stop(Stop::HungUp));
                 }

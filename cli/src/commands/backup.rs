@@ -5,7 +5,7 @@
 //! brahman-backup.json       the format, when and of what; first
 //! catalog/…                 as the catalog wrote them at one moment
 //! indexes/…                 as each index answered
-//! buckets/primary/…         markers, single objects, and the objects of the datasets' present generations
+//! buckets/primary/…         markers, single objects, and those of the present generations
 //! ingest/…, …               what else is in the state, as it lies
 //! brahman-backup-sums.json  {path: SHA-256} of all of them; last
 //! ```

@@ -4,7 +4,7 @@
 //! ```text
 //! index.json  CURRENT  pending.log  trials/  evals/
 //! segments/<ulid>.parquet                      rows and vectors, what everything else is made from
-//! gen-<ulid>/manifest.json                     what the generation is; names all its files with checksums
+//! gen-<ulid>/manifest.json                     what it is; names all its files with checksums
 //! gen-<ulid>/{graph.flat, rows.bin, lexical/}  of a generation with a base of its own
 //! gen-<ulid>/dead.u32                          rows that are gone
 //! gen-<ulid>/UNFINISHED                        it has not counted yet

@@ -354,7 +354,13 @@ mod tests {
     }
 
     fn fates() -> impl Strategy<Value = Fate> {
-        prop_oneof![6 => Just(Fate::Whole), 1 => Just(Fate::Unreadable), 1 => Just(Fate::Lost), 1 => Just(Fate::Unfinished), 1 => Just(Fate::HalfWritten)]
+        prop_oneof![
+            6 => Just(Fate::Whole),
+            1 => Just(Fate::Unreadable),
+            1 => Just(Fate::Lost),
+            1 => Just(Fate::Unfinished),
+            1 => Just(Fate::HalfWritten),
+        ]
     }
 
     proptest! {

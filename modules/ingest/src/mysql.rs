@@ -234,7 +234,8 @@ pub fn read(
         let outcome = tokio::select! {
             done = coordinate(&server, what, how, place, progress, cancel, &ids) => done,
             () = tokio::time::sleep(how.deadline) => {
-                Err(ServerError::Deadline { address: server.address(), seconds: how.deadline.as_secs() }.into())
+                let (address, seconds) = (server.address(), how.deadline.as_secs());
+                Err(ServerError::Deadline { address, seconds }.into())
             }
         };
         let ids = ids.lock().unwrap_or_else(PoisonError::into_inner).clone();

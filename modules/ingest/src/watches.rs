@@ -401,7 +401,11 @@ fn untold(error: &notify::Error, every: Duration) -> (String, String) {
 fn why_polling(error: &notify::Error, every: Duration) -> String {
     let every = every.as_secs();
     let full = matches!(error.kind, ErrorKind::MaxFilesWatch)
-        || matches!(&error.kind, ErrorKind::Io(e) if e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error()));
+        || matches!(
+            &error.kind,
+            ErrorKind::Io(e)
+                if e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error())
+        );
     match full {
         true => format!(
             "the kernel's limit on watches is reached: polling every {every} s; raise fs.inotify.max_user_watches with sysctl"

@@ -26,7 +26,11 @@ fn every_file_counts_once_and_in_its_own_part() {
     let key = "datasets/d/r2/part-0.parquet";
     fs::create_dir_all(state.join("catalog")).expect("made");
     let file = serde_json::json!({"sha256": "", "entry": {"dataset": Dataset {
-        objects: vec![brahman_card::interface::catalog::Object { bucket: PRIMARY.into(), key: key.into(), ..Default::default() }],
+        objects: vec![brahman_card::interface::catalog::Object {
+            bucket: PRIMARY.into(),
+            key: key.into(),
+            ..Default::default()
+        }],
         ..Dataset::default()
     }}});
     fs::write(state.join("catalog/d.json"), file.to_string()).expect("written");

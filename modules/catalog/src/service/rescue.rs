@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! datasets/<name>/<run_id>/part-0.parquet   what a run has written: no two buckets have the same
-//! objects/<catalog>/<bucket>/<key>          whatever else a bucket holds, by the catalog that calls the bucket so
-//! objects/<bucket>/<key>                    the same by an earlier version: whose it is cannot be told where several catalogs copy
+//! objects/<catalog>/<bucket>/<key>          whatever else a bucket holds, by the catalog that
+//!                                           calls the bucket so
+//! objects/<bucket>/<key>                    the same by an earlier version: whose it is cannot be
+//!                                           told where several catalogs copy
 //! ```
 //!
 //! Under any other key lies what was put into `rescue` itself, and what the first versions have

@@ -294,7 +294,8 @@ impl CatalogService {
                 }
                 let damaged = registry.journal.damaged_records();
                 let lineage = if damaged.is_empty() { registry.journal.unread() } else { None };
-                records.extend(registry.unread_datasets().into_iter().chain(damaged).chain(lineage));
+                records
+                    .extend(registry.unread_datasets().into_iter().chain(damaged).chain(lineage));
                 notes.extend(registry.uncompared());
                 (registry.files(only.as_deref()), registry.uncommitted())
             };
@@ -314,8 +315,13 @@ impl CatalogService {
                     }
                 }
             }
-            let meant = |run: &UnfinishedRun| only.as_ref().is_none_or(|only| *only == run.dataset) && !away.contains(&run.bucket);
-            let unfinished = uncommitted.into_iter().filter(|(run, _)| meant(run)).filter_map(|(run, folder)| measured(run, &folder));
+            let meant = |run: &UnfinishedRun| {
+                only.as_ref().is_none_or(|only| *only == run.dataset) && !away.contains(&run.bucket)
+            };
+            let unfinished = uncommitted
+                .into_iter()
+                .filter(|(run, _)| meant(run))
+                .filter_map(|(run, folder)| measured(run, &folder));
             if let Some(only) = &only {
                 let named = format!("dataset `{only}`");
                 records.retain(|record| record.contains(&named) || record.contains(&format!("dataset {only},")));

@@ -276,14 +276,23 @@ fn steps() -> impl Strategy<Value = Step> {
     let (module, slot, mib) = (0..MODULES, 0..SLOTS, 0..700_u64);
     let some = || prop::collection::vec(0..MODULES, 0..4);
     prop_oneof![
-        2 => (0..SLOTS, 0..=CAPACITY, prop::collection::vec(0..900_u64, MODULES)).prop_map(|(slot, free, holders)| Step::Measure { slot, free, holders }),
-        1 => (0..SLOTS, any::<u64>(), any::<u64>()).prop_map(|(slot, capacity, free)| Step::Lie { slot, capacity: capacity % CAPACITY, free }),
-        3 => (module.clone(), slot.clone(), mib.clone()).prop_map(|(module, slot, mib)| Step::Load { module, slot, mib }),
-        1 => (module.clone(), slot.clone(), mib.clone()).prop_map(|(module, slot, mib)| Step::Adopt { module, slot, mib }),
-        3 => (some(), slot, mib, some(), prop::option::of(0..6_usize))
-            .prop_map(|(modules, slot, mib, leave, is_killed)| Step::Activate { modules, slot, mib, leave, is_killed }),
+        2 => (0..SLOTS, 0..=CAPACITY, prop::collection::vec(0..900_u64, MODULES))
+            .prop_map(|(slot, free, holders)| Step::Measure { slot, free, holders }),
+        1 => (0..SLOTS, any::<u64>(), any::<u64>()).prop_map(|(slot, capacity, free)| {
+            Step::Lie { slot, capacity: capacity % CAPACITY, free }
+        }),
+        3 => (module.clone(), slot.clone(), mib.clone())
+            .prop_map(|(module, slot, mib)| Step::Load { module, slot, mib }),
+        1 => (module.clone(), slot.clone(), mib.clone())
+            .prop_map(|(module, slot, mib)| Step::Adopt { module, slot, mib }),
+        3 => (some(), slot, mib, some(), prop::option::of(0..6_usize)).prop_map(
+            |(modules, slot, mib, leave, is_killed)| {
+                Step::Activate { modules, slot, mib, leave, is_killed }
+            }
+        ),
         3 => module.clone().prop_map(|module| Step::Ready { module }),
-        2 => (module.clone(), prop::option::of(0..900_u64)).prop_map(|(module, left)| Step::Unload { module, left }),
+        2 => (module.clone(), prop::option::of(0..900_u64))
+            .prop_map(|(module, left)| Step::Unload { module, left }),
         2 => module.clone().prop_map(|module| Step::Die { module }),
         1 => module.clone().prop_map(|module| Step::Return { module }),
         1 => some().prop_map(|modules| Step::Pin { modules }),

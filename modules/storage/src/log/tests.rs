@@ -33,7 +33,11 @@ enum Harm {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![4 => (1_usize..4).prop_map(Step::Append), 1 => Just(Step::Reopen), 1 => (0_usize..6).prop_map(Step::Compact)];
+    let step = prop_oneof![
+        4 => (1_usize..4).prop_map(Step::Append),
+        1 => Just(Step::Reopen),
+        1 => (0_usize..6).prop_map(Step::Compact),
+    ];
     prop::collection::vec(step, 1..12)
 }
 

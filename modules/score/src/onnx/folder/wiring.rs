@@ -170,7 +170,10 @@ impl Wiring {
                 "position_ids" => wiring.positions = true,
                 "use_cache_branch" => wiring.branch = true,
                 name @ ("num_logits_to_keep" | "logits_to_keep") => {
-                    let is_list = matches!(input.dtype(), ValueType::Tensor { shape, .. } if !shape.is_empty());
+                    let is_list = matches!(
+                        input.dtype(),
+                        ValueType::Tensor { shape, .. } if !shape.is_empty()
+                    );
                     wiring.keep = Some((name.to_owned(), is_list));
                 }
                 name => match name
