@@ -28,7 +28,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{Dataset, LocationOut, Object, Version};
 use brahman_card::interface::storage::PRIMARY;
 use brahman_sidecar::chain;

@@ -1,9 +1,8 @@
 //! Commits, crashes between their steps, and what is kept or cleared away.
 
-use brahman_card::interface::catalog::CommitIn;
-
 use std::time::SystemTime;
 
+use brahman_card::interface::catalog::CommitIn;
 use brahman_storage::digest::{hex, sha256};
 
 use super::*;

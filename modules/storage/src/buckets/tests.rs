@@ -5,7 +5,6 @@ mod lost;
 mod objects;
 
 use std::os::unix::fs::symlink;
-use std::time::Instant;
 
 use brahman_card::interface::storage::AddBucketIn;
 

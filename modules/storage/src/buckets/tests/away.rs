@@ -1,5 +1,7 @@
 //! Disks that are away, silent or exchanged: told apart, and nothing is made anew in their place.
 
+use std::time::Instant;
+
 use super::*;
 
 #[tokio::test]
