@@ -14,7 +14,7 @@
 //! that is cut off or damaged is refused as a whole; nothing is put where anything is; a state
 //! comes to its place in one step, once all of it is there and compared.
 //!
-//! [`contents`] chooses what goes into it, [`restore`] makes a state of it.
+//! [`mod@contents`] chooses what goes into it, [`mod@restore`] makes a state of it.
 
 mod contents;
 mod restore;

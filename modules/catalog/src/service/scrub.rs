@@ -8,7 +8,7 @@
 //! replaced but by bytes that have the recorded hash; what was deleted or replaced meanwhile is no
 //! damage; a bucket that is away is no damage either, and is said.
 //!
-//! [`position`] says where it goes on.
+//! [`mod@position`] says where it goes on.
 
 mod manifests;
 mod position;
