@@ -139,7 +139,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn places_and_queue_hold_and_nobody_is_forgotten(places in 3_usize..20, moves in prop::collection::vec((0_u8..3, 0_u32..3), 0..200)) {
+        fn places_and_queue_hold_and_nobody_is_forgotten(
+            places in 3_usize..20,
+            moves in prop::collection::vec((0_u8..3, 0_u32..3), 0..200),
+        ) {
             let mut admission = Admission::new(places, 5);
             let share = places - places / 8;
             let mut running: Vec<u32> = Vec::new();
@@ -151,14 +154,22 @@ mod tests {
                         Admit::Wait(ticket) => waiting.push((uid, ticket)),
                         Admit::Full => {}
                     },
-                    1 => if let Some(done) = running.pop()
-                        && let Some(ticket) = admission.release(done) {
-                            let at = waiting.iter().position(|(_, t)| *t == ticket).expect("a waiting call");
+                    1 => {
+                        if let Some(done) = running.pop()
+                            && let Some(ticket) = admission.release(done)
+                        {
+                            let at = waiting
+                                .iter()
+                                .position(|(_, t)| *t == ticket)
+                                .expect("a waiting call");
                             running.push(waiting.remove(at).0);
-                        },
-                    _ => if let Some((uid, ticket)) = waiting.pop() {
-                        prop_assert!(admission.leave(uid, ticket));
-                    },
+                        }
+                    }
+                    _ => {
+                        if let Some((uid, ticket)) = waiting.pop() {
+                            prop_assert!(admission.leave(uid, ticket));
+                        }
+                    }
                 }
                 prop_assert!(running.len() <= places && waiting.len() <= 5);
                 prop_assert_eq!(admission.load(), running.len() + waiting.len());

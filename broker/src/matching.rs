@@ -526,25 +526,42 @@ mod tests {
     }
 
     prop_compose! {
-        fn any_module()(label in "[a-d]", priority in 0_usize..4, offset in -3_i64..4, state in 0_usize..4, exclude in any::<bool>(), n in 0_u32..1000) -> ModuleRecord {
+        fn any_module()(
+            label in "[a-d]",
+            priority in 0_usize..4,
+            offset in -3_i64..4,
+            state in 0_usize..4,
+            exclude in any::<bool>(),
+            n in 0_u32..1000,
+        ) -> ModuleRecord {
             let words = ["low", "normal", "high", "critical"];
             let more = format!("service_socket = \"s{n}\"\npriority = \"{}\"\n[priority_contexts.x]\npriority_offset = {offset}\nexclude = {exclude}", words[priority]);
             let mut module = module(&label, &more);
-            module.state = [ModuleState::Ready, ModuleState::Loading, ModuleState::Failed, ModuleState::Stopped][state];
+            module.state = [
+                ModuleState::Ready,
+                ModuleState::Loading,
+                ModuleState::Failed,
+                ModuleState::Stopped,
+            ][state];
             module
         }
     }
 
     proptest! {
         #[test]
-        fn the_order_is_total_and_blind_to_permutation(modules in prop::collection::vec(any_module(), 0..8), turn in 0_usize..8) {
+        fn the_order_is_total_and_blind_to_permutation(
+            modules in prop::collection::vec(any_module(), 0..8),
+            turn in 0_usize..8,
+        ) {
             let mut unique: Vec<ModuleRecord> = Vec::new();
             for module in modules {
                 if unique.iter().all(|m| m.card.id != module.card.id) {
                     unique.push(module);
                 }
             }
-            let ids = |list: &[ModuleRecord]| -> Vec<String> { rank(list, &ask(Some("x"))).candidates.into_iter().map(|c| c.matched.id).collect() };
+            let ids = |list: &[ModuleRecord]| -> Vec<String> {
+                rank(list, &ask(Some("x"))).candidates.into_iter().map(|c| c.matched.id).collect()
+            };
             let straight = ids(&unique);
             let mut turned = unique.clone();
             turned.reverse();
@@ -556,7 +573,9 @@ mod tests {
             prop_assert_eq!(straight.len(), unique.len());
             let ranking = rank(&unique, &ask(Some("x")));
             prop_assert!(ranking.eligible().iter().all(|c| c.refused.is_none()));
-            prop_assert!(ranking.candidates[ranking.eligible..].iter().all(|c| c.refused.is_some()));
+            prop_assert!(
+                ranking.candidates[ranking.eligible..].iter().all(|c| c.refused.is_some())
+            );
         }
     }
 }

@@ -392,7 +392,12 @@ impl Broker {
     }
 
     fn target(&self, module: &ModuleRecord, flow: &str) -> Target {
-        let named = |ty: &brahman_card::card::FlowType| matches!(ty, brahman_card::card::FlowType::Interface { name } if name == flow);
+        let named = |ty: &brahman_card::card::FlowType| {
+            matches!(
+                ty,
+                brahman_card::card::FlowType::Interface { name } if name == flow
+            )
+        };
         let declared = module
             .card
             .flow

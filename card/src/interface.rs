@@ -141,7 +141,9 @@ pub trait WireError: Serialize + JsonSchema {
 /// `error`.
 macro_rules! interface {
     (@facts $method:ident) => { $crate::interface::MethodFacts::named(stringify!($method)).bare() };
-    (@facts $method:ident $ask:ty) => { $crate::interface::MethodFacts::named(stringify!($method)) };
+    (@facts $method:ident $ask:ty) => {
+        $crate::interface::MethodFacts::named(stringify!($method))
+    };
     (@or_empty) => { $crate::interface::Empty };
     (@or_empty $kind:ty) => { $kind };
     (

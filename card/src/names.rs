@@ -204,7 +204,9 @@ pub enum NameError {
 macro_rules! names {
     ($($(#[$meta:meta])* $name:ident, $kind:ident;)*) => {$(
         $(#[$meta])*
-        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[derive(
+            Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+        )]
         #[serde(try_from = "String", into = "String")]
         #[schemars(with = "String")]
         pub struct $name(String);
@@ -376,14 +378,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_never_leads_out_of_a_folder_and_is_no_file_of_ours(name in names(), kind in prop::sample::select(KINDS.to_vec())) {
+        fn a_name_never_leads_out_of_a_folder_and_is_no_file_of_ours(
+            name in names(),
+            kind in prop::sample::select(KINDS.to_vec()),
+        ) {
             if kind.check(&name).is_ok() {
                 for folder in ["/state/indexes", "relative", "/"] {
                     let path = Path::new(folder).join(&name);
                     prop_assert_eq!(path.parent(), Some(Path::new(folder)));
-                    prop_assert!(matches!(path.components().next_back(), Some(Component::Normal(last)) if last == name.as_str()));
+                    prop_assert!(
+                        matches!(
+                            path.components().next_back(),
+                            Some(Component::Normal(last)) if last == name.as_str()
+                        )
+                    );
                 }
-                prop_assert!(!name.contains(|c: char| c.is_control() || c.is_whitespace() || "/\\:*?\"<>|$`'".contains(c)));
+                prop_assert!(!name.contains(|c: char| c.is_control()
+                    || c.is_whitespace()
+                    || "/\\:*?\"<>|$`'".contains(c)));
             }
             if kind.check_new(&name).is_ok() {
                 prop_assert!(kind.check(&name).is_ok());
@@ -403,7 +415,10 @@ mod tests {
                     prop_assert_eq!(serde_json::to_string(&read).expect("a name is JSON"), json);
                     prop_assert_eq!(read.to_string().parse::<IndexName>(), Ok(read));
                 }
-                Err(why) => prop_assert!(Kind::Index.check(&name).is_err() && why.to_string().contains("expected 1 to 128")),
+                Err(why) => prop_assert!(
+                    Kind::Index.check(&name).is_err()
+                        && why.to_string().contains("expected 1 to 128")
+                ),
             }
         }
 

@@ -190,18 +190,21 @@ macro_rules! methods {
 fn messages_of_earlier_versions_are_read_and_written_to_the_byte() {
     let methods = methods! {
         broker: Resolve Watch Explain GetContext SetContext Status;
-        catalog: List Get Commit Location Abandon Lineage Sample Resync ResyncMissing Adopt MarkStale ClearStale Delete Copy Rename Pin Unpin
-            Snapshot Watch;
+        catalog: List Get Commit Location Abandon Lineage Sample Resync ResyncMissing Adopt
+            MarkStale ClearStale Delete Copy Rename Pin Unpin Snapshot Watch;
         embed: EmbedText EmbedFile EmbedBulk Tokenize Info;
-        index: Create Refresh Migrate Search SearchBulk Get List Stats Delete Generations Promote Rollback Unpin Move Compact Doctor
-            EvalAutogen EvalList Trial Trials Best CompactTrials Autotune AgentStatus AgentEnqueue Snapshot;
+        index: Create Refresh Migrate Search SearchBulk Get List Stats Delete Generations Promote
+            Rollback Unpin Move Compact Doctor EvalAutogen EvalList Trial Trials Best CompactTrials
+            Autotune AgentStatus AgentEnqueue Snapshot;
         ingest: Files Explain Postgres Mysql Watch Unwatch Watches Runs Cancel;
         init: List Start Stop Restart Reload Check Logs Attach Update Watch Shutdown;
         profiles: Activate Deactivate Active List Define Remove Vram Preload Unload Loaded;
         rerank: Rerank Info;
-        score: Info Logprobs ScoreMatrix ScoreMemory ScoreIncremental ScoreFinetune Weights ResetWeights;
+        score: Info Logprobs ScoreMatrix ScoreMemory ScoreIncremental ScoreFinetune Weights
+            ResetWeights;
         service: GetInfo GetInterfaceDescription;
-        storage: Buckets AddBucket RemoveBucket GetObject PutObject Health Scrub Errors FlushErrors CompactErrors;
+        storage: Buckets AddBucket RemoveBucket GetObject PutObject Health Scrub Errors FlushErrors
+            CompactErrors;
     };
     assert_eq!(
         methods.len(),

@@ -195,7 +195,9 @@ pub(crate) async fn stream<M: Method>(
         biased;
         outcome = streamed::<M>(socket, parameters, each) => outcome,
         // Of what goes on for ever Ctrl-C is the end that was meant, and the signal's own.
-        Ok(()) = tokio::signal::ctrl_c(), if !is_endless => return Err(Cancellation { method: M::NAME }.into()),
+        Ok(()) = tokio::signal::ctrl_c(), if !is_endless => {
+            return Err(Cancellation { method: M::NAME }.into());
+        }
     };
     outcome.map_err(|error| match error {
         ClientError::Closed { .. } | ClientError::Io(_) => {

@@ -24,7 +24,11 @@ const PROVIDERS: [(&str, bool); 3] = [("a", true), ("b", false), ("c", true)];
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     // Time moves only while nobody has anything to do, so nothing is waited for.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
     runtime.block_on(async {
         // A program of Rust's ignores it; here nobody has said so.
         let _pipe = signal(SignalKind::pipe()).expect("a handler");
@@ -71,7 +75,8 @@ async fn play(data: &[u8]) {
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| Client::connect(&broker)).collect();
     let mut told = 0_u32;
     for step in data.chunks(3).take(STEPS_MAX) {
-        let (what, how, at) = (step[0], *step.get(1).unwrap_or(&0), usize::from(*step.get(2).unwrap_or(&0)));
+        let (what, how, at) =
+            (step[0], *step.get(1).unwrap_or(&0), usize::from(*step.get(2).unwrap_or(&0)));
         let client = &mut clients[at % CLIENTS];
         match what % 16 {
             0..=10 => {
@@ -127,9 +132,13 @@ async fn provide(mut stream: UnixStream, label: &'static str, gives_numbers: boo
             2 => b"not json\0".to_vec(),
             3 => own(Some("org.example.No"), false),
             4 => [own(None, true), own(None, false)].concat(),
-            5 => b"{\"org.brahman.call\":4000000000,\"parameters\":{\"for\":0,\"by\":\"nobody\"}}\0".to_vec(),
+            5 => {
+                b"{\"org.brahman.call\":4000000000,\"parameters\":{\"for\":0,\"by\":\"nobody\"}}\0"
+                    .to_vec()
+            }
             6 => [own(None, false), own(None, false)].concat(),
-            7 => [own(None, false), b"{\"parameters\":{\"for\":0,\"by\":\"late\"}}\0".to_vec()].concat(),
+            7 => [own(None, false), b"{\"parameters\":{\"for\":0,\"by\":\"late\"}}\0".to_vec()]
+                .concat(),
             8 | 9 => {
                 let whole = own(None, false);
                 let end = if how % 16 == 8 { whole.len() } else { whole.len() / 2 };
@@ -182,8 +191,19 @@ impl Client {
         Self { stream: ours, frames: FrameBuffer::nul(), owed: VecDeque::new(), cut: 0 }
     }
 
-    async fn call(&mut self, label: &'static str, who: u32, how: u8, oneway: bool, repeatable: bool) {
-        let method = format!("org.example.T{}.{}", label.to_uppercase(), if repeatable { "Get" } else { "Put" });
+    async fn call(
+        &mut self,
+        label: &'static str,
+        who: u32,
+        how: u8,
+        oneway: bool,
+        repeatable: bool,
+    ) {
+        let method = format!(
+            "org.example.T{}.{}",
+            label.to_uppercase(),
+            if repeatable { "Get" } else { "Put" }
+        );
         let mut call = json!({"method": method, "parameters": {"who": who, "how": how}});
         if oneway {
             call["oneway"] = true.into();
@@ -202,12 +222,21 @@ impl Client {
     /// Takes what is owed first.
     async fn hear(&mut self) {
         let Some((who, label)) = self.owed.pop_front() else { return };
-        let reply = message(&mut self.stream, &mut self.frames).await.expect("each call is answered");
+        let reply =
+            message(&mut self.stream, &mut self.frames).await.expect("each call is answered");
         match reply["error"].as_str() {
             Some(error) if error.starts_with("org.brahman.Broker.") => {}
             Some("org.example.No") | None => {
-                assert_eq!((&reply["parameters"]["for"], &reply["parameters"]["by"]), (&json!(who), &json!(label)), "{reply}");
-                assert!(reply.get("continues").is_none() && reply.as_object().expect("an object").len() <= 2, "{reply}");
+                assert_eq!(
+                    (&reply["parameters"]["for"], &reply["parameters"]["by"]),
+                    (&json!(who), &json!(label)),
+                    "{reply}"
+                );
+                assert!(
+                    reply.get("continues").is_none()
+                        && reply.as_object().expect("an object").len() <= 2,
+                    "{reply}"
+                );
             }
             Some(other) => panic!("{other}"),
         }

@@ -3,11 +3,11 @@
 
 #![no_main]
 
-use flat_hnsw::{self, SearchParameters};
 use brahman_index::folder::Folder;
 use brahman_index::rows::RowStore;
 use brahman_index::segment;
 use brahman_storage::Steps;
+use flat_hnsw::{self, SearchParameters};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Some((kind, bytes)) = data.split_first() else { return };
@@ -37,7 +37,11 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
             let generation = folder.path().join("gen-1");
             std::fs::create_dir(&generation).expect("made");
             std::fs::write(generation.join("manifest.json"), bytes).expect("written");
-            std::fs::write(folder.path().join("CURRENT"), r#"{"sequence":1,"generation":"gen-1","reason":"x","at_ms":0}"#).expect("written");
+            std::fs::write(
+                folder.path().join("CURRENT"),
+                r#"{"sequence":1,"generation":"gen-1","reason":"x","at_ms":0}"#,
+            )
+            .expect("written");
             let _ = Folder::new(folder.path(), Steps::default()).open();
             std::fs::write(folder.path().join("CURRENT"), bytes).expect("written");
             let _ = Folder::new(folder.path(), Steps::default()).open();

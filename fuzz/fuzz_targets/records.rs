@@ -15,7 +15,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
         assert_eq!(first, second);
         log.append(&[serde_json::json!({"more": 1})]).expect("appended");
         let (_, third) = Log::open::<serde_json::Value>(&path).expect("opens again");
-        assert_eq!((third.len(), third.last()), (first.len() + 1, Some(&serde_json::json!({"more": 1}))));
+        assert_eq!(
+            (third.len(), third.last()),
+            (first.len() + 1, Some(&serde_json::json!({"more": 1})))
+        );
     }
     let path = folder.path().join("pending.log");
     std::fs::write(&path, data).expect("written");

@@ -289,7 +289,9 @@ impl Supervisor {
                 _ = signals.hup.recv() => Occurrence::Reload,
                 _ = signals.child.recv() => Occurrence::Children,
                 Some(Ok((id, pid))) = self.ends.join_next() => Occurrence::Ended(id, pid),
-                Some(Ok(session)) = self.sessions.join_next() => Occurrence::Event(Event::Detached { session }),
+                Some(Ok(session)) = self.sessions.join_next() => {
+                    Occurrence::Event(Event::Detached { session })
+                }
                 Some(request) = inbox.recv() => Occurrence::Asked(request),
                 Ok(word) = ear.hear() => Occurrence::Heard(word),
                 () = timer => Occurrence::Event(Event::Tick),

@@ -2,11 +2,11 @@
 //! when no mesh runs.
 //!
 //! ```text
-//! logs/<label>.log                                      what is being written
-//! logs/<label>.log.1 …                                  what was written before it, the highest number first
+//! logs/<label>.log                                   what is being written
+//! logs/<label>.log.1 …                               what was before, the highest number first
 //!
-//! {"brahman_log":1}                                     the first line of each, with the format
-//! {"at_ms":…,"pid":…,"stream":"stderr","text":"…"}      then one for each line of output
+//! {"brahman_log":1}                                  the first line of each, with the format
+//! {"at_ms":…,"pid":…,"stream":"stderr","text":"…"}   then one for each line of output
 //! ```
 //!
 //! Invariants: a file takes [`LOG_BYTES_MAX`] and a label [`LOGS_KEPT`] files more than that; a

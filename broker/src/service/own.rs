@@ -265,7 +265,11 @@ impl Broker {
                             biased;
                             () = self.drain.cancelled() => return Ok(After::Close),
                             () = tokio::time::sleep(GONE_EVERY) => {}
-                            changed = changes.changed() => if changed.is_err() { return Ok(After::Close) } else { changes.mark_changed() },
+                            changed = changes.changed() => if changed.is_err() {
+                                return Ok(After::Close);
+                            } else {
+                                changes.mark_changed();
+                            },
                         },
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         _ => return Ok(After::Close),

@@ -153,8 +153,11 @@ fn read_by_phase(item: &mut DeriveInput) -> Result<Tokens> {
     let words = known.iter().map(|variant| variant.to_string().to_lowercase());
     Ok(quote! {
         impl<'de> ::serde::Deserialize<'de> for #name {
-            fn deserialize<D: ::serde::Deserializer<'de>>(deserializer: D) -> ::core::result::Result<Self, D::Error> {
-                let reply = <::serde_json::Value as ::serde::Deserialize>::deserialize(deserializer)?;
+            fn deserialize<D: ::serde::Deserializer<'de>>(
+                deserializer: D,
+            ) -> ::core::result::Result<Self, D::Error> {
+                let reply =
+                    <::serde_json::Value as ::serde::Deserialize>::deserialize(deserializer)?;
                 let read = match reply["phase"].as_str() {
                     #(Some(#words) => ::serde_json::from_value(reply).map(Self::#known),)*
                     _ => ::serde_json::from_value(reply).map(Self::#other),

@@ -46,7 +46,13 @@ interface! {
         /// hidden.
         Forbidden { profile: String, name: String }
         /// There is not enough memory, and what is idle and not pinned would not give enough.
-        NoRoom { slot: String, needed_mib: u64, free_mib: u64, holders: Vec<super::Holder>, unowned_mib: Option<u64> }
+        NoRoom {
+            slot: String,
+            needed_mib: u64,
+            free_mib: u64,
+            holders: Vec<super::Holder>,
+            unowned_mib: Option<u64>,
+        }
         NoSuchProfile { id: String }
         NoSuchModel { model: String }
         /// The profile makes no sense, or cannot be served by this mesh; the message says why.

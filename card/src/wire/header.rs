@@ -547,12 +547,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn skimming_agrees_with_a_full_parse(text in ".{0,20}", number in any::<i64>(), more in any::<bool>()) {
+        fn skimming_agrees_with_a_full_parse(
+            text in ".{0,20}",
+            number in any::<i64>(),
+            more in any::<bool>(),
+        ) {
             let message = serde_json::json!({"method": "a.b.C", "parameters": {"t": text, "n": [number]}, "more": more});
             let bytes = serde_json::to_vec(&message).expect("a value is JSON");
             let header = CallHeader::skim(&bytes).expect("a call");
             prop_assert_eq!(header.more, more);
-            let parameters: serde_json::Value = serde_json::from_slice(header.parameters).expect("the same JSON");
+            let parameters: serde_json::Value =
+                serde_json::from_slice(header.parameters).expect("the same JSON");
             prop_assert_eq!(&parameters, &message["parameters"]);
         }
 

@@ -191,16 +191,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn both_parsers_give_the_same_bits(numbers in prop::collection::vec((any::<bool>(), any::<u64>(), 1_usize..=DIGITS_MAX, 0_usize..DIGITS_MAX), 1..20)) {
-            let texts: Vec<String> = numbers.iter().map(|(negative, digits, count, fraction)| {
-                let fraction = (*fraction).min(count - 1);
-                let digits = digits % 10_u64.pow(*count as u32).min(if fraction == 0 { WHOLE_MAX } else { VALUE_MAX });
-                let mut text = format!("{digits:0width$}", width = fraction + 1);
-                if fraction > 0 {
-                    text.insert(text.len() - fraction, '.');
-                }
-                format!("{}{text}", if *negative { "-" } else { "" })
-            }).collect();
+        fn both_parsers_give_the_same_bits(
+            numbers in prop::collection::vec(
+                (any::<bool>(), any::<u64>(), 1_usize..=DIGITS_MAX, 0_usize..DIGITS_MAX),
+                1..20,
+            ),
+        ) {
+            let texts: Vec<String> = numbers
+                .iter()
+                .map(|(negative, digits, count, fraction)| {
+                    let fraction = (*fraction).min(count - 1);
+                    let digits = digits
+                        % 10_u64.pow(*count as u32).min(if fraction == 0 {
+                            WHOLE_MAX
+                        } else {
+                            VALUE_MAX
+                        });
+                    let mut text = format!("{digits:0width$}", width = fraction + 1);
+                    if fraction > 0 {
+                        text.insert(text.len() - fraction, '.');
+                    }
+                    format!("{}{text}", if *negative { "-" } else { "" })
+                })
+                .collect();
             let object = format!(r#"{{"v":[{}]}}"#, texts.join(","));
             let (vector, _) = take_vector(object.as_bytes(), "v").expect("common numbers");
             let asked: Asked = serde_json::from_str(&object).expect("JSON");
@@ -211,11 +224,17 @@ mod tests {
         #[test]
         fn what_was_written_is_read(vector in prop::collection::vec(-1.0_f32..1.0, 1..20)) {
             // As Rust writes them, and as Python does: with the digits of an f64.
-            let texts = [serde_json::to_string(&vector), serde_json::to_string(&vector.iter().map(|x| f64::from(*x)).collect::<Vec<_>>())];
+            let texts = [
+                serde_json::to_string(&vector),
+                serde_json::to_string(&vector.iter().map(|x| f64::from(*x)).collect::<Vec<_>>()),
+            ];
             for text in texts {
                 let object = format!(r#"{{"v":{}}}"#, text.expect("JSON"));
                 if !object.contains('e') {
-                    prop_assert_eq!(&take_vector(object.as_bytes(), "v").expect("common numbers").0, &vector);
+                    prop_assert_eq!(
+                        &take_vector(object.as_bytes(), "v").expect("common numbers").0,
+                        &vector
+                    );
                 }
             }
         }

@@ -113,11 +113,18 @@ pub(crate) async fn logs(socket: &Path, logs: Logs, output: &Output) -> anyhow::
 }
 
 fn is_down(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Connect { source, .. }) if source.kind() != std::io::ErrorKind::PermissionDenied)
+    matches!(
+        error.downcast_ref::<ClientError>(),
+        Some(ClientError::Connect { source, .. })
+            if source.kind() != std::io::ErrorKind::PermissionDenied
+    )
 }
 
 fn is_unknown(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<ClientError>(), Some(ClientError::Fault(fault)) if fault.name == NoSuchModule::NAME)
+    matches!(
+        error.downcast_ref::<ClientError>(),
+        Some(ClientError::Fault(fault)) if fault.name == NoSuchModule::NAME
+    )
 }
 
 /// The last lines of all replicas of a Card; or, if the label is of no such Card, the error that

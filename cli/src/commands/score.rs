@@ -1,13 +1,15 @@
 //! Which memories a model's answers depend on.
 
+mod matrix;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use brahman_card::interface::Method;
 use brahman_card::interface::score::{
     ChatTemplate, Conversation, Entry, FinetuneIn, FinetuneOut, IncrementalIn, IncrementalOut,
-    IncrementalRow, MatrixIn, MatrixOut, MatrixSummary, MemoryIn, MemoryOut, ResetWeightsIn,
-    ResetWeightsOut, Row, TemplateUse, Weight, WeightsIn, WeightsOut, file, method,
+    IncrementalRow, MatrixSummary, MemoryIn, MemoryOut, ResetWeightsIn, ResetWeightsOut, Row,
+    TemplateUse, Weight, WeightsIn, WeightsOut, file, method,
 };
 use brahman_sidecar::chain;
 use clap::{Args, Subcommand};
@@ -16,11 +18,8 @@ use serde_json::{Map, Value, json};
 use super::{absolute, get, is_standard, stdin_bytes, stream, unfinished};
 use crate::failure::{BadInput, NotFound};
 use crate::output::{Output, Tone, duration};
+use matrix::{Matrix, floor, matrix};
 
-/// Maximum number of columns of the heat map; of more responses, neighbours share one.
-const COLUMNS_MAX: usize = 64;
-/// Maximum number of rows shown; `--json` has all.
-const ROWS_MAX: usize = 40;
 /// Tokens a cell of the page names: it shades whole responses.
 const PAGE_TOKENS: u64 = 200;
 
@@ -108,24 +107,6 @@ pub(crate) struct Source {
     /// Do not use stored results of earlier calls
     #[arg(long)]
     fresh: bool,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct Matrix {
-    #[command(flatten)]
-    file: Source,
-    /// How many of a cell's tokens to show
-    #[arg(long, default_value_t = 0)]
-    top: u64,
-    /// Screen all memories with a cheap model, and score only the top N with the real one
-    #[arg(long, value_name = "N")]
-    approximate: Option<u64>,
-    /// Also remove these memories together, KEY,KEY…; may be repeated
-    #[arg(long, value_name = "KEYS")]
-    group: Vec<String>,
-    /// Write a page with the matrix as a heat map
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
 }
 
 /// The conversation as a call takes it.
@@ -260,139 +241,6 @@ pub(crate) async fn score(socket: &Path, command: Score, output: &Output) -> any
             Ok(())
         }
     }
-}
-
-async fn matrix(socket: &Path, matrix: &Matrix, output: &Output) -> anyhow::Result<()> {
-    let ConversationInput { conversation, path, line, chat_template } = matrix.file.given()?;
-    // The page shows the conversation beside the figures.
-    let talk = match (&matrix.html, &conversation, &path) {
-        (None, _, _) => Vec::new(),
-        (Some(_), Some(conversation), _) => talk(conversation),
-        (Some(_), None, path) => talk(&spoken(path.as_deref().unwrap_or_default(), line)?),
-    };
-    let groups = matrix
-        .group
-        .iter()
-        .map(|group| group.split(',').map(|key| key.trim().to_owned()).collect())
-        .collect();
-    let top = if matrix.html.is_some() { matrix.top.max(PAGE_TOKENS) } else { matrix.top };
-    let ask = MatrixIn {
-        conversation,
-        path,
-        line,
-        chat_template,
-        groups: Some(groups),
-        top: Some(top),
-        approximate: matrix.approximate,
-        fresh: Some(matrix.file.fresh),
-        priority: matrix.file.priority,
-        ..MatrixIn::default()
-    };
-    let bar = output.count_bar("scoring", 0);
-    let (mut rows, mut seen): (Vec<Row>, u64) = (Vec::new(), 0);
-    let last: MatrixOut = stream::<method::ScoreMatrix>(socket, &ask, |reply: &MatrixOut| {
-        let (done, of) = match reply {
-            MatrixOut::Row(one) => {
-                // A stream that was begun again counts anew.
-                if std::mem::replace(&mut seen, one.done) >= one.done {
-                    rows.clear();
-                }
-                rows.push(one.row.clone());
-                (one.done, one.of)
-            }
-            MatrixOut::Done(summary) => (summary.done, summary.of),
-            MatrixOut::Progress(progress) => (progress.done, progress.of),
-        };
-        bar.set_length(of);
-        bar.set_position(done);
-    })
-    .await?;
-    bar.finish_and_clear();
-    let MatrixOut::Done(done) = last else {
-        return Err(unfinished(<method::ScoreMatrix as Method>::NAME));
-    };
-    if let Some(file) = &matrix.html {
-        std::fs::write(file, page(&rows, &done, &talk)?)
-            .with_context(|| BadInput(format!("cannot write {}", file.display())))?;
-        output.note(&format!("wrote {}", file.display()));
-    }
-    if output.json() {
-        output.print_json(&MatrixOut::Done(MatrixSummary { rows: Some(rows), ..done }));
-        return Ok(());
-    }
-    heat_map(&rows, &done, output);
-    Ok(())
-}
-
-/// Rows by what they lose in all, a shade a response; the strongest shade is the largest
-/// divergence.
-fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
-    let sum = |row: &Row| row.divergences.iter().sum::<f64>();
-    let mut order: Vec<&Row> = rows.iter().collect();
-    order.sort_by(|a, b| sum(b).total_cmp(&sum(a)));
-    let most = rows.iter().flat_map(|r| &r.divergences).copied().fold(0.0, f64::max);
-    let responses = usize::try_from(done.responses).unwrap_or(0);
-    let share = responses.div_ceil(COLUMNS_MAX).max(1);
-    let table = order.iter().take(ROWS_MAX).map(|row| {
-        let strip: String = row
-            .divergences
-            .chunks(share)
-            .map(|c| output.shade(c.iter().copied().fold(0.0, f64::max), most))
-            .collect();
-        let best = row
-            .divergences
-            .iter()
-            .enumerate()
-            .max_by(|a, b| a.1.total_cmp(b.1))
-            .filter(|(_, d)| **d > 0.0);
-        let best = best.map_or_else(|| "-".to_owned(), |(r, d)| format!("{r} ({d:+.2})"));
-        let tokens =
-            row.cells.iter().flat_map(|c| c.top.iter().flatten()).map(|t| (t.delta, t.text.trim()));
-        let mut tokens: Vec<_> = tokens.filter(|(_, text)| !text.is_empty()).collect();
-        tokens.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let tokens: Vec<&str> = tokens.iter().take(6).map(|(_, text)| *text).collect();
-        let mark = match (&row.error, row.approximate) {
-            (Some(error), _) => output.paint(error, Tone::Bad),
-            (None, true) => output.paint("approximate", Tone::Faint),
-            (None, false) => tokens.join(" "),
-        };
-        vec![row.key.clone(), strip, format!("{:.2}", sum(row)), best, mark]
-    });
-    // Without --html or --top none were asked for.
-    let has_tokens = rows
-        .iter()
-        .flat_map(|row| &row.cells)
-        .any(|cell| cell.top.as_ref().is_some_and(|top| !top.is_empty()));
-    output.table(
-        &["MEMORY", "RESPONSES", "NATS", "LARGEST AT", if has_tokens { "TOKENS" } else { "" }],
-        table.collect(),
-    );
-    if rows.len() > ROWS_MAX {
-        output.note(&format!("{} more rows; --json has all", rows.len() - ROWS_MAX));
-    }
-    for warning in done.warnings.iter().flatten() {
-        output.note(&format!("warning: {warning}"));
-    }
-    tell_template(done.chat_template.as_ref(), output);
-    let (forwarded, naive) = (done.tokens_forwarded, done.tokens_naive);
-    let share = if naive == 0 {
-        String::new()
-    } else {
-        format!(" ({:.0} % of full passes)", 100.0 * forwarded as f64 / naive as f64)
-    };
-    output.line(&format!(
-        "{} memories, {responses} responses, {} tokens; {forwarded} forwarded{share}; noise floor {}; {} on {}, {}",
-        done.memories,
-        done.tokens,
-        floor(done.noise_floor),
-        done.model,
-        done.device,
-        duration(done.elapsed_us as f64 / 1e6),
-    ));
-}
-
-fn floor(nats: f64) -> String {
-    if nats == 0.0 { "0".to_owned() } else { format!("{nats:.1e}") }
 }
 
 /// The conversation in a file.
@@ -615,85 +463,4 @@ fn finetune(out: &FinetuneOut, output: &Output) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(role: Option<&str>, key: Option<&str>, text: &str) -> Entry {
-        Entry {
-            role: role.map(str::to_owned),
-            key: key.map(str::to_owned),
-            text: Some(text.to_owned()),
-            ..Entry::default()
-        }
-    }
-
-    #[test]
-    fn the_page_has_the_conversation_and_nothing_in_it_is_more_than_text() {
-        let evil = "</script><script>alert(1)</script><!--<script>\u{1b}]0;title\u{7}";
-        let conversation = Conversation {
-            system: Some(vec![entry(None, None, "Be brief.")]),
-            conversation: vec![
-                entry(None, Some(evil), evil),
-                entry(Some("user"), None, "Where?"),
-                Entry { tokens: Some(vec![1, 2]), ..entry(Some("assistant"), None, "") },
-            ],
-            ..Conversation::default()
-        };
-        let talk = talk(&conversation);
-        let said: Vec<_> = talk
-            .iter()
-            .map(|one| (one["role"].as_str().expect("a role"), one["entry"].as_u64()))
-            .collect();
-        assert_eq!(
-            said,
-            [("system", None), ("memory", Some(0)), ("user", Some(1)), ("assistant", Some(2))]
-        );
-        assert_eq!(
-            (talk[1]["key"].as_str(), talk[3]["text"].as_str()),
-            (Some(evil), Some("(2 token ids)"))
-        );
-        let rows = [Row { key: evil.to_owned(), keys: vec![evil.to_owned()], ..Row::default() }];
-        let page = page(&rows, &MatrixSummary::default(), &talk).expect("made");
-        let (before, data) = page.split_once("const data = ").expect("data");
-        let (data, after) = data.split_once(";\n").expect("a line");
-        assert!(
-            !data.contains('<')
-                && !data.contains('\u{1b}')
-                && before.matches("<script>").count() == 1,
-            "{data}"
-        );
-        assert_eq!(after.matches("</script>").count(), 1);
-        let read: Value = serde_json::from_str(data).expect("it is JSON still");
-        assert_eq!(read["talk"][1]["text"], evil);
-        for part in ["prefers-color-scheme: dark", "position: sticky", "legend", "data.talk"] {
-            assert!(page.contains(part), "{part}");
-        }
-    }
-
-    #[test]
-    fn a_key_does_nothing_to_a_terminal() {
-        let evil = "\u{1b}[2Jkey\u{9b}1m\r";
-        let row = Row {
-            key: evil.to_owned(),
-            keys: vec![evil.to_owned()],
-            divergences: vec![1.0],
-            deltas: vec![1.0],
-            ..Row::default()
-        };
-        let output = Output::kept();
-        heat_map(
-            &[row],
-            &MatrixSummary { responses: 1, memories: 1, ..MatrixSummary::default() },
-            &output,
-        );
-        let mut out = MemoryOut { key: evil.to_owned(), present: true, ..MemoryOut::default() };
-        out.cells.push(brahman_card::interface::score::Cell::default());
-        memory(&out, &output).expect("printed");
-        let printed = output.printed();
-        assert!(
-            printed.contains("MEMORY") && printed.contains("TOKENS") && printed.contains("key"),
-            "{printed}"
-        );
-        assert!(!printed.contains(['\u{1b}', '\u{9b}', '\r']), "{printed:?}");
-    }
-}
+mod tests;

@@ -148,9 +148,14 @@ mod tests {
     proptest! {
         #[test]
         fn an_estimate_is_never_further_off_than_the_slack(
-            a in proptest::collection::vec(-1_f32..1.0, 70), b in proptest::collection::vec(-1_f32..1.0, 70), odd in 0.1_f32..10.0,
+            a in proptest::collection::vec(-1_f32..1.0, 70),
+            b in proptest::collection::vec(-1_f32..1.0, 70),
+            odd in 0.1_f32..10.0,
         ) {
-            let unit = |v: &[f32]| -> Vec<f32> { let n = dot(v, v).sqrt().max(1e-6); v.iter().map(|x| x / n).collect() };
+            let unit = |v: &[f32]| -> Vec<f32> {
+                let n = dot(v, v).sqrt().max(1e-6);
+                v.iter().map(|x| x / n).collect()
+            };
             // One large component, which the scale of the others may clip.
             let (mut a, mut b) = (a, b);
             a[0] *= odd;
@@ -162,9 +167,17 @@ mod tests {
             let mut query = QueryCode::default();
             Quantiser::query(&b, &mut query);
             let mut out = [0];
-            Kernels::best().scan(&Rows { bytes: &code, stride: code.len() }, 0, &query.bytes, &mut out);
+            Kernels::best().scan(
+                &Rows { bytes: &code, stride: code.len() },
+                0,
+                &query.bytes,
+                &mut out,
+            );
             let (estimate, truth) = (quantiser.estimate(&query, out[0]), dot(&a, &b));
-            prop_assert!((estimate - truth).abs() <= quantiser.slack(&query), "{estimate} for {truth}");
+            prop_assert!(
+                (estimate - truth).abs() <= quantiser.slack(&query),
+                "{estimate} for {truth}"
+            );
         }
     }
 }

@@ -317,7 +317,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_file_of_any_bytes_is_refused_or_opened_but_never_a_panic(cut in 0_usize..60_000, at in 0_usize..5_000, byte in any::<u8>()) {
+        fn a_file_of_any_bytes_is_refused_or_opened_but_never_a_panic(
+            cut in 0_usize..60_000,
+            at in 0_usize..5_000,
+            byte in any::<u8>(),
+        ) {
             let folder = tempfile::tempdir().expect("a temporary directory");
             let path = folder.path().join("graph.flat");
             write(&built(600), &path).expect("written");
@@ -328,7 +332,10 @@ mod tests {
             bytes.truncate(cut.max(1));
             std::fs::write(&path, bytes).expect("written");
             if let Ok(flat) = open(&path) {
-                let _ = flat.search(&unit_vectors(1, 1, flat.store.dim()), &SearchParameters { k: 3, ef: 10, live: None });
+                let _ = flat.search(
+                    &unit_vectors(1, 1, flat.store.dim()),
+                    &SearchParameters { k: 3, ef: 10, live: None },
+                );
             }
         }
     }

@@ -289,14 +289,21 @@ mod tests {
     proptest! {
         #[test]
         fn every_instruction_set_gives_the_same_integers(
-            rows in proptest::collection::vec(any::<u8>(), 5 * 3 * LINE), query in proptest::collection::vec(-127_i8..=127, 3 * LINE), lines in 1_usize..=3,
+            rows in proptest::collection::vec(any::<u8>(), 5 * 3 * LINE),
+            query in proptest::collection::vec(-127_i8..=127, 3 * LINE),
+            lines in 1_usize..=3,
         ) {
             let stride = lines * LINE;
             // 0 would be the code -128, which no encoder writes.
             let bytes: Vec<u8> = rows[..5 * stride].iter().map(|b| (*b).max(1)).collect();
             let rows = Rows { bytes: &bytes, stride };
             let query = &query[..stride];
-            let plain: Vec<i32> = bytes.chunks(stride).map(|row| row.iter().zip(query).map(|(r, q)| (i32::from(*r) - 128) * i32::from(*q)).sum()).collect();
+            let plain: Vec<i32> = bytes
+                .chunks(stride)
+                .map(|row| {
+                    row.iter().zip(query).map(|(r, q)| (i32::from(*r) - 128) * i32::from(*q)).sum()
+                })
+                .collect();
             for kernels in Kernels::all() {
                 let (mut scanned, mut gathered) = ([0; 4], [0; 3]);
                 kernels.scan(&rows, 1, query, &mut scanned);
@@ -307,7 +314,9 @@ mod tests {
         }
 
         #[test]
-        fn an_f32_product_is_the_product(pairs in proptest::collection::vec((-1_f32..1.0, -1_f32..1.0), 0..200)) {
+        fn an_f32_product_is_the_product(
+            pairs in proptest::collection::vec((-1_f32..1.0, -1_f32..1.0), 0..200),
+        ) {
             let (a, b): (Vec<f32>, Vec<f32>) = pairs.iter().copied().unzip();
             let plain: f64 = pairs.iter().map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             prop_assert!((f64::from(dot(&a, &b)) - plain).abs() < 1e-4);

@@ -511,11 +511,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn rows_that_are_moved_are_those_that_are_copied(seed in any::<u64>(), rows in 1_usize..200, dim in 1_usize..9) {
+        fn rows_that_are_moved_are_those_that_are_copied(
+            seed in any::<u64>(),
+            rows in 1_usize..200,
+            dim in 1_usize..9,
+        ) {
             let vectors = unit_vectors(seed, rows, dim);
             let mut order: Vec<u32> = (0..rows as u32).collect();
             order.sort_by_key(|row| mix(seed ^ u64::from(*row)));
-            let (copied, moved) = (Store::new(&vectors, dim, &order).expect("memory"), Store::arranged(vectors, dim, &order).expect("moved"));
+            let (copied, moved) = (
+                Store::new(&vectors, dim, &order).expect("memory"),
+                Store::arranged(vectors, dim, &order).expect("moved"),
+            );
             prop_assert_eq!(copied.vectors(), moved.vectors());
             prop_assert_eq!(copied.codes().bytes, moved.codes().bytes);
             prop_assert_eq!(copied.quantiser, moved.quantiser);
@@ -523,14 +530,23 @@ mod tests {
 
         #[test]
         fn exact_search_gives_what_a_plain_sort_gives(
-            seed in any::<u64>(), rows in 1_usize..3000, dim in 2_usize..70, k in 1_usize..20, share in 1_u64..12,
+            seed in any::<u64>(),
+            rows in 1_usize..3000,
+            dim in 2_usize..70,
+            k in 1_usize..20,
+            share in 1_u64..12,
         ) {
             let vectors = unit_vectors(seed, rows + 1, dim);
             let (query, vectors) = vectors.split_at(dim);
             let order: Vec<u32> = (0..rows as u32).collect();
             let store = Store::new(vectors, dim, &order).expect("memory");
             let live = LiveRows::of(rows, |row| mix(row as u64).is_multiple_of(share));
-            let mut want: Vec<Neighbour> = vectors.chunks(dim).zip(0..).filter(|(_, row)| live.has(*row)).map(|(v, row)| Neighbour { row, score: dot(v, query) }).collect();
+            let mut want: Vec<Neighbour> = vectors
+                .chunks(dim)
+                .zip(0..)
+                .filter(|(_, row)| live.has(*row))
+                .map(|(v, row)| Neighbour { row, score: dot(v, query) })
+                .collect();
             want.sort_unstable();
             want.truncate(k);
             prop_assert_eq!(&store.exact(query, k, Some(&live), 1), &want);

@@ -104,13 +104,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
     #[test]
     fn random_inserts_deletes_and_filters_are_searched_as_exactly_as_before(
-        seed in any::<u64>(), rows in 1100_usize..3000, added in 1_usize..900, dead in 2_u64..12, share in 1_u64..40,
+        seed in any::<u64>(),
+        rows in 1100_usize..3000,
+        added in 1_usize..900,
+        dead in 2_u64..12,
+        share in 1_u64..40,
     ) {
         let dim = 16;
         let vectors = unit_vectors(seed, rows + added + 20, dim);
         let (queries, vectors) = vectors.split_at(20 * dim);
         let (first, rest) = vectors.split_at(rows * dim);
-        let (flat, order) = FlatIndex::build(first, dim, parameters(seed), 2, &|_| true).expect("built");
+        let (flat, order) =
+            FlatIndex::build(first, dim, parameters(seed), 2, &|_| true).expect("built");
         for (row, old) in order.iter().enumerate() {
             prop_assert_eq!(flat.store.vector(row as u32), &first[*old as usize * dim..][..dim]);
         }
@@ -120,9 +125,14 @@ proptest! {
         prop_assert!(flat.orphans(64, 2, usize::MAX).is_empty());
         // Few rows are scanned, so the walk is asked by itself.
         let walked = |query: &[f32]| flat.walk(query, 5, 100, None).best;
-        let right = queries.chunks(dim).flat_map(|q| { let truth = flat.store.exact(q, 5, None, 1); walked(q).into_iter().filter(move |f| truth.contains(f)) });
+        let right = queries.chunks(dim).flat_map(|q| {
+            let truth = flat.store.exact(q, 5, None, 1);
+            walked(q).into_iter().filter(move |f| truth.contains(f))
+        });
         prop_assert!(right.count() >= 95, "of 100");
-        let found = |live: Option<&LiveRows>| recall(&flat, queries, &SearchParameters { k: 5, ef: 100, live });
+        let found = |live: Option<&LiveRows>| {
+            recall(&flat, queries, &SearchParameters { k: 5, ef: 100, live })
+        };
         prop_assert!(found(None) >= 0.95);
         let live = LiveRows::of(rows + added, |row| !mix(row as u64).is_multiple_of(dead));
         prop_assert!(found(Some(&live)) >= 0.95);

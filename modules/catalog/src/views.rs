@@ -1,9 +1,9 @@
 //! Datasets under stable paths, for tools that read files: `datasets/<name>/current/*.parquet`.
 //!
 //! ```text
-//! datasets/<name>/current                             a link to the folder of the present generation
-//! datasets/<name>/generation-<number>-<run>/          one for each generation that is kept
-//!     <number>-<run of the object>-part-0.parquet     links to its objects, in the order of their rows
+//! datasets/<name>/current                           a link to the folder of the present generation
+//! datasets/<name>/generation-<number>-<run>/        one for each generation that is kept
+//!     <number>-<run of the object>-part-0.parquet   links to its objects, in their rows' order
 //! ```
 //!
 //! Invariants: `current` leads to a folder with every object of one generation and nothing else,

@@ -305,29 +305,49 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_tried_twice_nothing_is_out_of_bounds_and_the_same_history_gives_the_same_choice(recalls in prop::collection::vec(0.5_f64..1.0, 1..40)) {
-            let settings = Settings { m: [4, 12], ef_construction: [16, 40], ..Settings::default() };
-            let (mut all, data): (Vec<TrialRecord>, _) = (Vec::new(), DataNames::new("data".into(), "", std::iter::empty()));
+        fn nothing_is_tried_twice_nothing_is_out_of_bounds_and_the_same_history_gives_the_same_choice(
+            recalls in prop::collection::vec(0.5_f64..1.0, 1..40),
+        ) {
+            let settings =
+                Settings { m: [4, 12], ef_construction: [16, 40], ..Settings::default() };
+            let (mut all, data): (Vec<TrialRecord>, _) =
+                (Vec::new(), DataNames::new("data".into(), "", std::iter::empty()));
             for recall in recalls {
-                let history = History { trials: &all, data: &data, eval: Some("set"), engine: "flat-hnsw" };
+                let history =
+                    History { trials: &all, data: &data, eval: Some("set"), engine: "flat-hnsw" };
                 let config = next(&settings, &history).expect("225 choices are not used up by 40");
                 let again = next(&settings, &history);
                 prop_assert_eq!(again.as_ref(), Some(&config));
                 let (m, ef) = (config.m.unwrap_or(0), config.ef_construction.unwrap_or(0));
                 prop_assert!((4..=12).contains(&m) && (16..=40).contains(&ef));
                 prop_assert!(all.iter().all(|t| t.config != config));
-                let metrics = Metrics { recall_at_k: recall, recall_low: recall, recall_high: recall, ..Metrics::default() };
+                let metrics = Metrics {
+                    recall_at_k: recall,
+                    recall_low: recall,
+                    recall_high: recall,
+                    ..Metrics::default()
+                };
                 let (fingerprint, eval) = ("data".into(), "set".into());
-                all.push(TrialRecord { config, metrics, fingerprint, eval, ..TrialRecord::default() });
+                all.push(TrialRecord {
+                    config,
+                    metrics,
+                    fingerprint,
+                    eval,
+                    ..TrialRecord::default()
+                });
             }
         }
 
         #[test]
-        fn no_hour_has_more_trials_than_allowed_and_no_pause_is_shorter_than_the_cooldown(gaps in prop::collection::vec(0_u64..1000, 1..60)) {
-            let settings = Settings { max_trials_per_hour: 5, cooldown_s: 60, ..Settings::default() };
+        fn no_hour_has_more_trials_than_allowed_and_no_pause_is_shorter_than_the_cooldown(
+            gaps in prop::collection::vec(0_u64..1000, 1..60),
+        ) {
+            let settings =
+                Settings { max_trials_per_hour: 5, cooldown_s: 60, ..Settings::default() };
             let (mut pace, mut now, mut begun) = (Pace::default(), Instant::now(), Vec::new());
             for gap in gaps {
-                now += Duration::from_secs(gap) + pace.wait(&settings, now + Duration::from_secs(gap));
+                now +=
+                    Duration::from_secs(gap) + pace.wait(&settings, now + Duration::from_secs(gap));
                 pace.begin(now);
                 begun.push(now);
             }

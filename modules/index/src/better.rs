@@ -223,7 +223,10 @@ mod tests {
         }
 
         #[test]
-        fn the_best_is_beaten_by_none(goal in goals(), all in prop::collection::vec(figures(), 1..12)) {
+        fn the_best_is_beaten_by_none(
+            goal in goals(),
+            all in prop::collection::vec(figures(), 1..12),
+        ) {
             let best = &all[goal.best(&all).expect("there are some")];
             for other in &all {
                 let dominates = other.recall >= best.recall && other.p95_us <= best.p95_us
@@ -238,7 +241,11 @@ mod tests {
 
         /// What is better loses no recall that its intervals can tell, unless a target allows it.
         #[test]
-        fn nothing_is_better_that_gives_up_what_was_not_given_free(target in 0.5_f64..1.0, a in figures(), b in figures()) {
+        fn nothing_is_better_that_gives_up_what_was_not_given_free(
+            target in 0.5_f64..1.0,
+            a in figures(),
+            b in figures(),
+        ) {
             if Goal::Pareto.compare(&a, &b) == Standing::Better {
                 prop_assert!(a.recall >= b.low && a.p95_us <= b.p95_us);
             }
@@ -248,7 +255,9 @@ mod tests {
         }
 
         #[test]
-        fn an_interval_holds_its_mean_and_narrows_with_more_queries(shares in prop::collection::vec(0_u32..=10, 2..60)) {
+        fn an_interval_holds_its_mean_and_narrows_with_more_queries(
+            shares in prop::collection::vec(0_u32..=10, 2..60),
+        ) {
             let shares: Vec<f64> = shares.into_iter().map(|n| f64::from(n) / 10.0).collect();
             let ((low, high), p) = (interval(&shares), mean(&shares));
             prop_assert!((0.0..=p).contains(&low) && (p..=1.0).contains(&high), "{low} {p} {high}");

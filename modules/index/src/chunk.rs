@@ -147,11 +147,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_lost_and_nothing_is_too_long(text in "[a-zé(){}; \n.]{0,400}", size in 16_usize..80, id in "a\\.(txt|md|rs|py|c|go|js)") {
+        fn nothing_is_lost_and_nothing_is_too_long(
+            text in "[a-zé(){}; \n.]{0,400}",
+            size in 16_usize..80,
+            id in "a\\.(txt|md|rs|py|c|go|js)",
+        ) {
             let chunks = Chunker::new(size, size / 4).expect("sizes").cut(&id, &text);
             prop_assert!(chunks.iter().all(|c| c.text.chars().count() <= size));
             for (at, c) in text.char_indices().filter(|(_, c)| !c.is_whitespace()) {
-                prop_assert!(chunks.iter().any(|k| k.start <= at && at < k.start + k.text.len()), "{c} at {at} is in no chunk");
+                prop_assert!(
+                    chunks.iter().any(|k| k.start <= at && at < k.start + k.text.len()),
+                    "{c} at {at} is in no chunk"
+                );
             }
         }
     }

@@ -7,24 +7,25 @@
 //! ([`crate::data`]). Invariants: a set is used on its own data only; of other data it is made
 //! anew, or, where its answers were given, refused. The same rows, seed and numbers give the same
 //! queries, in whatever order the rows lie.
+//!
+//! [`sets`] keeps them.
+
+mod sets;
 
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use brahman_card::clock::now_ms;
 use brahman_card::interface::index::EvalInfo;
 use brahman_sidecar::chain;
-use brahman_storage::{atomic, digest};
-use serde::{Deserialize, Serialize};
+use flat_hnsw::build::{in_parallel, mix};
+use flat_hnsw::kernel::dot;
 
 use crate::data::DataNames;
 use crate::generation::{Generation, SearchOptions};
-use crate::sealed;
 use crate::trials::Query;
-use flat_hnsw::build::{in_parallel, mix};
-use flat_hnsw::kernel::dot;
+use sets::{SetContent, SetError, SetRecord, examined, keep, kept, numbers};
 
 /// Length of the random step, of 1: near enough that the row's neighbours are the query's, far
 /// enough that the order is not.
@@ -35,8 +36,6 @@ pub const DEFAULT: &str = "default";
 pub const LIVE: &str = "live";
 /// Longest name.
 const NAME_MAX: usize = 64;
-/// Sets of one name that are kept: going back to data of before finds its own.
-const KEPT: usize = 3;
 /// Queries of each half where nobody says how many.
 pub const QUERIES: usize = 500;
 /// Neighbours of each where nobody says how many.
@@ -45,26 +44,6 @@ pub const NEIGHBOURS: usize = 10;
 /// Where a set's queries come from.
 const ROWS: &str = "rows";
 const GIVEN: &str = "given";
-
-/// A set as it is kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct SetRecord {
-    info: EvalInfo,
-    dim: usize,
-    /// Document and chunk of each query's row; none of queries that were given.
-    sources: Vec<(String, u32)>,
-    sha256: String,
-    /// Of the choice of rows.
-    #[serde(default)]
-    seed: u64,
-    /// Queries of each half that were asked for: where there are few rows there are fewer, and more
-    /// once there are more rows. Absent of those that were given, and in sets of before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    queries: Option<usize>,
-    /// The documents that answer each query, where somebody has said so.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    answers: Vec<Vec<String>>,
-}
 
 /// A set with its truth on one generation.
 #[derive(Clone, Debug)]
@@ -292,149 +271,6 @@ fn found_exactly(generation: &Generation, queries: &[OwnQuery], k: usize) -> f64
         })
         .collect();
     crate::better::mean(&shares)
-}
-
-/// What a new set is made of.
-struct SetContent {
-    vectors: Vec<f32>,
-    dim: usize,
-    sources: Vec<(String, u32)>,
-    answers: Vec<Vec<String>>,
-    seed: u64,
-    queries: Option<usize>,
-    /// Queries for choosing and for judging.
-    halves: (u64, u64),
-    source: &'static str,
-    exact: Option<f64>,
-}
-
-fn keep(index: &Path, new: &NewSet<'_>, made: SetContent) -> io::Result<EvalInfo> {
-    let bytes: Vec<u8> = made.vectors.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let info = EvalInfo {
-        id: id_after(kept(index).0.first().map(|set| set.info.id.as_str())),
-        created_ms: now_ms(),
-        fingerprint: new.data.to_owned(),
-        k: new.k as u64,
-        tune: made.halves.0,
-        holdout: made.halves.1,
-        name: Some(new.name.to_owned()),
-        source: Some(made.source.to_owned()),
-        exact: made.exact,
-        stale: None,
-    };
-    fs::create_dir_all(folder(index))?;
-    let numbers = folder(index).join(format!("{}.f32", info.id));
-    atomic::write(&numbers, &bytes)?;
-    let sha256 = digest::hex(&digest::sha256(&bytes));
-    let SetContent { dim, sources, answers, seed, queries, .. } = made;
-    let record = SetRecord { info: info.clone(), dim, sources, sha256, seed, queries, answers };
-    let named = sealed::to_vec(&record)
-        .and_then(|text| atomic::write(&folder(index).join(format!("{}.json", info.id)), &text));
-    // Numbers that nothing names are of no use.
-    named.inspect_err(|_| drop(fs::remove_file(&numbers)))?;
-    // What somebody has given answers for is theirs.
-    let is_of_name = |set: &&SetRecord| name_of(&set.info) == new.name && set.answers.is_empty();
-    for old in kept(index).0.iter().filter(is_of_name).skip(KEPT) {
-        for extension in ["json", "f32"] {
-            if let Err(error) =
-                fs::remove_file(folder(index).join(format!("{}.{extension}", old.info.id)))
-            {
-                tracing::warn!(
-                    "evals/{}.{extension} is of no use any more and cannot be removed: {error}",
-                    old.info.id
-                );
-            }
-        }
-    }
-    Ok(info)
-}
-
-/// A new id, above the newest one even if the clock has been set back: sets are ordered by it.
-fn id_after(newest: Option<&str>) -> String {
-    let now = ulid::Ulid::generate();
-    let newest = newest.and_then(|id| ulid::Ulid::from_string(id).ok());
-    newest
-        .filter(|newest| *newest >= now)
-        .and_then(|newest| newest.increment().ok())
-        .unwrap_or(now)
-        .to_string()
-}
-
-/// A file of a set, or the folder of all sets, that cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("evals{}", .file.as_ref().map(|file| format!("/{file}")).unwrap_or_default())]
-struct SetError {
-    /// The file, in the folder; none if it is the folder itself.
-    file: Option<String>,
-    #[source]
-    flaw: Flaw,
-}
-
-/// What is wrong with it.
-#[derive(Debug, thiserror::Error)]
-enum Flaw {
-    #[error(transparent)]
-    Unreadable(#[from] io::Error),
-    #[error("it belongs to another set, `{}`", .id.escape_debug())]
-    OfAnother { id: String },
-    #[error("its checksum does not match")]
-    Checksum,
-}
-
-/// All sets, the newest first, and what is wrong with those that cannot be read.
-fn kept(index: &Path) -> (Vec<SetRecord>, Vec<SetError>) {
-    let (mut sets, mut damaged): (Vec<SetRecord>, Vec<SetError>) = (Vec::new(), Vec::new());
-    let of_folder = |error: io::Error| SetError { file: None, flaw: error.into() };
-    let entries = match fs::read_dir(folder(index)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return (sets, damaged),
-        Err(error) => return (sets, vec![of_folder(error)]),
-        Ok(entries) => entries,
-    };
-    for entry in entries {
-        let path = match entry {
-            Ok(entry) => entry.path(),
-            Err(error) => {
-                damaged.push(of_folder(error));
-                continue;
-            }
-        };
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
-        let name = |part: Option<&std::ffi::OsStr>| {
-            part.unwrap_or_default().to_string_lossy().into_owned()
-        };
-        let flaw = match fs::read(&path).and_then(|bytes| sealed::from_slice::<SetRecord>(&bytes)) {
-            // Its numbers are looked for by its id, which must lead nowhere else.
-            Ok(set) if set.info.id != name(path.file_stem()) => Flaw::OfAnother { id: set.info.id },
-            Ok(set) => {
-                sets.push(set);
-                continue;
-            }
-            Err(error) => error.into(),
-        };
-        damaged.push(SetError { file: Some(name(path.file_name())), flaw });
-    }
-    sets.sort_by(|a, b| b.info.id.cmp(&a.info.id));
-    damaged.sort_by(|a, b| a.file.cmp(&b.file));
-    (sets, damaged)
-}
-
-/// The numbers of a set.
-fn numbers(index: &Path, set: &SetRecord) -> Result<Vec<f32>, SetError> {
-    let name = format!("{}.f32", set.info.id);
-    let wrong = |flaw: Flaw| SetError { file: Some(name.clone()), flaw };
-    let bytes = fs::read(folder(index).join(&name)).map_err(|e| wrong(e.into()))?;
-    if digest::hex(&digest::sha256(&bytes)) != set.sha256 {
-        return Err(wrong(Flaw::Checksum));
-    }
-    Ok(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect())
-}
-
-fn examined(index: &Path) -> (Vec<SetRecord>, Vec<SetError>) {
-    let (sets, mut damaged) = kept(index);
-    damaged.extend(sets.iter().filter_map(|set| numbers(index, set).err()));
-    (sets, damaged)
 }
 
 /// All sets, the newest first, and files of sets that are damaged. Where the names of the data are

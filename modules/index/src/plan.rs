@@ -202,14 +202,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_is_tried_twice_and_in_the_end_everything_was(ms in prop::collection::vec(2_u64..40, 1..9), efs in prop::collection::vec(4_u64..60, 1..7), seed in any::<u64>()) {
+        fn nothing_is_tried_twice_and_in_the_end_everything_was(
+            ms in prop::collection::vec(2_u64..40, 1..9),
+            efs in prop::collection::vec(4_u64..60, 1..7),
+            seed in any::<u64>(),
+        ) {
             let (grid, made, goal) = (Grid::new(ms, efs), Made::new(seed), Goal::Target(TARGET));
             let mut tried: Vec<GridPoint> = Vec::new();
             while let Some((m, ef_construction)) = grid.next(goal, &tried) {
                 prop_assert!(grid.all().any(|one| one == (m, ef_construction)));
-                prop_assert!(!tried.iter().any(|t| (t.m, t.ef_construction) == (m, ef_construction)));
+                prop_assert!(
+                    !tried.iter().any(|t| (t.m, t.ef_construction) == (m, ef_construction))
+                );
                 prop_assert_eq!(grid.next(goal, &tried), Some((m, ef_construction)));
-                tried.push(GridPoint { m, ef_construction, figures: made.figures(m, ef_construction) });
+                tried.push(GridPoint {
+                    m,
+                    ef_construction,
+                    figures: made.figures(m, ef_construction),
+                });
             }
             prop_assert_eq!(tried.len(), grid.len());
         }

@@ -4,6 +4,8 @@
 //! A document counts as changed if the hash of its text, its vector and its filter columns changed.
 //! Of a changed document the chunks whose text the index holds already keep their vectors.
 
+mod columns;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
@@ -14,12 +16,13 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_cast::display::array_value_to_string;
-use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema};
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Dataset;
 use brahman_card::interface::index::{CreateIn, SkippedRow, error};
 use brahman_sidecar::chain;
 use brahman_storage::digest::sha256;
+use flat_hnsw::kernel::dot;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
@@ -31,12 +34,11 @@ use crate::filter::{self, Value};
 use crate::generation::Generation;
 use crate::rows::{Row, RowStore};
 use crate::segment;
-use flat_hnsw::kernel::dot;
+use columns::{SKIPPED_NAMED, plain, wanted_columns};
+pub use columns::{check_columns, no_column, schema_of, text_columns};
 
 /// The way in which texts are cut now: by tokens, each chunk with its context before it.
 pub const CHUNKING: u32 = 2;
-/// Skipped rows that are named; the rest are counted.
-const SKIPPED_NAMED: usize = 20;
 /// What can name a document.
 const SCALAR: &str = "text, a number, a boolean, a date or a timestamp";
 /// Rows of the dataset read at once.
@@ -154,16 +156,6 @@ fn known(old: Option<&Generation>) -> io::Result<KnownDocuments> {
     Ok(known)
 }
 
-/// Columns that an index reads from its dataset: the id, the texts, the vector, the filters.
-#[must_use]
-pub fn text_columns(parameters: &CreateIn) -> Vec<String> {
-    parameters
-        .text_columns
-        .clone()
-        .or_else(|| parameters.text_column.clone().map(|c| vec![c]))
-        .unwrap_or_default()
-}
-
 /// Reads the dataset and compares it with the old generation. Blocks.
 ///
 /// # Errors
@@ -257,99 +249,6 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, ParquetErr
     ParquetRecordBatchReaderBuilder::try_new(
         File::open(path).map_err(|e| ParquetError::External(Box::new(e)))?,
     )
-}
-
-/// The columns of one of a dataset's objects.
-///
-/// # Errors
-/// If it cannot be read.
-pub fn schema_of(path: &Path) -> Result<SchemaRef, ParquetError> {
-    Ok(Arc::clone(open(path)?.schema()))
-}
-
-/// All columns that an index reads.
-fn wanted_columns(parameters: &CreateIn) -> Vec<String> {
-    let mut wanted: Vec<String> = vec![parameters.id_column.clone()];
-    wanted.extend(text_columns(parameters).into_iter().chain(parameters.vector_column.clone()));
-    wanted.extend(parameters.filter_columns.iter().flatten().cloned());
-    wanted
-}
-
-/// Columns by the types that are kept: texts, numbers and dictionaries of one kind each.
-fn plain(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let columns = batch.columns().iter().map(filter::plain).collect::<Result<Vec<_>, _>>()?;
-    let schema = batch.schema();
-    let fields = schema
-        .fields()
-        .iter()
-        .zip(&columns)
-        .map(|(f, column)| Field::new(f.name(), column.data_type().clone(), f.is_nullable()));
-    RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns)
-}
-
-/// That the columns an index reads are there, and of types that it can use.
-///
-/// # Errors
-/// `InvalidParameter`, which names the column, its type and what was expected.
-pub fn check_columns(schema: &Schema, dataset: &str, parameters: &CreateIn) -> Result<(), Fault> {
-    let field = |name: &str| {
-        let there = || schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>();
-        schema.field_with_name(name).map_err(|_| no_column(dataset, name, &there()))
-    };
-    let wrong = |parameter: &str, name: &str, kind: &DataType, expected: &str| {
-        Err(Fault::invalid_parameter(
-            parameter,
-            format!("column `{name}` is {kind}, expected {expected}"),
-        ))
-    };
-    let id = field(&parameters.id_column)?.data_type();
-    if !filter::is_scalar(id) {
-        return wrong("id_column", &parameters.id_column, id, SCALAR);
-    }
-    for name in &text_columns(parameters) {
-        let kind = field(name)?.data_type();
-        if filter::plain_type(kind) != DataType::Utf8 {
-            return wrong("text_column", name, kind, "text");
-        }
-    }
-    if let Some(name) = &parameters.vector_column {
-        let kind = field(name)?.data_type();
-        if !is_vector(kind) {
-            return wrong("vector_column", name, kind, "a list of Float32 or Float64");
-        }
-    }
-    for name in parameters.filter_columns.iter().flatten() {
-        let kind = field(name)?.data_type();
-        if !filter::is_filterable(kind) {
-            return wrong(
-                "filter_columns",
-                name,
-                kind,
-                "text, a number, a boolean, a date or a timestamp, or a list of these",
-            );
-        }
-    }
-    Ok(())
-}
-
-fn is_vector(kind: &DataType) -> bool {
-    match kind {
-        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => {
-            matches!(item.data_type(), DataType::Float32 | DataType::Float64)
-        }
-        _ => false,
-    }
-}
-
-/// A column that a dataset does not have.
-#[must_use]
-pub fn no_column(dataset: &str, column: &str, there: &[&str]) -> Fault {
-    // What is searched unless it is said.
-    let hint =
-        if column == "text" { ": `--text-column NAME` says which is to be searched" } else { "" };
-    let message =
-        format!("dataset `{dataset}` has no column `{column}`; it has {}{hint}", there.join(", "));
-    Fault::invalid_parameter("id_column, text_column, vector_column, filter_columns", message)
 }
 
 impl Plan {
@@ -626,73 +525,4 @@ pub fn folder_fault(index: &str, doing: &str, error: &io::Error) -> Fault {
 }
 
 #[cfg(test)]
-mod tests {
-    use arrow_array::StringArray;
-
-    use super::*;
-
-    /// What `Create` took and `Refresh` refused: both ask this.
-    #[test]
-    fn columns_that_cannot_be_used_are_refused_by_name_and_the_others_are_taken() {
-        use DataType::{
-            Binary, Decimal128, Dictionary, Float32, Float64, Int8, Int32, LargeUtf8, List, UInt32,
-            Utf8, Utf8View,
-        };
-        let list = |kind: DataType| List(Arc::new(Field::new("item", kind, true)));
-        let words = Dictionary(Box::new(Int32), Box::new(Utf8));
-        let fields = [
-            ("small", Int8),
-            ("wide", UInt32),
-            ("large", LargeUtf8),
-            ("view", Utf8View),
-            ("words", words),
-            ("money", Decimal128(10, 2)),
-            ("vector", list(Float32)),
-            ("texts", list(Utf8)),
-            ("bytes", Binary),
-            ("ratio", Float64),
-        ];
-        let schema = Schema::new(fields.map(|(name, kind)| Field::new(name, kind, true)).to_vec());
-        let check = |id: &str, text: &str, vector: Option<&str>, filter: &str| {
-            let parameters = CreateIn {
-                id_column: id.into(),
-                text_column: Some(text.into()),
-                vector_column: vector.map(str::to_owned),
-                filter_columns: Some(vec![filter.to_owned()]),
-                ..CreateIn::default()
-            };
-            check_columns(&schema, "d", &parameters).map_err(|fault| fault.message().to_owned())
-        };
-        for (id, text, filter) in [
-            ("small", "large", "money"),
-            ("wide", "view", "texts"),
-            ("words", "words", "words"),
-            ("ratio", "large", "ratio"),
-        ] {
-            assert_eq!(check(id, text, Some("vector"), filter), Ok(()), "{id} {text} {filter}");
-        }
-        for (refused, words) in [
-            (
-                check("bytes", "large", None, "small"),
-                "column `bytes` is Binary, expected text, a number",
-            ),
-            (check("texts", "large", None, "small"), "column `texts`"),
-            (check("small", "bytes", None, "small"), "column `bytes` is Binary, expected text"),
-            (check("small", "large", Some("texts"), "small"), "column `texts`"),
-            (check("small", "large", None, "bytes"), "or a list of these"),
-            (check("small", "large", None, "gone"), "no column `gone`"),
-        ] {
-            assert!(refused.as_ref().is_err_and(|why| why.contains(words)), "{refused:?}");
-        }
-    }
-
-    #[test]
-    fn a_template_is_filled_once_and_columns_without_one_are_lines() {
-        let title: ArrayRef = Arc::new(StringArray::from(vec![Some("A {body}"), None]));
-        let body: ArrayRef = Arc::new(StringArray::from(vec!["b", "c"]));
-        let names = ["title".to_owned(), "body".to_owned()];
-        let text = |template, row| text_of(&[&title, &body], &names, template, row).expect("texts");
-        assert_eq!(text(Some("# {title}\n{body} {x} {"), 0), "# A {body}\nb {x} {");
-        assert_eq!(text(None, 1), "\nc");
-    }
-}
+mod tests;

@@ -141,20 +141,34 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_order_does_not_count_and_what_is_taken_away_again_was_never_there(rows in rows(), more in rows(), by in any::<usize>()) {
+        fn the_order_does_not_count_and_what_is_taken_away_again_was_never_there(
+            rows in rows(),
+            more in rows(),
+            by in any::<usize>(),
+        ) {
             let mut turned = rows.clone();
             turned.rotate_left(by % rows.len().max(1));
             prop_assert_eq!(sum(&turned), sum(&rows));
             let grown = sum(&rows).with(more.iter().map(|row| Ok(of(row)))).expect("read");
             prop_assert_eq!(grown, sum(&[rows.clone(), more.clone()].concat()));
-            prop_assert_eq!(grown.without(more.iter().map(|row| Ok(of(row)))).expect("read"), sum(&rows));
-            prop_assert_eq!(RowSum::try_from(String::from(grown)).expect("as it is written"), grown);
+            prop_assert_eq!(
+                grown.without(more.iter().map(|row| Ok(of(row)))).expect("read"),
+                sum(&rows)
+            );
+            prop_assert_eq!(
+                RowSum::try_from(String::from(grown)).expect("as it is written"),
+                grown
+            );
         }
 
         #[test]
-        fn another_vector_id_chunk_or_model_is_other_data(rows in rows().prop_filter("some", |rows| !rows.is_empty()), at in any::<prop::sample::Index>()) {
+        fn another_vector_id_chunk_or_model_is_other_data(
+            rows in rows().prop_filter("some", |rows| !rows.is_empty()),
+            at in any::<prop::sample::Index>(),
+        ) {
             let at = at.index(rows.len());
-            let changes: [fn(&mut MadeRow); 3] = [|row| row.0.push('x'), |row| row.1 += 7, |row| row.2[0] += 3.0];
+            let changes: [fn(&mut MadeRow); 3] =
+                [|row| row.0.push('x'), |row| row.1 += 7, |row| row.2[0] += 3.0];
             for change in changes {
                 let mut other = rows.clone();
                 change(&mut other[at]);

@@ -268,11 +268,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_and_what_is_damaged_is_said(texts in prop::collection::vec((".{0,12}", ".{0,40}", any::<u64>(), ".{0,9}"), 0..20), flip in any::<usize>()) {
+        fn what_is_written_is_read_and_what_is_damaged_is_said(
+            texts in prop::collection::vec((".{0,12}", ".{0,40}", any::<u64>(), ".{0,9}"), 0..20),
+            flip in any::<usize>(),
+        ) {
             let folder = tempfile::tempdir().expect("a temporary directory");
             let path = folder.path().join("rows.bin");
             let hash = [7; 32];
-            let rows: Vec<Row<'_>> = texts.iter().zip(0..).map(|((id, text, n, context), chunk)| Row { doc_id: id, content_hash: &hash, chunk, start: *n, line: !n, context, text }).collect();
+            let rows: Vec<Row<'_>> = texts
+                .iter()
+                .zip(0..)
+                .map(|((id, text, n, context), chunk)| Row {
+                    doc_id: id,
+                    content_hash: &hash,
+                    chunk,
+                    start: *n,
+                    line: !n,
+                    context,
+                    text,
+                })
+                .collect();
             let mut store = RowStore::default();
             rows.iter().for_each(|row| store.push(row));
             store.write(&path).expect("written");

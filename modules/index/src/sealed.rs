@@ -85,7 +85,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_sealed_is_read_and_no_damaged_byte_goes_unseen(fields in prop::collection::btree_map("[a-z]{1,8}", any::<u64>(), 1..6), at in any::<usize>(), bit in 0_u8..8) {
+        fn what_is_sealed_is_read_and_no_damaged_byte_goes_unseen(
+            fields in prop::collection::btree_map("[a-z]{1,8}", any::<u64>(), 1..6),
+            at in any::<usize>(),
+            bit in 0_u8..8,
+        ) {
             let bytes = to_vec(&fields).expect("sealed");
             prop_assert_eq!(from_slice::<Fields>(&bytes).expect("reads"), fields.clone());
             let json: serde_json::Value = serde_json::from_slice(&bytes).expect("it is JSON");

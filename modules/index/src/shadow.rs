@@ -206,9 +206,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_answers_afterwards_never_found_less(target in 0.5_f64..1.0, pairs in prop::collection::vec((0_u32..=10, 0_u32..=10), 20..120)) {
+        fn what_answers_afterwards_never_found_less(
+            target in 0.5_f64..1.0,
+            pairs in prop::collection::vec((0_u32..=10, 0_u32..=10), 20..120),
+        ) {
             let share = |n: u32| f64::from(n) / 10.0;
-            let (now, before): (Vec<f64>, Vec<f64>) = pairs.into_iter().map(|(a, b)| (share(a), share(b))).unzip();
+            let (now, before): (Vec<f64>, Vec<f64>) =
+                pairs.into_iter().map(|(a, b)| (share(a), share(b))).unzip();
             // Only where the promise is broken is anybody asked.
             if interval(&now).1 < target && goes_back(target, &now, &before) {
                 prop_assert!(mean(&before) > mean(&now));

@@ -354,14 +354,26 @@ mod tests {
     }
 
     fn fates() -> impl Strategy<Value = Fate> {
-        prop_oneof![6 => Just(Fate::Whole), 1 => Just(Fate::Unreadable), 1 => Just(Fate::Lost), 1 => Just(Fate::Unfinished), 1 => Just(Fate::HalfWritten)]
+        prop_oneof![
+            6 => Just(Fate::Whole),
+            1 => Just(Fate::Unreadable),
+            1 => Just(Fate::Lost),
+            1 => Just(Fate::Unfinished),
+            1 => Just(Fate::HalfWritten),
+        ]
     }
 
     proptest! {
         /// Whatever is damaged: no file goes that a generation which counts, or one that nobody can
         /// read, may need.
         #[test]
-        fn nothing_goes_that_any_generation_may_need(kinds in prop::collection::vec((any::<bool>(), fates()), 1..9), current in any::<prop::sample::Index>(), held in any::<prop::sample::Index>(), trouble in any::<bool>(), points in 0_u8..4) {
+        fn nothing_goes_that_any_generation_may_need(
+            kinds in prop::collection::vec((any::<bool>(), fates()), 1..9),
+            current in any::<prop::sample::Index>(),
+            held in any::<prop::sample::Index>(),
+            trouble in any::<bool>(),
+            points in 0_u8..4,
+        ) {
             let (manifests, mut seen) = history(&kinds);
             let current = current.index(kinds.len());
             seen.pointer = match points {
@@ -372,11 +384,15 @@ mod tests {
             if trouble {
                 seen.trouble.push(damaged("segments"));
             }
-            let held: HashSet<String> = std::iter::once(format!("gen-{}", held.index(kinds.len()))).collect();
+            let held: HashSet<String> =
+                std::iter::once(format!("gen-{}", held.index(kinds.len()))).collect();
             match plan(&seen, &held) {
                 Err(why) => prop_assert!(!why.is_empty()),
                 Ok(removed) => {
-                    prop_assert!(!trouble && points != 1, "nothing goes on the strength of what was not read");
+                    prop_assert!(
+                        !trouble && points != 1,
+                        "nothing goes on the strength of what was not read"
+                    );
                     let mut needed: HashSet<String> = HashSet::new();
                     for (n, manifest) in manifests.iter().enumerate() {
                         let name = format!("gen-{n}");
@@ -390,9 +406,19 @@ mod tests {
                     }
                     for removal in &removed {
                         match removal {
-                            Removal::Generation(name) => prop_assert!(!needed.iter().any(|f| f.starts_with(&format!("{name}/"))), "{}", name),
-                            Removal::Manifest(name) => prop_assert!(!needed.contains(&format!("{name}/manifest.json")), "{}", name),
-                            Removal::Segment(path) => prop_assert!(!needed.contains(path), "{}", path),
+                            Removal::Generation(name) => prop_assert!(
+                                !needed.iter().any(|f| f.starts_with(&format!("{name}/"))),
+                                "{}",
+                                name
+                            ),
+                            Removal::Manifest(name) => prop_assert!(
+                                !needed.contains(&format!("{name}/manifest.json")),
+                                "{}",
+                                name
+                            ),
+                            Removal::Segment(path) => {
+                                prop_assert!(!needed.contains(path), "{}", path)
+                            }
                             Removal::Leftover(_) => prop_assert!(false, "there was none"),
                         }
                     }

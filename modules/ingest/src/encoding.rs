@@ -410,7 +410,10 @@ mod tests {
         fn utf_16_is_read_both_ways(text in "\\PC{0,40}", chunk in 1_usize..5) {
             let bytes = |big: bool| -> Vec<u8> {
                 let units = std::iter::once('\u{feff}').chain(text.chars()).collect::<String>();
-                units.encode_utf16().flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() }).collect()
+                units
+                    .encode_utf16()
+                    .flat_map(|unit| if big { unit.to_be_bytes() } else { unit.to_le_bytes() })
+                    .collect()
             };
             prop_assert_eq!(&of(&bytes(false), None), &(text.clone(), Some(Encoding::Utf16Le)));
             prop_assert_eq!(&of(&bytes(true), None), &(text.clone(), Some(Encoding::Utf16Be)));

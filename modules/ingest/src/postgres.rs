@@ -153,7 +153,8 @@ pub fn read(
         tokio::select! {
             done = reading => done,
             () = tokio::time::sleep(how.deadline) => {
-                Err(ServerError::Deadline { address: server.address(), seconds: how.deadline.as_secs() }.into())
+                let (address, seconds) = (server.address(), how.deadline.as_secs());
+                Err(ServerError::Deadline { address, seconds }.into())
             }
         }
     })

@@ -1,5 +1,9 @@
 //! A run: its progress, its place in a bucket, what it read, and the commit at its end. What is
 //! read is the reader's affair.
+//!
+//! [`ends`] tells of their ends.
+
+mod ends;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -17,13 +21,14 @@ use brahman_card::interface::ingest::error::Cancelled;
 use brahman_card::interface::ingest::{
     Drift, HiddenFiles, IngestOut, IngestProgress, IngestSummary, Quarantine, Run,
 };
-use brahman_sidecar::{Backoff, Call, CallOptions, Client, ClientError, chain};
+use brahman_sidecar::{Backoff, Call, CallOptions, Client, ClientError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::pii;
 use crate::pii::sample::Samples;
 use crate::sink::Place;
+use ends::{Ends, RunEnd};
 
 /// Runs remembered.
 const RUNS_MAX: usize = 100;
@@ -496,39 +501,6 @@ fn broken(dataset: &str, error: &tokio::task::JoinError) -> Fault {
     ))
 }
 
-/// Ends of runs that the lineage has yet to be told of.
-#[derive(Debug)]
-struct Ends {
-    client: Client,
-    untold: tokio::sync::Mutex<Vec<AbandonIn>>,
-}
-
-impl Ends {
-    /// Tells of an end, now or before the next run.
-    async fn tell(&self, end: AbandonIn) {
-        self.untold.lock().await.push(end);
-        if let Err(error) = self.tell_all().await {
-            tracing::warn!(
-                "the end of a run will be recorded in the lineage later: {}",
-                chain(&error)
-            );
-        }
-    }
-
-    /// Tells of all ends that could not be told before. A run begins only after that: one end means
-    /// all runs that there were.
-    async fn tell_all(&self) -> Result<(), ClientError> {
-        let mut untold = self.untold.lock().await;
-        while let Some(end) = untold.first() {
-            self.client
-                .call_method::<catalog::method::Abandon>(end, &CallOptions::default())
-                .await?;
-            untold.remove(0);
-        }
-        Ok(())
-    }
-}
-
 /// Columns that came, went, or changed their type.
 fn drift(before: &[Column], now: &[Column]) -> Vec<Drift> {
     let of = |columns: &[Column], name: &str| {
@@ -539,49 +511,6 @@ fn drift(before: &[Column], now: &[Column]) -> Vec<Drift> {
     let all =
         names.map(|name| Drift { column: name.clone(), was: of(before, name), now: of(now, name) });
     all.filter(|d| d.was != d.now).collect()
-}
-
-/// Writes a run's end into the list, also when its future is dropped.
-struct RunEnd<'a> {
-    runs: &'a Runs,
-    run_id: &'a str,
-    watching: watch::Receiver<Progress>,
-    started: Instant,
-}
-
-impl RunEnd<'_> {
-    /// False if it has been written already.
-    fn with(&self, (state, error): (&str, Option<String>)) -> bool {
-        let last = *self.watching.borrow();
-        let mut all = self.runs.lock();
-        let found =
-            all.iter_mut().find(|(run, _)| run.run_id == self.run_id && run.state == "running");
-        let Some((run, _)) = found else { return false };
-        (run.rows, run.bytes, run.seconds) =
-            (last.rows, last.bytes, self.started.elapsed().as_secs_f64());
-        (run.state, run.error) = (state.to_owned(), error);
-        true
-    }
-}
-
-impl Drop for RunEnd<'_> {
-    fn drop(&mut self) {
-        // The caller hung up: nobody waits for this any more, the lineage is told all the same.
-        if self.with(("cancelled", None))
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let (ends, run_id, mock) =
-                (Arc::clone(&self.runs.ends), Some(self.run_id.to_owned()), Some(self.runs.mock));
-            let end = AbandonIn {
-                run_id,
-                reason: "the caller hung up".to_owned(),
-                cancelled: Some(true),
-                mock,
-                producer: None,
-            };
-            runtime.spawn(async move { ends.tell(end).await });
-        }
-    }
 }
 
 fn report(now: Progress, elapsed: Duration) -> IngestOut {
@@ -600,62 +529,4 @@ pub(crate) fn rate(rows: u64, elapsed: Duration) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_run_has_written_goes_unless_it_is_kept_also_when_it_panics() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let of = |name: &str| {
-            let folder = folder.path().join(name);
-            std::fs::create_dir_all(folder.join("deep")).expect("made");
-            RunFolder { folder: Some(folder) }
-        };
-        drop(of("failed"));
-        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _written = of("panicked");
-            panic!("as this test wants");
-        }));
-        assert!(
-            panicked.is_err() && std::fs::read_dir(folder.path()).expect("there").next().is_none()
-        );
-        assert!(of("kept").keep().is_some_and(|kept| kept.is_dir()));
-    }
-
-    #[test]
-    fn what_may_have_been_published_is_no_refusal() {
-        for maybe in [
-            "Catalog.GivenUp",
-            "Catalog.Damaged",
-            "Catalog.Unknown",
-            "Broker.ProviderFailed",
-            "Fault.Internal",
-        ] {
-            assert!(!was_refused(&format!("org.brahman.{maybe}")), "{maybe}");
-        }
-        for never in ["Moved", "BadObject", "BucketFailed", "MadeByMock"] {
-            assert!(was_refused(&format!("org.brahman.Catalog.{never}")), "{never}");
-        }
-    }
-
-    #[test]
-    fn columns_that_came_went_or_changed_are_told() {
-        let column = |name: &str, kind: &str| Column {
-            name: name.into(),
-            arrow_type: kind.into(),
-            source_type: kind.into(),
-            nulls_made: 0,
-        };
-        let before = [column("a", "Int32"), column("b", "Utf8"), column("c", "Utf8")];
-        let now = [column("a", "Int64"), column("b", "Utf8"), column("d", "Date32")];
-        let told: Vec<_> = drift(&before, &now)
-            .into_iter()
-            .map(|d| (d.column, d.was.unwrap_or_default(), d.now.unwrap_or_default()))
-            .collect();
-        let words = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
-        assert_eq!(
-            told,
-            [words("a", "Int32", "Int64"), words("c", "Utf8", ""), words("d", "", "Date32")]
-        );
-    }
-}
+mod tests;

@@ -314,7 +314,8 @@ pub async fn patiently<T>(
         done = what => Ok(done),
         () = cancel.cancelled() => Err(ReadError::Cancelled),
         () = tokio::time::sleep(stall) => {
-            Err(ServerError::Silent { address: address.to_owned(), seconds: stall.as_secs() }.into())
+            let (address, seconds) = (address.to_owned(), stall.as_secs());
+            Err(ServerError::Silent { address, seconds }.into())
         }
     }
 }

@@ -5,6 +5,8 @@
 //! tool's result, with the error's name, so that the model can do something about it; every answer
 //! says what was cut, stale or made up.
 
+mod search;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -15,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::McpContext;
+use search::{document, search, within};
 
 /// Hits that a search gives unless told otherwise, and at most: more is not read.
 const HITS: u64 = 8;
@@ -165,190 +168,6 @@ async fn run(
 /// Reads a tool's arguments.
 fn read<A: DeserializeOwned>(arguments: Value) -> Result<A, Fault> {
     serde_json::from_value(arguments).map_err(|error| Fault::invalid_parameter("arguments", error))
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SearchArguments {
-    query: String,
-    indexes: Option<Vec<String>>,
-    k: Option<u64>,
-    mode: Option<String>,
-    filter: Option<Value>,
-    rerank: Option<bool>,
-}
-
-async fn search(ask: SearchArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
-    let mut names: Vec<String> = match ask.indexes {
-        Some(names) => each_once(within("indexes", names, INDEXES_MAX)?),
-        None => context
-            .ask::<index::method::List>(&Empty {})
-            .await?
-            .indexes
-            .into_iter()
-            .map(|index| index.name)
-            .collect(),
-    };
-    let k = ask.k.unwrap_or(HITS).clamp(1, HITS_MAX);
-    let (mut hits, mut notes): (Vec<(String, index::Hit)>, Vec<String>) = (Vec::new(), Vec::new());
-    if names.len() > INDEXES_MAX {
-        notes.push(format!(
-            "{} more indexes were not searched: name those that matter",
-            names.len() - INDEXES_MAX
-        ));
-        names.truncate(INDEXES_MAX);
-    }
-    for name in &names {
-        let request = index::SearchIn {
-            index: name.clone(),
-            text: Some(ask.query.clone()),
-            k: Some(k),
-            filter: ask.filter.clone(),
-            mode: Some(ask.mode.clone().unwrap_or_else(|| "hybrid".to_owned())),
-            rerank: ask.rerank.unwrap_or(false).then(|| index::RerankStep {
-                optional: Some(true),
-                ..index::RerankStep::default()
-            }),
-            ..index::SearchIn::default()
-        };
-        let out = match context.ask::<index::method::Search>(&request).await {
-            Ok(out) => out,
-            // One of several that cannot answer does not hide the others.
-            Err(fault) if names.len() > 1 => {
-                notes.push(format!("{name}: {fault}"));
-                continue;
-            }
-            Err(fault) => return Err(fault),
-        };
-        notes.extend(remarks(name, &out));
-        hits.extend(out.results.into_iter().flatten().map(|hit| (name.clone(), hit)));
-    }
-    // Each list has its order already; together they are ordered by what their scores say.
-    hits.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
-    hits.truncate(usize::try_from(k).unwrap_or(usize::MAX));
-    let mut text = String::new();
-    if names.is_empty() {
-        text.push_str("There are no indexes yet: `ingest` makes one.\n");
-    } else if hits.is_empty() {
-        text.push_str("Nothing was found.\n");
-    }
-    for (place, (name, hit)) in hits.iter().enumerate() {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{}. [{name}] {}:{} (score {:.3})",
-            place + 1,
-            hit.doc_id,
-            hit.line,
-            hit.score
-        );
-        if let Some(heading) = &hit.heading {
-            let _ = writeln!(text, "   {heading}");
-        }
-        let _ = writeln!(text, "{}\n", hit.text);
-    }
-    for note in &notes {
-        let _ = writeln!(text, "Note: {note}");
-    }
-    let data: Vec<Value> =
-        hits.iter().map(|(name, hit)| json!({ "index": name, "doc_id": hit.doc_id, "line": hit.line, "score": hit.score })).collect();
-    Ok(ToolOutput { text, data: json!({ "hits": data, "notes": notes }) })
-}
-
-/// A list that is no longer than it may be.
-fn within<T>(argument: &str, list: Vec<T>, most: usize) -> Result<Vec<T>, Fault> {
-    if list.len() > most {
-        return Err(Fault::invalid_parameter(
-            argument,
-            format!("{} of them, expected at most {most}", list.len()),
-        ));
-    }
-    Ok(list)
-}
-
-/// Names in their order, without those that came before.
-fn each_once(names: Vec<String>) -> Vec<String> {
-    let mut known = std::collections::BTreeSet::new();
-    names.into_iter().filter(|name| known.insert(name.clone())).collect()
-}
-
-/// What a model should know of an index's answer.
-fn remarks(name: &str, out: &index::SearchOut) -> Vec<String> {
-    let mut notes = Vec::new();
-    if out.stale {
-        notes.push(format!("{name} is behind its dataset"));
-    }
-    if out.partial == Some(true) {
-        notes.push(format!(
-            "{name} is still being built: {} of {} passages are in it",
-            out.embedded.unwrap_or(0),
-            out.to_embed.unwrap_or(0)
-        ));
-    }
-    if out.mock == Some(true) {
-        notes.push(format!(
-            "the vectors of {name} were made up by a mock: what is near means nothing"
-        ));
-    }
-    if out.truncated == Some(true) {
-        notes.push("the query was longer than the model reads, and was cut".to_owned());
-    }
-    notes.extend(out.degraded.iter().map(|why| format!("{name}: {why}")));
-    notes
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GetArguments {
-    index: String,
-    doc_id: String,
-    from_line: Option<usize>,
-    to_line: Option<usize>,
-}
-
-async fn document(ask: GetArguments, context: &McpContext) -> Result<ToolOutput, Fault> {
-    let request = index::GetIn { index: ask.index.clone(), doc_id: ask.doc_id.clone() };
-    let out = context.ask::<index::method::Get>(&request).await?;
-    let whole = joined(&out.chunks);
-    let lines: Vec<&str> = whole.lines().collect();
-    let from = ask.from_line.unwrap_or(1).max(1);
-    let to =
-        ask.to_line.unwrap_or(usize::MAX).min(from.saturating_add(LINES_MAX - 1)).min(lines.len());
-    let shown: Vec<&str> =
-        lines.iter().skip(from - 1).take((to + 1).saturating_sub(from)).copied().collect();
-    let mut text = format!(
-        "{} of {}, lines {from} to {to} of {}\n\n{}\n",
-        ask.doc_id,
-        ask.index,
-        lines.len(),
-        shown.join("\n")
-    );
-    if to < lines.len() && ask.to_line.is_none() {
-        let _ = writeln!(text, "\nNote: there are more lines; say from_line {}.", to + 1);
-    }
-    let data = json!({ "doc_id": ask.doc_id, "from_line": from, "to_line": to, "lines": lines.len(), "text": shown.join("\n") });
-    Ok(ToolOutput { text, data })
-}
-
-/// A document's text from its chunks, which may overlap; where one is missing a line is left empty.
-fn joined(chunks: &[index::Hit]) -> String {
-    let mut ordered: Vec<&index::Hit> = chunks.iter().collect();
-    ordered.sort_by_key(|chunk| (chunk.start, chunk.chunk));
-    let (mut text, mut end) = (String::new(), 0_u64);
-    for chunk in ordered {
-        let known = usize::try_from(end.saturating_sub(chunk.start)).unwrap_or(usize::MAX);
-        if chunk.start > end && !text.is_empty() && !text.ends_with('\n') {
-            text.push('\n');
-        }
-        if chunk.end <= end && end > 0 {
-            continue;
-        }
-        // A cut within a character is moved to its end: the rest of it stands there already.
-        let from = (known..=chunk.text.len()).find(|at| chunk.text.is_char_boundary(*at));
-        text.push_str(from.and_then(|from| chunk.text.get(from..)).unwrap_or_default());
-        end = end.max(chunk.end);
-    }
-    text
 }
 
 #[derive(Debug, Deserialize)]
@@ -620,52 +439,4 @@ async fn explanation(ask: ExplainArguments, context: &McpContext) -> Result<Tool
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn chunk(start: u64, text: &str) -> index::Hit {
-        index::Hit {
-            start,
-            end: start + text.len() as u64,
-            text: text.to_owned(),
-            ..index::Hit::default()
-        }
-    }
-
-    #[test]
-    fn a_document_is_put_together_from_chunks_that_overlap() {
-        let whole = "first line\nsecond line\nthird ä line\n";
-        let chunks = [chunk(11, &whole[11..]), chunk(0, &whole[..16]), chunk(3, &whole[3..9])];
-        assert_eq!(joined(&chunks), whole);
-        assert_eq!(
-            joined(&[chunk(0, "a"), chunk(10, "b")]),
-            "a\nb",
-            "what is missing is a line's end"
-        );
-    }
-
-    #[test]
-    fn arguments_are_bounded_and_no_index_is_searched_twice() {
-        let names =
-            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
-        assert_eq!(each_once(names(&["a", "b", "a"])), names(&["a", "b"]));
-        let fault = within("indexes", vec![0; INDEXES_MAX + 1], INDEXES_MAX).expect_err("too many");
-        assert!(fault.message().contains("65") && fault.message().contains("64"), "{fault}");
-        assert!(within("indexes", vec![0; INDEXES_MAX], INDEXES_MAX).is_ok());
-    }
-
-    #[test]
-    fn every_tool_describes_itself_and_its_arguments() {
-        let tools = list();
-        let tools = tools.as_array().expect("a list");
-        let names: Vec<&str> = tools.iter().filter_map(|tool| tool["name"].as_str()).collect();
-        assert_eq!(names, ["search", "get", "list", "ingest", "embed", "score", "explain"]);
-        for tool in tools {
-            assert!(tool["description"].as_str().is_some_and(|words| words.len() > 40), "{tool}");
-            let properties = tool["inputSchema"]["properties"].as_object().expect("an object");
-            for required in tool["inputSchema"]["required"].as_array().expect("a list") {
-                assert!(properties.contains_key(required.as_str().expect("a name")), "{tool}");
-            }
-        }
-    }
-}
+mod tests;

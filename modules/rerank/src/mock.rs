@@ -120,19 +120,22 @@ mod tests {
     proptest! {
         #[test]
         fn a_score_is_a_share_that_knows_no_order_no_capitals_and_no_marks(
-            query in prop::collection::vec("[a-z]{1,6}", 0..8), text in prop::collection::vec("[a-z]{1,6}", 0..8),
+            query in prop::collection::vec("[a-z]{1,6}", 0..8),
+            text in prop::collection::vec("[a-z]{1,6}", 0..8),
         ) {
             let (said, heard) = (query.join(" "), text.join(" "));
             let score = overlap(&said, &heard);
             prop_assert!((0.0..=1.0).contains(&score));
             prop_assert_eq!(score, overlap(&heard, &said), "both ways");
-            let shouted = text.iter().rev().map(|word| word.to_uppercase()).collect::<Vec<_>>().join("! ");
+            let shouted =
+                text.iter().rev().map(|word| word.to_uppercase()).collect::<Vec<_>>().join("! ");
             prop_assert_eq!(score, overlap(&said, &shouted));
         }
 
         #[test]
         fn a_word_of_the_query_raises_a_score_and_a_strange_one_lowers_it(
-            query in prop::collection::btree_set("[a-m]{1,6}", 1..8), strange in prop::collection::btree_set("[n-z]{1,6}", 1..8),
+            query in prop::collection::btree_set("[a-m]{1,6}", 1..8),
+            strange in prop::collection::btree_set("[n-z]{1,6}", 1..8),
         ) {
             let said = query.iter().cloned().collect::<Vec<_>>().join(" ");
             let mut text = strange.iter().cloned().collect::<Vec<_>>().join(" ");

@@ -183,10 +183,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_order_has_every_text_once(relevances in prop::collection::vec(-9.0_f64..9.0, 0..50), top_n in prop::option::of(1_u64..60)) {
-            let outcomes: Vec<PairOutcome> = relevances.iter().map(|relevance| scored(*relevance)).collect();
-            let order: Vec<usize> = ranked(&outcomes, top_n).iter().map(|text| text.index as usize).collect();
-            prop_assert_eq!(order.len(), top_n.map_or(relevances.len(), |n| relevances.len().min(n as usize)));
+        fn an_order_has_every_text_once(
+            relevances in prop::collection::vec(-9.0_f64..9.0, 0..50),
+            top_n in prop::option::of(1_u64..60),
+        ) {
+            let outcomes: Vec<PairOutcome> =
+                relevances.iter().map(|relevance| scored(*relevance)).collect();
+            let order: Vec<usize> =
+                ranked(&outcomes, top_n).iter().map(|text| text.index as usize).collect();
+            prop_assert_eq!(
+                order.len(),
+                top_n.map_or(relevances.len(), |n| relevances.len().min(n as usize))
+            );
             prop_assert!(order.windows(2).all(|pair| relevances[pair[0]] >= relevances[pair[1]]));
             let mut once = order.clone();
             once.sort_unstable();

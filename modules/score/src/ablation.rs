@@ -232,32 +232,54 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_left_is_the_conversation_as_if_the_memories_had_never_been_in_it(entries in prop::collection::vec(entry(), 0..24)) {
+        fn what_is_left_is_the_conversation_as_if_the_memories_had_never_been_in_it(
+            entries in prop::collection::vec(entry(), 0..24),
+        ) {
             let whole = Conversation { conversation: entries, ..Conversation::default() };
-            let read = |conversation: &Conversation| script(conversation, &Layout::plain(), &Mock::default()).expect("fits");
+            let read = |conversation: &Conversation| {
+                script(conversation, &Layout::plain(), &Mock::default()).expect("fits")
+            };
             let full = read(&whole);
             let all: Vec<usize> = (0..full.responses.len()).collect();
-            let words = |tokens: &[u32], wanted: &[Range<usize>]| wanted.iter().map(|w| tokens[w.clone()].to_vec()).collect::<Vec<_>>();
+            let words = |tokens: &[u32], wanted: &[Range<usize>]| {
+                wanted.iter().map(|w| tokens[w.clone()].to_vec()).collect::<Vec<_>>()
+            };
             for (m, memory) in full.memories.iter().enumerate() {
                 let gone = without(&full, &[m], &all);
                 let mut less = whole.clone();
                 less.conversation.retain(|e| e.key.as_deref() != Some(&memory.key));
                 let less = read(&less);
-                prop_assert_eq!(&gone.sequence.tokens[..], &less.tokens[..gone.sequence.tokens.len()]);
+                prop_assert_eq!(
+                    &gone.sequence.tokens[..],
+                    &less.tokens[..gone.sequence.tokens.len()]
+                );
                 // The responses are the same, token by token, and none that could have lost
                 // something is left out.
-                let told: Vec<Range<usize>> = gone.responses.iter().map(|r| full.responses[*r].scored.clone()).collect();
-                prop_assert_eq!(words(&gone.sequence.tokens, &gone.sequence.wanted), words(&full.tokens, &told));
-                let behind = full.responses.iter().filter(|r| r.scored.start >= memory.spans[0].start).count();
+                let told: Vec<Range<usize>> =
+                    gone.responses.iter().map(|r| full.responses[*r].scored.clone()).collect();
+                prop_assert_eq!(
+                    words(&gone.sequence.tokens, &gone.sequence.wanted),
+                    words(&full.tokens, &told)
+                );
+                let behind = full
+                    .responses
+                    .iter()
+                    .filter(|r| r.scored.start >= memory.spans[0].start)
+                    .count();
                 prop_assert_eq!(gone.responses.len(), behind);
-                prop_assert!(gone.sequence.wanted.iter().all(|w| w.is_empty() || w.start > 0), "nothing precedes a first token");
+                prop_assert!(
+                    gone.sequence.wanted.iter().all(|w| w.is_empty() || w.start > 0),
+                    "nothing precedes a first token"
+                );
             }
         }
 
         #[test]
         fn no_file_makes_it_panic(text in ".{0,200}", json in "[\\[\\]{}\":,a-z0-9]{0,120}") {
             let read = |text: &str| drop(file::read(text.as_bytes(), None));
-            [text.clone(), json.clone(), format!("{{\"messages\":{json}}}")].iter().for_each(|text| read(text));
+            [text.clone(), json.clone(), format!("{{\"messages\":{json}}}")]
+                .iter()
+                .for_each(|text| read(text));
         }
     }
 }

@@ -283,13 +283,19 @@ mod tests {
     proptest! {
         #[test]
         fn every_sequence_is_scored_as_if_it_were_alone(
-            sequences in prop::collection::vec((prop::collection::vec(0_u32..3, 0..24), 1_usize..20, 1_usize..6), 0..12),
+            sequences in prop::collection::vec(
+                (prop::collection::vec(0_u32..3, 0..24), 1_usize..20, 1_usize..6),
+                0..12,
+            ),
             forks in 0_usize..20,
         ) {
             let sequences: Vec<Sequence> = sequences
                 .into_iter()
                 .map(|(tokens, from, step)| {
-                    let wanted = (from..tokens.len()).step_by(step * 2).map(|s| s..(s + step).min(tokens.len())).collect();
+                    let wanted = (from..tokens.len())
+                        .step_by(step * 2)
+                        .map(|s| s..(s + step).min(tokens.len()))
+                        .collect();
                     Sequence { tokens, wanted, ..Sequence::default() }
                 })
                 .collect();

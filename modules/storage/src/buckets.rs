@@ -9,10 +9,13 @@
 //! journal; a bucket that cannot be opened stays registered; a registry that cannot be read is
 //! never written over; no folder is made but by `add`, and nothing is written where a bucket's
 //! marker is not to be seen.
+//!
+//! [`entry`] is one of them.
 
 mod add;
 mod claims;
 mod create;
+mod entry;
 mod error;
 mod failures;
 mod health;
@@ -30,32 +33,24 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use brahman_card::chain;
 use brahman_card::clock::now_ms;
 use brahman_card::interface::storage::{Bucket, Failure, PRIMARY, RESCUE};
 use brahman_card::names::Kind;
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 
+use crate::writable;
 pub use add::{Addition, OtherState};
+use claims::Claims;
 pub use create::Creation;
+use entry::{Entry, MESSAGE_CHARS, Reach};
 pub use error::BucketError;
+use error::mask;
 pub use failures::FailureJournal;
 pub use marker::MARKER;
-
-use crate::writable;
-use claims::Claims;
-use error::mask;
-use look::Looks;
-use marker::{Marker, Stamp};
-use open::Location;
 use own::nameless;
-
-/// Longest message of one.
-const MESSAGE_CHARS: usize = 1000;
 
 /// Where a bucket's objects lie on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,56 +91,6 @@ pub struct Part {
     pub size: u64,
     /// Of the whole object, in hex, if all of it was read.
     pub sha256: Option<String>,
-}
-
-/// How a bucket is reached.
-#[derive(Clone, Debug)]
-enum Reach {
-    Folder(PathBuf),
-    S3(Arc<dyn ObjectStore>),
-    /// Not to be opened just now, and why.
-    Closed(String),
-}
-
-/// What was last seen of a bucket.
-#[derive(Debug, Default)]
-struct Sight {
-    /// Of a folder: its store, for as long as its marker is the same.
-    folder: Option<(Stamp, Arc<dyn ObjectStore>)>,
-    /// Of S3: when its marker was last seen.
-    there: Option<Instant>,
-    /// Of S3: why it was not there when it was last asked.
-    away: Option<String>,
-    /// What was in the marker's place when it was last looked at, if that was not this bucket's.
-    misfit: Option<Misfit>,
-}
-
-/// What is in the place of a bucket's marker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Misfit {
-    /// That of the bucket with this id.
-    Other(String),
-    /// Nothing that can be read.
-    Damaged,
-}
-
-/// A bucket that is registered.
-#[derive(Clone)]
-struct Entry {
-    /// As it stands in the registry, with what must not be shown.
-    bucket: Bucket,
-    reach: Reach,
-    /// What is cut out of messages.
-    secrets: Vec<String>,
-    sight: Arc<Mutex<Sight>>,
-    /// At its folder.
-    looks: Arc<Looks<Observation>>,
-}
-
-impl fmt::Debug for Entry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Entry").field(&self.bucket.name).finish()
-    }
 }
 
 /// A bucket that is there, for one operation.
@@ -198,137 +143,6 @@ impl OpenBucket {
         } else {
             None
         }
-    }
-}
-
-/// Why a bucket is away, as all hear it who have asked at once.
-#[derive(Clone, Debug)]
-struct Absence(String);
-
-impl Absence {
-    fn silent() -> Self {
-        Self(format!("no answer within {} s", look::LONGEST.as_secs()))
-    }
-
-    fn of(error: &BucketError) -> Self {
-        match error {
-            BucketError::Away { why, .. } => Self(why.clone()),
-            other => Self(chain(other)),
-        }
-    }
-}
-
-/// A folder's store, or why it is not to be seen.
-type Observation = Result<Arc<dyn ObjectStore>, Absence>;
-
-impl Entry {
-    /// Of what is registered; no request is made.
-    fn of(bucket: Bucket) -> Self {
-        // Registered before names were checked: `..` would be the folder above.
-        let reached = match is_name(&bucket.name) {
-            true => Self::reached(&bucket),
-            false => Err(BucketError::Bad(format!(
-                "`{}` is no name for a bucket",
-                bucket.name.escape_debug()
-            ))),
-        };
-        let (reach, secrets) =
-            reached.unwrap_or_else(|error| (Reach::Closed(error.to_string()), Vec::new()));
-        Self { bucket, reach, secrets, sight: Arc::default(), looks: Arc::default() }
-    }
-
-    fn reached(bucket: &Bucket) -> Result<(Reach, Vec<String>), BucketError> {
-        match Location::parse(&bucket.name, &bucket.url)? {
-            Location::Folder(folder) => Ok((Reach::Folder(folder), Vec::new())),
-            Location::S3 { bucket: s3, prefix } => {
-                open::s3(bucket, &s3, &prefix).map(|(store, secrets)| (Reach::S3(store), secrets))
-            }
-        }
-    }
-
-    fn away(&self, why: String) -> BucketError {
-        BucketError::Away { name: self.bucket.name.clone(), why: mask(&why, &self.secrets) }
-    }
-
-    /// [`Self::sighted`], for which nobody waits longer than a disk may take; the thread that asks
-    /// does.
-    fn sighted_in_time(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, BucketError> {
-        let (sender, answer) = std::sync::mpsc::sync_channel(1);
-        // Whoever asked may have given it up.
-        let is_asked = self.look(folder, move |found| drop(sender.send(found)))?;
-        let found = if is_asked { answer.recv_timeout(look::LONGEST).ok() } else { None };
-        found.unwrap_or_else(|| Err(Absence::silent())).map_err(|absence| self.away(absence.0))
-    }
-
-    /// The same, for a task.
-    async fn seen(&self, folder: PathBuf) -> Result<Arc<dyn ObjectStore>, BucketError> {
-        let (sender, answer) = tokio::sync::oneshot::channel();
-        let is_asked = self.look(&folder, move |found| drop(sender.send(found)))?;
-        let found = if is_asked {
-            tokio::time::timeout(look::LONGEST, answer).await.ok().and_then(Result::ok)
-        } else {
-            None
-        };
-        found.unwrap_or_else(|| Err(Absence::silent())).map_err(|absence| self.away(absence.0))
-    }
-
-    fn look(
-        &self,
-        folder: &Path,
-        tell: impl FnOnce(Observation) + Send + 'static,
-    ) -> io::Result<bool> {
-        let (entry, folder) = (self.clone(), folder.to_owned());
-        self.looks.ask(move || entry.sighted(&folder).map_err(|error| Absence::of(&error)), tell)
-    }
-
-    /// The store of a folder, if its marker is to be seen: one look at the file system, if it is
-    /// the marker that was last seen.
-    fn sighted(&self, folder: &Path) -> Result<Arc<dyn ObjectStore>, BucketError> {
-        let at = folder.display();
-        let stamp = marker::stamp(folder).map_err(|error| {
-            lock(&self.sight).misfit = None;
-            self.away(match (error.kind(), folder.is_dir()) {
-                (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, true) => {
-                    format!("{at} is there, but {MARKER} is not in it: its disk is not mounted, or it was emptied")
-                }
-                (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, false) => format!("{at} is not there"),
-                _ => format!("{at}/{MARKER}: {}", chain(&error)),
-            })
-        })?;
-        if let Some((_, store)) =
-            lock(&self.sight).folder.as_ref().filter(|(seen, _)| *seen == stamp)
-        {
-            return Ok(Arc::clone(store));
-        }
-        let found = marker::read_folder(folder).map_err(|error| {
-            lock(&self.sight).misfit = error.is_damage().then_some(Misfit::Damaged);
-            self.away(format!("{at}: {}", chain(&error)))
-        })?;
-        let Some(found) = found else {
-            return Err(self.away(format!("{at}: {MARKER} is no longer in it")));
-        };
-        self.recognises(&found)?;
-        let store = LocalFileSystem::new_with_prefix(folder)
-            .map_err(|error| self.away(format!("{at}: {error}")))?;
-        let store: Arc<dyn ObjectStore> =
-            Arc::new(store.with_fsync(true).with_automatic_cleanup(true));
-        lock(&self.sight).folder = Some((stamp, Arc::clone(&store)));
-        Ok(store)
-    }
-
-    /// Whether a marker is this bucket's.
-    fn recognises(&self, found: &Marker) -> Result<(), BucketError> {
-        let is_ours = self.bucket.id.as_ref() == Some(&found.id);
-        lock(&self.sight).misfit = (!is_ours).then(|| Misfit::Other(found.id.clone()));
-        let what = match &self.bucket.id {
-            Some(_) if is_ours => return Ok(()),
-            Some(_) => "another's, of",
-            None => "not yet taken for this bucket's, of",
-        };
-        Err(self.away(format!(
-            "the marker there is {what} a bucket first called `{}` ({})",
-            found.name, found.id
-        )))
     }
 }
 

@@ -214,11 +214,15 @@ mod tests {
     proptest! {
         #[test]
         fn the_bound_is_kept_and_nothing_used_since_goes_before_what_was_not(
-            seen in prop::collection::vec((0_u64..10_000, 0_u64..100, any::<bool>()), 0..20), bytes_max in 0_u64..600,
+            seen in prop::collection::vec((0_u64..10_000, 0_u64..100, any::<bool>()), 0..20),
+            bytes_max in 0_u64..600,
         ) {
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
-            let of = |(n, (at, bytes, temporary)): (usize, (u64, u64, bool))| {
-                StoredObject { used: SystemTime::UNIX_EPOCH + Duration::from_secs(at), bytes, temporary, path: n.to_string().into() }
+            let of = |(n, (at, bytes, temporary)): (usize, (u64, u64, bool))| StoredObject {
+                used: SystemTime::UNIX_EPOCH + Duration::from_secs(at),
+                bytes,
+                temporary,
+                path: n.to_string().into(),
             };
             let all: Vec<StoredObject> = seen.into_iter().enumerate().map(of).collect();
             let gone = surplus(all.clone(), bytes_max, now);
@@ -228,9 +232,13 @@ mod tests {
             let last = gone.iter().filter(|seen| !seen.temporary).max();
             if let Some(last) = last {
                 prop_assert!(kept + last.bytes > bytes_max, "no more than must");
-                prop_assert!(stay.iter().all(|seen| seen.temporary || *seen > last), "the longest unused first");
+                prop_assert!(
+                    stay.iter().all(|seen| seen.temporary || *seen > last),
+                    "the longest unused first"
+                );
             }
-            prop_assert!(gone.iter().all(|seen| !seen.temporary || now.duration_since(seen.used).expect("before") > TEMPORARY_AGE));
+            prop_assert!(gone.iter().all(|seen| !seen.temporary
+                || now.duration_since(seen.used).expect("before") > TEMPORARY_AGE));
         }
     }
 

@@ -1,8 +1,8 @@
 //! Small files of state, with a checksum in their last line.
 //!
 //! ```text
-//! …                                             the content, as it is without a checksum; it ends with a line end
-//! brahman-file 1 sha256 <hex of the content>    the format of this line, and what the content is to hash to
+//! …                                            the content, as without a checksum; ends its line
+//! brahman-file 1 sha256 <hex of the content>   this line's format, and what the content hashes to
 //! ```
 //!
 //! Invariants: a file is replaced whole or not at all; content that is not what was written is an

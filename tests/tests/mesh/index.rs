@@ -4,6 +4,7 @@ mod faults;
 mod finds;
 mod follows;
 mod mocks;
+mod models;
 mod places;
 mod tunes;
 mod whole;
@@ -484,114 +485,6 @@ async fn the_mock_answers_in_test_keeps_to_itself_and_never_answers_in_prod() {
         mesh.fault("org.brahman.Index.Search", json!({"index": "t", "text": "chapter 7"})).await;
     assert_eq!(fault.name, "org.brahman.Index.NoSuchIndex");
     assert!(!mesh.folder.path().join("state/indexes/t").exists());
-}
-
-/// Starts a call that says how far it is and waits until it embeds.
-async fn embedding(mesh: &Mesh, method: &str, parameters: Value) -> Connection {
-    let mut connection = Connection::connect(&mesh.socket()).await.expect("connects");
-    connection
-        .send(
-            &encode_call(method, &parameters, &CallOptions::default(), true, false)
-                .expect("encodes"),
-        )
-        .await
-        .expect("sent");
-    loop {
-        let word: Value =
-            connection.receive().await.expect("a reply").typed().expect("progress").value;
-        if word["phase"] == "embed" && word["done"].as_u64() > Some(0) {
-            return connection;
-        }
-        assert_ne!(word["phase"], "done", "{word}");
-    }
-}
-
-/// The last reply of a call.
-async fn last(mut connection: Connection) -> Value {
-    loop {
-        let word: Value =
-            connection.receive().await.expect("a reply").typed().expect("a value").value;
-        if word["phase"] == "done" {
-            return word;
-        }
-    }
-}
-
-#[tokio::test]
-async fn an_index_moves_to_another_model_as_a_whole_or_not_at_all() {
-    let mesh = indexed(1500).await;
-    let before = mesh.brahman_json(&["search", "t", "chapter 9"]);
-    assert_eq!(
-        mesh.fault("org.brahman.Index.Migrate", json!({"name": "t", "model": "no-such"}))
-            .await
-            .name,
-        "org.brahman.Index.ModelMismatch"
-    );
-    mesh.when_module("embed-real", ModuleState::Ready).await;
-    let migrate = json!({"name": "t", "model": "all-MiniLM-L6-v2"});
-    drop(embedding(&mesh, "org.brahman.Index.Migrate", migrate.clone()).await);
-    again(&mesh, "index").await;
-    let still = mesh.brahman_json(&["search", "t", "chapter 9"]);
-    assert_eq!(
-        (&still["model"], &still["results"]),
-        (&before["model"], &before["results"]),
-        "killed in the middle: the old one answers"
-    );
-    // And the context changes while it goes on: not the model.
-    let going = embedding(&mesh, "org.brahman.Index.Migrate", migrate.clone()).await;
-    mesh.brahman_json(&["context", "prod"]);
-    let out = last(going).await;
-    assert_eq!(
-        ["model", "total", "pre_existing_docs", "generation"].map(|k| out[k].clone()),
-        [json!("all-MiniLM-L6-v2"), json!(1500), json!(1500), json!(2)]
-    );
-    assert!(
-        out["resumed"].as_u64() > Some(0),
-        "what was embedded before the kill is not embedded again: {out}"
-    );
-    let stats = mesh.brahman_json(&["index", "stats", "t"])["index"].clone();
-    assert_eq!((&stats["dim"], &stats["chunks"]), (&json!(384), &json!(1500)));
-    assert_eq!(
-        ids(&mesh.brahman_json(&[
-            "search",
-            "t",
-            "chapter 9 speaks of topic9 and of rust things",
-            "-k",
-            "1"
-        ])),
-        ["doc-9"]
-    );
-    assert_eq!(
-        mesh.brahman_json(&["index", "generations", "t"])["generations"][0]["reason"],
-        "migration"
-    );
-    assert_eq!(
-        mesh.brahman_json(&["index", "migrate", "t"])["new_chunks"],
-        0,
-        "it is there already"
-    );
-    mesh.brahman_json(&["context", "test"]);
-    mesh.brahman_json(&["index", "rollback", "t"]);
-    assert_eq!(mesh.brahman_json(&["search", "t", "chapter 9"])["results"], before["results"]);
-}
-
-#[tokio::test]
-async fn a_refresh_is_of_one_model_though_the_context_changes_in_its_middle() {
-    let mesh = mesh("prod").await;
-    let csv = table(mesh.folder.path(), 1300);
-    mesh.brahman_json(&["ingest", "files", "t", &csv]);
-    mesh.brahman_json(&["index", "create", "t", "--dataset", "t"]);
-    let going = embedding(&mesh, "org.brahman.Index.Refresh", json!({"name": "t"})).await;
-    mesh.brahman_json(&["context", "test"]);
-    let out = last(going).await;
-    assert_eq!((&out["model"], &out["total"]), (&json!("all-MiniLM-L6-v2"), &json!(1300)));
-    let found =
-        mesh.brahman_json(&["search", "t", "chapter 9 speaks of topic9 and of rust things"]);
-    assert_eq!(
-        (ids(&found)[0].as_str(), &found["provider"]),
-        ("doc-9", &json!("embed-real")),
-        "a search follows the index's model"
-    );
 }
 
 /// Vectors around one direction, as JSON lines; and queries that point the other way.

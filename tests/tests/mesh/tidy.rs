@@ -325,6 +325,47 @@ fn doc_comments_say_more_than_the_name_does() {
     );
 }
 
+/// Characters in a line at most, as `rustfmt.toml` has it; comments and macros it does not break.
+const COLUMNS: usize = 100;
+/// Files in which lines are wider yet. The list only becomes shorter.
+const WIDE_STILL: [&str; 1] = ["modules/models/src/trial.rs"];
+
+#[test]
+fn no_line_is_wider_than_a_screen() {
+    let mut wide = Vec::new();
+    for file in rust_files().iter().filter(|file| !WIDE_STILL.contains(&file.as_str())) {
+        let text = text_of(file);
+        let literals = lines_of_literals(&text);
+        let lines = text.lines().zip(1..).filter(|(line, number)| {
+            line.chars().count() > COLUMNS && !literals.contains(number) && !is_one_piece(line)
+        });
+        wide.extend(lines.map(|(_, number)| format!("{file}:{number}")));
+    }
+    assert!(wide.is_empty(), "lines of more than {COLUMNS} characters: {wide:?}");
+}
+
+/// Lines of a file at most: of a longer one, nobody sees how it is made.
+const LINES: usize = 600;
+/// What one of the first ten lines of a longer file says.
+const EXCUSE: &str = "Above 600 lines because ";
+/// Files that are longer yet, and say nothing. The list only becomes shorter.
+const LONG_STILL: [&str; 2] =
+    ["modules/models/src/hub/client.rs", "modules/models/src/layout/pair.rs"];
+
+#[test]
+fn no_file_is_long_without_saying_why() {
+    let is_long = |file: &String| {
+        let text = text_of(file);
+        text.lines().count() > LINES && !text.lines().take(10).any(|line| line.contains(EXCUSE))
+    };
+    let long: Vec<String> = rust_files()
+        .into_iter()
+        .filter(|file| file.contains("/src/") && !LONG_STILL.contains(&file.as_str()))
+        .filter(is_long)
+        .collect();
+    assert!(long.is_empty(), "more than {LINES} lines, and none of `//! {EXCUSE}…`: {long:?}");
+}
+
 /// A file of shipped code: its lines and their numbers.
 struct Source {
     path: String,
@@ -405,6 +446,62 @@ fn without_tests(text: &str) -> Vec<(usize, String)> {
         }
     }
     kept
+}
+
+/// Lines that hold a part of a string literal, which rustfmt leaves as it is.
+fn lines_of_literals(text: &str) -> BTreeSet<usize> {
+    let bytes = text.as_bytes();
+    let (mut at, mut line, mut found) = (0, 1, BTreeSet::new());
+    while at < bytes.len() {
+        let rest = &bytes[at..];
+        let literal = literal(rest);
+        let length = literal.unwrap_or_else(|| {
+            if rest.starts_with(b"//") {
+                rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len())
+            } else if rest.starts_with(b"'\\") {
+                // The quote that ends it, if it is of one character, may be that very character.
+                rest.len().min(4)
+            } else if rest.starts_with(b"'\"'") {
+                3
+            } else {
+                1
+            }
+        });
+        let ends = rest[..length].iter().filter(|byte| **byte == b'\n').count();
+        if literal.is_some() {
+            found.extend(line..=line + ends);
+        }
+        line += ends;
+        at += length;
+    }
+    found
+}
+
+/// The length of the string literal with which a text begins, if it does.
+fn literal(text: &[u8]) -> Option<usize> {
+    let raw = text.strip_prefix(b"r").unwrap_or_default();
+    let marks = raw.iter().take_while(|byte| **byte == b'#').count();
+    if raw.get(marks) == Some(&b'"') {
+        let end = format!("\"{}", "#".repeat(marks));
+        let begun = marks + 2;
+        let body = text[begun..].windows(end.len()).position(|part| part == end.as_bytes())?;
+        return Some(begun + body + end.len());
+    }
+    if text.first() != Some(&b'"') {
+        return None;
+    }
+    let mut at = 1;
+    while *text.get(at)? != b'"' {
+        at += if text[at] == b'\\' { 2 } else { 1 };
+    }
+    Some(at + 1)
+}
+
+/// A row of a table, or a name: that of a test says what it promises, however long it becomes.
+fn is_one_piece(line: &str) -> bool {
+    let line = line.trim_start();
+    let name = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ");
+    line.starts_with("//! |") || name.is_some_and(|name| !name.contains(' '))
 }
 
 /// Arguments of a generic type, from behind its opening bracket.

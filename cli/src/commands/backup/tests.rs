@@ -1,5 +1,6 @@
 //! Backups that are restored, and those that are refused.
 
+use super::contents::files_below;
 use super::*;
 
 fn head() -> BackupHead {

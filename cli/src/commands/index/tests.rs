@@ -1,5 +1,6 @@
 //! What a person sees of indexes, hits and refreshes.
 
+use brahman_card::interface::index::Description;
 use brahman_card::interface::index::{Elapsed, FusionUsed, Hit, RerankReport, SearchOut};
 
 use super::hits::{found, reranked};

@@ -1,8 +1,10 @@
 //! The journal of runs: what it knows after restarts, damage and compaction.
 
 use brahman_card::interface::catalog::Object;
+use brahman_card::interface::catalog::{Origin, Version};
 use chrono::Utc;
 
+use super::record::input;
 use super::record::uuid;
 use super::*;
 

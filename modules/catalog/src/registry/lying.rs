@@ -4,12 +4,13 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{Dataset, Object};
 use brahman_card::interface::storage::UnfinishedRun;
 
 use super::entry::{Entry, folder_of};
 use super::sweep::Standing;
-use super::{DatasetRegistry, manifests, now_ms};
+use super::{DatasetRegistry, manifests};
 
 impl DatasetRegistry {
     /// The dataset that needs an object, if one does; an error where that cannot be known.

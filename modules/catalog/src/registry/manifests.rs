@@ -2,7 +2,7 @@
 //! be withdrawn.
 //!
 //! ```text
-//! manifests/<name>/<generation>.json   created once; whoever comes second builds on it or is refused
+//! manifests/<name>/<generation>.json   created once; a second one builds on it or is refused
 //! ```
 //!
 //! Pure. A manifest says what a generation was made of when it was put there, with a checksum,

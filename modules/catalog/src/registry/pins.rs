@@ -7,11 +7,12 @@
 
 use std::io;
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{Object, PinnedGeneration};
 use brahman_sidecar::chain;
 
 use super::entry::Entry;
-use super::{DatasetRegistry, RegistryError, check, now_ms};
+use super::{DatasetRegistry, RegistryError, check};
 
 /// Pins of one dataset: each names its objects in the dataset's file.
 const PINS_MAX: usize = 100;

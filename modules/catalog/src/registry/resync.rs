@@ -15,11 +15,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
+use brahman_card::clock::now_ms;
 use brahman_card::interface::catalog::{Column, Dataset, Object, Version};
 use brahman_sidecar::chain;
 
 use super::entry::Entry;
-use super::{DatasetRegistry, Head, RegistryError, Roots, names, now_ms};
+use super::{DatasetRegistry, Head, RegistryError, Roots, names};
 use crate::lineage::LastCommit;
 
 /// Objects that are named in an error's text; its parameters have all of them.

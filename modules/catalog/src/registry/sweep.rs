@@ -223,24 +223,46 @@ mod tests {
             listing in prop::collection::vec(listed(), 0..12),
         ) {
             let evidence = Evidence { needed, unread, runs };
-            let doubt = !evidence.unread.is_empty() || evidence.needed.values().any(Result::is_err) || listing.iter().any(Result::is_err);
+            let doubt = !evidence.unread.is_empty()
+                || evidence.needed.values().any(Result::is_err)
+                || listing.iter().any(Result::is_err);
             match plan(&evidence, &listing) {
                 Err(refusal) => prop_assert!(doubt && !refusal.unread.is_empty()),
                 Ok(plan) => {
                     prop_assert!(!doubt);
                     for listed in &plan.spent {
-                        let (dataset, run) = folder_of(&listed.key).expect("only what a run wrote goes");
+                        let (dataset, run) =
+                            folder_of(&listed.key).expect("only what a run wrote goes");
                         let folder = (dataset.to_owned(), run.to_owned());
-                        prop_assert!(!evidence.needed.values().flatten().any(|needed| needed.contains(&folder)));
+                        prop_assert!(
+                            !evidence
+                                .needed
+                                .values()
+                                .flatten()
+                                .any(|needed| needed.contains(&folder))
+                        );
                         let record = evidence.runs.get(run).expect("only what is ours goes");
-                        prop_assert!(record.standing != Standing::Open && record.dataset == dataset);
-                        let wrote = record.buckets.is_empty() || record.buckets.contains(&listed.bucket);
+                        prop_assert!(
+                            record.standing != Standing::Open && record.dataset == dataset
+                        );
+                        let wrote =
+                            record.buckets.is_empty() || record.buckets.contains(&listed.bucket);
                         prop_assert!(wrote || listed.bucket == "rescue");
                     }
                     for (bucket, folder) in &plan.strangers {
-                        prop_assert!(!evidence.needed.values().flatten().any(|needed| needed.contains(folder)));
+                        prop_assert!(
+                            !evidence
+                                .needed
+                                .values()
+                                .flatten()
+                                .any(|needed| needed.contains(folder))
+                        );
                         let record = evidence.runs.get(&folder.1);
-                        prop_assert!(record.is_none_or(|r| r.dataset != folder.0 || !r.buckets.contains(bucket)));
+                        prop_assert!(
+                            record.is_none_or(
+                                |r| r.dataset != folder.0 || !r.buckets.contains(bucket)
+                            )
+                        );
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::time::SystemTime;
 
+use brahman_card::interface::catalog::CommitIn;
 use brahman_storage::digest::{hex, sha256};
 
 use super::*;

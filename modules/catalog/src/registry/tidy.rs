@@ -11,11 +11,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use brahman_card::clock::now_ms;
 use brahman_sidecar::chain;
 
+use super::DatasetRegistry;
 use super::entry::folder_of;
 use super::sweep::{self, Doubt, Evidence, Folder, ListedObject, Verdict};
-use super::{DatasetRegistry, now_ms};
 
 /// Why it is not known what a dataset needs that was committed, never deleted, and has no file.
 pub(super) const GONE: &str = "its file is gone";

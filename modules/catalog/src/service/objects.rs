@@ -225,7 +225,10 @@ mod tests {
         fn what_is_checked_stays_below(key in ".{0,20}") {
             if check(&key).is_ok() {
                 let path = std::path::Path::new("/bucket").join(&key);
-                prop_assert!(path.starts_with("/bucket") && path.components().count() == 2 + key.split('/').count());
+                prop_assert!(
+                    path.starts_with("/bucket")
+                        && path.components().count() == 2 + key.split('/').count()
+                );
             }
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! datasets/<name>/<run_id>/part-0.parquet   immutable
-//! manifests/<name>/<generation>.json        created once; whoever comes second builds on it or is refused
+//! manifests/<name>/<generation>.json        created once; a second one builds on it or is refused
 //! ```
 //!
 //! A manifest that a crash kept from being published here is ours: its number is passed over. One

@@ -7,8 +7,11 @@
 //! stopped. Invariants: what is looked at is read whole, whatever was remembered of it; nothing is
 //! replaced but by bytes that have the recorded hash; what was deleted or replaced meanwhile is no
 //! damage; a bucket that is away is no damage either, and is said.
+//!
+//! [`mod@position`] says where it goes on.
 
 mod manifests;
+mod position;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,8 +29,6 @@ use brahman_sidecar::{Call, Reply, blocking, chain};
 use brahman_storage::buckets::BucketError;
 use brahman_storage::checked;
 use brahman_storage::digest::sha256_file;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::realm::Realm;
 use super::rescue::{Lookup, copy_keys};
@@ -35,6 +36,8 @@ use super::storage::refused;
 use super::{CatalogService, held, left_in_words, lock, unanswered};
 use crate::registry;
 use crate::registry::manifests::place;
+pub(super) use position::damaged_before;
+use position::{Position, position};
 
 /// Bytes that are read in a second at most by the one in the background: a tenth of what a disk
 /// gives.
@@ -56,58 +59,9 @@ const DAMAGED_MAX: usize = 10_000;
 const DEPTH_MAX: usize = 8;
 /// How often a caller hears how far it is.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
-/// The file of [`Position`] in the catalog's folder; no dataset's, for it does not end in `.json`.
-const POSITION: &str = "scrub.position";
 
 /// Objects by bucket and key.
 pub(super) type Places = BTreeSet<(String, String)>;
-
-/// Where the one in the background stands.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Position {
-    /// Bucket and key of what was looked at last, in their order; none at the beginning.
-    #[serde(default)]
-    after: Option<(String, String)>,
-    /// Unix time at which everything had been looked at.
-    #[serde(default)]
-    finished_ms: Option<u64>,
-    /// Objects and copies that were damaged when they were last looked at, and could not be
-    /// repaired.
-    #[serde(default)]
-    damaged: Places,
-}
-
-impl Position {
-    /// What cannot be read is no position: everything is looked at again.
-    fn read(path: &Path) -> Self {
-        let text = checked::read(path).unwrap_or_else(|error| {
-            tracing::warn!("everything is looked at from the beginning: {}", chain(&error));
-            None
-        });
-        let value = text.and_then(|text| serde_json::from_slice::<Value>(&text.bytes).ok());
-        let Some(value) = value else { return Self::default() };
-        // An earlier version has counted what it found damaged, and not said which: that is found
-        // again.
-        let counted = ["unrepaired", "unrepaired_before"]
-            .iter()
-            .any(|field| value[field].as_u64().is_some_and(|count| count > 0));
-        if counted { Self::default() } else { serde_json::from_value(value).unwrap_or_default() }
-    }
-
-    /// Everything was looked at.
-    fn end() -> Self {
-        Self { after: None, finished_ms: Some(now_ms()), damaged: Places::new() }
-    }
-}
-
-/// What was damaged in the last life of this process, by the state that it is of.
-pub(super) fn damaged_before(state: &Path) -> Places {
-    Position::read(&position(state)).damaged
-}
-
-fn position(state: &Path) -> PathBuf {
-    state.join("catalog").join(POSITION)
-}
 
 /// One thing to look at: an object in its own bucket, or its copy in `rescue`.
 #[derive(Clone, Debug)]
@@ -340,7 +294,8 @@ impl CatalogService {
                 }
                 let damaged = registry.journal.damaged_records();
                 let lineage = if damaged.is_empty() { registry.journal.unread() } else { None };
-                records.extend(registry.unread_datasets().into_iter().chain(damaged).chain(lineage));
+                records
+                    .extend(registry.unread_datasets().into_iter().chain(damaged).chain(lineage));
                 notes.extend(registry.uncompared());
                 (registry.files(only.as_deref()), registry.uncommitted())
             };
@@ -360,8 +315,13 @@ impl CatalogService {
                     }
                 }
             }
-            let meant = |run: &UnfinishedRun| only.as_ref().is_none_or(|only| *only == run.dataset) && !away.contains(&run.bucket);
-            let unfinished = uncommitted.into_iter().filter(|(run, _)| meant(run)).filter_map(|(run, folder)| measured(run, &folder));
+            let meant = |run: &UnfinishedRun| {
+                only.as_ref().is_none_or(|only| *only == run.dataset) && !away.contains(&run.bucket)
+            };
+            let unfinished = uncommitted
+                .into_iter()
+                .filter(|(run, _)| meant(run))
+                .filter_map(|(run, folder)| measured(run, &folder));
             if let Some(only) = &only {
                 let named = format!("dataset `{only}`");
                 records.retain(|record| record.contains(&named) || record.contains(&format!("dataset {only},")));
@@ -609,55 +569,4 @@ fn push<T>(list: &mut Vec<T>, one: T) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_position_outlives_the_process_and_what_cannot_be_read_begins_anew() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let path = folder.path().join(POSITION);
-        assert_eq!(Position::read(&path), Position::default());
-        let after = Some(("primary".to_owned(), "datasets/d/r/p".to_owned()));
-        let damaged = [("rescue".to_owned(), "k".to_owned())].into();
-        let position = Position { after, finished_ms: Some(7), damaged };
-        checked::write(&path, &serde_json::to_vec(&position).expect("JSON")).expect("written");
-        assert_eq!(Position::read(&path), position);
-        // As an earlier version wrote it.
-        fs::write(&path, r#"{"finished_ms": 7, "unrepaired": 0, "unrepaired_before": 0}"#)
-            .expect("written");
-        assert_eq!(Position::read(&path), Position { finished_ms: Some(7), ..Position::default() });
-        fs::write(
-            &path,
-            r#"{"after": null, "finished_ms": 7, "unrepaired": 0, "unrepaired_before": 1}"#,
-        )
-        .expect("written");
-        assert_eq!(
-            Position::read(&path),
-            Position::default(),
-            "what an earlier version found damaged is looked for at once"
-        );
-        for bad in [
-            "{",
-            "{\"finished_ms\": 7}\nbrahman-file 1 sha256 0\n",
-            "{\"finished_ms\": 7}\nbrahman-file 2 x\n",
-        ] {
-            fs::write(&path, bad).expect("damaged");
-            assert_eq!(Position::read(&path), Position::default(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn what_a_run_has_left_is_counted_and_an_empty_folder_is_nothing() {
-        let folder = tempfile::tempdir().expect("a temporary directory");
-        let run =
-            UnfinishedRun { dataset: "d".into(), run_id: "r".into(), ..UnfinishedRun::default() };
-        assert_eq!(measured(run.clone(), folder.path()), None);
-        assert_eq!(measured(run.clone(), &folder.path().join("none")), None);
-        fs::create_dir(folder.path().join("deep")).expect("made");
-        for (name, text) in [("part-0.parquet", "half"), ("deep/part-1.parquet", "more")] {
-            fs::write(folder.path().join(name), text).expect("written");
-        }
-        let left = measured(run, folder.path()).expect("something");
-        assert_eq!((left.objects, left.bytes, left.dataset.as_str()), (2, 8, "d"));
-    }
-}
+mod tests;

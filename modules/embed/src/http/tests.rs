@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 
+use super::batches::end_of_batch;
 use super::dialect::Dialect;
 use super::*;
 

@@ -180,7 +180,8 @@ mod tests {
                 prop_assert!(!batch.is_empty());
                 let widest = batch.iter().map(|i| texts[*i].0).max().unwrap_or(0);
                 prop_assert!(batch.len() == 1 || widest * batch.len() <= budget);
-                let oldest = (0..texts.len()).find(|i| !done.contains(i) && texts[*i].1 == texts[batch[0]].1);
+                let oldest = (0..texts.len())
+                    .find(|i| !done.contains(i) && texts[*i].1 == texts[batch[0]].1);
                 prop_assert_eq!(Some(batch[0]), oldest, "the oldest of the class leads its batch");
                 done.extend(batch);
             }

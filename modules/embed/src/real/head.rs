@@ -299,8 +299,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_mean_scaled_to_length_1_is_the_sum_scaled_so(numbers in prop::collection::vec(-1e3_f32..1e3, 12)) {
-            let (mean, sum) = (head(&[PoolingMode::Mean], Vec::new()), head(&[PoolingMode::Mean], vec![Stage::Normalize]));
+        fn a_mean_scaled_to_length_1_is_the_sum_scaled_so(
+            numbers in prop::collection::vec(-1e3_f32..1e3, 12),
+        ) {
+            let (mean, sum) = (
+                head(&[PoolingMode::Mean], Vec::new()),
+                head(&[PoolingMode::Mean], vec![Stage::Normalize]),
+            );
             let (mean, sum) = (unit(mean.vector(&numbers, 3, 4, 0)), sum.vector(&numbers, 3, 4, 0));
             for (a, b) in mean.iter().zip(&sum) {
                 prop_assert!((a - b).abs() < 1e-4, "{:?} {:?}", mean, sum);

@@ -1,6 +1,8 @@
 //! A text's way: prompt → hash → cache → join whoever computes it already → tokenise → queue →
 //! inference → cache and reply.
 
+mod settings;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -9,10 +11,9 @@ use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
 use brahman_card::interface::embed::{Device, InfoOut, ModelRecipe, TextTokens, error};
-use brahman_models::catalogue;
-use brahman_models::device::{self, DeviceChoice, DeviceError};
-use brahman_models::layout::{DimError, ModelPlan, Overrides, Precision};
-use brahman_models::passes::{PassBudget, PassQueue, ThreadsError, threads_wanted};
+use brahman_models::device;
+use brahman_models::layout::{DimError, ModelPlan, Precision};
+use brahman_models::passes::{PassBudget, PassQueue};
 use brahman_models::runtime::{self as library, RuntimeError};
 use brahman_models::trial::TrialError;
 use brahman_sidecar::chain;
@@ -31,59 +32,16 @@ use crate::engine::{
     ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment,
 };
 use crate::prompts::ModelPrompts;
+use settings::{CACHE_MIB, MIB_MAX, STORE_MIB, variable};
+pub use settings::{Settings, SettingsError};
 
 /// Texts that are looked up on the I/O thread; more go to a thread of their own.
 const INLINE_MAX: usize = 16;
 /// Bytes of texts that are looked up on the I/O thread: hashing a megabyte takes less than a
 /// millisecond.
 const INLINE_BYTES_MAX: usize = 1 << 20;
-/// Vectors kept, unless `BRAHMAN_EMBED_CACHE_MIB` says otherwise.
-const CACHE_MIB: u64 = 1024;
-/// Inputs kept, unless `BRAHMAN_EMBED_STORE_MIB` says otherwise.
-const STORE_MIB: u64 = 256;
-
-/// Largest size that a variable may ask for: a petabyte, so that bytes do not overflow.
-const MIB_MAX: u64 = 1 << 30;
 /// Hexadecimal digits of a fingerprint that name a model's own cache folder.
 const FOLDER_DIGITS: usize = 16;
-
-/// How the engine is set up.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Directory of the model's files.
-    pub model: PathBuf,
-    /// What is said of the model in place of its files.
-    pub overrides: Overrides,
-    /// Where caches and the library lie.
-    pub cache: PathBuf,
-    /// Folder of the vector cache, if it is not the one that a model finds for itself.
-    pub vectors: Option<PathBuf>,
-    /// Device that was asked for.
-    pub device: DeviceChoice,
-    /// Whether the CPU will do where a GPU was asked for.
-    pub allow_cpu: bool,
-    /// Threads that one inference uses.
-    pub threads: usize,
-}
-
-/// A variable of the environment that makes no sense.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum SettingsError {
-    /// Threads.
-    #[error(transparent)]
-    Threads(#[from] ThreadsError),
-    /// A size.
-    #[error("{name}={value}: expected a whole number of MiB up to {MIB_MAX}")]
-    Size {
-        /// The variable.
-        name: String,
-        /// What it says.
-        value: String,
-    },
-    /// A device.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-}
 
 /// Why a model does not run.
 #[derive(Debug, Error)]
@@ -118,34 +76,6 @@ pub enum OpenError {
     /// The threads that it runs on.
     #[error("no inference threads")]
     Threads(#[source] io::Error),
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-impl Settings {
-    /// From the environment.
-    ///
-    /// # Errors
-    /// [`SettingsError`], which names the variable.
-    pub fn from_env(cache: &Path) -> Result<Self, SettingsError> {
-        let threads = threads_wanted("BRAHMAN_EMBED_THREADS")?;
-        let (device, allow_cpu) = device::wanted()?;
-        Ok(Self {
-            model: variable("BRAHMAN_MODEL_DIR")
-                .map_or_else(|| catalogue::folder(cache, catalogue::NAME), PathBuf::from),
-            overrides: Overrides {
-                pooling: variable("BRAHMAN_EMBED_POOLING"),
-                graph: variable("BRAHMAN_EMBED_GRAPH"),
-            },
-            cache: cache.to_owned(),
-            vectors: variable("BRAHMAN_EMBED_CACHE_DIR").map(PathBuf::from),
-            device,
-            allow_cpu,
-            threads,
-        })
-    }
 }
 
 /// A model that runs, and has been tried.

@@ -206,14 +206,24 @@ fn numbers_and_keys_are_no_names_and_long_paths_are_shortened() {
 
 proptest! {
     #[test]
-    fn nothing_is_lost(text in "[a-zé流(){}#; \n.]{0,600}", tokens in 16_u64..80, id in "a\\.(txt|md|rs|py|c|go|js)") {
+    fn nothing_is_lost(
+        text in "[a-zé流(){}#; \n.]{0,600}",
+        tokens in 16_u64..80,
+        id in "a\\.(txt|md|rs|py|c|go|js)",
+    ) {
         let cutter = Cutter::new(limits(tokens));
         let chunks = cut_for(Some(tokens), &cutter, &id, &text);
         for chunk in &chunks {
-            prop_assert!(embedded(&chunk.context, &text[chunk.start..chunk.end]).chars().count() as u64 + 2 <= tokens);
+            prop_assert!(
+                embedded(&chunk.context, &text[chunk.start..chunk.end]).chars().count() as u64 + 2
+                    <= tokens
+            );
         }
         for (at, c) in text.char_indices().filter(|(_, c)| !c.is_whitespace()) {
-            prop_assert!(chunks.iter().any(|k| k.start <= at && at < k.end), "{c} at {at} is in no chunk");
+            prop_assert!(
+                chunks.iter().any(|k| k.start <= at && at < k.end),
+                "{c} at {at} is in no chunk"
+            );
         }
         prop_assert!(chunks.windows(2).all(|pair| pair[0].start < pair[1].start));
     }

@@ -1,12 +1,15 @@
 //! Sets of queries: whose they are, and what becomes of them when the data changes.
 
+use super::sets::{KEPT, id_after};
 use super::*;
 use crate::embedder::Model;
 use crate::folder::{Content, Folder};
 use crate::generation::Manifest;
 use crate::rows::{Row, RowStore};
+use crate::sealed;
 use crate::segment;
 use brahman_storage::Steps;
+use brahman_storage::digest;
 use flat_hnsw::build::Parameters;
 use flat_hnsw::sample::unit_vectors;
 

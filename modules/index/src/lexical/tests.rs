@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::compile::TERMS_MAX;
 use super::*;
 
 fn rows(texts: &[&str]) -> RowStore {

@@ -3,6 +3,10 @@
 //! Invariants: readers clone the `Arc` of a generation and keep a whole one; one writer at a time
 //! (refresh, compaction, promotion, repair) holds the slot until its work on disk has ended, even
 //! if its caller is gone.
+//!
+//! [`claim`] says who may change it.
+
+mod claim;
 
 use std::collections::HashSet;
 use std::io;
@@ -14,7 +18,6 @@ use brahman_card::Fault;
 use brahman_card::interface::index::{Caches, CreateIn, ReplicaLag, error};
 use brahman_sidecar::chain;
 use brahman_storage::{Steps, writable};
-use tokio::sync::OwnedMutexGuard;
 
 use super::PARAMETERS;
 use crate::data::DataNames;
@@ -27,6 +30,7 @@ use crate::refresh::folder_fault;
 use crate::rescue;
 use crate::shadow::Shadow;
 use crate::trials::Journal;
+pub(super) use claim::{Claim, FirstRefresh, StopOnDrop};
 
 /// Locks without minding a panic elsewhere: everything behind these locks is whole between
 /// statements.
@@ -115,58 +119,6 @@ pub(super) struct Replicas {
     pub(super) is_unwanted: AtomicBool,
     /// How far they were behind when they were last written; none where none are made.
     pub(super) lag: Mutex<Option<ReplicaLag>>,
-}
-
-/// The right to change an index; given back when dropped.
-#[derive(Debug)]
-pub(super) struct Claim {
-    index: Arc<Index>,
-    /// Set when the work should end early.
-    pub(super) stop: Arc<AtomicBool>,
-    _slot: OwnedMutexGuard<()>,
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        *lock(&self.index.busy) = None;
-    }
-}
-
-/// The time of a first refresh: as long as this lives, what it has so far may answer.
-#[derive(Debug)]
-pub(super) struct FirstRefresh(Arc<Index>);
-
-impl FirstRefresh {
-    /// Begins it, if nothing answers yet.
-    pub(super) fn begin(index: &Arc<Index>) -> Option<Self> {
-        let answering = lock(&index.answering);
-        if answering.generation.is_some() || answering.degraded.is_some() {
-            return None;
-        }
-        *lock(&index.partial) = Some(PartialIndex::default());
-        Some(Self(Arc::clone(index)))
-    }
-
-    /// Changes what answers.
-    pub(super) fn show(&self, change: impl FnOnce(&mut PartialIndex)) {
-        change(lock(&self.0.partial).get_or_insert_default());
-    }
-}
-
-impl Drop for FirstRefresh {
-    fn drop(&mut self) {
-        *lock(&self.0.partial) = None;
-    }
-}
-
-/// Tells work to stop when the call that wanted it is dropped, because its caller hung up.
-#[derive(Debug)]
-pub(super) struct StopOnDrop(pub(super) Arc<AtomicBool>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 impl AnswerState {
@@ -564,65 +516,5 @@ impl Index {
     /// The next generation's number.
     pub(super) fn next_number(&self) -> u64 {
         self.folder.next_number(self.generation().map_or(0, |g| g.manifest.number))
-    }
-
-    /// What is going on.
-    pub(super) fn busy(&self) -> Option<&'static str> {
-        lock(&self.busy).as_ref().map(|(what, _)| *what)
-    }
-
-    /// Claims the right to change this index. A compaction gives way, and what puts files back is
-    /// waited for; anything else is `Busy`.
-    ///
-    /// # Errors
-    /// `Busy`, or `ReadOnly` where nothing can be written.
-    pub(super) async fn claim(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
-        self.writable()?;
-        self.claim_to_look(what).await
-    }
-
-    /// The same for whoever may change nothing after all.
-    ///
-    /// # Errors
-    /// `Busy`.
-    pub(super) async fn claim_to_look(
-        self: &Arc<Self>,
-        what: &'static str,
-    ) -> Result<Claim, Fault> {
-        let busy = lock(&self.busy).clone();
-        match busy {
-            Some(("compaction" | RESTORING, stop)) if what != "compaction" => {
-                stop.store(true, Ordering::Relaxed);
-                Ok(self.claimed(what, Arc::clone(&self.slot).lock_owned().await))
-            }
-            _ => self.claim_slot(what),
-        }
-    }
-
-    /// The right to change it, for whoever cannot wait for a compaction to end.
-    ///
-    /// # Errors
-    /// `Busy`, or `ReadOnly`.
-    pub(super) fn claim_now(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
-        self.writable()?;
-        self.claim_slot(what)
-    }
-
-    fn claim_slot(self: &Arc<Self>, what: &'static str) -> Result<Claim, Fault> {
-        let Ok(slot) = Arc::clone(&self.slot).try_lock_owned() else {
-            let name = &self.parameters.name;
-            let message = format!(
-                "index `{name}` is busy: {}; try again when it is done",
-                self.busy().unwrap_or("being changed")
-            );
-            return Err(Fault::of(&error::Busy { name: name.clone() }, true, message));
-        };
-        Ok(self.claimed(what, slot))
-    }
-
-    fn claimed(self: &Arc<Self>, what: &'static str, slot: OwnedMutexGuard<()>) -> Claim {
-        let stop = Arc::new(AtomicBool::new(false));
-        *lock(&self.busy) = Some((what, Arc::clone(&stop)));
-        Claim { index: Arc::clone(self), stop, _slot: slot }
     }
 }

@@ -267,7 +267,8 @@ fn usual(records: &[(Vec<String>, usize)]) -> (usize, usize) {
     counts.into_iter().max_by_key(|(_, count)| *count).unwrap_or((0, 0))
 }
 
-/// Quotes within quoted fields that end them in the middle: signs that the quotes are written another way.
+/// Quotes within quoted fields that end them in the middle: signs that the quotes are written
+/// another way.
 fn broken_quotes(dialect: &Dialect, bytes: &[u8]) -> usize {
     let Some(quote) = dialect.quote else { return 0 };
     let (mut at, mut broken) = (0, 0);
@@ -302,7 +303,8 @@ fn broken_quotes(dialect: &Dialect, bytes: &[u8]) -> usize {
     broken
 }
 
-/// Tells how a text is written by its beginning; `whole` if there is no more of it. None if there is no record.
+/// Tells how a text is written by its beginning; `whole` if there is no more of it. None if there
+/// is no record.
 pub(super) fn sniff(beginning: &[u8], whole: bool, said: &CsvOptions) -> Option<Sniff> {
     let mut guesses = Vec::new();
     // All of a header, however long it is.

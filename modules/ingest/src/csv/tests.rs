@@ -371,17 +371,27 @@ fn tables_that_have_nothing_in_common_are_no_dataset_unless_it_is_said() {
 proptest! {
     #[test]
     fn doubles_come_back_bit_for_bit(bits in proptest::collection::vec(any::<u64>(), 1..50)) {
-        let values: Vec<f64> = bits.into_iter().map(f64::from_bits).filter(|value| value.is_finite()).collect();
+        let values: Vec<f64> =
+            bits.into_iter().map(f64::from_bits).filter(|value| value.is_finite()).collect();
         prop_assume!(!values.is_empty());
-        let text: String = std::iter::once("v\n".to_owned()).chain(values.iter().map(|value| format!("{value:e}\n"))).collect();
+        let text: String = std::iter::once("v\n".to_owned())
+            .chain(values.iter().map(|value| format!("{value:e}\n")))
+            .collect();
         let batches = of(text.as_bytes()).1;
-        let read: Vec<u64> = batches.iter().flat_map(|b| b.column(0).as_primitive::<Float64Type>().values().to_vec()).map(f64::to_bits).collect();
+        let read: Vec<u64> = batches
+            .iter()
+            .flat_map(|b| b.column(0).as_primitive::<Float64Type>().values().to_vec())
+            .map(f64::to_bits)
+            .collect();
         prop_assert_eq!(read, values.iter().map(|value| value.to_bits()).collect::<Vec<_>>());
     }
 
     /// Cut anywhere, a file's pieces hold the records that the csv crate finds in the whole.
     #[test]
-    fn pieces_are_cut_between_records(rows in proptest::collection::vec(("[a\"\n, ;é]{0,9}", "[a\"\n, ]{0,9}", "[0-9]{0,3}"), 0..60), cut in 1_usize..400) {
+    fn pieces_are_cut_between_records(
+        rows in proptest::collection::vec(("[a\"\n, ;é]{0,9}", "[a\"\n, ]{0,9}", "[0-9]{0,3}"), 0..60),
+        cut in 1_usize..400,
+    ) {
         let mut writer = ::csv::Writer::from_writer(Vec::new());
         writer.write_record(["x", "y", "z"]).expect("written");
         rows.iter().for_each(|(a, b, c)| writer.write_record([a, b, c]).expect("written"));

@@ -373,7 +373,10 @@ mod tests {
     proptest! {
         /// What serde_json reads, this reads, and nothing else; a string is the same.
         #[test]
-        fn it_agrees_with_serde_json(text in "[\\[\\]{}\":,0-9a-fnrtu\\\\.eE+\\- \u{e9}]{0,24}", value in "\\PC{0,12}") {
+        fn it_agrees_with_serde_json(
+            text in "[\\[\\]{}\":,0-9a-fnrtu\\\\.eE+\\- \u{e9}]{0,24}",
+            value in "\\PC{0,12}",
+        ) {
             // It does not look at pairs of surrogates where it keeps no value.
             prop_assume!(!text.contains("\\u"));
             let mut scanner = Scanner::default();

@@ -307,24 +307,35 @@ proptest! {
     /// Whatever order rows come in, and however they are cut into files, their types are the same.
     #[test]
     fn types_do_not_depend_on_order(
-        values in proptest::collection::vec("-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,4})?|true|null|\"[a-z]?\"|\\{\\}|\\[1?\\]", 1..12),
+        values in proptest::collection::vec(
+            "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,4})?|true|null|\"[a-z]?\"|\\{\\}|\\[1?\\]",
+            1..12,
+        ),
         cut in 0_usize..12,
     ) {
-        let lines: Vec<String> = values.iter().map(|value| format!("{{\"v\":{value}}}\n")).collect();
+        let lines: Vec<String> =
+            values.iter().map(|value| format!("{{\"v\":{value}}}\n")).collect();
         let back: Vec<String> = lines.iter().rev().cloned().collect();
         let (one, two) = back.split_at(cut.min(back.len()));
         let whole = of(&lines.concat());
-        let parts = several(&[one.concat().as_bytes(), two.concat().as_bytes()], None).expect("read");
+        let parts =
+            several(&[one.concat().as_bytes(), two.concat().as_bytes()], None).expect("read");
         prop_assert_eq!(whole.types(), parts.types());
     }
 
     #[test]
     fn doubles_come_back_bit_for_bit(bits in proptest::collection::vec(any::<u64>(), 1..50)) {
-        let values: Vec<f64> = bits.into_iter().map(f64::from_bits).filter(|value| value.is_finite()).collect();
+        let values: Vec<f64> =
+            bits.into_iter().map(f64::from_bits).filter(|value| value.is_finite()).collect();
         prop_assume!(!values.is_empty());
         let text: String = values.iter().map(|value| format!("{{\"v\":{value:e}}}\n")).collect();
         let out = of(&text);
-        let read: Vec<u64> = out.batches.iter().flat_map(|b| b.column(0).as_primitive::<Float64Type>().values().to_vec()).map(f64::to_bits).collect();
+        let read: Vec<u64> = out
+            .batches
+            .iter()
+            .flat_map(|b| b.column(0).as_primitive::<Float64Type>().values().to_vec())
+            .map(f64::to_bits)
+            .collect();
         prop_assert_eq!(read, values.iter().map(|value| value.to_bits()).collect::<Vec<_>>());
     }
 }

@@ -372,9 +372,19 @@ mod tests {
         fn every_double_as_programs_print_it_is_read_back(bits: u64) {
             let value = f64::from_bits(bits);
             prop_assume!(value.is_finite());
-            for text in [format!("{value:e}"), format!("{value:.16e}"), format!("{value:?}"), format!("{value:.20e}")] {
+            for text in [
+                format!("{value:e}"),
+                format!("{value:.16e}"),
+                format!("{value:?}"),
+                format!("{value:.20e}"),
+            ] {
                 let number = of(&text);
-                prop_assert!(number.is_double() && number.double().to_bits() == value.to_bits(), "{} {:?}", text, number);
+                prop_assert!(
+                    number.is_double() && number.double().to_bits() == value.to_bits(),
+                    "{} {:?}",
+                    text,
+                    number
+                );
             }
         }
 
@@ -382,14 +392,25 @@ mod tests {
         fn whole_numbers_are_read_back(value: i64, large: u64) {
             prop_assert_eq!(of(&value.to_string()).int(), Some(value));
             prop_assert_eq!(of(&large.to_string()).uint(), Some(large));
-            prop_assert_eq!(of(&large.to_string()).is_double(), large as f64 as u128 == u128::from(large));
+            prop_assert_eq!(
+                of(&large.to_string()).is_double(),
+                large as f64 as u128 == u128::from(large)
+            );
         }
 
         #[test]
-        fn decimals_are_read_back(digits in -999_999_999_999_999_999_i128..999_999_999_999_999_999, scale in 1_u8..18) {
+        fn decimals_are_read_back(
+            digits in -999_999_999_999_999_999_i128..999_999_999_999_999_999,
+            scale in 1_u8..18,
+        ) {
             let (sign, magnitude) = (if digits < 0 { "-" } else { "" }, digits.unsigned_abs());
             let unit = 10_u128.pow(u32::from(scale));
-            let text = format!("{sign}{}.{:0width$}", magnitude / unit, magnitude % unit, width = usize::from(scale));
+            let text = format!(
+                "{sign}{}.{:0width$}",
+                magnitude / unit,
+                magnitude % unit,
+                width = usize::from(scale)
+            );
             prop_assert_eq!(of(&text).unscaled(scale), Some(digits));
         }
     }

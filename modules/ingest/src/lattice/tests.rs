@@ -168,22 +168,37 @@ proptest! {
     }
 
     #[test]
-    fn every_value_is_in_the_type_of_all_as_it_stands_there(texts in proptest::collection::vec(field(), 1..8)) {
+    fn every_value_is_in_the_type_of_all_as_it_stands_there(
+        texts in proptest::collection::vec(field(), 1..8),
+    ) {
         let kind = facts(&texts).kind();
         for text in &texts {
             let mut cells = Cells::new(&kind);
-            prop_assert!(cells.push(&Value::of_field(text), text), "{:?} does not hold {}", kind, text);
+            prop_assert!(
+                cells.push(&Value::of_field(text), text),
+                "{:?} does not hold {}",
+                kind,
+                text
+            );
             let array = cells.finish();
             prop_assert!(same(&kind, text, &array), "{} in {:?} is {:?}", text, kind, array);
         }
     }
 
     #[test]
-    fn a_type_that_fits_holds_every_value(texts in proptest::collection::vec(field(), 1..6), other in proptest::collection::vec(field(), 1..3)) {
+    fn a_type_that_fits_holds_every_value(
+        texts in proptest::collection::vec(field(), 1..6),
+        other in proptest::collection::vec(field(), 1..3),
+    ) {
         let kept = facts(&other).kind();
         let kind = facts(&texts).kind_or(Some(&kept.arrow()));
         for text in &texts {
-            prop_assert!(Cells::new(&kind).push(&Value::of_field(text), text), "{:?} does not hold {}", kind, text);
+            prop_assert!(
+                Cells::new(&kind).push(&Value::of_field(text), text),
+                "{:?} does not hold {}",
+                kind,
+                text
+            );
         }
     }
 }

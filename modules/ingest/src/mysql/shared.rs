@@ -214,10 +214,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_value_is_in_one_range(least in -1_000_000_i64..1_000_000, span in 0_i64..5_000_000, count in 1_i128..40, value in any::<i64>()) {
+        fn every_value_is_in_one_range(
+            least in -1_000_000_i64..1_000_000,
+            span in 0_i64..5_000_000,
+            count in 1_i128..40,
+            value in any::<i64>(),
+        ) {
             let all = ranges("`id`", least.into(), (least + span).into(), count);
             prop_assert!(all.len() as i128 <= count.max(1));
-            for value in [i128::from(value), i128::from(least), i128::from(least + span), i128::from(least + span / 2)] {
+            for value in [
+                i128::from(value),
+                i128::from(least),
+                i128::from(least + span),
+                i128::from(least + span / 2),
+            ] {
                 prop_assert_eq!(all.iter().filter(|range| holds(range, value)).count(), 1);
             }
         }

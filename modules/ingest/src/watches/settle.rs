@@ -133,7 +133,9 @@ mod tests {
                     s.changed(now);
                     first.get_or_insert(now);
                 }
-                if s.due().is_some_and(|due| due <= now) && s.look(now, &content.to_string()) == Verdict::Ingest {
+                if s.due().is_some_and(|due| due <= now)
+                    && s.look(now, &content.to_string()) == Verdict::Ingest
+                {
                     s.ingested(&content.to_string());
                     first = None;
                 }

@@ -276,14 +276,23 @@ fn steps() -> impl Strategy<Value = Step> {
     let (module, slot, mib) = (0..MODULES, 0..SLOTS, 0..700_u64);
     let some = || prop::collection::vec(0..MODULES, 0..4);
     prop_oneof![
-        2 => (0..SLOTS, 0..=CAPACITY, prop::collection::vec(0..900_u64, MODULES)).prop_map(|(slot, free, holders)| Step::Measure { slot, free, holders }),
-        1 => (0..SLOTS, any::<u64>(), any::<u64>()).prop_map(|(slot, capacity, free)| Step::Lie { slot, capacity: capacity % CAPACITY, free }),
-        3 => (module.clone(), slot.clone(), mib.clone()).prop_map(|(module, slot, mib)| Step::Load { module, slot, mib }),
-        1 => (module.clone(), slot.clone(), mib.clone()).prop_map(|(module, slot, mib)| Step::Adopt { module, slot, mib }),
-        3 => (some(), slot, mib, some(), prop::option::of(0..6_usize))
-            .prop_map(|(modules, slot, mib, leave, is_killed)| Step::Activate { modules, slot, mib, leave, is_killed }),
+        2 => (0..SLOTS, 0..=CAPACITY, prop::collection::vec(0..900_u64, MODULES))
+            .prop_map(|(slot, free, holders)| Step::Measure { slot, free, holders }),
+        1 => (0..SLOTS, any::<u64>(), any::<u64>()).prop_map(|(slot, capacity, free)| {
+            Step::Lie { slot, capacity: capacity % CAPACITY, free }
+        }),
+        3 => (module.clone(), slot.clone(), mib.clone())
+            .prop_map(|(module, slot, mib)| Step::Load { module, slot, mib }),
+        1 => (module.clone(), slot.clone(), mib.clone())
+            .prop_map(|(module, slot, mib)| Step::Adopt { module, slot, mib }),
+        3 => (some(), slot, mib, some(), prop::option::of(0..6_usize)).prop_map(
+            |(modules, slot, mib, leave, is_killed)| {
+                Step::Activate { modules, slot, mib, leave, is_killed }
+            }
+        ),
         3 => module.clone().prop_map(|module| Step::Ready { module }),
-        2 => (module.clone(), prop::option::of(0..900_u64)).prop_map(|(module, left)| Step::Unload { module, left }),
+        2 => (module.clone(), prop::option::of(0..900_u64))
+            .prop_map(|(module, left)| Step::Unload { module, left }),
         2 => module.clone().prop_map(|module| Step::Die { module }),
         1 => module.clone().prop_map(|module| Step::Return { module }),
         1 => some().prop_map(|modules| Step::Pin { modules }),
@@ -400,10 +409,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
     #[test]
-    fn in_a_thousand_steps_nothing_is_given_twice_and_nothing_leaks(steps in prop::collection::vec(steps(), 1000)) {
+    fn in_a_thousand_steps_nothing_is_given_twice_and_nothing_leaks(
+        steps in prop::collection::vec(steps(), 1000),
+    ) {
         let mut gate = Gate::new(RESIDENCY);
         for slot in 0..SLOTS {
-            gate.observe(&slot_of(slot), Measurement { capacity_mib: CAPACITY, free_mib: Some(CAPACITY) }, &BTreeMap::new());
+            gate.observe(
+                &slot_of(slot),
+                Measurement { capacity_mib: CAPACITY, free_mib: Some(CAPACITY) },
+                &BTreeMap::new(),
+            );
         }
         for (at, step) in steps.iter().enumerate() {
             take(&mut gate, step, at as u64 * 100);
@@ -413,7 +428,12 @@ proptest! {
                 prop_assert!(slot.available_mib() <= slot.capacity_mib() - slot.reserved_mib());
             }
             let held = gate.slots().values().flat_map(|slot| slot.holdings().keys()).count();
-            let distinct = gate.slots().values().flat_map(|slot| slot.holdings().keys()).collect::<BTreeSet<_>>().len();
+            let distinct = gate
+                .slots()
+                .values()
+                .flat_map(|slot| slot.holdings().keys())
+                .collect::<BTreeSet<_>>()
+                .len();
             prop_assert_eq!(held, distinct, "nobody is held twice");
         }
         for module in 0..MODULES {

@@ -95,12 +95,17 @@ mod tests {
     proptest! {
         #[test]
         fn every_pair_runs_once_within_the_limits(
-            lengths in prop::collection::vec(1_usize..300, 0..120), tokens in 1_usize..2000, attention in 1_usize..200_000, rows in 1_usize..20,
+            lengths in prop::collection::vec(1_usize..300, 0..120),
+            tokens in 1_usize..2000,
+            attention in 1_usize..200_000,
+            rows in 1_usize..20,
         ) {
             let all = batches(&lengths, limits(tokens, attention, rows));
             for batch in &all {
                 let width = batch.iter().map(|at| lengths[*at]).max().unwrap_or(0);
-                let fits = width * batch.len() <= tokens && width * width * batch.len() <= attention && batch.len() <= rows;
+                let fits = width * batch.len() <= tokens
+                    && width * width * batch.len() <= attention
+                    && batch.len() <= rows;
                 prop_assert!(batch.len() == 1 || fits, "{:?}", batch);
             }
             let mut once: Vec<usize> = all.concat();

@@ -280,7 +280,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_secret_is_nowhere_in_what_is_shown(before in ".{0,40}", secret in "[a-zA-Z0-9+/]{8,40}", after in ".{0,40}") {
+        fn a_secret_is_nowhere_in_what_is_shown(
+            before in ".{0,40}",
+            secret in "[a-zA-Z0-9+/]{8,40}",
+            after in ".{0,40}",
+        ) {
             prop_assume!(!before.contains(&secret) && !after.contains(&secret));
             let shown = mask(&format!("{before}{secret}{after}"), std::slice::from_ref(&secret));
             prop_assert!(!shown.contains(&secret), "{shown}");

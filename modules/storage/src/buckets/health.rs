@@ -12,9 +12,10 @@ use brahman_card::interface::storage::{BucketHealth, RESCUE};
 use futures_util::StreamExt as _;
 use object_store::ObjectStore;
 
+use super::entry::Misfit;
 use super::error::{BucketError, mask};
 use super::marker::{self, MARKER, Marker};
-use super::{Buckets, Change, Entry, Misfit, Reach, is_own, lock};
+use super::{Buckets, Change, Entry, Reach, is_own, lock};
 
 /// How long a bucket may take to say whether it is there.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);

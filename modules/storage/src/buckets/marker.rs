@@ -2,7 +2,8 @@
 //! bucket.
 //!
 //! ```text
-//! .brahman-bucket.json      {"id": a ULID, "name": as it was first called, "node": by which catalog, "created_ms": when}
+//! .brahman-bucket.json      {"id": a ULID, "name": as it was first called,
+//!                           "node": by which catalog, "created_ms": when}
 //! .brahman-catalogs/<node>  one of each catalog that uses it
 //! ```
 //!

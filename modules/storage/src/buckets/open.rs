@@ -144,7 +144,12 @@ pub(super) fn key(name: &str, text: &str) -> Result<Key, BucketError> {
 /// What keys begin with, as it is.
 pub(super) fn prefix(name: &str, text: &str) -> Result<Key, BucketError> {
     // `a:` is a drive to the same library, wherever it stands.
-    let is_drive = |part: &str| matches!(part.trim().as_bytes(), [letter, b':' | b'|'] if letter.is_ascii_alphabetic());
+    let is_drive = |part: &str| {
+        matches!(
+            part.trim().as_bytes(),
+            [letter, b':' | b'|'] if letter.is_ascii_alphabetic()
+        )
+    };
     let parsed = Key::parse(text)
         .ok()
         .filter(|parsed| parsed.as_ref() == text && !text.split('/').any(is_drive));

@@ -10,9 +10,10 @@ use std::path::Path;
 use brahman_card::chain;
 use brahman_card::interface::storage::{Bucket, PRIMARY, RESCUE};
 
+use super::entry::Absence;
 use super::marker::{self, MARKER, Marker};
 use super::open::Location;
-use super::{Absence, Buckets, is_name, is_own, look};
+use super::{Buckets, is_name, is_own, look};
 use crate::node::NodeError;
 use crate::writable;
 

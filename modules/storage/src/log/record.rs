@@ -2,9 +2,12 @@
 //! what is wrong with them come out.
 //!
 //! ```text
-//! {"seq":n,"crc":c,"payload":…}                              the first version: c is the CRC-32 of the payload's text
-//! {"v":2,"seq":n,"crc":c,"link":l,"check":h,"payload":…}     l hashes the link before, n and the payload; h is of n, l and c
+//! {"seq":n,"crc":c,"payload":…}                            the first version
+//! {"v":2,"seq":n,"crc":c,"link":l,"check":h,"payload":…}   the second
 //! ```
+//!
+//! `c` is the CRC-32 of the payload's text; `l` hashes the link before, `n` and the payload; `h` is
+//! of `n`, `l` and `c`.
 //!
 //! Invariants: a line is a record only if all of it is as it was written; a line that is missing,
 //! out of place or twice there is told by the links, and one that is missing at the end by the

@@ -33,7 +33,11 @@ enum Harm {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let step = prop_oneof![4 => (1_usize..4).prop_map(Step::Append), 1 => Just(Step::Reopen), 1 => (0_usize..6).prop_map(Step::Compact)];
+    let step = prop_oneof![
+        4 => (1_usize..4).prop_map(Step::Append),
+        1 => Just(Step::Reopen),
+        1 => (0_usize..6).prop_map(Step::Compact),
+    ];
     prop::collection::vec(step, 1..12)
 }
 
@@ -101,7 +105,10 @@ fn harmed(bytes: &[u8], harm: &Harm) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn whatever_happens_to_the_file_nothing_is_invented_and_nothing_goes_in_silence(steps in steps(), harm in harms()) {
+    fn whatever_happens_to_the_file_nothing_is_invented_and_nothing_goes_in_silence(
+        steps in steps(),
+        harm in harms(),
+    ) {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("log");
         let held = carry_out(&path, &steps);
@@ -110,9 +117,24 @@ proptest! {
         let after = harmed(&bytes, &harm);
         fs::write(&path, &after).expect("harmed");
         let (log, read) = open(&path);
-        prop_assert!(read.is_sorted_by(|a, b| a < b) && read.iter().all(|n| held.contains(n)), "{:?} of {:?}", read, held);
-        let same = bytes.iter().zip(&after).take_while(|(a, b)| a == b).filter(|(a, _)| **a == b'\n').count();
-        prop_assert!(read.starts_with(&held[..same]), "what lies before the harm is there: {:?} of {:?}", read, held);
+        prop_assert!(
+            read.is_sorted_by(|a, b| a < b) && read.iter().all(|n| held.contains(n)),
+            "{:?} of {:?}",
+            read,
+            held
+        );
+        let same = bytes
+            .iter()
+            .zip(&after)
+            .take_while(|(a, b)| a == b)
+            .filter(|(a, _)| **a == b'\n')
+            .count();
+        prop_assert!(
+            read.starts_with(&held[..same]),
+            "what lies before the harm is there: {:?} of {:?}",
+            read,
+            held
+        );
         prop_assert_eq!(log.damage.is_loss(), after != bytes, "{:?}", log.damage);
         prop_assert_eq!(log.shortfall().is_some(), after != bytes);
         prop_assert!(after != bytes || read == held);
@@ -127,7 +149,11 @@ proptest! {
     }
 
     #[test]
-    fn a_batch_that_was_not_acknowledged_is_cut_in_silence(steps in steps(), count in 1_usize..4, cut in any::<prop::sample::Index>()) {
+    fn a_batch_that_was_not_acknowledged_is_cut_in_silence(
+        steps in steps(),
+        count in 1_usize..4,
+        cut in any::<prop::sample::Index>(),
+    ) {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("log");
         let held = carry_out(&path, &steps);
@@ -146,11 +172,18 @@ proptest! {
         fs::write(&path, &bytes[..length]).expect("cut");
         let (log, read) = open(&path);
         prop_assert!(!log.damage.is_loss() && log.shortfall().is_none(), "{:?}", log.damage);
-        prop_assert!(read.starts_with(&held) && [held, batch].concat().starts_with(&read), "{:?}", read);
+        prop_assert!(
+            read.starts_with(&held) && [held, batch].concat().starts_with(&read),
+            "{:?}",
+            read
+        );
     }
 
     #[test]
-    fn after_a_cut_anywhere_all_whole_batches_are_there(batches in prop::collection::vec(prop::collection::vec(any::<u32>(), 1..4), 1..6), cut in any::<usize>()) {
+    fn after_a_cut_anywhere_all_whole_batches_are_there(
+        batches in prop::collection::vec(prop::collection::vec(any::<u32>(), 1..4), 1..6),
+        cut in any::<usize>(),
+    ) {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("log");
         let (mut log, _) = open(&path);
@@ -171,21 +204,30 @@ proptest! {
     }
 
     #[test]
-    fn a_damaged_line_is_quarantined_and_the_others_stay(count in 2_u32..8, line in any::<usize>(), at in any::<usize>()) {
+    fn a_damaged_line_is_quarantined_and_the_others_stay(
+        count in 2_u32..8,
+        line in any::<usize>(),
+        at in any::<usize>(),
+    ) {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("log");
         let (mut log, _) = open(&path);
         let all: Vec<u32> = (1000..1000 + count).collect();
         log.append(&all).expect("appended");
         let mut bytes = fs::read(&path).expect("there");
-        let starts: Vec<usize> = std::iter::once(0).chain(bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1)).collect();
+        let starts: Vec<usize> = std::iter::once(0)
+            .chain(bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(i, _)| i + 1))
+            .collect();
         let line = line % count as usize;
         let (from, to) = (starts[line], starts[line + 1] - 1);
         bytes[from + at % (to - from)] ^= 0x80;
         fs::write(&path, bytes).expect("damaged");
         let (log, read) = open(&path);
         prop_assert_eq!(log.damage, Damage { quarantined: 1, ..Damage::default() });
-        prop_assert_eq!(read, all.iter().copied().filter(|n| *n as usize != 1000 + line).collect::<Vec<_>>());
+        prop_assert_eq!(
+            read,
+            all.iter().copied().filter(|n| *n as usize != 1000 + line).collect::<Vec<_>>()
+        );
         prop_assert!(folder.path().join("log.quarantine").exists());
         let (log, _) = open(&path);
         prop_assert_eq!(log.damage, Damage::default());

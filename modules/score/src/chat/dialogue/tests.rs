@@ -268,13 +268,25 @@ proptest! {
         for template in [CHATML, QWEN] {
             let conversation = json!({ "conversation": entries });
             let Ok(whole) = read(template, &conversation) else { continue };
-            let gone = whole.dialogue.as_ref().expect("by a template").without(&whole.scored(), &[0], &(0..turns.len()).collect::<Vec<_>>(), &Mock::default());
-            let less = read(template, &json!({ "conversation": entries[1..].to_vec() })).expect("read");
+            let gone = whole.dialogue.as_ref().expect("by a template").without(
+                &whole.scored(),
+                &[0],
+                &(0..turns.len()).collect::<Vec<_>>(),
+                &Mock::default(),
+            );
+            let less =
+                read(template, &json!({ "conversation": entries[1..].to_vec() })).expect("read");
             let gone = gone.expect("left");
             for (r, wanted) in gone.responses.iter().zip(&gone.sequence.wanted) {
-                prop_assert_eq!(&gone.sequence.tokens[wanted.clone()], &whole.tokens[whole.responses[*r].scored.clone()]);
+                prop_assert_eq!(
+                    &gone.sequence.tokens[wanted.clone()],
+                    &whole.tokens[whole.responses[*r].scored.clone()]
+                );
             }
-            prop_assert!(gone.respelled > 0 || gone.sequence.tokens[..] == less.tokens[..gone.sequence.tokens.len()]);
+            prop_assert!(
+                gone.respelled > 0
+                    || gone.sequence.tokens[..] == less.tokens[..gone.sequence.tokens.len()]
+            );
         }
     }
 }

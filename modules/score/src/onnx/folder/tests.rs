@@ -41,9 +41,10 @@ fn a_configuration_is_read_where_it_lies() {
     write("onnx/model_fp16.onnx", "");
     assert_eq!(graph(folder.path(), None).expect("one"), "onnx/model_fp16.onnx");
     write("onnx/model_q4.onnx", "");
-    assert!(
-        matches!(graph(folder.path(), None), Err(FolderError::SeveralGraphs { there, .. }) if there.len() == 2)
-    );
+    assert!(matches!(
+        graph(folder.path(), None),
+        Err(FolderError::SeveralGraphs { there, .. }) if there.len() == 2
+    ));
     assert_eq!(
         graph(folder.path(), Some("onnx/model_q4.onnx".to_owned())).expect("named"),
         "onnx/model_q4.onnx"

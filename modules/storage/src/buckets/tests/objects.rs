@@ -5,6 +5,7 @@ use object_store::memory::InMemory;
 use object_store::prefix::PrefixStore;
 use proptest::prelude::*;
 
+use super::super::marker::Marker;
 use super::*;
 use crate::digest::{hex, sha256};
 
@@ -217,23 +218,39 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_key_is_recorded_as_every_reader_can_open_it(prefix in prop::collection::vec(part(), 1..3), key in prop::collection::vec(part(), 1..4)) {
+    fn a_key_is_recorded_as_every_reader_can_open_it(
+        prefix in prop::collection::vec(part(), 1..3),
+        key in prop::collection::vec(part(), 1..4),
+    ) {
         let (prefix, key) = (prefix.join("/"), key.join("/"));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             let place = Place::new();
             let (buckets, memory) = (place.open(), Arc::new(InMemory::new()));
             over(&buckets, &memory, &prefix).await;
             for name in ["lake", PRIMARY] {
-                assert_eq!(buckets.create(name, &key, b"x".to_vec()).await.expect("put"), Creation::New);
+                assert_eq!(
+                    buckets.create(name, &key, b"x".to_vec()).await.expect("put"),
+                    Creation::New
+                );
                 assert_eq!(buckets.keys(name, "", 9).await.expect("listed"), [(key.clone(), 1)]);
-                assert_eq!(buckets.read(name, &key, (0, None), None).await.expect("read").bytes, b"x");
+                assert_eq!(
+                    buckets.read(name, &key, (0, None), None).await.expect("read").bytes,
+                    b"x"
+                );
             }
             // Exactly there, for whoever knows nothing of us.
             let whole = Key::parse(format!("{prefix}/{key}")).expect("a path");
             assert_eq!(whole.as_ref(), format!("{prefix}/{key}"));
-            object_store::ObjectStoreExt::head(&*memory, &whole).await.expect("at exactly that key");
-            assert_eq!(std::fs::read(place.state().join("buckets/primary").join(&key)).expect("at exactly that path"), b"x");
+            object_store::ObjectStoreExt::head(&*memory, &whole)
+                .await
+                .expect("at exactly that key");
+            assert_eq!(
+                std::fs::read(place.state().join("buckets/primary").join(&key))
+                    .expect("at exactly that path"),
+                b"x"
+            );
             let root = Root { folder: PathBuf::new(), url: format!("s3://lake/{prefix}") };
             assert_eq!(root.url_of(&key), format!("s3://lake/{prefix}/{key}"));
         });

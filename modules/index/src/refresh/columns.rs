@@ -1,0 +1,119 @@
+//! Which columns of a dataset a plan reads, and which it refuses by name.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
+use brahman_card::Fault;
+use brahman_card::interface::index::CreateIn;
+use parquet::errors::ParquetError;
+
+use super::{SCALAR, open};
+use crate::filter;
+
+/// Skipped rows that are named; the rest are counted.
+pub(super) const SKIPPED_NAMED: usize = 20;
+
+/// Columns that an index reads from its dataset: the id, the texts, the vector, the filters.
+#[must_use]
+pub fn text_columns(parameters: &CreateIn) -> Vec<String> {
+    parameters
+        .text_columns
+        .clone()
+        .or_else(|| parameters.text_column.clone().map(|c| vec![c]))
+        .unwrap_or_default()
+}
+
+/// The columns of one of a dataset's objects.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn schema_of(path: &Path) -> Result<SchemaRef, ParquetError> {
+    Ok(Arc::clone(open(path)?.schema()))
+}
+
+/// All columns that an index reads.
+pub(super) fn wanted_columns(parameters: &CreateIn) -> Vec<String> {
+    let mut wanted: Vec<String> = vec![parameters.id_column.clone()];
+    wanted.extend(text_columns(parameters).into_iter().chain(parameters.vector_column.clone()));
+    wanted.extend(parameters.filter_columns.iter().flatten().cloned());
+    wanted
+}
+
+/// Columns by the types that are kept: texts, numbers and dictionaries of one kind each.
+pub(super) fn plain(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().map(filter::plain).collect::<Result<Vec<_>, _>>()?;
+    let schema = batch.schema();
+    let fields = schema
+        .fields()
+        .iter()
+        .zip(&columns)
+        .map(|(f, column)| Field::new(f.name(), column.data_type().clone(), f.is_nullable()));
+    RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), columns)
+}
+
+/// That the columns an index reads are there, and of types that it can use.
+///
+/// # Errors
+/// `InvalidParameter`, which names the column, its type and what was expected.
+pub fn check_columns(schema: &Schema, dataset: &str, parameters: &CreateIn) -> Result<(), Fault> {
+    let field = |name: &str| {
+        let there = || schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>();
+        schema.field_with_name(name).map_err(|_| no_column(dataset, name, &there()))
+    };
+    let wrong = |parameter: &str, name: &str, kind: &DataType, expected: &str| {
+        Err(Fault::invalid_parameter(
+            parameter,
+            format!("column `{name}` is {kind}, expected {expected}"),
+        ))
+    };
+    let id = field(&parameters.id_column)?.data_type();
+    if !filter::is_scalar(id) {
+        return wrong("id_column", &parameters.id_column, id, SCALAR);
+    }
+    for name in &text_columns(parameters) {
+        let kind = field(name)?.data_type();
+        if filter::plain_type(kind) != DataType::Utf8 {
+            return wrong("text_column", name, kind, "text");
+        }
+    }
+    if let Some(name) = &parameters.vector_column {
+        let kind = field(name)?.data_type();
+        if !is_vector(kind) {
+            return wrong("vector_column", name, kind, "a list of Float32 or Float64");
+        }
+    }
+    for name in parameters.filter_columns.iter().flatten() {
+        let kind = field(name)?.data_type();
+        if !filter::is_filterable(kind) {
+            return wrong(
+                "filter_columns",
+                name,
+                kind,
+                "text, a number, a boolean, a date or a timestamp, or a list of these",
+            );
+        }
+    }
+    Ok(())
+}
+
+fn is_vector(kind: &DataType) -> bool {
+    match kind {
+        DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::LargeList(item) => {
+            matches!(item.data_type(), DataType::Float32 | DataType::Float64)
+        }
+        _ => false,
+    }
+}
+
+/// A column that a dataset does not have.
+#[must_use]
+pub fn no_column(dataset: &str, column: &str, there: &[&str]) -> Fault {
+    // What is searched unless it is said.
+    let hint =
+        if column == "text" { ": `--text-column NAME` says which is to be searched" } else { "" };
+    let message =
+        format!("dataset `{dataset}` has no column `{column}`; it has {}{hint}", there.join(", "));
+    Fault::invalid_parameter("id_column, text_column, vector_column, filter_columns", message)
+}

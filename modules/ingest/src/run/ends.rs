@@ -1,0 +1,87 @@
+//! How runs end: in the list, also when their caller hangs up, and in the lineage, now or before
+//! the next run.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use brahman_card::interface::catalog::{self, AbandonIn};
+use brahman_sidecar::{CallOptions, Client, ClientError, chain};
+use tokio::sync::watch;
+
+use super::{Progress, Runs};
+
+/// Ends of runs that the lineage has yet to be told of.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) client: Client,
+    pub(super) untold: tokio::sync::Mutex<Vec<AbandonIn>>,
+}
+
+impl Ends {
+    /// Tells of an end, now or before the next run.
+    pub(super) async fn tell(&self, end: AbandonIn) {
+        self.untold.lock().await.push(end);
+        if let Err(error) = self.tell_all().await {
+            tracing::warn!(
+                "the end of a run will be recorded in the lineage later: {}",
+                chain(&error)
+            );
+        }
+    }
+
+    /// Tells of all ends that could not be told before. A run begins only after that: one end means
+    /// all runs that there were.
+    pub(super) async fn tell_all(&self) -> Result<(), ClientError> {
+        let mut untold = self.untold.lock().await;
+        while let Some(end) = untold.first() {
+            self.client
+                .call_method::<catalog::method::Abandon>(end, &CallOptions::default())
+                .await?;
+            untold.remove(0);
+        }
+        Ok(())
+    }
+}
+
+/// Writes a run's end into the list, also when its future is dropped.
+pub(super) struct RunEnd<'a> {
+    pub(super) runs: &'a Runs,
+    pub(super) run_id: &'a str,
+    pub(super) watching: watch::Receiver<Progress>,
+    pub(super) started: Instant,
+}
+
+impl RunEnd<'_> {
+    /// False if it has been written already.
+    pub(super) fn with(&self, (state, error): (&str, Option<String>)) -> bool {
+        let last = *self.watching.borrow();
+        let mut all = self.runs.lock();
+        let found =
+            all.iter_mut().find(|(run, _)| run.run_id == self.run_id && run.state == "running");
+        let Some((run, _)) = found else { return false };
+        (run.rows, run.bytes, run.seconds) =
+            (last.rows, last.bytes, self.started.elapsed().as_secs_f64());
+        (run.state, run.error) = (state.to_owned(), error);
+        true
+    }
+}
+
+impl Drop for RunEnd<'_> {
+    fn drop(&mut self) {
+        // The caller hung up: nobody waits for this any more, the lineage is told all the same.
+        if self.with(("cancelled", None))
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (ends, run_id, mock) =
+                (Arc::clone(&self.runs.ends), Some(self.run_id.to_owned()), Some(self.runs.mock));
+            let end = AbandonIn {
+                run_id,
+                reason: "the caller hung up".to_owned(),
+                cancelled: Some(true),
+                mock,
+                producer: None,
+            };
+            runtime.spawn(async move { ends.tell(end).await });
+        }
+    }
+}

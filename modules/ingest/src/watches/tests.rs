@@ -1,0 +1,36 @@
+//! Folders that are watched: within one another, not there yet, and read by ourselves.
+
+use super::*;
+
+#[test]
+fn folders_of_which_one_has_the_other_are_told() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let at = |name: &str| home.path().join(name).display().to_string();
+    std::fs::create_dir_all(home.path().join("a/b"))
+        .and_then(|()| std::fs::create_dir(home.path().join("ab")))
+        .expect("made");
+    std::os::unix::fs::symlink(home.path().join("a"), home.path().join("link")).expect("linked");
+    assert_eq!(overlap(&[at("a"), at("ab")]), None);
+    for (one, other) in [("a", "a"), ("a/b", "a"), ("a", "link")] {
+        assert!(overlap(&[at(one), at(other)]).is_some(), "{one} {other}");
+    }
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_waited_for() {
+    let absent = notify::Error::path_not_found().add_path(PathBuf::from("/n"));
+    assert_eq!(
+        untold(&absent, POLL),
+        ("waiting".to_owned(), "/n is not there: it is looked for every 2 s".to_owned())
+    );
+    assert_eq!(untold(&notify::Error::new(ErrorKind::MaxFilesWatch), POLL).0, "polling");
+}
+
+#[test]
+fn our_own_reading_is_no_change_and_a_lost_event_is() {
+    let event = |kind, path: &str| notify::Event::new(kind).add_path(PathBuf::from(path));
+    assert!(!matters(&event(EventKind::Access(AccessKind::Open(AccessMode::Read)), "/n/a.md")));
+    assert!(matters(&event(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/n/a.md")));
+    assert!(!matters(&event(EventKind::Modify(notify::event::ModifyKind::Any), "/n/.a.md.swp")));
+    assert!(matters(&notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)));
+}
