@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::embed::error;
 use brahman_models::catalogue;
 use brahman_models::device::{self, DeviceChoice, DeviceError};
 use brahman_models::layout::Overrides;
