@@ -22,6 +22,9 @@ use self::tensor::{FLOAT, Tensor, UINT8, external, tensor};
 use crate::graph::{BLOCKS, Graph, GraphError};
 use crate::protobuf::{Field, FieldSpan, Message, ProtobufError, fields, spans};
 
+/// Most bytes of a graph and its weights that are read: more would not come out smaller than
+/// [`RESULT_BYTES_MAX`].
+pub const SOURCE_BYTES_MAX: u64 = 8 << 30;
 /// Largest file that comes out: protobuf's own bound.
 const RESULT_BYTES_MAX: usize = (2 << 30) - 1;
 /// Products of fewer numbers a row stay: they are heads, whose few numbers are the answer, and they
@@ -125,6 +128,12 @@ pub enum QuantizeError {
     NotFinite {
         /// Its name.
         tensor: String,
+    },
+    /// What goes in is too large.
+    #[error("the graph and its weights have {bytes} bytes, expected at most {SOURCE_BYTES_MAX}")]
+    LargeSource {
+        /// How many they have.
+        bytes: u64,
     },
     /// What would come out is too large.
     #[error("the graph of 8 bits would have {bytes} bytes, expected at most {RESULT_BYTES_MAX}")]
