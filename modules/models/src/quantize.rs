@@ -4,8 +4,9 @@
 //!
 //! Pure: bytes in, bytes out, the same on every machine. Invariants: what is not quantised stays
 //! byte for byte and in its order, weights of files beside the graph aside, which come into it; a
-//! weight that anything else uses, or that the graph gives as an output, stays with its products;
-//! bytes that are no model are an error, and never a panic; nothing here reads a file.
+//! weight that anything else uses, or that the graph gives as an output, stays with its products,
+//! and so do those of queries and keys; bytes that are no model are an error, and never a panic;
+//! nothing here reads a file.
 
 mod blocks;
 mod product;
@@ -17,7 +18,7 @@ use thiserror::Error;
 
 pub use self::blocks::{BITS, BLOCK};
 use self::blocks::{Blocks, Matrix};
-use self::product::{Product, Uses, product_of};
+use self::product::{Node, Product, Uses, node};
 use self::tensor::{FLOAT, Tensor, UINT8, external, tensor};
 use crate::graph::{BLOCKS, Graph, GraphError};
 use crate::protobuf::{Field, FieldSpan, Message, ProtobufError, fields, spans};
@@ -30,6 +31,13 @@ const RESULT_BYTES_MAX: usize = (2 << 30) - 1;
 /// Products of fewer numbers a row stay: they are heads, whose few numbers are the answer, and they
 /// cost next to nothing.
 const OUTPUTS_MIN: usize = 16;
+/// Operators by which attention is weighed. The products that their inputs are made of, which give
+/// queries and keys, stay: a difference there moves the weights of all tokens. Of all-MiniLM-L6-v2
+/// the least cosine to 32 bits is 0.9993 with them as they were and 0.9984 without, for texts of
+/// one word; a quarter of its matrices is theirs.
+const ATTENTION: [&str; 3] = ["Softmax", "MultiHeadAttention", "GroupQueryAttention"];
+/// Operators whose answer does not depend on the numbers that go in.
+const SHAPES: [&str; 2] = ["Shape", "Size"];
 /// Where the operator lives.
 const DOMAIN: &str = "com.microsoft";
 /// The version of that domain.
@@ -167,7 +175,7 @@ struct Parts<'a> {
 
 /// A field of the graph.
 enum Part<'a> {
-    Node(Option<Product<'a>>),
+    Node(Node<'a>, Option<Product<'a>>),
     Weight(Tensor<'a>),
     Input(&'a [u8]),
     Other,
@@ -235,7 +243,11 @@ fn parts_of(onnx: &[u8]) -> Result<Parts<'_>, QuantizeError> {
     for span in spans(graph) {
         let span = span?;
         let part = match (span.number, span.field) {
-            (1, Field::Bytes(node)) => Part::Node(product_of(node)?),
+            (1, Field::Bytes(bytes)) => {
+                let node = node(bytes)?;
+                let product = node.product();
+                Part::Node(node, product)
+            }
             (5, Field::Bytes(weight)) => Part::Weight(tensor(weight)?),
             (11, Field::Bytes(port)) => Part::Input(named(port)?),
             _ => Part::Other,
@@ -264,12 +276,13 @@ fn chosen<'a>(
 ) -> Result<BTreeMap<&'a [u8], BlockNames>, QuantizeError> {
     let mut products: BTreeMap<&[u8], (usize, BTreeSet<bool>)> = BTreeMap::new();
     for (_, part) in &parts.graph {
-        if let Part::Node(Some(product)) = part {
+        if let Part::Node(_, Some(product)) = part {
             let (count, orientations) = products.entry(product.weight).or_default();
             *count += 1;
             orientations.insert(product.is_transposed);
         }
     }
+    let attention = attention(parts);
     let (mut names, mut seen) = (BTreeMap::new(), BTreeSet::new());
     for (_, part) in &parts.graph {
         let Part::Weight(weight) = part else { continue };
@@ -283,7 +296,9 @@ fn chosen<'a>(
             continue;
         };
         let (inputs, outputs) = if is_transposed { (columns, rows) } else { (rows, columns) };
-        let is_alone = orientations.len() == 1 && uses.count(weight.name) == *count;
+        let is_alone = orientations.len() == 1
+            && uses.count(weight.name) == *count
+            && !attention.contains(weight.name);
         if weight.kind != FLOAT || inputs == 0 || outputs < OUTPUTS_MIN || !is_alone {
             continue;
         }
@@ -292,6 +307,40 @@ fn chosen<'a>(
         names.insert(weight.name, BlockNames { codes, scales, inputs, outputs, is_transposed });
     }
     Ok(names)
+}
+
+/// Weights of the products that give what attention is weighed by: the first that are met from
+/// there back.
+fn attention<'a>(parts: &Parts<'a>) -> BTreeSet<&'a [u8]> {
+    let (mut makers, mut weights, mut waiting) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+    for (_, part) in &parts.graph {
+        match part {
+            Part::Node(node, product) => {
+                makers.extend(node.outputs.iter().map(|output| (*output, (node, product))));
+                if ATTENTION.iter().any(|kind| kind.as_bytes() == node.operator) {
+                    waiting.push(node);
+                }
+            }
+            Part::Weight(weight) => {
+                weights.insert(weight.name);
+            }
+            _ => {}
+        }
+    }
+    let (mut found, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(node) = waiting.pop() {
+        for input in node.inputs.iter().filter(|input| seen.insert(**input)) {
+            let Some((maker, product)) = makers.get(input) else { continue };
+            match product {
+                Some(product) if weights.contains(product.weight) => {
+                    found.insert(product.weight);
+                }
+                _ if SHAPES.iter().any(|kind| kind.as_bytes() == maker.operator) => {}
+                _ => waiting.push(*maker),
+            }
+        }
+    }
+    found
 }
 
 /// How many bytes will come out, but for some hundred a product.
@@ -323,7 +372,7 @@ fn graph_of(
     let (mut graph, mut done) = (Message::default(), 0_u64);
     for (span, part) in &parts.graph {
         match part {
-            Part::Node(Some(product)) if names.contains_key(product.weight) => {
+            Part::Node(_, Some(product)) if names.contains_key(product.weight) => {
                 for node in nodes(product, &names[product.weight], uses) {
                     graph = graph.message(1, &node);
                 }

@@ -499,6 +499,22 @@ fn a_published_model_is_called_by_its_name_and_held_against_its_files() {
     refused(&person.brahman(&["models", "pull", "other/mute"]), 6, &["--name"]);
 }
 
+#[test]
+fn a_model_without_products_is_pulled_and_not_quantised() {
+    let (hub, _) = hub_of("acme/made", &made());
+    let person = Person::of(&hub);
+    refused(
+        &person.brahman(&["models", "pull", "acme/made", "--precision", "int8"]),
+        6,
+        &["onnx/model.onnx", "no product with a constant matrix"],
+    );
+    let models = person.cache().join("models");
+    assert!(models.join("made/brahman.json").exists() && !models.join("made-int8").exists());
+    refused(&person.brahman(&["models", "quantize", "other"]), 4, &["no model called `other`"]);
+    refused(&person.brahman(&["models", "quantize", "./other"]), 4, &["does not exist"]);
+    refused(&person.brahman(&["models", "pull", "acme/made", "--precision", "int4"]), 2, &["int8"]);
+}
+
 /// `brahman` against a mesh, with its Cards and this hub.
 fn with_cards(mesh: &Mesh, hub: &Hub, arguments: &[&str]) -> Output {
     let mut command = Command::new(binary("brahman"));

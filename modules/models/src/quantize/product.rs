@@ -28,11 +28,11 @@ pub(super) struct Product<'a> {
 
 /// A node, as it stands.
 #[derive(Default)]
-struct Node<'a> {
-    inputs: Vec<&'a [u8]>,
-    outputs: Vec<&'a [u8]>,
+pub(super) struct Node<'a> {
+    pub(super) inputs: Vec<&'a [u8]>,
+    pub(super) outputs: Vec<&'a [u8]>,
     name: &'a [u8],
-    operator: &'a [u8],
+    pub(super) operator: &'a [u8],
     domain: &'a [u8],
     attributes: Vec<(&'a [u8], AttributeValue)>,
     /// Whether it says which of several operators of its name is meant.
@@ -49,7 +49,7 @@ enum AttributeValue {
 
 /// NodeProto: input = 1, output = 2, name = 3, op_type = 4, attribute = 5, domain = 7, overload = 8.
 /// AttributeProto: name = 1, f = 2, i = 3, doc_string = 13, type = 20.
-fn node(bytes: &[u8]) -> Result<Node<'_>, ProtobufError> {
+pub(super) fn node(bytes: &[u8]) -> Result<Node<'_>, ProtobufError> {
     let mut node = Node::default();
     for field in fields(bytes) {
         match field? {
@@ -80,41 +80,42 @@ fn node(bytes: &[u8]) -> Result<Node<'_>, ProtobufError> {
     Ok(node)
 }
 
-/// The product that a node is, if it is one: a `MatMul`, a `Gemm` or a `FusedMatMul` that scales
-/// nothing and turns nothing but the matrix round.
-pub(super) fn product_of(bytes: &[u8]) -> Result<Option<Product<'_>>, ProtobufError> {
-    let node = node(bytes)?;
-    let is_plain = node.domain.is_empty() || node.domain == b"ai.onnx";
-    let (takes, inputs_max) = match node.operator {
-        b"MatMul" if is_plain => (MATMUL_TAKES, 2),
-        b"Gemm" if is_plain => (GEMM_TAKES, 3),
-        b"FusedMatMul" if node.domain == FUSED => (FUSED_TAKES, 2),
-        _ => return Ok(None),
-    };
-    let one = AttributeValue::Float(1.0);
-    let mut is_transposed = false;
-    for (name, value) in &node.attributes {
-        let is_usual = match *name {
-            b"transB" => {
-                is_transposed = *value == AttributeValue::Int(1);
-                is_transposed || *value == AttributeValue::Int(0)
-            }
-            b"alpha" | b"beta" => *value == one,
-            _ => *value == AttributeValue::Int(0),
+impl<'a> Node<'a> {
+    /// The product that it is, if it is one: a `MatMul`, a `Gemm` or a `FusedMatMul` that scales
+    /// nothing and turns nothing but the matrix round.
+    pub(super) fn product(&self) -> Option<Product<'a>> {
+        let is_plain = self.domain.is_empty() || self.domain == b"ai.onnx";
+        let (takes, inputs_max) = match self.operator {
+            b"MatMul" if is_plain => (MATMUL_TAKES, 2),
+            b"Gemm" if is_plain => (GEMM_TAKES, 3),
+            b"FusedMatMul" if self.domain == FUSED => (FUSED_TAKES, 2),
+            _ => return None,
         };
-        if !is_usual || !takes.iter().any(|known| known.as_bytes() == *name) {
-            return Ok(None);
+        let one = AttributeValue::Float(1.0);
+        let mut is_transposed = false;
+        for (name, value) in &self.attributes {
+            let is_usual = match *name {
+                b"transB" => {
+                    is_transposed = *value == AttributeValue::Int(1);
+                    is_transposed || *value == AttributeValue::Int(0)
+                }
+                b"alpha" | b"beta" => *value == one,
+                _ => *value == AttributeValue::Int(0),
+            };
+            if !is_usual || !takes.iter().any(|known| known.as_bytes() == *name) {
+                return None;
+            }
         }
+        let (&[input, weight, ..], &[output]) = (&self.inputs[..], &self.outputs[..]) else {
+            return None;
+        };
+        if self.inputs.len() > inputs_max || self.is_overload || input.is_empty() {
+            return None;
+        }
+        // An input that is left out has an empty name.
+        let bias = self.inputs.get(2).copied().filter(|name| !name.is_empty());
+        Some(Product { name: self.name, input, weight, is_transposed, bias, output })
     }
-    let (&[input, weight, ..], &[output]) = (&node.inputs[..], &node.outputs[..]) else {
-        return Ok(None);
-    };
-    if node.inputs.len() > inputs_max || node.is_overload || input.is_empty() {
-        return Ok(None);
-    }
-    // An input that is left out has an empty name.
-    let bias = node.inputs.get(2).copied().filter(|name| !name.is_empty());
-    Ok(Some(Product { name: node.name, input, weight, is_transposed, bias, output }))
 }
 
 /// Names that a graph, and the graphs in it, have in use.

@@ -373,3 +373,33 @@ fn what_is_damaged_is_refused_and_never_a_panic() {
     let deep = Message::default().message(7, &deep).0;
     assert!(matches!(made(&deep), Err(QuantizeError::Graph(GraphError::Deep))));
 }
+
+#[test]
+fn products_that_give_queries_and_keys_stay() {
+    let nodes = [
+        node("MatMul", &["x", "before"], "h", &[]),
+        node("MatMul", &["h", "wq"], "q", &[]),
+        node("Add", &["q", "bias"], "qb", &[]),
+        // What is only measured is not what attention is made of.
+        node("Shape", &["h"], "s", &[]),
+        node("Reshape", &["qb", "s"], "qr", &[]),
+        node("MatMul", &["h", "wk"], "k", &[]),
+        node("MatMul", &["qr", "k"], "scores", &[]),
+        node("Softmax", &["scores"], "p", &[]),
+        node("MatMul", &["h", "wv"], "v", &[]),
+        node("MatMul", &["p", "v"], "y", &[]),
+    ];
+    let weights = ["before", "wq", "wk", "wv"].map(|name| floats(name, &[16, 16]));
+    let quantized = made(&file(&nodes, &weights, &["x"], &["y"])).expect("quantised");
+    let names: Vec<String> = weights_in(&quantized.onnx).into_keys().collect();
+    let expected = ["before.int8", "before.scales", "wk", "wq", "wv.int8", "wv.scales"];
+    assert_eq!(names, expected);
+    // One that feeds itself ends, too.
+    let circle = [
+        node("Softmax", &["a"], "b", &[]),
+        node("Relu", &["b"], "a", &[]),
+        node("MatMul", &["x", "before"], "y", &[]),
+    ];
+    let weights = [floats("before", &[16, 16])];
+    assert!(made(&file(&circle, &weights, &["x"], &["y"])).is_ok());
+}
