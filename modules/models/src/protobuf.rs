@@ -127,11 +127,11 @@ fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
 }
 
 /// A message while it is written.
-#[cfg(feature = "fetch")]
+#[cfg(any(test, feature = "fetch"))]
 #[derive(Default)]
 pub(crate) struct Message(pub(crate) Vec<u8>);
 
-#[cfg(feature = "fetch")]
+#[cfg(any(test, feature = "fetch"))]
 impl Message {
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
@@ -175,7 +175,7 @@ impl Message {
     }
 }
 
-#[cfg(all(test, feature = "fetch"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
