@@ -23,8 +23,8 @@ use self::tensor::{FLOAT, Tensor, UINT8, external, tensor};
 use crate::graph::{BLOCKS, Graph, GraphError};
 use crate::protobuf::{Field, FieldSpan, Message, ProtobufError, fields, spans};
 
-/// Most bytes of a graph and its weights that are read: more would not come out smaller than
-/// [`RESULT_BYTES_MAX`].
+/// Most bytes of a graph and its weights that are read: what comes of more is larger than a file of
+/// protobuf may be.
 pub const SOURCE_BYTES_MAX: u64 = 8 << 30;
 /// Largest file that comes out: protobuf's own bound.
 const RESULT_BYTES_MAX: usize = (2 << 30) - 1;
