@@ -23,7 +23,8 @@ pub(super) struct Matrix<'a> {
 
 /// The same in 8 bits.
 pub(super) struct Blocks {
-    /// A byte for each number: of each output in order the blocks of its inputs, the last filled up.
+    /// A byte for each number: of each output in order the blocks of its inputs, the last of them
+    /// filled up.
     pub(super) codes: Vec<u8>,
     /// Of each output in order the scales of its blocks, as four bytes each.
     pub(super) scales: Vec<u8>,

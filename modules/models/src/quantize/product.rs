@@ -47,7 +47,8 @@ enum AttributeValue {
     Other,
 }
 
-/// NodeProto: input = 1, output = 2, name = 3, op_type = 4, attribute = 5, domain = 7, overload = 8.
+/// NodeProto: input = 1, output = 2, name = 3, op_type = 4, attribute = 5, domain = 7, overload =
+/// 8.
 /// AttributeProto: name = 1, f = 2, i = 3, doc_string = 13, type = 20.
 pub(super) fn node(bytes: &[u8]) -> Result<Node<'_>, ProtobufError> {
     let mut node = Node::default();
