@@ -70,6 +70,7 @@ pub(crate) async fn run(bin: &Path) {
     );
     let cosine = cosine_least(&ours, &rust);
     row("least cosine to fastembed (Rust)", format!("{cosine:.6}"), "≥ 0.9999", cosine >= 0.9999);
+    int8(bin, &shared, &corpus, &ours, rust_rate).await;
     match fastembed_python(&shared, &corpus, cache.path()) {
         Ok((python, python_rate)) => {
             let ratio = our_rate / python_rate;
@@ -95,16 +96,7 @@ async fn ours(bin: &Path, cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f6
     let mesh = Mesh::up(bin, &["broker", "embed-real"], "prod", cache);
     mesh.ready("embed-real").await;
     let mut connection = Connection::connect(&mesh.socket()).await.unwrap();
-    let started = Instant::now();
-    let mut vectors: Vec<Vec<f32>> = Vec::new();
-    for part in corpus.chunks(1000) {
-        let out: Value = connection
-            .call("org.brahman.Embed.EmbedText", &json!({"texts": part, "truncate": true}))
-            .await
-            .unwrap();
-        vectors.extend(serde_json::from_value::<Vec<Vec<f32>>>(out["vectors"].clone()).unwrap());
-    }
-    let rate = corpus.len() as f64 / started.elapsed().as_secs_f64();
+    let (vectors, rate) = embedded(&mut connection, corpus).await;
 
     let (mut cold, mut warm) = (Vec::new(), Vec::new());
     for text in &texts(100, 7) {
@@ -163,6 +155,75 @@ async fn ours(bin: &Path, cache: &Path, corpus: &[String]) -> (Vec<Vec<f32>>, f6
         j50 / b50 >= 4.0,
     );
     (vectors, rate)
+}
+
+/// Vectors of texts, and how many of them come a second.
+async fn embedded(connection: &mut Connection, corpus: &[String]) -> (Vec<Vec<f32>>, f64) {
+    let started = Instant::now();
+    let mut vectors: Vec<Vec<f32>> = Vec::new();
+    for part in corpus.chunks(1000) {
+        let out: Value = connection
+            .call("org.brahman.Embed.EmbedText", &json!({"texts": part, "truncate": true}))
+            .await
+            .unwrap();
+        vectors.extend(serde_json::from_value::<Vec<Vec<f32>>>(out["vectors"].clone()).unwrap());
+    }
+    (vectors, corpus.len() as f64 / started.elapsed().as_secs_f64())
+}
+
+/// The same model in 8 bits: in blocks, as `brahman models quantize` makes it; and scaled by what
+/// is computed at the time, one text a pass, where `BRAHMAN_BENCH_DYNAMIC` names a folder with it.
+async fn int8(bin: &Path, shared: &Path, corpus: &[String], whole: &[Vec<f32>], peer_rate: f64) {
+    let cache = tempfile::tempdir().unwrap();
+    let library = cache.path().join("onnxruntime");
+    std::os::unix::fs::symlink(shared.join("onnxruntime"), library).unwrap();
+    let out = Command::new(bin.join("brahman"))
+        .args(["models", "quantize"])
+        .arg(shared.join("models/all-MiniLM-L6-v2"))
+        .env("BRAHMAN_CACHE", cache.path())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{out:?}");
+    let blocks = cache.path().join("models/all-MiniLM-L6-v2-int8");
+    let (vectors, rate) = served(bin, cache.path(), &blocks, corpus).await;
+    let ratio = rate / peer_rate;
+    row(
+        "embed-real in int8 blocks / fastembed (Rust) in fp32, texts/s",
+        format!("{rate:.1} / {peer_rate:.1} = {ratio:.2}×"),
+        "≥ 2.4×",
+        ratio >= 2.4,
+    );
+    let cosine = cosine_least(&vectors, whole);
+    row("least cosine of int8 blocks to fp32", format!("{cosine:.6}"), "≥ 0.999", cosine >= 0.999);
+    let figure = "embed-real in dynamic int8 / fastembed (Rust) in fp32, texts/s";
+    let Some(folder) = std::env::var_os("BRAHMAN_BENCH_DYNAMIC") else {
+        row(figure, "BRAHMAN_BENCH_DYNAMIC names no such model".to_owned(), "reported", true);
+        return;
+    };
+    let (vectors, rate) = served(bin, cache.path(), Path::new(&folder), corpus).await;
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let cpu = cpu.trim_start_matches([' ', '\t', ':']);
+    let ratio = rate / peer_rate;
+    let value = format!("{rate:.1} / {peer_rate:.1} = {ratio:.2}× on {cpu}");
+    row(figure, value, "reported", true);
+    let cosine = cosine_least(&vectors, whole);
+    row("least cosine of dynamic int8 to fp32", format!("{cosine:.6}"), "≥ 0.98", cosine >= 0.98);
+}
+
+/// Vectors and rate of a model in another folder, by a mesh of its own.
+async fn served(
+    bin: &Path,
+    cache: &Path,
+    folder: &Path,
+    corpus: &[String],
+) -> (Vec<Vec<f32>>, f64) {
+    let model = format!("\n[environment]\nBRAHMAN_MODEL_DIR = \"{}\"\n", folder.display());
+    let edit = |card: &str, text: String| if card == "embed-real" { text + &model } else { text };
+    let mesh = Mesh::up_edited(bin, &["broker", "embed-real"], "prod", cache, |_| {}, edit);
+    mesh.ready("embed-real").await;
+    let mut connection = Connection::connect(&mesh.socket()).await.unwrap();
+    embedded(&mut connection, corpus).await
 }
 
 /// ONNX Runtime's environment, of which a process has one.

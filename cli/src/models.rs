@@ -45,6 +45,22 @@ pub(crate) enum Models {
         /// Fetch it again even if it is present, and at its newest revision
         #[arg(long)]
         force: bool,
+        /// Quantise it afterwards, as `quantize` does: NAME-int8 is a model of its own, which --name
+        /// calls otherwise
+        #[arg(long, value_name = "PRECISION", value_parser = ["int8"])]
+        precision: Option<String>,
+    },
+    /// Make a model of 8 bits of one of 32, whose vectors do not depend on the texts beside them
+    Quantize {
+        /// A model in the cache; or a folder with a model's files
+        #[arg(value_name = "NAME|DIR")]
+        model: PathBuf,
+        /// Name by which it is to be known [default: the other's with -int8 behind it]
+        #[arg(long)]
+        name: Option<String>,
+        /// Make it again even if it is present, and replace a model of that name
+        #[arg(long)]
+        force: bool,
     },
     /// Copy a model's folder into the cache, so that it is known by name
     Add {
@@ -130,9 +146,25 @@ pub(crate) fn run(command: Models, output: &Output) -> anyhow::Result<()> {
     let cache = place::cache_dir();
     match command {
         Models::Search { words } => search(&words, &cache, output),
+        Models::Pull { model, known_as, force, precision: Some(_) } => {
+            let folder = source_of(model.as_deref(), &cache, force, output)?;
+            quantize(
+                &folder,
+                InstallOptions { cache: &cache, name: known_as.as_deref(), force },
+                output,
+            )
+        }
         Models::Pull { model: None, force, .. } => pull_default(&cache, force, output),
-        Models::Pull { model: Some(model), known_as, force } => {
+        Models::Pull { model: Some(model), known_as, force, .. } => {
             pull_named(&model, known_as.as_deref(), &cache, force, output)
+        }
+        Models::Quantize { model, name, force } => {
+            let folder = folder_of(&model, &cache)?;
+            quantize(
+                &folder,
+                InstallOptions { cache: &cache, name: name.as_deref(), force },
+                output,
+            )
         }
         Models::Add { folder, name, force } => {
             let options = InstallOptions { cache: &cache, name: name.as_deref(), force };
@@ -161,19 +193,24 @@ fn told<T>(output: &Output, work: impl FnOnce(&mut Listener<'_>) -> T) -> T {
     work(&mut show)
 }
 
-/// The module itself tries the model, with the library and the device that it would use.
-fn check(model: &Path, cache: &Path, output: &Output) -> anyhow::Result<()> {
-    let folder = if model.exists() {
-        model.to_owned()
-    } else if model.components().count() > 1 {
+/// The folder that a person names, or that of the model in the cache that has the name.
+fn folder_of(model: &Path, cache: &Path) -> anyhow::Result<PathBuf> {
+    if model.exists() {
+        return Ok(model.to_owned());
+    }
+    if model.components().count() > 1 {
         return Err(NotFound(format!(
             "{} does not exist: expected a model's folder, or a model in the cache",
             model.display()
         ))
         .into());
-    } else {
-        install::find(&model.to_string_lossy(), cache)?.0
-    };
+    }
+    Ok(install::find(&model.to_string_lossy(), cache)?.0)
+}
+
+/// The module itself tries the model, with the library and the device that it would use.
+fn check(model: &Path, cache: &Path, output: &Output) -> anyhow::Result<()> {
+    let folder = folder_of(model, cache)?;
     let program = sibling(if install::is_reranker(&folder) || is_cross_encoder(&folder) {
         "rerank-real"
     } else if is_language_model(&folder) {
@@ -197,12 +234,21 @@ fn check(model: &Path, cache: &Path, output: &Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `brahman models pull`, with no name.
-fn pull_default(cache: &Path, force: bool, output: &Output) -> anyhow::Result<()> {
-    let (library, model) = told(output, |tell| -> Result<_, pull::PullError> {
+/// Brings the library and the default model, and gives where they are.
+fn bring_default(
+    cache: &Path,
+    force: bool,
+    output: &Output,
+) -> Result<(PathBuf, PathBuf), pull::PullError> {
+    told(output, |tell| -> Result<_, pull::PullError> {
         let library = pull::library(cache, force, tell)?;
         Ok((library, pull::model(cache, force, tell)?))
-    })?;
+    })
+}
+
+/// `brahman models pull`, with no name.
+fn pull_default(cache: &Path, force: bool, output: &Output) -> anyhow::Result<()> {
+    let (library, model) = bring_default(cache, force, output)?;
     if output.json() {
         output.print_json(&json!({ "library": library, "model": model }));
     } else {
@@ -223,11 +269,8 @@ fn pull_named(
     if model.eq_ignore_ascii_case(NAME) && known_as.is_none() {
         return pull_default(cache, force, output);
     }
-    let request: ModelRequest =
-        model.parse().map_err(|error: RequestError| BadInput(error.to_string()))?;
-    let hub = Hub::new(HubSettings::from_env(cache));
     let options = InstallOptions { cache, name: known_as, force };
-    let brought = told(output, |tell| install::pull(&request, &hub, options, tell))?;
+    let brought = bring(model, options, output)?;
     let has_library = std::env::var_os("ORT_DYLIB_PATH").is_some_and(|path| !path.is_empty())
         || catalogue::library(cache).is_file();
     if !has_library {
@@ -235,13 +278,61 @@ fn pull_named(
             "ONNX Runtime, which runs models, is not here yet: `brahman models pull` fetches it",
         );
     }
-    for card in cards::enabled(&place::cards::own_folder(None))
-        .iter()
-        .filter(|card| card.model == brought.name && brought.fetched > 0)
-    {
-        output.note(&format!("`brahman restart {}` serves what has come", card.label));
+    if brought.fetched > 0 {
+        note_restarts(&brought.name, output);
     }
     show(if brought.fetched > 0 { "pulled" } else { "present" }, &brought, output)
+}
+
+/// Brings a model of the hub.
+fn bring(
+    model: &str,
+    options: InstallOptions<'_>,
+    output: &Output,
+) -> anyhow::Result<BroughtModel> {
+    let request: ModelRequest =
+        model.parse().map_err(|error: RequestError| BadInput(error.to_string()))?;
+    let hub = Hub::new(HubSettings::from_env(options.cache));
+    Ok(told(output, |tell| install::pull(&request, &hub, options, tell))?)
+}
+
+/// Says which modules serve a model that has changed.
+fn note_restarts(model: &str, output: &Output) {
+    for card in cards::enabled(&place::cards::own_folder(None)) {
+        if card.model == model {
+            output.note(&format!("`brahman restart {}` serves what has come", card.label));
+        }
+    }
+}
+
+/// The folder of a model that is pulled to be quantised.
+fn source_of(
+    model: Option<&str>,
+    cache: &Path,
+    force: bool,
+    output: &Output,
+) -> anyhow::Result<PathBuf> {
+    let Some(model) = model.filter(|model| !model.eq_ignore_ascii_case(NAME)) else {
+        return Ok(bring_default(cache, force, output)?.1);
+    };
+    let brought = bring(model, InstallOptions { cache, name: None, force }, output)?;
+    match brought.refusal {
+        Some(why) => Err(Unsound(format!(
+            "{} is here and cannot be served as it is, so that it was not quantised: {why}",
+            brought.name
+        ))
+        .into()),
+        None => Ok(brought.path),
+    }
+}
+
+/// `brahman models quantize`
+fn quantize(folder: &Path, options: InstallOptions<'_>, output: &Output) -> anyhow::Result<()> {
+    let made = told(output, |tell| install::quantize(folder, options, tell))?;
+    if made.is_new {
+        note_restarts(&made.name, output);
+    }
+    show(if made.is_new { "quantised" } else { "present" }, &made, output)
 }
 
 /// What was brought. That it cannot be served as it is is an error.

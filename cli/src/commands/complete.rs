@@ -39,7 +39,10 @@ impl NameKind {
             (["logs" | "start" | "stop" | "restart"], "label") => Some(Self::Label),
             (_, "dataset") | (["datasets", ..], "name") => Some(Self::Dataset),
             (["buckets", "remove"], "name") | (_, "bucket") => Some(Self::Bucket),
-            (["index", "create"] | ["models", "add" | "pull"] | ["buckets", ..], "name") => None,
+            (
+                ["index", "create"] | ["models", "add" | "pull" | "quantize"] | ["buckets", ..],
+                "name",
+            ) => None,
             (["search"], "index" | "name") | (["index", ..], "name") => Some(Self::Index),
             // Of a server, or of the hub.
             (["models", "enable" | "pull"], "model") => None,
@@ -276,6 +279,8 @@ mod tests {
             ("buckets add ", None),
             ("models remove ", Some(NameKind::Model)),
             ("models pull ", None),
+            ("models quantize ", Some(NameKind::Model)),
+            ("models quantize a --name ", None),
             ("embed --model ", Some(NameKind::Model)),
             ("logs -f ", Some(NameKind::Label)),
             ("restart --no-wait e", Some(NameKind::Label)),

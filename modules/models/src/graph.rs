@@ -9,26 +9,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use thiserror::Error;
 
+use crate::protobuf::{Field, ProtobufError, fields, packed};
+
 /// Graphs in graphs (the branches of an `If`) that are gone into: real models have one or two.
-const DEPTH_MAX: usize = 16;
+pub(crate) const DEPTH_MAX: usize = 16;
+/// The operator whose weights have few bits, in blocks with a scale each.
+pub(crate) const BLOCKS: &str = "MatMulNBits";
+/// Bits of its weights where a node does not say how many.
+const BLOCK_BITS: u64 = 4;
 
 /// Why a file is no ONNX model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum GraphError {
-    /// A field ends after the bytes do.
-    #[error("cut short, or no ONNX model: a field goes on behind byte {end}")]
-    Cut {
-        /// Where the bytes end, from where the message began.
-        end: usize,
-    },
-    /// A field of a kind that protobuf does not have.
-    #[error("no ONNX model: a field of wire type {kind} at byte {at}")]
-    Kind {
-        /// The wire type.
-        kind: u64,
-        /// Where it stands, from where the message began.
-        at: usize,
-    },
+    /// It is no protobuf.
+    #[error(transparent)]
+    Protobuf(#[from] ProtobufError),
     /// There is no graph in it.
     #[error("no ONNX model: it has no graph")]
     NoGraph,
@@ -129,6 +124,8 @@ pub struct Graph {
     pub outputs: Vec<Port>,
     /// Kinds of operators in it and in the functions it calls.
     pub operators: BTreeSet<String>,
+    /// Bits that weights in blocks have (`MatMulNBits`), each number once.
+    pub block_bits: BTreeSet<u64>,
     /// Files beside it in which its weights lie, as it names them, in order and each once.
     pub weight_files: Vec<String>,
     /// How many weights there are of each type, by ONNX's number.
@@ -161,11 +158,12 @@ impl Graph {
         }
         let (inputs, outputs, names) = reading.graph(graph.ok_or(GraphError::NoGraph)?, 0)?;
         let inputs = inputs.into_iter().filter(|port| !names.contains(&port.name)).collect();
-        let Reading { operators, weight_files, weights, positions } = reading;
+        let Reading { operators, block_bits, weight_files, weights, positions } = reading;
         Ok(Self {
             inputs,
             outputs,
             operators,
+            block_bits,
             weight_files: weight_files.into_iter().collect(),
             weights,
             positions,
@@ -189,6 +187,7 @@ impl Graph {
 #[derive(Default)]
 struct Reading {
     operators: BTreeSet<String>,
+    block_bits: BTreeSet<u64>,
     weight_files: BTreeSet<String>,
     weights: BTreeMap<u64, usize>,
     positions: BTreeMap<String, Vec<usize>>,
@@ -218,20 +217,22 @@ impl Reading {
         Ok((inputs, outputs, names))
     }
 
-    /// NodeProto: op_type = 4, attribute = 5. AttributeProto: t = 5, g = 6, tensors = 10, graphs
-    /// = 11.
+    /// NodeProto: op_type = 4, attribute = 5. AttributeProto: name = 1, i = 3, t = 5, g = 6, tensors
+    /// = 10, graphs = 11.
     fn node(&mut self, bytes: &[u8], depth: usize) -> Result<(), GraphError> {
         if depth > DEPTH_MAX {
             return Err(GraphError::Deep);
         }
+        let (mut operator, mut bits) = (String::new(), BLOCK_BITS);
         for field in fields(bytes) {
             match field? {
-                (4, Field::Bytes(kind)) => {
-                    self.operators.insert(text(kind));
-                }
+                (4, Field::Bytes(kind)) => operator = text(kind),
                 (5, Field::Bytes(attribute)) => {
+                    let (mut name, mut number) = (&[][..], None);
                     for field in fields(attribute) {
                         match field? {
+                            (1, Field::Bytes(bytes)) => name = bytes,
+                            (3, Field::Number(n)) => number = Some(n),
                             (5 | 10, Field::Bytes(tensor)) => {
                                 self.tensor(tensor)?;
                             }
@@ -241,9 +242,18 @@ impl Reading {
                             _ => {}
                         }
                     }
+                    if let (b"bits", Some(n)) = (name, number) {
+                        bits = n;
+                    }
                 }
                 _ => {}
             }
+        }
+        if operator == BLOCKS {
+            self.block_bits.insert(bits);
+        }
+        if !operator.is_empty() {
+            self.operators.insert(operator);
         }
         Ok(())
     }
@@ -256,15 +266,7 @@ impl Reading {
             match field? {
                 (1, Field::Number(n)) => dims.push(n),
                 // Written together, as protobuf's own libraries do.
-                (1, Field::Bytes(packed)) => {
-                    let mut rest = packed;
-                    while !rest.is_empty() {
-                        let (n, length) =
-                            varint(rest).ok_or(GraphError::Cut { end: bytes.len() })?;
-                        dims.push(n);
-                        rest = &rest[length..];
-                    }
-                }
+                (1, Field::Bytes(together)) => dims.extend(packed(together)?),
                 (2, Field::Number(n)) => kind = n,
                 (8, Field::Bytes(bytes)) => name = text(bytes),
                 (13, Field::Bytes(entry)) => {
@@ -338,79 +340,6 @@ fn axes_of(shape: &[u8]) -> Result<Vec<Option<usize>>, GraphError> {
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// What a field holds.
-enum Field<'a> {
-    Number(u64),
-    Bytes(&'a [u8]),
-    /// Four or eight bytes, which nothing here needs.
-    Fixed,
-}
-
-/// The fields of a message, by number, in order.
-fn fields(bytes: &[u8]) -> impl Iterator<Item = Result<(u64, Field<'_>), GraphError>> {
-    let mut at = 0;
-    let mut is_broken = false;
-    std::iter::from_fn(move || {
-        if is_broken || at >= bytes.len() {
-            return None;
-        }
-        let field = field_at(bytes, at);
-        Some(match field {
-            Ok((number, field, next)) => {
-                at = next;
-                Ok((number, field))
-            }
-            Err(error) => {
-                is_broken = true;
-                Err(error)
-            }
-        })
-    })
-}
-
-/// A field, its number, and where the next one begins.
-fn field_at(bytes: &[u8], at: usize) -> Result<(u64, Field<'_>, usize), GraphError> {
-    let cut = GraphError::Cut { end: bytes.len() };
-    let (tag, length) = varint(&bytes[at..]).ok_or(cut)?;
-    let begin = at + length;
-    match tag & 7 {
-        0 => {
-            let (value, length) = varint(&bytes[begin..]).ok_or(cut)?;
-            Ok((tag >> 3, Field::Number(value), begin + length))
-        }
-        2 => {
-            let (size, length) = varint(&bytes[begin..]).ok_or(cut)?;
-            let begin = begin + length;
-            let end = usize::try_from(size)
-                .ok()
-                .and_then(|size| begin.checked_add(size))
-                .filter(|end| *end <= bytes.len())
-                .ok_or(cut)?;
-            Ok((tag >> 3, Field::Bytes(&bytes[begin..end]), end))
-        }
-        kind @ (1 | 5) => {
-            let end = begin + if kind == 1 { 8 } else { 4 };
-            if end > bytes.len() {
-                return Err(cut);
-            }
-            Ok((tag >> 3, Field::Fixed, end))
-        }
-        kind => Err(GraphError::Kind { kind, at }),
-    }
-}
-
-/// A number and how many bytes it takes.
-fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
-    let mut value = 0;
-    for (i, byte) in bytes.iter().take(10).enumerate() {
-        value |= u64::from(byte & 0x7f) << (7 * i as u32).min(63);
-        if byte & 0x80 == 0 {
-            return Some((value, i + 1));
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@
 
 mod errors;
 mod place;
+mod quantized;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -30,6 +31,7 @@ use crate::published::{self, PublishedError, PublishedModel, installed_name};
 use crate::selection::Selection;
 pub use errors::InstallError;
 use place::{Place, is_classifier, read_manifest};
+pub use quantized::quantize;
 
 /// Most files of a person's folder that are looked at.
 const FILES_MAX: usize = 10_000;
@@ -202,29 +204,12 @@ pub fn add(
     let unreadable = |source| InstallError::Cache { path: folder.to_owned(), source };
     let folder = fs::canonicalize(folder).map_err(unreadable)?;
     let manifest = read_manifest(&folder)?.unwrap_or_default();
-    let own =
-        folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let named = if manifest.name.is_empty() { own } else { manifest.name.clone() };
+    let named = own_name(&folder, &manifest);
     let place = Place::of(options.cache, options.name.unwrap_or(&named))?;
     let _lock = place.lock(tell)?;
     let is_itself = fs::canonicalize(&place.target).is_ok_and(|target| target == folder);
     let there = place.manifest()?.filter(|_| is_itself || !options.force);
-    let mut names = Vec::new();
-    gather(&folder, "", DEPTH_MAX, &mut names).map_err(unreadable)?;
-    names.sort();
-    let selection =
-        Selection::of(&folder.display().to_string(), &names, manifest.graph.as_deref(), None)?;
-    let mut files = Files::new();
-    let weights = weights_of(&folder.join(&selection.graph), &selection, &names)?;
-    for name in std::iter::once(&selection.graph).chain(&weights).chain(&selection.parts) {
-        let path = folder.join(name);
-        let (found, bytes) = sha256_file(&path)
-            .map_err(|source| InstallError::Cache { path: path.clone(), source })?;
-        if let Some(pinned) = manifest.sha256.get(name).filter(|pinned| **pinned != found) {
-            return Err(LayoutError::Damaged { file: path, found, pinned: pinned.clone() }.into());
-        }
-        files.insert(name.clone(), (path, found, bytes));
-    }
+    let FolderFiles { graph, files, .. } = files_of(&folder, &manifest)?;
     if let Some(there) = there {
         let is_pinned = |(name, (_, found, _)): (&String, &(PathBuf, String, u64))| {
             there.sha256.get(name) == Some(found)
@@ -241,8 +226,49 @@ pub fn add(
         manifest.source.clone()
     };
     let manifest =
-        Manifest { name: place.name.to_string(), graph: Some(selection.graph), source, ..manifest };
+        Manifest { name: place.name.to_string(), graph: Some(graph), source, ..manifest };
     place.install(manifest, &files, put_copy, None, 0, Some(&folder))
+}
+
+/// Name of the model in a folder: what its manifest says, else the folder's own.
+fn own_name(folder: &Path, manifest: &Manifest) -> String {
+    if manifest.name.is_empty() {
+        folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    } else {
+        manifest.name.clone()
+    }
+}
+
+/// Files of a folder that make a model.
+struct FolderFiles {
+    /// The ONNX file, from the folder on.
+    graph: String,
+    /// Those that hold its weights, from the folder on.
+    weights: Vec<String>,
+    /// All of them, these among them.
+    files: Files,
+}
+
+/// Looks for a model's files in a folder, each as the manifest pins it.
+fn files_of(folder: &Path, manifest: &Manifest) -> Result<FolderFiles, InstallError> {
+    let unreadable = |source| InstallError::Cache { path: folder.to_owned(), source };
+    let mut names = Vec::new();
+    gather(folder, "", DEPTH_MAX, &mut names).map_err(unreadable)?;
+    names.sort();
+    let selection =
+        Selection::of(&folder.display().to_string(), &names, manifest.graph.as_deref(), None)?;
+    let mut files = Files::new();
+    let weights = weights_of(&folder.join(&selection.graph), &selection, &names)?;
+    for name in std::iter::once(&selection.graph).chain(&weights).chain(&selection.parts) {
+        let path = folder.join(name);
+        let (found, bytes) = sha256_file(&path)
+            .map_err(|source| InstallError::Cache { path: path.clone(), source })?;
+        if let Some(pinned) = manifest.sha256.get(name).filter(|pinned| **pinned != found) {
+            return Err(LayoutError::Damaged { file: path, found, pinned: pinned.clone() }.into());
+        }
+        files.insert(name.clone(), (path, found, bytes));
+    }
+    Ok(FolderFiles { graph: selection.graph, weights, files })
 }
 
 /// Takes a model out of the cache. Gives where it was and what was known of it.

@@ -3,9 +3,10 @@
 //! * [`catalogue`]: what is pinned by checksum, and where it lies in the cache.
 //! * [`manifest`]: `brahman.json`, which says what a folder holds and pins its files.
 //! * [`layout`]: what the files of an embedding model's or a cross-encoder's folder say of it;
-//!   [`graph`] and [`safetensors`] read two of their formats.
+//!   [`graph`] and [`safetensors`] read two of their formats, the first by [`protobuf`].
 //! * `pull`: a model and the library brought here, whole or not at all (feature `fetch`); `fetch`
-//!   gets files from the hub or from Python's registry, `convert` makes the graph from the weights.
+//!   gets files from the hub or from Python's registry, `convert` makes the graph from the weights,
+//!   `quantize` one of 8 bits of a graph of 32.
 //! * `published`: the models that are known by name; `hub`: the Hugging Face hub, its files and its
 //!   cache; `selection`: which of them make a model; `install`: that model brought here, from the
 //!   hub or from a folder (feature `fetch`).
@@ -35,10 +36,13 @@ pub mod layout;
 pub mod manifest;
 #[cfg(feature = "runtime")]
 pub mod passes;
+pub mod protobuf;
 #[cfg(feature = "fetch")]
 pub mod published;
 #[cfg(feature = "fetch")]
 pub mod pull;
+#[cfg(feature = "fetch")]
+pub mod quantize;
 pub mod reference;
 #[cfg(feature = "runtime")]
 pub mod runtime;

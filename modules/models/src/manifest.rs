@@ -97,6 +97,23 @@ pub struct Manifest {
     /// The commit there: it is pulled again from this one, unless another is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
+    /// What it was made of, if it was quantised on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<ModelOrigin>,
+}
+
+/// What a quantised model was made of, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelOrigin {
+    /// Name of the model of 32 bits.
+    pub name: String,
+    /// Checksums of its graph, and of the files beside that which hold its weights, by file name.
+    pub sha256: BTreeMap<String, String>,
+    /// Bits of a weight.
+    pub bits: usize,
+    /// How many weights have a scale together.
+    pub block_size: usize,
 }
 
 impl Manifest {

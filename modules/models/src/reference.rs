@@ -56,12 +56,13 @@ pub fn read<T: DeserializeOwned>(
     }
 }
 
-/// Of three bounds the one for a model's precision: 32 bits; 16 bits, or few in blocks; 8 bits.
+/// Of three bounds the one for a model's precision: 32 bits; 16 bits, or 8 or fewer in blocks; 8
+/// bits.
 #[must_use]
 pub fn bound(precision: Precision, full: f32, half: f32, int8: f32) -> f32 {
     match precision {
         Precision::Fp32 => full,
-        Precision::Fp16 | Precision::Bf16 | Precision::Blocks => half,
+        Precision::Fp16 | Precision::Bf16 | Precision::Int8Blocks | Precision::Blocks => half,
         Precision::Int8 | Precision::Int8Dynamic => int8,
     }
 }

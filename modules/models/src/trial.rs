@@ -163,11 +163,13 @@ impl Trial<'_> {
 }
 
 /// Of three bounds the one for what a graph computes in: 32 bits, or 16, of which ten (`fp16`) or
-/// seven (`bf16`) are the number's digits.
+/// seven (`bf16`) are the number's digits. Where weights lie in blocks, what is computed at the time
+/// is rounded to 8 bits, so that a difference in the last of 32 bits may become a step of those:
+/// less than `fp16` bears.
 #[must_use]
 pub fn apart_max(precision: Precision, full: f64, fp16: f64, bf16: f64) -> f64 {
     match precision {
-        Precision::Fp16 => fp16,
+        Precision::Fp16 | Precision::Int8Blocks | Precision::Blocks => fp16,
         Precision::Bf16 => bf16,
         _ => full,
     }

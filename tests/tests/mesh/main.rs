@@ -32,6 +32,7 @@ mod partial;
 mod person;
 mod profiles;
 mod pulls;
+mod quantized;
 mod readme;
 mod remote;
 mod rerank;

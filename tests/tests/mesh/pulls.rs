@@ -443,3 +443,19 @@ fn a_hub_that_is_busy_is_asked_again_and_one_that_is_gone_is_told() {
     refused(&offline("acme/other"), 4, &["HF_HUB_OFFLINE", "acme/other@main"]);
     assert_eq!(hub.seen().len(), asked);
 }
+
+#[test]
+fn a_model_without_products_is_pulled_and_not_quantised() {
+    let (hub, _) = hub_of("acme/made", &made());
+    let person = Person::of(&hub);
+    refused(
+        &person.brahman(&["models", "pull", "acme/made", "--precision", "int8"]),
+        6,
+        &["onnx/model.onnx", "no product with a constant matrix"],
+    );
+    let models = person.cache().join("models");
+    assert!(models.join("made/brahman.json").exists() && !models.join("made-int8").exists());
+    refused(&person.brahman(&["models", "quantize", "other"]), 4, &["no model called `other`"]);
+    refused(&person.brahman(&["models", "quantize", "./other"]), 4, &["does not exist"]);
+    refused(&person.brahman(&["models", "pull", "acme/made", "--precision", "int4"]), 2, &["int8"]);
+}

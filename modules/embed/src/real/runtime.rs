@@ -15,7 +15,7 @@ use super::head::{Head, unit};
 use super::model::Model;
 
 /// How far a vector of length 1 may be from the same text's, alone and beside others: of 32 bits,
-/// and of 16 of either kind.
+/// and of 16 of either kind, the first of which is for weights in blocks, too.
 const APART_MAX: f64 = 1e-4;
 const APART_MAX_FP16: f64 = 5e-3;
 const APART_MAX_BF16: f64 = 5e-2;

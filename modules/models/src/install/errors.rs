@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::hub::HubError;
 use crate::layout::LayoutError;
 use crate::published::PublishedError;
+use crate::quantize::QuantizeError;
 use crate::selection::SelectionError;
 
 /// Why a model was not brought into the cache.
@@ -79,6 +80,15 @@ pub enum InstallError {
         /// Why not, and what to do.
         why: String,
     },
+    /// It is not made one of 8 bits.
+    #[error("{}", .path.display())]
+    Quantize {
+        /// The graph.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: QuantizeError,
+    },
     /// There is no such model.
     #[error("no model called `{name}` is in {}; `brahman models list` shows what is", .models.display())]
     NoModel {
@@ -136,6 +146,7 @@ impl InstallError {
         match self {
             Self::Selection(_) | Self::Layout(_) => true,
             Self::Name { .. }
+            | Self::Quantize { .. }
             | Self::Taken { .. }
             | Self::Manifest { .. }
             | Self::Unservable { .. } => true,

@@ -7,8 +7,9 @@ use super::*;
 use crate::catalogue;
 use crate::fetch::Progress;
 use crate::graph::tests::{model, port, weight};
-use crate::layout::PoolingMode;
+use crate::layout::{PoolingMode, Precision};
 use crate::manifest;
+use crate::protobuf::Message;
 
 /// A folder as exporters make it: it says nothing of pooling.
 fn bare(folder: &Path) {
@@ -145,4 +146,62 @@ fn a_cross_encoder_is_known_by_its_configuration() {
     )
     .expect("written");
     assert!(is_classifier(home.path()));
+}
+
+/// A graph with a product that can be quantised.
+fn multiplying() -> Vec<u8> {
+    let weight = Message::default().number(1, 32).number(1, 16).number(2, 1).text(8, "w");
+    let numbers: Vec<u8> = (0..512_u16).flat_map(|i| f32::from(i % 7).to_le_bytes()).collect();
+    let node = Message::default().text(1, "x").text(1, "w").text(2, "last_hidden_state");
+    let graph = Message::default()
+        .message(1, &node.text(4, "MatMul"))
+        .message(5, &weight.bytes(9, &numbers))
+        .bytes(11, &port("input_ids", 7, &[None, None]))
+        .bytes(11, &port("attention_mask", 7, &[None, None]))
+        .bytes(12, &port("last_hidden_state", 1, &[None, None, Some(16)]));
+    Message::default().number(1, 8).message(7, &graph).0
+}
+
+#[test]
+fn a_model_of_8_bits_is_one_of_its_own_and_says_what_it_was_made_of() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let (folder, cache) = (home.path().join("mine"), home.path().join("cache"));
+    bare(&folder);
+    let graph = folder.join("onnx/model.onnx");
+    fs::write(&graph, multiplying()).expect("written");
+    let quantize = |options| quantize(&folder, options, &mut silent());
+    let refused = quantize(options(&cache)).expect_err("nobody could serve it");
+    assert!(refused.to_string().contains("BRAHMAN_EMBED_POOLING"), "{refused}");
+    fs::write(folder.join(manifest::FILE), r#"{"pooling": "cls", "max_tokens": 32}"#)
+        .expect("written");
+    let made = quantize(options(&cache)).expect("quantised");
+    assert_eq!((made.name.as_str(), made.files, made.is_new), ("mine-int8", 3, true));
+    let manifest = read_manifest(&made.path).expect("read").expect("there");
+    assert_eq!(
+        (manifest.graph.as_deref(), manifest.pooling.as_deref(), manifest.max_tokens),
+        (Some("model.onnx"), Some("cls"), 32)
+    );
+    let origin = manifest.made_of.clone().expect("it was made of another");
+    assert_eq!((origin.name.as_str(), origin.bits, origin.block_size), ("mine", 8, 16));
+    let found = sha256_file(&graph).expect("read").0;
+    assert_eq!(origin.sha256, BTreeMap::from([("onnx/model.onnx".to_owned(), found)]));
+    let read = ModelFolder::read(&made.path, &Overrides::default()).expect("it can be served");
+    assert_eq!((read.plan.precision, read.plan.alone), (Precision::Int8Blocks, None));
+    assert_eq!(fs::read(&graph).expect("there"), multiplying(), "its origin stays");
+
+    let again = quantize(options(&cache)).expect("it is there already");
+    assert!(!again.is_new && again.refusal.is_none());
+    fs::write(made.path.join("model.onnx"), "damaged").expect("written");
+    assert!(quantize(options(&cache)).expect("made anew").is_new && manifest.holds(&made.path));
+    // The name is that of another now.
+    let mut other = multiplying();
+    other.extend(Message::default().text(6, "another").0);
+    fs::write(&graph, other).expect("written");
+    let taken = quantize(options(&cache)).expect_err("the name is taken");
+    assert!(taken.is_bad_input() && taken.to_string().contains("--name"), "{taken}");
+    let forced = InstallOptions { force: true, ..options(&cache) };
+    assert!(quantize(forced).expect("replaced").is_new);
+    let onto_itself = super::quantize(&made.path, options(&cache), &mut silent());
+    let refused = onto_itself.expect_err("quantised already");
+    assert!(matches!(refused, InstallError::Quantize { .. }) && refused.is_bad_input());
 }

@@ -223,7 +223,10 @@ pub enum Precision {
     /// 8 bits, scaled by what is computed at the time: a text's vector depends on the texts beside
     /// it.
     Int8Dynamic,
-    /// Few bits a weight, in blocks, each row by itself.
+    /// 8 bits, in blocks with a scale each; what is computed at the time has a scale for each block
+    /// of each token, so that a text's vector does not depend on the texts beside it.
+    Int8Blocks,
+    /// Fewer bits a weight, in blocks, each token by itself.
     Blocks,
 }
 
@@ -237,6 +240,7 @@ impl Precision {
             Self::Bf16 => "bf16",
             Self::Int8 => "int8",
             Self::Int8Dynamic => "int8-dynamic",
+            Self::Int8Blocks => "int8-blocks",
             Self::Blocks => "matmul-nbits",
         }
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::GraphFlaw;
 use super::folder::number;
 use super::plan::{InputPlan, InputRole, OutputPlan, OutputStage, Precision};
-use crate::graph::{Element, Graph, Port};
+use crate::graph::{BLOCKS, Element, Graph, Port};
 
 /// Outputs that are taken if the graph has them, the first one winning, and what they are.
 const OUTPUTS: [(&str, OutputStage); 3] = [
@@ -22,6 +22,8 @@ const DYNAMIC: [&str; 6] = [
     "MatMulIntegerToFloat",
     "ConvInteger",
 ];
+/// Bits of a weight in blocks that are called 8-bit ones: all of them have so many.
+const EIGHT: u64 = 8;
 /// ONNX's numbers for integers of 8 bits.
 const BYTES: [u64; 2] = [2, 3];
 
@@ -196,8 +198,12 @@ pub(super) fn precision(graph: &Graph) -> Precision {
     let has = |kind: &str| graph.operators.contains(kind);
     if DYNAMIC.iter().any(|kind| has(kind)) {
         Precision::Int8Dynamic
-    } else if has("MatMulNBits") {
-        Precision::Blocks
+    } else if has(BLOCKS) {
+        if graph.block_bits.iter().all(|bits| *bits == EIGHT) {
+            Precision::Int8Blocks
+        } else {
+            Precision::Blocks
+        }
     } else if bytes > wide.max(half).max(brain) {
         Precision::Int8
     } else if half > wide.max(brain) {
@@ -214,7 +220,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::graph::tests::{model, port, weight};
+    use crate::graph::tests::{bytes, model, number, port, weight};
 
     fn graph(inputs: &[Vec<u8>], outputs: &[Vec<u8>]) -> Graph {
         Graph::parse(&model(inputs, outputs, &[], &[])).expect("a model")
@@ -351,5 +357,15 @@ mod tests {
             Precision::Int8Dynamic
         );
         assert_eq!(of(&[w(2)], &["MatMulNBits"]), Precision::Blocks);
+        let in_blocks = |bits: &[u8]| {
+            let node = |bits: u8| {
+                let attribute = [bytes(1, b"bits"), number(3, bits)].concat();
+                bytes(1, &[bytes(4, BLOCKS.as_bytes()), bytes(5, &attribute)].concat())
+            };
+            let nodes: Vec<u8> = bits.iter().flat_map(|bits| node(*bits)).collect();
+            precision(&Graph::parse(&bytes(7, &nodes)).expect("a model"))
+        };
+        assert_eq!(in_blocks(&[8, 8]), Precision::Int8Blocks);
+        assert_eq!(in_blocks(&[8, 4]), Precision::Blocks, "not all of them");
     }
 }

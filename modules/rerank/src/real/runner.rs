@@ -13,7 +13,8 @@ use super::model::Model;
 use super::reader::PairTokens;
 
 /// How far the number for a pair may be from the same pair's, alone and beside others, in parts of
-/// the larger of it and 1: of 32 bits, and of 16 of either kind.
+/// the larger of it and 1: of 32 bits, and of 16 of either kind, the first of which is for weights
+/// in blocks, too.
 const APART_MAX: f64 = 1e-4;
 const APART_MAX_FP16: f64 = 2e-2;
 const APART_MAX_BF16: f64 = 2e-1;
