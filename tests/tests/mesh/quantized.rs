@@ -99,7 +99,7 @@ async fn the_default_model_in_8_bits_is_near_and_does_not_depend_on_its_company(
 
     let info = ask(&mesh, names[0], "Info", json!({})).await;
     assert_eq!(
-        (&info["precision"], &info["recipe"]["pooling"], &info["dim"]),
+        (&info["recipe"]["precision"], &info["recipe"]["pooling"], &info["dim"]),
         (&json!("int8-blocks"), &json!("mean"), &json!(384)),
         "{info}"
     );
