@@ -45,8 +45,8 @@ pub(crate) enum Models {
         /// Fetch it again even if it is present, and at its newest revision
         #[arg(long)]
         force: bool,
-        /// Quantise it afterwards, as `quantize` does: NAME-int8 is a model of its own, which --name
-        /// calls otherwise
+        /// Quantise it afterwards, as `quantize` does: NAME-int8 is a model of its own, which
+        /// --name calls otherwise
         #[arg(long, value_name = "PRECISION", value_parser = ["int8"])]
         precision: Option<String>,
     },

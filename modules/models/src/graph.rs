@@ -217,8 +217,8 @@ impl Reading {
         Ok((inputs, outputs, names))
     }
 
-    /// NodeProto: op_type = 4, attribute = 5. AttributeProto: name = 1, i = 3, t = 5, g = 6, tensors
-    /// = 10, graphs = 11.
+    /// NodeProto: op_type = 4, attribute = 5. AttributeProto: name = 1, i = 3, t = 5, g = 6,
+    /// tensors = 10, graphs = 11.
     fn node(&mut self, bytes: &[u8], depth: usize) -> Result<(), GraphError> {
         if depth > DEPTH_MAX {
             return Err(GraphError::Deep);

@@ -1,10 +1,11 @@
 //! The views as a browser gets them: what is escaped, and what may run.
 
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
-use brahman_card::interface::catalog::{Column, Version};
+use brahman_card::interface::catalog::{Column, Dataset, Version};
 use brahman_card::interface::index::{Config, Description, Hit, Metrics};
 use brahman_card::interface::score::Row;
 
+use super::datasets::{ColumnLine, DatasetLine, VersionLine, is_within};
 use super::*;
 use crate::answer::AnswerBody;
 
@@ -68,7 +69,9 @@ fn nothing_that_a_mesh_says_runs_in_the_page() {
     let notes = search_notes(&found);
     let page = shown(
         "search.html",
-        context! { ask, indexes => vec![hostile()], hits => vec![ShownHit::of(&hit)], notes, found },
+        context! {
+            ask, indexes => vec![hostile()], hits => vec![ShownHit::of(&hit)], notes, found
+        },
     );
     assert!(page.contains("cosine 0.500") && !page.contains("BM25"), "{page}");
 
@@ -92,11 +95,18 @@ fn nothing_that_a_mesh_says_runs_in_the_page() {
     let history = vec![VersionLine::of(&version, &[])];
     shown(
         "dataset.html",
-        context! { name => HOSTILE, dataset, columns, history, looked => false, notes => Vec::<String>::new() },
+        context! {
+            name => HOSTILE, dataset, columns, history, looked => false,
+            notes => Vec::<String>::new()
+        },
     );
     shown(
         "indexes.html",
-        context! { indexes => vec![Description { name: hostile(), dataset: hostile(), ..Description::default() }] },
+        context! {
+            indexes => vec![
+                Description { name: hostile(), dataset: hostile(), ..Description::default() }
+            ]
+        },
     );
 
     let trial = TrialRecord {
