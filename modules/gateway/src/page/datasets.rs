@@ -1,4 +1,4 @@
-//! The datasets that there are, and one of them: its columns, what is personal in them, its history.
+//! The datasets that there are, and one of them: its columns, what is personal, its history.
 
 use brahman_card::interface::catalog::{self, Dataset, GetOut, PiiColumn};
 use hyper::StatusCode;
