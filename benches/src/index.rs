@@ -139,7 +139,7 @@ fn engines(set: &Set) {
                 );
             }
             (Some(own), None) => {
-                row(&figure, format!("{own:.0} / none reaches it"), &format!("≥ {bar}×"), true)
+                row(&figure, format!("{own:.0} / none reaches it"), &format!("≥ {bar}×"), true);
             }
             (None, _) => row(&figure, "not reached".into(), &format!("≥ {bar}×"), false),
         }
@@ -152,7 +152,7 @@ fn engines(set: &Set) {
                 own / peer >= 1.1,
             ),
             (Some(own), None) => {
-                row(&figure, format!("{own:.0} / IVF-SQ8 never reaches it"), "≥ 1.1×", true)
+                row(&figure, format!("{own:.0} / IVF-SQ8 never reaches it"), "≥ 1.1×", true);
             }
             (None, _) => row(&figure, "not reached".into(), "≥ 1.1×", false),
         }

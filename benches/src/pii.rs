@@ -188,7 +188,12 @@ fn made_up() {
             .map_or_else(|| "no peer".into(), |f2| format!("Presidio's patterns {f2:.3}"))
     };
     by.iter().for_each(|(entity, f2)| {
-        row(&format!("F2 {entity}"), format!("{f2:.3} / {}", beside(entity)), "≥ 0.95", *f2 >= 0.95)
+        row(
+            &format!("F2 {entity}"),
+            format!("{f2:.3} / {}", beside(entity)),
+            "≥ 0.95",
+            *f2 >= 0.95,
+        );
     });
     row("F2 macro", format!("{macro_f2:.3}"), "≥ 0.95", macro_f2 >= 0.95);
     row(

@@ -55,7 +55,7 @@ fn compare(place: &str, old: (&IDL<'_>, &VTypeExt<'_>), new: (&IDL<'_>, &VTypeEx
         (VTypeExt::Array(before), VTypeExt::Array(now))
         | (VTypeExt::Dict(before), VTypeExt::Dict(now))
         | (VTypeExt::Option(before), VTypeExt::Option(now)) => {
-            compare(place, (old.0, before), (new.0, now))
+            compare(place, (old.0, before), (new.0, now));
         }
         (VTypeExt::Plain(before), VTypeExt::Plain(now)) => {
             let is_same = matches!(

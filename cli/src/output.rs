@@ -432,7 +432,7 @@ fn shown(text: &str, colour: bool, newlines: bool) -> String {
             }
             Some(_) => {}
             None if telemetry::is_unsafe(c) || (c == '\n' && !newlines) => {
-                out.extend(c.escape_unicode())
+                out.extend(c.escape_unicode());
             }
             None => out.push(c),
         }

@@ -183,7 +183,7 @@ impl<R: Read> TarReader<R> {
                                     value
                                         .parse()
                                         .map_err(|_| bad("a size in the archive is no number"))?,
-                                )
+                                );
                             }
                             _ => {}
                         }

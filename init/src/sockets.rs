@@ -311,7 +311,7 @@ mod tests {
     fn a_file_that_init_did_not_make_is_neither_locked_nor_written_nor_removed() {
         let file = |path: &Path| std::fs::write(path, "work").expect("written");
         let link = |path: &Path| {
-            std::os::unix::fs::symlink(path.with_file_name("thesis"), path).expect("linked")
+            std::os::unix::fs::symlink(path.with_file_name("thesis"), path).expect("linked");
         };
         let made = |path: &Path| std::fs::DirBuilder::new().create(path).expect("made");
         let ways = [("file", &file as &dyn Fn(&Path)), ("link", &link), ("folder", &made)];

@@ -91,10 +91,10 @@ impl State {
             Event::Cards(cards) => self.load(cards, now, &mut effects),
             Event::Spawned { id, pid } => self.spawned(&id, pid, now, &mut effects),
             Event::SpawnFailed { id, reason, permanent } => {
-                self.spawn_failed(&id, reason, permanent, now, &mut effects)
+                self.spawn_failed(&id, reason, permanent, now, &mut effects);
             }
             Event::Exited { id, pid, exit, last_line } => {
-                self.exited(&id, pid, &exit, last_line, now, &mut effects)
+                self.exited(&id, pid, &exit, last_line, now, &mut effects);
             }
             Event::Attached { id, session } => self.attached(&id, session, now, &mut effects),
             Event::Introduced { card, socket, session, pid } => {

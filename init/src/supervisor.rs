@@ -378,7 +378,7 @@ impl Supervisor {
             match Absence::answer(&held.listener, &label, why) {
                 Ok(absence) => drop(self.absences.insert(id, absence)),
                 Err(error) => {
-                    tracing::warn!(%label, %error, "its callers wait: nobody can answer for it")
+                    tracing::warn!(%label, %error, "its callers wait: nobody can answer for it");
                 }
             }
         }

@@ -267,7 +267,7 @@ impl Client {
                     Err(ClientError::Fault(fault))
                         if direct && idempotent && fault.name == ProviderFailed::NAME =>
                     {
-                        direct = false
+                        direct = false;
                     }
                     other => return other,
                 }

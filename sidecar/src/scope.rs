@@ -219,7 +219,7 @@ impl Scope {
                 Err(ClientError::Connect { path, source })
                     if path == mesh && is_absent(&source) =>
                 {
-                    self.without_broker(&mesh).await
+                    self.without_broker(&mesh).await;
                 }
                 Err(error) => tracing::debug!(
                     "the active profile is not followed just now: {}",

@@ -223,7 +223,7 @@ fn serve(client: TcpStream, shared: &Shared, is_cdn: bool) -> std::io::Result<()
             "range" => {
                 request.from = value
                     .strip_prefix("bytes=")
-                    .and_then(|range| range.trim_end_matches('-').parse().ok())
+                    .and_then(|range| range.trim_end_matches('-').parse().ok());
             }
             "authorization" => request.token = value.strip_prefix("Bearer ").map(str::to_owned),
             _ => {}
@@ -237,7 +237,7 @@ fn serve(client: TcpStream, shared: &Shared, is_cdn: bool) -> std::io::Result<()
     let mut reply = if is_cdn { blob(shared, &request, &trouble) } else { page(shared, &request) };
     match &trouble {
         Trouble::Status(status, header) => {
-            reply = Reply::new(*status, header.iter().cloned().collect(), Vec::new())
+            reply = Reply::new(*status, header.iter().cloned().collect(), Vec::new());
         }
         Trouble::Header(name, value) => {
             reply.headers.retain(|(known, _)| known != name);

@@ -57,7 +57,7 @@ impl Options {
                     "secret" => options.secret = true,
                     "phase" => options.phase = true,
                     derive if derive.starts_with(char::is_uppercase) => {
-                        options.derives.push(option.clone())
+                        options.derives.push(option.clone());
                     }
                     _ => return Err(meta.error(
                         "expected `request`, `secret`, `phase`, or the name of a trait to derive",
@@ -184,7 +184,7 @@ fn settle(field: &mut Field) -> Result<()> {
     }
     match (is_option(&field.ty), is_null) {
         (true, false) => {
-            others.push(parse_quote!(#[serde(default, skip_serializing_if = "Option::is_none")]))
+            others.push(parse_quote!(#[serde(default, skip_serializing_if = "Option::is_none")]));
         }
         (false, true) => return Err(Error::new_spanned(&field.ty, "only an `Option` can be null")),
         _ => {}

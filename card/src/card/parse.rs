@@ -336,7 +336,7 @@ fn check_listen(card: &Card) -> Result<(), (String, String)> {
         let parsed: Result<SocketAddr, _> = tcp.parse();
         match parsed {
             Ok(parsed) if parsed.port() != 0 && !addresses.contains(&parsed) => {
-                addresses.push(parsed)
+                addresses.push(parsed);
             }
             Ok(_) => {
                 return fail(format!(

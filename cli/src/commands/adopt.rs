@@ -33,7 +33,7 @@ pub(crate) async fn adopt(
         }
         out.notes.iter().flatten().for_each(|note| output.line(&output.paint(note, Tone::Busy)));
         out.refused.iter().for_each(|dataset| {
-            output.line(&output.paint(&format!("{}: {}", dataset.name, dataset.why), Tone::Bad))
+            output.line(&output.paint(&format!("{}: {}", dataset.name, dataset.why), Tone::Bad));
         });
     }
     match (out.refused.len(), name) {

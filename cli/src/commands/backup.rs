@@ -196,7 +196,7 @@ pub(crate) async fn backup(socket: &Path, ask: Backup, output: &Output) -> anyho
     );
     output.line(&format!("{}: {}, {datasets} and {indexes}", ask.file.display(), bytes(size)));
     head.left_out.iter().for_each(|left_out| {
-        output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy))
+        output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy));
     });
     Ok(())
 }

@@ -77,13 +77,13 @@ fn place_of(command: &Command, words: &[String]) -> Option<Place> {
             let option = option_of(command, word);
             match word.split_once('=') {
                 Some((_, value)) if option.is_some_and(|option| option.get_id() == "socket") => {
-                    socket = Some(PathBuf::from(value))
+                    socket = Some(PathBuf::from(value));
                 }
                 Some(_) => {}
                 None => {
                     pending = option.filter(|option| {
                         option.get_action().takes_values() && !option.is_require_equals_set()
-                    })
+                    });
                 }
             }
         } else if let Some(below) = command.find_subcommand(word).filter(|_| positional == 1) {

@@ -190,7 +190,7 @@ pub(crate) async fn show(
     inputs.iter().for_each(|input| output.line(input));
     d.objects.iter().for_each(|o| output.line(&o.url));
     out.current.iter().for_each(|current| {
-        output.line(&format!("{current}/*.parquet has these objects under a stable path"))
+        output.line(&format!("{current}/*.parquet has these objects under a stable path"));
     });
     out.pins.iter().flatten().for_each(|pin| output.line(&super::datasets::pinned(pin)));
     if !d.stale.is_empty() {
@@ -240,7 +240,7 @@ pub(crate) async fn resync(
             };
             out.resynced.iter().for_each(|d| output.line(&back(d)));
             out.failed.iter().for_each(|d| {
-                output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad))
+                output.line(&output.paint(&format!("{}: {}", d.name, d.reason), Tone::Bad));
             });
         }
         return match out.failed.len() {

@@ -295,7 +295,7 @@ pub(crate) fn disk(socket: &Path, ask: &Disk, output: &Output) -> anyhow::Result
     output.table(&["PART", "SIZE", "FILES", "WHERE"], rows.collect());
     output.line(&format!("{} in all; `brahman gc --dry-run` says what may go", bytes(out.bytes)));
     out.unread.iter().for_each(|unread| {
-        output.line(&output.paint(&format!("not counted: {unread}"), Tone::Busy))
+        output.line(&output.paint(&format!("not counted: {unread}"), Tone::Busy));
     });
     Ok(())
 }

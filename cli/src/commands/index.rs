@@ -142,7 +142,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::List => {
             show::<method::List>(socket, &Empty {}, output, |out: &ListOut| {
-                describe(output, &out.indexes)
+                describe(output, &out.indexes);
             })
             .await
         }
@@ -172,7 +172,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
         }
         Index::Generations { name } => {
             show::<method::Generations>(socket, &NameIn { name }, output, |out| {
-                generations(output, out)
+                generations(output, out);
             })
             .await
         }
@@ -307,7 +307,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
                 given: from.map(|file| given(&file)).transpose()?,
             };
             show::<method::EvalAutogen>(socket, &ask, output, |out: &EvalOut| {
-                evals(output, std::slice::from_ref(&out.eval))
+                evals(output, std::slice::from_ref(&out.eval));
             })
             .await
         }
@@ -317,7 +317,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
                 output.line(&format!(
                     "{name} {}",
                     if out.deleted { "deleted" } else { "did not exist" }
-                ))
+                ));
             };
             show::<method::Delete>(socket, &NameIn { name: name.clone() }, output, said).await
         }

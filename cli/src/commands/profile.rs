@@ -173,7 +173,7 @@ fn deactivated(out: &DeactivateOut, output: &Output) {
     match &out.previous {
         None => output.line("no profile was active"),
         Some(previous) => {
-            output.line(&format!("{previous} is not active any more: everything can be named"))
+            output.line(&format!("{previous} is not active any more: everything can be named"));
         }
     }
     if !out.unloaded.is_empty() {

@@ -235,7 +235,7 @@ pub(super) fn disable(name: &str, cards: Option<&Path>, output: &Output) -> anyh
                 "{} removed: `brahman reload` stops {}",
                 card.path.display(),
                 card.label
-            ))
+            ));
         });
     }
     Ok(())

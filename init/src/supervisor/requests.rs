@@ -71,7 +71,7 @@ impl Supervisor {
                 let _ = reply.send(outcome);
             }
             Request::Warnings { card, reply } => {
-                drop(reply.send(shortfalls(&card, self.cgroups.as_ref())))
+                drop(reply.send(shortfalls(&card, self.cgroups.as_ref())));
             }
             Request::Update { update, reply } => {
                 if self.state.has_session(&update.session) {

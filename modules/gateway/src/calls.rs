@@ -170,7 +170,7 @@ async fn stream(
         match begin(&mut connection, &message).await {
             Ok(first) => break (connection, first),
             Err(error) if error.is_disconnect() && repeatable && left > 0 => {
-                message = again(&message)
+                message = again(&message);
             }
             Err(error) => return Err(Fault::from(error).into()),
         }

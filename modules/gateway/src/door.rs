@@ -90,7 +90,7 @@ impl Door {
             let Some((stream, _)) = self.taken(accepted).await else { continue };
             match stream.peer_cred() {
                 Ok(peer) if peer.uid() == own || peer.uid() == 0 => {
-                    self.converse(stream, Origin::Socket)
+                    self.converse(stream, Origin::Socket);
                 }
                 Ok(peer) => {
                     tracing::warn!(uid = peer.uid(), "another user was turned away");

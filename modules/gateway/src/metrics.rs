@@ -265,7 +265,7 @@ fn plain(text: &str) -> String {
             .find_map(|mark| Some((mark, line.strip_prefix(mark)?.split_once(' ')?)));
         match declared {
             Some((mark, (name, rest))) if counters.contains(&name) => {
-                out.push_str(&format!("{mark}{name}_total {rest}\n"))
+                out.push_str(&format!("{mark}{name}_total {rest}\n"));
             }
             _ => {
                 out.push_str(line);

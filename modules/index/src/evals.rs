@@ -336,7 +336,7 @@ pub fn wanted(
     let name = name.unwrap_or(DEFAULT);
     let (sets, damaged) = kept(index);
     let passed_over = |error: &SetError| {
-        tracing::warn!("{}; an older eval set is used, or a new one generated", chain(error))
+        tracing::warn!("{}; an older eval set is used, or a new one generated", chain(error));
     };
     damaged.iter().for_each(passed_over);
     let dim = generation.manifest.model.dim;

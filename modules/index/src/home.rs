@@ -285,7 +285,7 @@ impl Home {
                 }
             }
             Err(error) => {
-                tracing::warn!(left = %left.display(), "what a move left behind cannot be removed yet: {}", chain(&error))
+                tracing::warn!(left = %left.display(), "what a move left behind cannot be removed yet: {}", chain(&error));
             }
         }
         self
@@ -371,7 +371,7 @@ fn give_up(stub: &Path, path: &Path, steps: &Steps) {
     let Ok(copy) = moving(path) else { return };
     let gone = |folder: &Path| match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!("{}: {error}", folder.display())
+            tracing::warn!("{}: {error}", folder.display());
         }
         _ => {}
     };
@@ -474,9 +474,9 @@ fn clear(left: &Path, stub: &Path, bucket: &str) -> io::Result<()> {
             continue;
         }
         if entry.file_type()?.is_dir() {
-            fs::remove_dir_all(entry.path())?
+            fs::remove_dir_all(entry.path())?;
         } else {
-            fs::remove_file(entry.path())?
+            fs::remove_file(entry.path())?;
         }
     }
     atomic::sync_dir(left)

@@ -58,7 +58,7 @@ impl Marker {
                 Kind::Pair | Kind::Single => out.push((range, piece.text.to_owned())),
                 Kind::Word if is_linking => {}
                 Kind::Word | Kind::Whole | Kind::Part => {
-                    out.push((range, self.reducer.stem(piece.text)))
+                    out.push((range, self.reducer.stem(piece.text)));
                 }
             }
         });

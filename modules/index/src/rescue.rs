@@ -79,7 +79,7 @@ pub fn known(indexes: &Path) -> Option<PathBuf> {
         tracing::error!(
             "{KEPT}: {}; replicas are not used until the mesh says where they are",
             chain(error)
-        )
+        );
     });
     read.ok().flatten()
 }

@@ -236,8 +236,8 @@ impl IndexService {
         let copies = rescue::known(&self.folder);
         let verify = move || {
             all.iter().for_each(|index| {
-                index.verify(copies.as_deref().map(|c| c.join(&index.parameters.name)).as_deref())
-            })
+                index.verify(copies.as_deref().map(|c| c.join(&index.parameters.name)).as_deref());
+            });
         };
         drop(on_own_thread("comparing files", true, verify));
     }

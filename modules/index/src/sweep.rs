@@ -212,7 +212,7 @@ impl Survey {
             match &entry.manifest {
                 Err(error) => why.push(error.clone()),
                 Ok(None) if !of_no_use() => {
-                    why.push(Obstacle::NoManifest { generation: entry.name.clone() })
+                    why.push(Obstacle::NoManifest { generation: entry.name.clone() });
                 }
                 Ok(_) => {}
             }
@@ -417,7 +417,7 @@ mod tests {
                                 name
                             ),
                             Removal::Segment(path) => {
-                                prop_assert!(!needed.contains(path), "{}", path)
+                                prop_assert!(!needed.contains(path), "{}", path);
                             }
                             Removal::Leftover(_) => prop_assert!(false, "there was none"),
                         }

@@ -274,7 +274,7 @@ impl Decoder {
                 Err(error)
                     if error.unpaired_surrogate() == unit && (0xd800..0xdc00).contains(&unit) =>
                 {
-                    self.high = Some(unit)
+                    self.high = Some(unit);
                 }
                 Err(_) => self.push('\u{fffd}'),
             }

@@ -116,7 +116,7 @@ fn batch(seed: u64, from: u64, to: u64) -> Result<RecordBatch, arrow_schema::Arr
     cells(9).for_each(|mut c| price.append_value(i128::from(c.below(1_000_000))));
     let mut wide = Decimal256Builder::new().with_precision_and_scale(50, 5)?;
     cells(10).for_each(|mut c| {
-        wide.append_value(i256::from_i128(i128::from(c.next()) * i128::from(c.next() >> 8)))
+        wide.append_value(i256::from_i128(i128::from(c.next()) * i128::from(c.next() >> 8)));
     });
     let mut raw = BinaryBuilder::new();
     cells(16).for_each(|mut c| raw.append_value(c.next().to_be_bytes()));

@@ -486,7 +486,7 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
                 teller = None;
                 settle.failed(Instant::now() + ABSENT);
                 watches.tell(&dataset, |w| {
-                    (w.state, w.reason) = ("waiting".into(), Some(chain(&error)))
+                    (w.state, w.reason) = ("waiting".into(), Some(chain(&error)));
                 });
                 continue;
             }

@@ -95,7 +95,7 @@ fn sources(folder: &Path) -> Vec<(&'static str, Format, PathBuf)> {
     parquet(&path("long.parquet"), 400_000);
     std::fs::create_dir_all(path("notes")).expect("made");
     (0..20).for_each(|n| {
-        std::fs::write(path(&format!("notes/{n}.md")), text(20_000)).expect("written")
+        std::fs::write(path(&format!("notes/{n}.md")), text(20_000)).expect("written");
     });
     vec![
         ("a long CSV", Format::Csv, path("long.csv")),
@@ -178,7 +178,7 @@ fn however_a_read_ends_its_threads_have_ended() {
             });
             match outcome {
                 Err(fault) => {
-                    assert_eq!(fault.name, "org.brahman.Ingest.Cancelled", "{what}: {fault}")
+                    assert_eq!(fault.name, "org.brahman.Ingest.Cancelled", "{what}: {fault}");
                 }
                 // A short one may be done before it hears.
                 Ok(_) => assert!(!at_once, "{what}"),

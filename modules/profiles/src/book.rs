@@ -348,7 +348,7 @@ idle_s = 300
         let (mine, theirs) =
             (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
         let write = |folder: &Path, name: &str, text: &str| {
-            fs::write(folder.join(name), text).expect("written")
+            fs::write(folder.join(name), text).expect("written");
         };
         write(mine.path(), "a.toml", "modules = [\"mine\"]");
         write(theirs.path(), "a.toml", "modules = [\"theirs\"]");

@@ -426,7 +426,7 @@ impl Renderer {
         match &how.variables {
             None => {}
             Some(Value::Object(more)) => {
-                variables.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())))
+                variables.extend(more.iter().map(|(name, value)| (name.clone(), value.clone())));
             }
             Some(_) => {
                 return Err(ChatError::Option {

@@ -187,7 +187,7 @@ mod tests {
         let (begin, begun) = mpsc::channel();
         turns
             .take(0, move |_, _| {
-                begin.send(()).and(held.recv().map_err(|_| mpsc::SendError(()))).expect("held")
+                begin.send(()).and(held.recv().map_err(|_| mpsc::SendError(()))).expect("held");
             })
             .expect("a place");
         begun.recv().expect("it runs");

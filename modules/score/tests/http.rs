@@ -153,10 +153,10 @@ fn serve(
             match mood {
                 Mood::Html => {
                     (kind, *answer) =
-                        ("text/html", "<!doctype html><h1>Welcome to nginx!</h1>".into())
+                        ("text/html", "<!doctype html><h1>Welcome to nginx!</h1>".into());
                 }
                 Mood::Broken => {
-                    (status, *answer) = ("500 Internal Server Error", "CUDA out of memory".into())
+                    (status, *answer) = ("500 Internal Server Error", "CUDA out of memory".into());
                 }
                 Mood::Busy => (status, *answer) = ("503 Service Unavailable", "loading".into()),
                 Mood::NotJson => *answer = "{\"choices\": [".into(),
@@ -168,7 +168,7 @@ fn serve(
                 }
                 _ => {
                     *answer =
-                        scores(dialect, &body, mood, scored.load(Ordering::Relaxed)).to_string()
+                        scores(dialect, &body, mood, scored.load(Ordering::Relaxed)).to_string();
                 }
             }
         }
@@ -397,7 +397,7 @@ fn a_matrix_by_a_server_of_each_dialect_is_the_local_one() {
         let matrix = |engine: &dyn Engine| -> Vec<f64> {
             let mut found = vec![Vec::new(); sequences.len()];
             let mut done = |i: usize, scores: Result<Vec<f32>, EngineError>| {
-                found[i] = scores.expect("scored")
+                found[i] = scores.expect("scored");
             };
             engine.score(&sequences, &Stop::default(), &mut done).expect("scored");
             let of: Vec<ResponseScores> = all

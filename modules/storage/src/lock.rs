@@ -25,7 +25,7 @@ pub(crate) fn once_unlocked<T, E>(
             Err(error)
                 if is_free && is_refusal(&error) && file.exists() && began.elapsed() < LONGEST =>
             {
-                std::thread::sleep(PAUSE)
+                std::thread::sleep(PAUSE);
             }
             opened => return opened,
         }

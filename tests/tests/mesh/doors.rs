@@ -33,7 +33,7 @@ async fn a_thousand_idle_and_a_thousand_slow_connections_hold_up_nobody() {
     // By turns slow in the head and in the body.
     let begin = |n: usize| {
         let mut stream = socket(&mesh);
-        let sent = if n % 2 == 0 { 10 } else { whole.len() - 2 * ROUNDS };
+        let sent = if n.is_multiple_of(2) { 10 } else { whole.len() - 2 * ROUNDS };
         stream.write_all(&whole[..sent]).expect("it takes the beginning");
         (stream, sent)
     };

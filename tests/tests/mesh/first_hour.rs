@@ -110,7 +110,7 @@ fn what_is_asked_right_after_a_start_waits_for_what_is_still_loading() {
             home.brahman(&["up", "--detach", "--cards", &cards, "--context", "test"])
                 .status
                 .success()
-        )
+        );
     };
     up();
     assert_eq!(home.json(&["ingest", "files", "n", &notes])["rows"], 1);

@@ -288,7 +288,7 @@ async fn a_lineage_that_has_gone_with_its_head_is_said_and_nothing_goes_until_so
     assert!(object(&first).is_file() && object(&third).is_file(), "nothing is tidied");
     meanwhile(&mesh, || {
         std::fs::remove_file(catalog.join("lineage.log.quarantine"))
-            .expect("looked at, and moved away")
+            .expect("looked at, and moved away");
     })
     .await;
     ingest(&mesh, "t", "primary", 6);

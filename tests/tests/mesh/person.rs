@@ -247,7 +247,7 @@ fn check_looks_where_up_does_and_refuses_what_cannot_run() {
         (out.status.code(), String::from_utf8_lossy(&out.stdout).into_owned())
     };
     let write = |(name, text): (String, String)| {
-        std::fs::write(cards.join(format!("{name}.toml")), text).expect("written")
+        std::fs::write(cards.join(format!("{name}.toml")), text).expect("written");
     };
     let card = |label: &str, exec: &str, more: &str| {
         (

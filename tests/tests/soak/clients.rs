@@ -37,7 +37,7 @@ pub(super) fn own_client(field: &Field, expected: &[Value], number: usize) {
                 .await
             {
                 Ok(answer) if answer.value["vectors"] == expected[text] => {
-                    field.count("our client: embedded")
+                    field.count("our client: embedded");
                 }
                 Ok(answer) => field.wrong(format!(
                     "the vector of `{}` is another's: {}",
@@ -56,10 +56,10 @@ pub(super) fn own_client(field: &Field, expected: &[Value], number: usize) {
                 .await
             {
                 Ok(answer) if answer.value["for"] == *who => {
-                    field.count("our client: asked the stranger")
+                    field.count("our client: asked the stranger");
                 }
                 Ok(answer) => {
-                    field.wrong(format!("{who} heard what was for {}", answer.value["for"]))
+                    field.wrong(format!("{who} heard what was for {}", answer.value["for"]));
                 }
                 Err(error) => field.wrong(format!("our client, T.Get: {error}")),
             }
@@ -193,7 +193,8 @@ for n in range(50):
             match line.split(' ').next() {
                 Some("ok") => field.count("foreign client: answered"),
                 Some("away") => {
-                    field.count("foreign client: nobody there until init's launcher had started it")
+                    field
+                        .count("foreign client: nobody there until init's launcher had started it");
                 }
                 Some("lost") => field.count("foreign client: lost with the broker or init"),
                 _ => field.wrong(format!("foreign client: {line}")),

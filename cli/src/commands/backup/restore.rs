@@ -81,7 +81,7 @@ pub(crate) fn restore(ask: &Restore, output: &Output) -> anyhow::Result<()> {
         "{place}: {datasets} and {indexes}; `brahman up --context prod --state {word}` serves them"
     ));
     head.left_out.iter().for_each(|left_out| {
-        output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy))
+        output.line(&output.paint(&format!("  not in it: {left_out}"), Tone::Busy));
     });
     Ok(())
 }

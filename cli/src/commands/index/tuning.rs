@@ -97,7 +97,7 @@ pub(super) async fn all_trials(
 ) -> anyhow::Result<()> {
     if compact.is_some() {
         let said = |out: &CompactTrialsOut| {
-            output.line(&format!("{} trials kept, {} dropped", out.kept, out.dropped))
+            output.line(&format!("{} trials kept, {} dropped", out.kept, out.dropped));
         };
         return show::<method::CompactTrials>(
             socket,
@@ -280,7 +280,7 @@ pub(super) fn agent(output: &Output, out: &AgentStatusOut) {
     let said = || {
         out.reason.iter().for_each(|why| output.text(&output.paint(why.trim_end(), Tone::Bad)));
         out.pinned.iter().for_each(|names| {
-            output.line(&format!("  rolled back and pinned, not refreshed: {}", names.join(" ")))
+            output.line(&format!("  rolled back and pinned, not refreshed: {}", names.join(" ")));
         });
     };
     if !out.enabled && out.reason.is_some() {

@@ -165,7 +165,11 @@ impl DatasetRegistry {
         for name in names {
             match self.remove_pins(&name, is_over) {
                 Ok(count) => {
-                    tracing::info!(dataset = name, count, "pins whose life is over were taken away")
+                    tracing::info!(
+                        dataset = name,
+                        count,
+                        "pins whose life is over were taken away"
+                    );
                 }
                 Err(error) => tracing::error!(
                     dataset = name,

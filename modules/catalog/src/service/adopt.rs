@@ -92,7 +92,7 @@ impl CatalogService {
         match there.len() {
             0 => "there is none".clone_into(&mut named),
             more if more > NAMED_MAX => {
-                named = format!("there are {named} and {} more", more - NAMED_MAX)
+                named = format!("there are {named} and {} more", more - NAMED_MAX);
             }
             _ => named = format!("there are {named}"),
         }

@@ -90,7 +90,7 @@ impl CatalogService {
                 {
                     Ok(part) => return told(part, offset, recorded.is_some(), true),
                     Err(error) => {
-                        tracing::warn!(bucket, key, "no help from {RESCUE}: {}", chain(&error))
+                        tracing::warn!(bucket, key, "no help from {RESCUE}: {}", chain(&error));
                     }
                 }
             }

@@ -111,7 +111,7 @@ impl CatalogService {
                 State::Missing if away.contains_key(&object.bucket) => {}
                 State::Missing => self.buckets.failed(&object.bucket, "get", &object.key, &gone),
                 State::Damaged(why) => {
-                    self.buckets.failed(&object.bucket, "verify", &object.key, why)
+                    self.buckets.failed(&object.bucket, "verify", &object.key, why);
                 }
             }
             // What a mock made has no copies.

@@ -385,7 +385,7 @@ impl CatalogService {
         }
         if let Err(error) = self.look_at_copies().await {
             self.uncopied().await.iter().for_each(|object| {
-                self.copier.note_waiting(&self.copy_key(&object.bucket, &object.key), &error)
+                self.copier.note_waiting(&self.copy_key(&object.bucket, &object.key), &error);
             });
             return false;
         }

@@ -159,7 +159,7 @@ impl CatalogService {
                     rows: done.rows,
                 }),
                 Err(fault) => {
-                    failed.push(ResyncFailure { name, reason: fault.message().to_owned() })
+                    failed.push(ResyncFailure { name, reason: fault.message().to_owned() });
                 }
             }
         }
@@ -259,7 +259,7 @@ impl CatalogService {
                 };
                 match there {
                     Ok(keys) => {
-                        drop(listed.insert(bucket, keys.into_iter().map(|(key, _)| key).collect()))
+                        drop(listed.insert(bucket, keys.into_iter().map(|(key, _)| key).collect()));
                     }
                     Err(error) => return unknown(chain(&error)),
                 }

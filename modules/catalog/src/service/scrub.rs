@@ -552,7 +552,7 @@ fn miss(found: &mut ScrubOut, bucket: &str, why: &BucketError) {
     match unread.iter_mut().find(|of| of.bucket == bucket) {
         Some(of) => of.objects += 1,
         None => {
-            unread.push(UnreadBucket { bucket: bucket.to_owned(), objects: 1, why: chain(why) })
+            unread.push(UnreadBucket { bucket: bucket.to_owned(), objects: 1, why: chain(why) });
         }
     }
 }

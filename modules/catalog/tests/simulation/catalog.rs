@@ -116,7 +116,7 @@ impl Catalog {
                     record.buckets.extend(bucket.clone());
                 }
                 Event::Complete { run, .. } => {
-                    runs.get_mut(run).expect("it has begun").standing = Standing::Committed
+                    runs.get_mut(run).expect("it has begun").standing = Standing::Committed;
                 }
                 Event::Fail { run, at_ms } => {
                     runs.get_mut(run).expect("it has begun").standing =

@@ -74,7 +74,7 @@ impl ServerRecord {
         let Some(CheckedContent { bytes, .. }) = checked::read(file)? else { return Ok(None) };
         let record: Option<Self> = serde_json::from_slice(&bytes)
             .inspect_err(|error| {
-                tracing::warn!("{} is of another version: {}", file.display(), chain(error))
+                tracing::warn!("{} is of another version: {}", file.display(), chain(error));
             })
             .ok();
         Ok(record.filter(|record| record.settings == digest(settings) && !record.vector.is_empty()))

@@ -156,7 +156,7 @@ pub(super) fn push(
         items
             .into_iter()
             .zip(senders)
-            .for_each(|(item, waiter)| texts.push(class, deadline, item, waiter))
+            .for_each(|(item, waiter)| texts.push(class, deadline, item, waiter));
     };
     queue.add(add);
     receivers

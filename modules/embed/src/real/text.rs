@@ -423,7 +423,7 @@ pub(crate) mod tests {
         assert_eq!(changed.prepared("  Q: ", "A\n\u{1f} "), "q: a");
         assert_eq!(plain.prompt("query:").expect("a prompt").skip, 0);
         let apart = reader(&bert, |plan| {
-            plan.pooling = Some(Pooling { modes: vec![PoolingMode::Mean], include_prompt: false })
+            plan.pooling = Some(Pooling { modes: vec![PoolingMode::Mean], include_prompt: false });
         });
         // [CLS] query : — and not the closing one.
         assert_eq!(apart.prompt("query:").expect("a prompt").skip, 3);

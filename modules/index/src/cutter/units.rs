@@ -88,7 +88,7 @@ pub fn sentences_of(text: &str, most_chars: usize) -> Vec<std::ops::Range<usize>
                 if unit.level == WORD
                     && text[last.start..unit.end].chars().count() <= most_chars =>
             {
-                last.end = unit.end
+                last.end = unit.end;
             }
             _ => out.push(unit.start..unit.end),
         }

@@ -195,7 +195,7 @@ impl Folder {
         }
         let gone = |outcome: io::Result<()>| match outcome {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!("{name} was abandoned and cannot be removed: {error}")
+                tracing::warn!("{name} was abandoned and cannot be removed: {error}");
             }
             _ => {}
         };
@@ -231,7 +231,7 @@ impl Folder {
                     fs::rename(path.join(MANIFEST), path.join(DAMAGED))?;
                 }
                 (_, false) => {
-                    fs::rename(&path, self.path().join(format!("{ASIDE}{}", entry.name)))?
+                    fs::rename(&path, self.path().join(format!("{ASIDE}{}", entry.name)))?;
                 }
             }
             aside.push(entry.name.clone());

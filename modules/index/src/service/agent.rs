@@ -236,7 +236,7 @@ impl IndexService {
             *lock(&self.agent.running) = None;
             match outcome {
                 Ok(TrialOutcome::Tried(trial)) => {
-                    self.agent.say(format!("{name}: {}", words(&trial)))
+                    self.agent.say(format!("{name}: {}", words(&trial)));
                 }
                 Ok(TrialOutcome::Exhausted) => self
                     .agent

@@ -295,7 +295,7 @@ impl IndexService {
             Ok(cleared) => out.stale_cleared = cleared.value.cleared,
             // Deleted since it was read: there is no mark to take away.
             Err(ClientError::Fault(fault)) if fault.name == NoSuchDataset::NAME => {
-                out.dataset_gone = Some(true)
+                out.dataset_gone = Some(true);
             }
             Err(error) => return Err(error.into()),
         }

@@ -191,7 +191,7 @@ impl Dialect {
                     Some(close)
                         if self.escape.is_none() && bytes.get(close + 1) == Some(&quote) =>
                     {
-                        inside = close + 2
+                        inside = close + 2;
                     }
                     Some(close) => break close + 1,
                 }
@@ -286,7 +286,7 @@ fn broken_quotes(dialect: &Dialect, bytes: &[u8]) -> usize {
                     && dialect.escape.is_none()
                     && bytes.get(at + 1) == Some(&quote) =>
                 {
-                    at += 2
+                    at += 2;
                 }
                 byte if byte == quote => {
                     at += 1;

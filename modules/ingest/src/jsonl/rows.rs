@@ -252,9 +252,9 @@ impl<'a> Reading<'a> {
                     None => {}
                 }
                 if is_object {
-                    self.members(None, facts, at, depth)
+                    self.members(None, facts, at, depth);
                 } else {
-                    self.items(None, facts, at, depth)
+                    self.items(None, facts, at, depth);
                 }
             }
         }

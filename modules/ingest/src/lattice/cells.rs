@@ -112,7 +112,7 @@ impl Cells {
                 }
             }
             (Self::Float(b), Value::Number(number)) if number.is_double() => {
-                b.append_value(number.double())
+                b.append_value(number.double());
             }
             (Self::Float(b), Value::Special(value)) => b.append_value(*value),
             (Self::Date(b), Value::Moment(Moment::Date(day))) => b.append_value(*day),

@@ -43,7 +43,7 @@ impl Numbers {
         self.inexact |= !number.is_double();
         match number.decimal_digits() {
             Some((before, after)) => {
-                (self.before, self.after) = (self.before.max(before), self.after.max(after))
+                (self.before, self.after) = (self.before.max(before), self.after.max(after));
             }
             None => self.beyond_decimal = true,
         }

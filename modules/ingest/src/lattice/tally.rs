@@ -164,7 +164,7 @@ impl Tally {
             Kind::Stamp { zoned: true, .. } => said
                 .extend(some(&[Class::Offset], "have an offset: their instants are kept, in UTC")),
             Kind::Stamp { .. } => {
-                said.extend(some(&[Class::Date], "are dates: they are timestamps at midnight"))
+                said.extend(some(&[Class::Date], "are dates: they are timestamps at midnight"));
             }
             _ => {}
         }

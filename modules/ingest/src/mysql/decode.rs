@@ -188,7 +188,7 @@ impl Column {
             Self::Decimal128(b, scale) => put(number(value, *scale), |v| b.append_value(v)),
             Self::Decimal256(b, scale) => {
                 put(digits(value, *scale).and_then(|d| i256::from_string(&d)), |v| {
-                    b.append_value(v)
+                    b.append_value(v);
                 })
             }
             Self::Date(b) => put(day(value), |v| b.append_value(v)),

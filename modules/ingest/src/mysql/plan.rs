@@ -167,7 +167,7 @@ pub(super) async fn coordinate(
         match several.join(&mut readers, &divisible).await? {
             Division::Ranges(ranges) => plan.ranges = ranges,
             Division::Undivided(why) => {
-                plan.notes.push(format!("read by one connection: {}", chain(&why)))
+                plan.notes.push(format!("read by one connection: {}", chain(&why)));
             }
         }
     }

@@ -96,7 +96,7 @@ impl Pieces {
                     return Ok(Some(Piece::Records(records)));
                 }
                 None if !self.ended && self.buffer.len() < RECORD_BYTES_MAX => {
-                    wanted = RECORD_BYTES_MAX
+                    wanted = RECORD_BYTES_MAX;
                 }
                 None => {
                     let (line, is_end) = (self.lines + 1, self.ended);

@@ -269,19 +269,19 @@ impl Sample {
                 rows.for_each(|row| self.take(texts.value(row)));
             }
             DataType::Decimal128(_, 0) => rows.for_each(|row| {
-                self.take(&column.as_primitive::<Decimal128Type>().value(row).to_string())
+                self.take(&column.as_primitive::<Decimal128Type>().value(row).to_string());
             }),
             DataType::Int32 => rows.for_each(|row| {
-                self.take(&column.as_primitive::<Int32Type>().value(row).to_string())
+                self.take(&column.as_primitive::<Int32Type>().value(row).to_string());
             }),
             DataType::UInt32 => rows.for_each(|row| {
-                self.take(&column.as_primitive::<UInt32Type>().value(row).to_string())
+                self.take(&column.as_primitive::<UInt32Type>().value(row).to_string());
             }),
             DataType::Int64 => rows.for_each(|row| {
-                self.take(&column.as_primitive::<Int64Type>().value(row).to_string())
+                self.take(&column.as_primitive::<Int64Type>().value(row).to_string());
             }),
             DataType::UInt64 => rows.for_each(|row| {
-                self.take(&column.as_primitive::<UInt64Type>().value(row).to_string())
+                self.take(&column.as_primitive::<UInt64Type>().value(row).to_string());
             }),
             DataType::Date32 => {
                 let days = column.as_primitive::<Date32Type>();

@@ -132,7 +132,7 @@ impl Format {
                     _ if kind == Self::Documents => return Ok(Some(kind)),
                     None => first = Some((path.to_owned(), kind)),
                     Some((_, of_first)) if *of_first != kind => {
-                        other = other.or_else(|| Some(path.to_owned()))
+                        other = other.or_else(|| Some(path.to_owned()));
                     }
                     Some(_) => {}
                 }

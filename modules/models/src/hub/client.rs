@@ -443,7 +443,7 @@ impl Hub {
             let is_last = response.headers().contains_key("x-linked-etag");
             match location {
                 Some(to) if to.starts_with('/') && !to.starts_with("//") => {
-                    url = format!("{}{to}", origin(&self.settings.endpoint))
+                    url = format!("{}{to}", origin(&self.settings.endpoint));
                 }
                 Some(to) if !is_last && self.is_own(&to) => url = to,
                 _ => return Ok((url, response)),

@@ -102,10 +102,10 @@ fn pooling(config: &Value, place: &str) -> Result<Pooling, LayoutError> {
     for (key, value) in config.as_object().into_iter().flatten() {
         match (key.strip_prefix("pooling_mode_"), value) {
             (Some(mode), Value::Bool(true)) => {
-                modes.push(PoolingMode::parse(mode).ok_or_else(|| refuse(mode.to_owned()))?)
+                modes.push(PoolingMode::parse(mode).ok_or_else(|| refuse(mode.to_owned()))?);
             }
             (None, Value::String(text)) if key == "pooling_mode" => {
-                modes.extend(modes_of(text).ok_or_else(|| refuse(text.clone()))?)
+                modes.extend(modes_of(text).ok_or_else(|| refuse(text.clone()))?);
             }
             (None, value) if key == "pooling_mode" && !value.is_null() => {
                 return Err(refuse(value.to_string()));

@@ -114,7 +114,7 @@ impl ProfilesService {
         match self.unload(&plan.unload_after).await {
             Ok(lost) => notes.extend(lost),
             Err(fault) => {
-                notes.push(format!("not all that is not needed has ended: {}", fault.message()))
+                notes.push(format!("not all that is not needed has ended: {}", fault.message()));
             }
         }
         notes.extend(self.missing_names(&profile).await);

@@ -292,7 +292,7 @@ impl Pipeline {
                     call.refused.push((index, self.too_long(index, tokens, false, mend)));
                 }
                 Err(PairError::Tokenizer(error)) => {
-                    call.refused.push((index, untokenisable(&format!("texts[{index}]"), &error)))
+                    call.refused.push((index, untokenisable(&format!("texts[{index}]"), &error)));
                 }
             }
         }

@@ -55,7 +55,7 @@ impl Desk<'_> {
         if !memories.is_empty() && !responses.is_empty() {
             let removal = Removal { memories: memories.clone(), responses: responses.clone() };
             let outcome = session.remove(&[removal], &mut |_, removed| {
-                without = Some((removed.ablation.responses, removed.scores))
+                without = Some((removed.ablation.responses, removed.scores));
             });
             outcome.map_err(|e| e.fault())?;
         }

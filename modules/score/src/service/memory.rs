@@ -50,7 +50,7 @@ impl Desk<'_> {
             let removal = Removal { memories: vec![memory], responses: responses.clone() };
             let removed = session.remove(&[removal], &mut |s, removed| match removed.scores {
                 Ok(without) => {
-                    cells = responses.iter().map(|r| s.compared(top).cell(*r, &without)).collect()
+                    cells = responses.iter().map(|r| s.compared(top).cell(*r, &without)).collect();
                 }
                 Err(error) => outcome = Err(error),
             });

@@ -74,7 +74,7 @@ impl Buckets {
         });
         let removed = clearing.await.unwrap_or_default();
         removed.iter().for_each(|path| {
-            tracing::info!("removed {}, which a killed upload had left", path.display())
+            tracing::info!("removed {}, which a killed upload had left", path.display());
         });
         removed
     }

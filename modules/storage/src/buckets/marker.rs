@@ -104,7 +104,7 @@ pub(super) fn node(state: &Path) -> io::Result<Result<String, NodeError>> {
         // Nothing is written to any bucket from here either.
         Err(error) if is_read_only(&error) => {}
         Err(error) if !is_new => {
-            tracing::warn!("{}: {error}: it has no checksum yet", state.join(NODE).display())
+            tracing::warn!("{}: {error}: it has no checksum yet", state.join(NODE).display());
         }
         written => written?,
     }

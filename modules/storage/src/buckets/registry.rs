@@ -204,7 +204,7 @@ mod tests {
         let ours = [bucket("lake", "file:///lake", 1)];
         assert_eq!(other(state.path(), &file, &ours), None, "none is there");
         let theirs = |buckets: &[Bucket]| {
-            fs::write(&old, serde_json::to_vec(buckets).expect("JSON")).expect("written")
+            fs::write(&old, serde_json::to_vec(buckets).expect("JSON")).expect("written");
         };
         theirs(&[
             bucket("lake", "file:///lake", 7),

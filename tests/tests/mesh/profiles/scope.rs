@@ -162,7 +162,7 @@ async fn with_a_profile_active_only_what_it_binds_can_be_named_through_any_door_
     let folder = mesh.folder.path().join("profiles");
     std::fs::create_dir_all(&folder).expect("made");
     let write = |id: &str, text: &str| {
-        std::fs::write(folder.join(format!("{id}.toml")), text).expect("written")
+        std::fs::write(folder.join(format!("{id}.toml")), text).expect("written");
     };
     write("recruiter", "indexes = [\"cvs\"]\ndatasets = [\"cvs\"]\nbucket = \"staffing\"\n");
     write("assistant", "indexes = [\"docs\", \"later\"]\ndatasets = [\"docs\"]\n");

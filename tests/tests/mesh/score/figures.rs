@@ -49,7 +49,7 @@ async fn models_of_five_layouts_give_the_figures_of_numpy() {
         for (at, (ours, theirs)) in ours.iter().zip(theirs).enumerate() {
             match (ours.as_f64(), theirs.as_f64()) {
                 (Some(ours), Some(theirs)) => {
-                    assert!((ours - theirs).abs() <= 1e-4, "{name} {at}: {ours} {theirs}")
+                    assert!((ours - theirs).abs() <= 1e-4, "{name} {at}: {ours} {theirs}");
                 }
                 // Nothing stands before a text unless the tokenizer puts something there.
                 (ours, theirs) => assert_eq!((ours, theirs, at), (None, None, 0), "{name}"),

@@ -97,7 +97,7 @@ async fn a_socket_that_systemd_holds_is_answered_again_after_every_end_of_init()
                 .status()
                 .expect("kill runs")
                 .success()
-        )
+        );
     };
     for end in ["-TERM", "-TERM", "-KILL", "-INT"] {
         let mut init = start();

@@ -140,7 +140,7 @@ impl Column {
             Self::Decimal128(b, _) => b.append_null(),
             Self::Decimal256(b, _) => b.append_null(),
             Self::NumericText(b) | Self::Text(b) | Self::Jsonb(b) | Self::Uuid(b) => {
-                b.append_null()
+                b.append_null();
             }
             Self::Bytes(b) => b.append_null(),
             Self::Enum(b) => b.append_null(),
