@@ -5,6 +5,7 @@
 //! overflowing queue, an editor that saves by renaming and ten thousand files at once are one case;
 //! and every few minutes there is a look without a reason.
 
+mod folders;
 pub mod listing;
 mod record;
 pub mod settle;
@@ -36,8 +37,9 @@ use crate::rules::{self, walk_rules};
 use crate::run::{Job, Runs};
 use crate::sink::Place;
 use crate::source::{Flaw, Format, SourceError, WalkRules, is_passed_over};
+use folders::{overlap, within};
 use listing::Listing;
-use record::{WatchRecord, WatchesError, read, write};
+use record::{WatchRecord, WatchesError, read, resting, write};
 use settle::{Settle, Verdict};
 
 /// Most watches.
@@ -142,6 +144,16 @@ impl Watches {
                 Err(error) => return Err(bad(error.into())),
             }
         }
+        if let Some(own) =
+            self.file.parent().and_then(Path::parent).and_then(|state| within(state, &ask.paths))
+        {
+            return Err(Fault::invalid_parameter(
+                "paths",
+                format!(
+                    "{own} is within the mesh's own state, where every ingest makes files: expected a folder of yours"
+                ),
+            ));
+        }
         if let Some((one, other)) = overlap(&ask.paths) {
             let apart = || format!("{one} is below {other}, or is the same folder");
             let words = if one == other { format!("{one} is named twice") } else { apart() };
@@ -178,8 +190,9 @@ impl Watches {
                 ask,
                 ingested: None,
                 format: format.map(|format| format.name().to_owned()),
+                rests: false,
             };
-            let told = told(&kept);
+            let told = kept.status();
             let before = all.insert(dataset.clone(), Watch { kept, told, task: None });
             if let Err(error) = self.save(&all) {
                 match before {
@@ -242,7 +255,7 @@ impl Watches {
 
     fn begin(self: &Arc<Self>, kept: WatchRecord) {
         let dataset = kept.ask.dataset.clone();
-        let told = told(&kept);
+        let told = kept.status();
         let task = tokio::spawn(follow_on(Arc::clone(self), kept.clone()));
         self.lock().insert(dataset, Watch { kept, told, task: Some(task) });
     }
@@ -285,6 +298,10 @@ impl Watches {
         self.lock().get(dataset).is_some_and(|watch| watch.kept.ingested.is_some())
     }
 
+    fn rests(&self, dataset: &str) -> bool {
+        self.lock().get(dataset).is_some_and(|watch| watch.kept.rests)
+    }
+
     /// The dataset of a watch was deleted: what somebody has deleted does not come back by a change
     /// of a file, nor by a restart.
     fn rest(&self, dataset: &str) {
@@ -292,10 +309,8 @@ impl Watches {
         if let Some(watch) = all.get_mut(dataset) {
             // The digest of no listing.
             watch.kept.ingested.get_or_insert_with(String::new);
-            let words = format!(
-                "dataset `{dataset}` was deleted or renamed, and is not made again by itself: `brahman ingest watch {dataset}` with its \
-                 folders does, `brahman ingest unwatch {dataset}` ends this"
-            );
+            watch.kept.rests = true;
+            let words = resting(dataset);
             tracing::warn!("{words}");
             watch.told.error = Some(words);
         }
@@ -318,33 +333,6 @@ impl Watches {
             );
         }
     }
-}
-
-fn told(kept: &WatchRecord) -> WatchStatus {
-    let WatchIn { dataset, paths, .. } = kept.ask.clone();
-    WatchStatus {
-        dataset,
-        paths,
-        state: "starting".into(),
-        format: kept.format.clone(),
-        ..WatchStatus::default()
-    }
-}
-
-/// Two of the folders of which the first is the other one or below it, by whatever links.
-fn overlap(paths: &[String]) -> Option<(&str, &str)> {
-    let real: Vec<PathBuf> = paths
-        .iter()
-        .map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.into()))
-        .collect();
-    let below = |one: usize| {
-        (0..paths.len())
-            .find(|other| *other != one && real[one].starts_with(&real[*other]))
-            .map(|other| (one, other))
-    };
-    (0..paths.len())
-        .find_map(below)
-        .map(|(one, other)| (paths[one].as_str(), paths[other].as_str()))
 }
 
 /// Whether an event can mean that a listing is another. Our own reading makes events too.
@@ -522,6 +510,10 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     let dataset = ask.dataset.as_str();
     // What reads it relies on its columns: they stay as they are while they hold what is there.
     let now = watches.runs.dataset(dataset).await;
+    if watches.rests(dataset) {
+        settle.failed(Instant::now() + RETRY);
+        return;
+    }
     if matches!(now, Ok(None)) && watches.has_ingested(dataset) {
         settle.failed(Instant::now() + RETRY);
         watches.rest(dataset);

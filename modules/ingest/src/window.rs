@@ -477,9 +477,10 @@ impl Window {
             ),
             None => format!("{table} WHERE {condition}"),
         };
-        // Not max(), which not every type has.
+        // Not max(), which not every type has. Sorted before it is text: the text goes by the
+        // column's name, too, and PostgreSQL would sort by that (1200 stands before 999).
         format!(
-            "SELECT {} FROM {from} ORDER BY {column} DESC LIMIT 1",
+            "SELECT {} FROM (SELECT {column} FROM {from} ORDER BY {column} DESC LIMIT 1) AS brahman_last",
             dialect.text(column, source_type)
         )
     }

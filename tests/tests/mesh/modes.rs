@@ -307,6 +307,45 @@ async fn a_schema_is_read_beyond_a_table_that_may_not_be() {
     assert!(fault.message().contains("none of 3 tables could be read"), "{fault}");
 }
 
+/// Cursors of every kind whose order as text is another than their own: of a thousand rows each,
+/// and of as many later ones, not one is passed over.
+#[tokio::test]
+async fn a_cursor_goes_by_its_own_order_and_not_by_that_of_its_text() {
+    let (server, mesh) = (Postgres::start(), mesh().await);
+    let kinds = [
+        ("int2", "i - 500"),
+        ("int4", "i"),
+        ("int8", "i * 1000003 - 400000000"),
+        ("numeric", "(i - 300) / 7.0"),
+        ("float4", "(i - 300) * 0.37"),
+        ("float8", "(i - 300) / 7.0::float8"),
+        ("date", "'0100-01-01'::date + i * 500"),
+    ];
+    for (kind, value) in kinds {
+        let table = format!("of_{kind}");
+        server.psql(&format!(
+            "CREATE TABLE {table} (id int PRIMARY KEY, u {kind});
+             INSERT INTO {table} SELECT i, {value} FROM generate_series(1, 1000) i"
+        ));
+        let ask = json!({"dataset": &table, "dsn": server.dsn(), "table": &table, "mode": "incremental", "cursor": "u"});
+        let first = mesh.call("org.brahman.Ingest.Postgres", ask.clone()).await.expect("read");
+        assert_eq!(first["rows"], 1000, "{kind}: {first}");
+        server.psql(&format!(
+            "INSERT INTO {table} SELECT i, {value} FROM generate_series(1001, 1100) i"
+        ));
+        let second = mesh.call("org.brahman.Ingest.Postgres", ask).await.expect("read");
+        assert_eq!(second["rows"], 100, "{kind}: {second}");
+        let kept =
+            mesh.call("org.brahman.Catalog.Get", json!({"name": &table})).await.expect("there");
+        assert_eq!(kept["dataset"]["rows"], 1100, "{kind}");
+    }
+    // In parts, from below nothing to above it: as many as their size says.
+    server.psql("ALTER TABLE of_int2 ADD UNIQUE (u); ALTER TABLE of_int2 ALTER u SET NOT NULL");
+    let ask = json!({"dataset": "k", "dsn": server.dsn(), "table": "of_int2", "mode": "keyset", "key": ["u"], "chunk_rows": 100});
+    let out = mesh.call("org.brahman.Ingest.Postgres", ask).await.expect("read");
+    assert_eq!((&out["rows"], out["objects"].as_array().map(Vec::len)), (&json!(1100), Some(11)));
+}
+
 #[tokio::test]
 async fn mariadb_reads_above_a_cursor_too() {
     let (server, mesh) = (MariaDb::start(), mesh().await);

@@ -262,6 +262,19 @@ async fn a_dataset_that_was_deleted_does_not_come_back_by_its_watch_until_it_is_
     })
     .await;
     watching(&mesh, is_told).await;
+    // Nor does it overwrite what somebody else makes by that name, when another watch of the folder
+    // has long seen the change.
+    let table = mesh.folder.path().join("table.csv");
+    std::fs::write(&table, "a\n1\n").expect("written");
+    mesh.brahman_json(&["ingest", "files", "n", &table.display().to_string()]);
+    let ask = json!({"dataset": "seen", "paths": [folder.display().to_string()]});
+    mesh.call("org.brahman.Ingest.Watch", ask).await.expect("watched");
+    told.until("seen", 1).await;
+    std::fs::write(folder.join("c.md"), "three").expect("written");
+    told.until("seen", 2).await;
+    let own = mesh.call("org.brahman.Catalog.Get", json!({"name": "n"})).await.expect("there");
+    assert_eq!(own["dataset"]["rows"], 1, "the table's: {own}");
+    std::fs::remove_file(folder.join("c.md")).expect("removed");
     watch(&mesh, &folder).await;
     watching(&mesh, |watch| watch["rows"] == 2).await;
     assert_eq!(texts(&mesh).len(), 2);
@@ -381,6 +394,7 @@ async fn what_cannot_be_watched_is_refused_by_name() {
         ("relative", "absolute"),
         ("/no/such/folder", "folder"),
         (&file.display().to_string(), "watch the folder"),
+        (&mesh.folder.path().join("state/ingest").display().to_string(), "mesh's own state"),
     ] {
         let fault =
             mesh.fault("org.brahman.Ingest.Watch", json!({"dataset": "n", "paths": [path]})).await;

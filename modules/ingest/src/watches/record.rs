@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::ingest::WatchIn;
+use brahman_card::interface::ingest::{WatchIn, WatchStatus};
 use brahman_storage::checked::{self, CheckedContent, CheckedError};
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,10 @@ pub(super) struct WatchRecord {
     /// As what it is read, once that is decided: it stays so until it is watched anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) format: Option<String>,
+    /// Whether its dataset was deleted or renamed since: then nothing is ingested, whoever makes a
+    /// dataset of that name, until it is watched anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) rests: bool,
 }
 
 impl WatchRecord {
@@ -29,6 +33,27 @@ impl WatchRecord {
         }
         self
     }
+
+    /// How it stands before anything was looked at.
+    pub(super) fn status(&self) -> WatchStatus {
+        let WatchIn { dataset, paths, .. } = self.ask.clone();
+        WatchStatus {
+            error: self.rests.then(|| resting(&dataset)),
+            dataset,
+            paths,
+            state: "starting".into(),
+            format: self.format.clone(),
+            ..WatchStatus::default()
+        }
+    }
+}
+
+/// Why a watch rests.
+pub(super) fn resting(dataset: &str) -> String {
+    format!(
+        "dataset `{dataset}` was deleted or renamed, and is not made again by itself: `brahman ingest watch {dataset}` with its \
+         folders does, `brahman ingest unwatch {dataset}` ends this"
+    )
 }
 
 /// The file of watches, and what is wrong with it.
@@ -70,7 +95,7 @@ mod tests {
         assert!(matches!(read(&file), Ok((kept, false)) if kept.is_empty()));
         let ask =
             WatchIn { dataset: "notes".into(), paths: vec!["/notes".into()], ..WatchIn::default() };
-        let record = WatchRecord { ask, ingested: Some("0a".into()), format: None };
+        let record = WatchRecord { ask, ingested: Some("0a".into()), format: None, rests: false };
         std::fs::write(&file, serde_json::to_vec_pretty(&[&record]).expect("JSON"))
             .expect("as an earlier version wrote it");
         let (kept, is_old) = read(&file).expect("read");
