@@ -164,6 +164,52 @@ async fn a_copy_and_a_rename_are_one_each_however_often_they_are_said() {
     }
 }
 
+/// Whichever of the two is first: a rename that is refused has made nothing, and one that is told
+/// as done has not lost what was committed.
+#[tokio::test]
+async fn a_rename_beside_a_commit_is_done_or_has_made_nothing() {
+    let mesh = mesh().await;
+    for round in 0..25 {
+        let (from, to) = (format!("from{round}"), format!("to{round}"));
+        ingest(&mesh, &from, "old", 3).await;
+        let file = mesh.folder.path().join(format!("{from}.csv"));
+        std::fs::write(&file, "id,text\n1,new\n").expect("written");
+        let ask = json!({"dataset": &from, "paths": [file.display().to_string()], "pii": false});
+        let commit = mesh.call("org.brahman.Ingest.Files", ask);
+        let rename = async {
+            // Into the middle of it, a little later each time.
+            for _ in 0..round {
+                mesh.call("org.brahman.Catalog.List", json!({})).await.expect("listed");
+            }
+            mesh.call("org.brahman.Catalog.Rename", json!({"name": &from, "to": &to})).await
+        };
+        let (committed, renamed) = tokio::join!(commit, rename);
+        let names: BTreeSet<String> =
+            mesh.call("org.brahman.Catalog.List", json!({})).await.expect("listed")["datasets"]
+                .as_array()
+                .expect("datasets")
+                .iter()
+                .filter_map(|dataset| dataset["name"].as_str().map(str::to_owned))
+                .collect();
+        match renamed {
+            Ok(_) => {
+                assert!(names.contains(&to), "{names:?}");
+                let rows = &get(&mesh, &to).await["dataset"]["rows"];
+                // What was committed is under the new name, or was refused, or came to a dataset
+                // that was begun anew by the old one.
+                assert!(
+                    committed.is_err() || *rows == 1 || names.contains(&from),
+                    "{committed:?} {rows} {names:?}"
+                );
+            }
+            Err(refused) => {
+                assert!(names.contains(&from) && !names.contains(&to), "{refused} {names:?}");
+                assert!(!current(&mesh, &to).exists(), "{refused}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_catalog_that_is_killed_in_the_middle_of_a_rename_leaves_one_whole_dataset_at_least() {
     let mesh = mesh().await;

@@ -4,8 +4,8 @@
 //! A copy is a run like any other: it is begun in the lineage, its objects are put into its own
 //! folder, verified, and published by one commit. A kill between any two steps leaves no dataset or
 //! the whole one. A name is given up only after the copy was published, and only while what was
-//! copied is still what there is. Said again, either is answered by what its first time has made:
-//! what a dataset was made of says so.
+//! copied is still what there is: else the copy is taken back. Said again, either is answered by
+//! what its first time has made: what a dataset was made of says so.
 
 use std::fs;
 use std::io;
@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
+use brahman_card::interface::WireError as _;
+use brahman_card::interface::catalog::error::{InUse, Moved, Pinned};
 use brahman_card::interface::catalog::{
     CommitIn, CopyIn, CopyOut, Dataset, GetOut, LocationIn, Object,
 };
@@ -28,6 +30,9 @@ use crate::registry::{DatasetRegistry, RegistryError};
 pub(super) const PRODUCER: &str = "copy";
 /// How the input of a copy begins.
 const SOURCE: &str = "dataset:";
+
+/// Errors of a name that is not given up, by which nothing was changed.
+const KEEPS_NAME: [&str; 3] = [Moved::NAME, InUse::NAME, Pinned::NAME];
 
 /// What a dataset says that is a copy of a generation of another.
 fn origin(name: &str, run_id: &str) -> String {
@@ -80,6 +85,7 @@ impl CatalogService {
             .consult(realm, move |registry| (registry.has(&from), registry.get(&new).ok()))
             .await
             .map_err(unanswered)?;
+        let was_vacant = begun.1.is_none();
         if let (false, Some(done)) = begun
             && done.lineage.inputs.iter().any(|input| input.starts_with(&origin(&name, "")))
             && done.lineage.producer == PRODUCER
@@ -102,11 +108,45 @@ impl CatalogService {
             .unwrap_or_default()
             .to_owned();
         let old = name.clone();
-        self.blocking(realm, move |registry| registry.delete_at(&old, &run)).await?;
+        let given_up = self.blocking(realm, move |registry| registry.delete_at(&old, &run)).await;
+        if let Err(refused) = given_up {
+            return Err(if was_vacant && KEEPS_NAME.contains(&&*refused.name) {
+                self.take_back(realm, &name, copy, refused).await
+            } else {
+                refused
+            });
+        }
         self.tidy(realm, Some(&name)).await;
         self.show(realm, &name).await;
         self.follow_up(realm, name);
         Ok(told(copy))
+    }
+
+    /// Deletes the copy that a rename has just made of a dataset which keeps its name after all.
+    /// Gives why it does, and what is left.
+    async fn take_back(
+        self: &Arc<Self>,
+        realm: Realm,
+        name: &str,
+        copy: Dataset,
+        refused: Fault,
+    ) -> Fault {
+        let (to, run) = (copy.name, copy.lineage.run_id);
+        let (asked, why) = (to.clone(), refused.message().to_owned());
+        let gone = self.blocking(realm, move |registry| registry.delete_at(&asked, &run)).await;
+        let left = match &gone {
+            Ok(()) => format!("nothing is called `{to}`"),
+            Err(kept) => format!("its copy `{to}` stays: {}", kept.message()),
+        };
+        self.tidy(realm, Some(&to)).await;
+        self.show(realm, &to).await;
+        self.follow_up(realm, to);
+        let words = if refused.name == Moved::NAME {
+            "it went on while it was renamed; run it again"
+        } else {
+            &why
+        };
+        refused.with("message", format!("dataset `{name}` keeps its name, and {left}: {words}"))
     }
 
     /// The copy of a dataset's present generation, which is made if it is not there.
