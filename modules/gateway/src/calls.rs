@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use brahman_card::interface::broker::{self, FlowIn};
 use brahman_card::interface::{self, WireError as _, service};
 use brahman_card::wire::header::again;
 use brahman_card::wire::parameters;
@@ -111,9 +112,7 @@ pub(crate) async fn call(
     })?;
     caller.allow(interface)?;
     // The client remembers who answers for which interface: of made-up ones there would be no end.
-    if interface::known(interface).is_none()
-        && !offered(mesh, caller).await?.iter().any(|name| name == interface)
-    {
+    if interface::known(interface).is_none() && !is_offered(mesh, caller, interface).await? {
         return Err(Fault::interface_not_found(interface).into());
     }
     let body = body.trim_ascii();
@@ -233,6 +232,13 @@ async fn pump(
             }
         };
     }
+}
+
+/// Whether some Card offers an interface; its module may be on its way, and a call waits for it.
+async fn is_offered(mesh: &Mesh, caller: &Caller, interface: &str) -> Result<bool, Refusal> {
+    let ask = FlowIn { flow: interface.to_owned(), context: caller.context.clone(), require: None };
+    let explained = mesh.client().call_method::<broker::Explain>(&ask, &caller.options()).await;
+    Ok(!explained.map_err(Fault::from)?.value.candidates.is_empty())
 }
 
 /// The interfaces that are on offer now.

@@ -111,9 +111,38 @@ async fn whoever_hangs_up_ends_the_work_that_he_asked_for() {
     let cards =
         [shipped("broker"), shipped("gateway"), stranger("t", "org.example.T", &[], WAITING, "")];
     let mesh = Setup::new(&cards).up().await;
-    mesh.when(|modules| modules.iter().all(|m| m.state == ModuleState::Ready)).await;
+    mesh.when_served_by("org.example.T", "t").await;
+    mesh.when_module("gateway", ModuleState::Ready).await;
     hang_up(&mesh, "Watch", "text/event-stream").await;
     std::fs::remove_file(mesh.folder.path().join("Watch.sock")).expect("removed");
     hang_up(&mesh, "Watch", "application/x-ndjson").await;
     hang_up(&mesh, "Get", "application/json").await;
+}
+
+/// Ends when it is told to.
+const ENDING: &str = r#"
+def handle(c, m):
+    if m["method"].endswith(".End"): os._exit(1)
+    reply(c, {"parameters": {"pid": os.getpid()}})
+"#;
+
+#[tokio::test]
+async fn a_call_waits_for_a_provider_that_starts_again_whosever_interface_it_is() {
+    let ending = stranger("t", "org.example.T", &["Get"], ENDING, "");
+    let mesh = Setup::new(&[shipped("broker"), shipped("gateway"), ending]).up().await;
+    mesh.when_served_by("org.example.T", "t").await;
+    mesh.when_module("gateway", ModuleState::Ready).await;
+    let call = |method: &str, n: usize| {
+        post(&mesh, &format!("/v1/call/org.example.T.{method}"), &json!({ "n": n }))
+    };
+    for n in 0..3 {
+        assert_eq!(
+            call("End", n).status,
+            502,
+            "it has ended, and nobody says that this is repeatable"
+        );
+        let answer = call("Get", n);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    assert_eq!(post(&mesh, "/v1/call/org.example.U.Get", &json!({})).status, 404);
 }
