@@ -72,9 +72,9 @@ pub trait Measure: std::fmt::Debug {
 
 /// Counts nothing: what is cut beside it is as long as is guessed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unmeasured;
+pub struct NoMeasure;
 
-impl Measure for Unmeasured {
+impl Measure for NoMeasure {
     fn window(&self) -> Result<Option<Window>, Fault> {
         Ok(None)
     }

@@ -27,7 +27,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 
 use crate::chunk::Chunker;
-use crate::cutter::{Cut, Cutter, Measure, Source, Unmeasured};
+use crate::cutter::{Cut, Cutter, Measure, NoMeasure, Source};
 use crate::files::Damage;
 use crate::filter::{self, Value};
 use crate::generation::Generation;
@@ -90,7 +90,7 @@ impl Cutting {
         match self {
             Self::Characters(_) => None,
             Self::Tokens(cutter, _) => {
-                Some(Self::Tokens(Cutter::new(cutter.limits()), Box::new(Unmeasured)))
+                Some(Self::Tokens(Cutter::new(cutter.limits()), Box::new(NoMeasure)))
             }
         }
     }
