@@ -78,7 +78,9 @@ def main():
                     while not (hits := hits_of(mesh, mode)):
                         time.sleep(0.02)
                     took = time.monotonic() - since
-                    print(f"| first answer of a first refresh, {mode} (partial: {hits.get('partial', False)}) | {took:.2f} s | ≤ {bar} s |", flush=True)
+                    far = f"{hits['read']:,} documents read" if "read" in hits else f"{hits.get('embedded', 0):,} chunks embedded"
+                    said = f"partial: {hits.get('partial', False)}, {far}"
+                    print(f"| first answer of a first refresh, {mode} ({said}) | {took:.2f} s | ≤ {bar} s |", flush=True)
                 if arguments.wait:
                     refresh.join()
                     print(f"| all embedded | {time.monotonic() - since:.0f} s | - |")

@@ -218,12 +218,13 @@ fn search_notes(found: &SearchOut) -> Vec<String> {
     let quoted = |parts: &[String]| {
         parts.iter().map(|part| format!("\"{part}\"")).collect::<Vec<_>>().join(" and ")
     };
-    let partial = || {
-        format!(
+    let partial = || match (found.read, found.to_read) {
+        (Some(read), Some(of)) => format!("partial: {read} of {of} documents are read"),
+        _ => format!(
             "partial: {} of {} chunks are embedded",
             found.embedded.unwrap_or(0),
             found.to_embed.unwrap_or(0)
-        )
+        ),
     };
     let notes = [
         found.stale.then(|| "stale: the dataset has changed since".to_owned()),

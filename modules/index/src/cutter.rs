@@ -70,6 +70,20 @@ pub trait Measure: std::fmt::Debug {
     fn tokens(&self, texts: &[String]) -> Result<Option<Vec<u64>>, Fault>;
 }
 
+/// Counts nothing: what is cut beside it is as long as is guessed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NoMeasure;
+
+impl Measure for NoMeasure {
+    fn window(&self) -> Result<Option<Window>, Fault> {
+        Ok(None)
+    }
+
+    fn tokens(&self, _: &[String]) -> Result<Option<Vec<u64>>, Fault> {
+        Ok(None)
+    }
+}
+
 /// What a chunk may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -157,6 +171,12 @@ impl Cutter {
             factor: Cell::new(1.0),
             is_guessed: Cell::new(false),
         }
+    }
+
+    /// What its chunks may be.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Whether chunks were cut by guessed tokens alone, although the model has a window.

@@ -10,13 +10,12 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type};
-use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_cast::display::array_value_to_string;
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::DataType;
 use brahman_card::Fault;
 use brahman_card::interface::catalog::Dataset;
 use brahman_card::interface::index::{CreateIn, SkippedRow, error};
@@ -28,21 +27,20 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::errors::ParquetError;
 
 use crate::chunk::Chunker;
-use crate::cutter::{Cut, Cutter, Measure, Source};
+use crate::cutter::{Cut, Cutter, Measure, NoMeasure, Source};
 use crate::files::Damage;
 use crate::filter::{self, Value};
 use crate::generation::Generation;
 use crate::rows::{Row, RowStore};
-use crate::segment;
-use columns::{SKIPPED_NAMED, plain, wanted_columns};
+use columns::{FilterColumns, SKIPPED_NAMED, plain, wanted_columns};
 pub use columns::{check_columns, no_column, schema_of, text_columns};
 
 /// The way in which texts are cut now: by tokens, each chunk with its context before it.
 pub const CHUNKING: u32 = 2;
 /// What can name a document.
 const SCALAR: &str = "text, a number, a boolean, a date or a timestamp";
-/// Rows of the dataset read at once.
-const BATCH_ROWS: usize = 1024;
+/// Rows of the dataset read at once, where nobody waits for the first of them.
+pub const BATCH_ROWS: usize = 1024;
 
 /// Where a fresh chunk's vector comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +80,18 @@ impl Cutting {
                     .collect())
             }
             Self::Tokens(cutter, measure) => cutter.cut(sources, measure.as_ref()),
+        }
+    }
+
+    /// The same by guessed tokens, which takes no model and little time; none of one that counts
+    /// no tokens.
+    #[must_use]
+    pub fn guessing(&self) -> Option<Self> {
+        match self {
+            Self::Characters(_) => None,
+            Self::Tokens(cutter, _) => {
+                Some(Self::Tokens(Cutter::new(cutter.limits()), Box::new(NoMeasure)))
+            }
         }
     }
 
@@ -156,23 +166,48 @@ fn known(old: Option<&Generation>) -> io::Result<KnownDocuments> {
     Ok(known)
 }
 
-/// Reads the dataset and compares it with the old generation. Blocks.
+/// How far a dataset is read.
+#[derive(Debug)]
+pub struct PlanSoFar<'a> {
+    /// What is to be done of what was read.
+    pub plan: &'a Plan,
+    /// Documents that were read.
+    pub documents: u64,
+    columns: &'a FilterColumns,
+    old: Option<&'a Generation>,
+}
+
+impl PlanSoFar<'_> {
+    /// The filter columns of the chunks to add, by the types of what was read.
+    ///
+    /// # Errors
+    /// If a column has values that its type does not hold.
+    pub fn columns(&self) -> Result<RecordBatch, Fault> {
+        self.columns.joined(self.old, self.plan.fresh.len())
+    }
+}
+
+/// Reads the dataset, so many rows at once, and compares it with the old generation. `hear` hears
+/// after each of them how far it is, and says whether the rest is wanted: none if it is not.
+/// Blocks.
 ///
 /// # Errors
-/// If a column is missing or of a type that cannot be used, or an object cannot be read.
+/// If a column is missing or of a type that cannot be used, or an object cannot be read; as `hear`
+/// gives them.
 pub fn plan(
     dataset: &Dataset,
     parameters: &CreateIn,
     cutting: &Cutting,
     old: Option<&Generation>,
-) -> Result<Plan, Fault> {
+    rows_at_once: usize,
+    hear: &mut dyn FnMut(&PlanSoFar<'_>) -> Result<bool, Fault>,
+) -> Result<Option<Plan>, Fault> {
     let known = known(old).map_err(|e| io_fault("reading the index", &e))?;
     let mut plan = Plan { pre_existing_docs: known.len() as u64, ..Plan::default() };
     let mut seen: HashSet<String> = HashSet::new();
     let texts = text_columns(parameters);
-    let filters = parameters.filter_columns.clone().unwrap_or_default();
     let wanted = wanted_columns(parameters);
-    let (mut columns, mut types): (Vec<RecordBatch>, Option<Vec<DataType>>) = (Vec::new(), None);
+    let mut columns = FilterColumns::new(parameters.filter_columns.clone().unwrap_or_default());
     for object in &dataset.objects {
         let path = object.local();
         let unreadable = |e: &dyn std::error::Error| {
@@ -181,32 +216,24 @@ pub fn plan(
         };
         let builder = open(&path).map_err(|e| unreadable(&e))?;
         check_columns(builder.schema(), &dataset.name, parameters)?;
-        // Objects of one dataset may differ in the types of a column.
-        let own = filters.iter().filter_map(|name| builder.schema().field_with_name(name).ok());
-        let own: Vec<DataType> = own.map(|field| filter::plain_type(field.data_type())).collect();
-        types = Some(match types {
-            Some(types) => types.iter().zip(&own).map(|(a, b)| filter::common_type(a, b)).collect(),
-            None => own,
-        });
+        columns.meet(builder.schema());
         let roots: Vec<usize> =
             wanted.iter().filter_map(|c| builder.schema().index_of(c).ok()).collect();
         let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
         for batch in builder
             .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
+            .with_batch_size(rows_at_once)
             .build()
             .map_err(|e| unreadable(&e))?
         {
             let batch = plain(&batch.map_err(|e| unreadable(&e))?).map_err(|e| unreadable(&e))?;
+            let filters = columns.names();
             let taken =
-                plan.batch(&batch, parameters, &texts, &filters, cutting, &known, old, &mut seen)?;
-            if !filters.is_empty() {
-                let indices: Vec<usize> =
-                    filters.iter().filter_map(|f| batch.schema().index_of(f).ok()).collect();
-                let own = batch.project(&indices).and_then(|b| {
-                    arrow_select::take::take_record_batch(&b, &UInt32Array::from(taken))
-                });
-                columns.push(own.map_err(|e| Fault::internal(chain(&e)))?);
+                plan.batch(&batch, parameters, &texts, filters, cutting, &known, old, &mut seen)?;
+            columns.add(&batch, taken)?;
+            let documents = seen.len() as u64;
+            if !hear(&PlanSoFar { plan: &plan, documents, columns: &columns, old })? {
+                return Ok(None);
             }
         }
     }
@@ -218,31 +245,8 @@ pub fn plan(
         plan.dead.extend(rows);
     }
     plan.dead.sort_unstable();
-    let kinds = filters.iter().zip(types.unwrap_or_default());
-    let fields: Vec<Field> =
-        kinds.map(|(name, kind)| Field::new(name, settled(&kind, name, old), true)).collect();
-    let schema = Arc::new(Schema::new(fields));
-    plan.columns = Some(
-        segment::join(&schema, &columns, plan.fresh.len())
-            .map_err(|e| Fault::internal(chain(&e)))?,
-    );
-    Ok(plan)
-}
-
-/// The type of a column that is kept: where nothing stands in it now, the one that it had before.
-fn settled(kind: &DataType, name: &str, old: Option<&Generation>) -> DataType {
-    let settled = filter::settled_type(kind);
-    if settled == *kind {
-        return settled;
-    }
-    let of =
-        |schema: &Schema| schema.field_with_name(name).ok().map(|field| field.data_type().clone());
-    let before = old.and_then(|old| {
-        let appended = of(&old.delta.columns.schema());
-        appended.or_else(|| of(old.base.as_ref()?.column_types().ok()?.as_ref()))
-    });
-    // A list stays a list.
-    before.filter(|before| kind.is_null() || matches!(before, DataType::List(_))).unwrap_or(settled)
+    plan.columns = Some(columns.joined(old, plan.fresh.len())?);
+    Ok(Some(plan))
 }
 
 fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<File>, ParquetError> {

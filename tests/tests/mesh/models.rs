@@ -250,6 +250,14 @@ async fn tokens_are_counted_and_placed() {
         json!({"tokens": 4, "kept": 4, "unknown": 1, "starts": [0, 6], "ends": [5, 9]})
     );
     assert_eq!((&out["texts"][1]["tokens"], &out["max_tokens"]), (&json!(2), &json!(WINDOW)));
+    // Many are counted side by side, and come back in their order.
+    let many: Vec<String> = (0..300).map(|n| "river ".repeat(n % 5)).collect();
+    let out = ask(&mesh, "mean", "Tokenize", json!({ "texts": many })).await.expect("counted");
+    let counted = out["texts"].as_array().expect("texts").iter().map(|one| one["tokens"].as_u64());
+    assert_eq!(
+        counted.collect::<Option<Vec<u64>>>(),
+        Some((0..300).map(|n| n % 5 + 2).collect::<Vec<u64>>())
+    );
     let asked = ask(
         &mesh,
         "mean",

@@ -2,9 +2,152 @@
 
 use brahman_card::ModuleState;
 use brahman_sidecar::client::encode_call;
-use brahman_sidecar::{CallOptions, Connection};
-use brahman_tests::{PATIENCE, Setup, shipped};
+use brahman_sidecar::{CallOptions, ClientError, Connection};
+use brahman_tests::{Mesh, PATIENCE, Setup, shipped};
 use serde_json::{Value, json};
+
+/// A refresh of `d` that tells how far it is, until its caller hangs up.
+async fn begun(mesh: &Mesh) -> Connection {
+    let mut refreshing = Connection::connect(&mesh.socket()).await.expect("connected");
+    let call = encode_call(
+        "org.brahman.Index.Refresh",
+        &json!({"name": "d"}),
+        &CallOptions::default(),
+        true,
+        false,
+    );
+    refreshing.send(&call.expect("encodes")).await.expect("sent");
+    refreshing
+}
+
+/// The first answer that has a hit; until then the index is not ready, or what is read has none.
+async fn first_hit(mesh: &Mesh, ask: &Value) -> Value {
+    let asking = async {
+        loop {
+            match mesh.call("org.brahman.Index.Search", ask.clone()).await {
+                Ok(found) => {
+                    assert_eq!(found["partial"], json!(true), "{found}");
+                    if found["results"][0].as_array().is_some_and(|hits| !hits.is_empty()) {
+                        return found;
+                    }
+                }
+                Err(ClientError::Fault(fault)) => {
+                    assert_eq!(fault.name, "org.brahman.Index.NotReady", "{fault}");
+                }
+                Err(error) => panic!("a search: {error}"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.expect("a hit")
+}
+
+#[tokio::test]
+async fn words_are_found_before_anything_is_cut_and_a_refresh_that_is_given_up_leaves_none() {
+    let mesh =
+        Setup::new(&["broker", "catalog", "ingest", "embed-mock", "index"].map(shipped)).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    let file = mesh.folder.path().join("d.csv");
+    let lines: String = (0..3000)
+        .map(|row| format!("{row},word{row} of a text that is read,{}\n", row % 2))
+        .collect();
+    std::fs::write(&file, format!("id,text,half\n{lines}")).expect("written");
+    let ask = json!({"dataset": "d", "paths": [file.display().to_string()], "pii": false});
+    mesh.call("org.brahman.Ingest.Files", ask).await.expect("ingested");
+    let wanted = json!({
+        "name": "d", "dataset": "d", "id_column": "id", "text_column": "text",
+        "filter_columns": ["half"],
+    });
+    mesh.call("org.brahman.Index.Create", wanted).await.expect("created");
+
+    // Nobody counts tokens: not one document can be cut as it will be.
+    let embedder = mesh.module("embed-mock").await.pid;
+    mesh.signal(embedder, "STOP");
+    let mut refreshing = begun(&mesh).await;
+    let last = |half: u64| {
+        let filter = json!({ "half": half });
+        json!({"index": "d", "text": "word2999", "mode": "lexical", "filter": filter})
+    };
+    // It is in the last part that is read.
+    let words = first_hit(&mesh, &last(1)).await;
+    let hit = &words["results"][0][0];
+    assert_eq!(
+        (&hit["doc_id"], &hit["line"], &hit["text"]),
+        (&json!("2999"), &json!(1), &json!("word2999 of a text that is read")),
+        "{words}"
+    );
+    assert_eq!(
+        (&words["read"], &words["to_read"], &words["generation"], words.get("embedded")),
+        (&json!(3000), &json!(3000), &json!(0), None),
+        "{words}"
+    );
+    let others = mesh.call("org.brahman.Index.Search", last(0)).await.expect("filtered");
+    assert_eq!(others["results"], json!([[]]), "{others}");
+    let shown = mesh.brahman(&["search", "d", "word7", "--lexical"]);
+    assert!(
+        String::from_utf8_lossy(&shown.stderr).contains("3000 of 3000 documents are read"),
+        "{shown:?}"
+    );
+    // By meaning, and by both, there is nothing yet.
+    let mut vector = vec![0.0; 32];
+    vector[0] = 1.0;
+    for ask in [
+        json!({"index": "d", "vector": vector}),
+        json!({"index": "d", "text": "word7", "vector": vector, "mode": "hybrid"}),
+    ] {
+        let early = mesh.fault("org.brahman.Index.Search", ask).await;
+        assert!(
+            early.name == "org.brahman.Index.NotReady"
+                && early.message().contains("nothing is embedded yet"),
+            "{early}"
+        );
+    }
+    let far = async {
+        loop {
+            let reply = refreshing.receive().await.expect("progress");
+            let word: Value = reply.typed().expect("a reply").value;
+            if word["of"] == json!(3000) {
+                return word;
+            }
+        }
+    };
+    let far = tokio::time::timeout(PATIENCE, far).await.expect("it tells how far it is");
+    assert_eq!((&far["phase"], &far["done"]), (&json!("read"), &json!(0)), "{far}");
+
+    // Whoever wanted it hangs up.
+    drop(refreshing);
+    let gone = async {
+        loop {
+            match mesh.call("org.brahman.Index.Search", last(1)).await {
+                Ok(found) => assert_eq!(found["partial"], json!(true), "{found}"),
+                Err(ClientError::Fault(fault)) => return fault,
+                Err(error) => panic!("a search: {error}"),
+            }
+        }
+    };
+    let gone = tokio::time::timeout(PATIENCE, gone).await.expect("it is given up");
+    assert!(gone.message().contains("has not been refreshed yet"), "{gone}");
+    mesh.signal(embedder, "CONT");
+    let again = async {
+        loop {
+            match mesh.call("org.brahman.Index.Refresh", json!({"name": "d"})).await {
+                Ok(done) => return done,
+                // Until the one before has let go.
+                Err(ClientError::Fault(fault)) => {
+                    assert_eq!(fault.name, "org.brahman.Index.Busy", "{fault}");
+                }
+                Err(error) => panic!("a refresh: {error}"),
+            }
+        }
+    };
+    let done = tokio::time::timeout(PATIENCE, again).await.expect("it ends");
+    assert_eq!((&done["total"], &done["generation"]), (&json!(3000), &json!(1)), "{done}");
+    let whole = mesh.call("org.brahman.Index.Search", last(1)).await.expect("found");
+    assert_eq!(
+        (whole.get("partial"), whole.get("read"), &whole["results"][0][0]["doc_id"]),
+        (None, None, &json!("2999")),
+        "{whole}"
+    );
+}
 
 #[tokio::test]
 async fn a_first_refresh_is_searched_by_words_and_by_meaning_while_it_runs() {
@@ -31,15 +174,7 @@ async fn a_first_refresh_is_searched_by_words_and_by_meaning_while_it_runs() {
         .await;
     assert_eq!(before.name, "org.brahman.Index.NotReady");
 
-    let mut refreshing = Connection::connect(&mesh.socket()).await.expect("connected");
-    let call = encode_call(
-        "org.brahman.Index.Refresh",
-        &json!({"name": "d"}),
-        &CallOptions::default(),
-        true,
-        false,
-    );
-    refreshing.send(&call.expect("encodes")).await.expect("sent");
+    let mut refreshing = begun(&mesh).await;
     loop {
         let word: Value =
             refreshing.receive().await.expect("progress").typed().expect("a reply").value;

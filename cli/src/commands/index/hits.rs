@@ -137,10 +137,14 @@ pub(super) fn found(output: &Output, out: &SearchOut) {
         output.note("files of the index were damaged or gone, and came back from bucket rescue");
     }
     if out.partial == Some(true) {
-        let (done, of) = (out.embedded.unwrap_or(0), out.to_embed.unwrap_or(0));
-        output.note(&format!(
-            "partial: the index's first refresh is running, {done} of {of} chunks are embedded"
-        ));
+        let far = match (out.read, out.to_read) {
+            (Some(read), Some(of)) => format!("{read} of {of} documents are read"),
+            _ => {
+                let (done, of) = (out.embedded.unwrap_or(0), out.to_embed.unwrap_or(0));
+                format!("{done} of {of} chunks are embedded")
+            }
+        };
+        output.note(&format!("partial: the index's first refresh is running, {far}"));
     }
     if out.truncated == Some(true) {
         output

@@ -1,6 +1,7 @@
 //! A text's way: prompt → hash → cache → join whoever computes it already → tokenise → queue →
 //! inference → cache and reply.
 
+mod counting;
 mod settings;
 
 use std::collections::HashMap;
@@ -32,6 +33,7 @@ use crate::engine::{
     ChosenPrompt, Embedding, Engine, Identity, PromptRequest, TextOutcome, Treatment,
 };
 use crate::prompts::ModelPrompts;
+use counting::counted;
 use settings::{CACHE_MIB, MIB_MAX, STORE_MIB, variable};
 pub use settings::{Settings, SettingsError};
 
@@ -174,6 +176,8 @@ pub struct Pipeline {
     cache: Arc<Cache>,
     store: WriteThrough,
     queue: Arc<TextQueue>,
+    /// On which tokens are counted.
+    threads: usize,
 }
 
 impl Pipeline {
@@ -245,6 +249,7 @@ impl Pipeline {
             cache,
             store,
             queue,
+            threads: settings.threads,
         })
     }
 
@@ -438,29 +443,7 @@ impl Engine for Pipeline {
         prompt: Arc<str>,
         offsets: bool,
     ) -> Result<Vec<TextTokens>, Fault> {
-        let count = move |text: &String| -> Result<TextTokens, Fault> {
-            let ids = self
-                .reader
-                .ids(&self.reader.prepared(&prompt, text))
-                .map_err(|e| untokenisable("texts", &e))?;
-            let spans = if offsets {
-                self.reader.spans(&prompt, text).map_err(|e| untokenisable("texts", &e))?
-            } else {
-                None
-            };
-            let (starts, ends) = spans
-                .map(|spans| spans.into_iter().map(|(from, to)| (from as u64, to as u64)).unzip())
-                .unzip();
-            Ok(TextTokens {
-                tokens: ids.tokens.into(),
-                kept: ids.ids.len() as u64,
-                at_least: ids.is_least.then_some(true),
-                unknown: ids.unknown.into(),
-                starts,
-                ends,
-            })
-        };
-        blocking(move || texts.iter().map(count).collect()).await
+        counted(&self.reader, texts, &prompt, offsets, self.threads).await
     }
 
     fn warnings(&self) -> Option<Vec<String>> {

@@ -130,6 +130,14 @@ impl Generation {
         }
     }
 
+    /// Makes the words of all parts, so that no search waits for them.
+    ///
+    /// # Errors
+    /// If words cannot be made.
+    pub fn make_words(&self) -> io::Result<()> {
+        self.with_words(|_, _, _| Ok(()))
+    }
+
     /// The best rows for the words of a text, best first, by BM25 over all rows alive.
     ///
     /// # Errors

@@ -1,8 +1,73 @@
-//! Columns and templates: what is refused by name, and the text that is made.
+//! Columns and templates: what is refused by name, and the text that is made; and how far a dataset
+//! is read.
 
-use arrow_array::StringArray;
+use std::sync::Arc;
+
+use arrow_array::types::Int64Type;
+use arrow_array::{Int64Array, StringArray};
+use arrow_schema::{Field, Schema};
+use brahman_card::interface::catalog::Object;
+use parquet::arrow::ArrowWriter;
 
 use super::*;
+use crate::cutter::{Limits, Window};
+
+/// A model that nobody may ask.
+#[derive(Debug)]
+struct Unasked;
+
+impl Measure for Unasked {
+    fn window(&self) -> Result<Option<Window>, Fault> {
+        panic!("the model was asked for its window")
+    }
+
+    fn tokens(&self, _: &[String]) -> Result<Option<Vec<u64>>, Fault> {
+        panic!("the model was asked for tokens")
+    }
+}
+
+#[test]
+fn a_dataset_is_read_ahead_without_its_model_and_heard_of_part_by_part() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("d.parquet");
+    let text = |n: i64| format!("# Page\n\nword{n} stands here.\n");
+    let ids: ArrayRef =
+        Arc::new(StringArray::from_iter_values((0..600).map(|n| format!("{n}.md"))));
+    let texts: ArrayRef = Arc::new(StringArray::from_iter_values((0..600).map(text)));
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..600));
+    let batch = RecordBatch::try_from_iter([("id", ids), ("text", texts), ("number", numbers)])
+        .expect("columns");
+    let file = File::create(&path).expect("made");
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).expect("opened");
+    writer.write(&batch).expect("written");
+    writer.close().expect("closed");
+    let object = Object { url: format!("file://{}", path.display()), ..Object::default() };
+    let dataset = Dataset { name: "d".into(), objects: vec![object], ..Dataset::default() };
+    let parameters = CreateIn {
+        id_column: "id".into(),
+        text_column: Some("text".into()),
+        filter_columns: Some(vec!["number".into()]),
+        ..CreateIn::default()
+    };
+    let limits = Limits { tokens: 256, chars: None, overlap: 0 };
+    let by_model = Cutting::Tokens(Cutter::new(limits), Box::new(Unasked));
+    let cutting = by_model.guessing().expect("it counts tokens");
+    let mut heard = Vec::new();
+    let whole = plan(&dataset, &parameters, &cutting, None, 256, &mut |so_far| {
+        let (rows, columns) = (&so_far.plan.fresh, so_far.columns()?);
+        assert_eq!(columns.num_rows(), rows.len());
+        let last = rows.row(rows.len() - 1).expect("a row");
+        let number = columns.column(0).as_primitive::<Int64Type>().value(rows.len() - 1);
+        assert_eq!(last.doc_id, format!("{number}.md"));
+        assert!(last.text.contains(&format!("word{number} stands")), "{}", last.text);
+        heard.push(so_far.documents);
+        Ok(true)
+    });
+    let whole = whole.expect("read").expect("to its end");
+    assert_eq!((heard, whole.dataset_docs), (vec![256, 512, 600], 600));
+    let cut_off = plan(&dataset, &parameters, &cutting, None, 256, &mut |_| Ok(false));
+    assert!(cut_off.expect("read").is_none(), "nobody wanted the rest");
+}
 
 /// What `Create` took and `Refresh` refused: both ask this.
 #[test]

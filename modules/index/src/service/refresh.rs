@@ -1,12 +1,13 @@
 //! `Refresh` and `Migrate`: the work that writes generations.
 //!
-//! What is new gets its vectors by `embedding` and is written by `publishing`, which takes what
-//! stays from `copies`; `compaction` folds it in.
+//! What is to be done is found by `reading`. What is new gets its vectors by `embedding` and is
+//! written by `publishing`, which takes what stays from `copies`; `compaction` folds it in.
 
 mod compaction;
 mod copies;
 mod embedding;
 mod publishing;
+mod reading;
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -29,12 +30,12 @@ use crate::cutter::{Cutter, Limits, TOKENS_DEFAULT};
 use crate::embedder::{self, Model, TokenCounter};
 use crate::generation::{Generation, Manifest};
 use crate::memory;
-use crate::refresh::{Cutting, Plan, io_fault, plan};
+use crate::refresh::{Cutting, Plan, io_fault};
 use crate::threads::endless;
 use compaction::wants_compaction;
 pub(super) use copies::content;
 use embedding::{Embedding, FreshVectors};
-use publishing::show_words;
+use reading::{Reading, show_words};
 
 /// How often a build says how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -204,10 +205,17 @@ impl IndexService {
             // Neither the dataset nor the index is read.
             Some(plan) => plan,
             None => {
-                let (reading, before, wanted) = (dataset.clone(), old.clone(), parameters.clone());
-                let planned =
-                    blocking(move || plan(&reading, &wanted, &cutting, before.as_deref()));
-                match planned.await.map_err(|e| Fault::internal(chain(&e)))? {
+                let reading = Reading {
+                    index,
+                    dataset: &dataset,
+                    own: &own,
+                    cutting,
+                    old: old.clone(),
+                    first: first.as_ref(),
+                    memory: self.memory,
+                    stop: Arc::clone(&claim.stop),
+                };
+                match reading.plan(call).await {
                     Err(fault) => return Err(self.or_gone(named(fault), &ask).await),
                     Ok(plan) => plan,
                 }

@@ -460,6 +460,8 @@ impl IndexService {
         }
         let (reranked, reranking) = reranked.unzip();
         let us = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
+        let cut = partial.as_ref().filter(|partial| partial.is_cut);
+        let uncut = partial.as_ref().filter(|partial| !partial.is_cut);
         Reply::of(&SearchOut {
             results,
             generation: generation.manifest.number,
@@ -487,8 +489,10 @@ impl IndexService {
             },
             mock: generation.manifest.model.mark(),
             partial: partial.is_some().then_some(true),
-            embedded: partial.as_ref().map(|partial| partial.done),
-            to_embed: partial.map(|partial| partial.of),
+            read: uncut.map(|partial| partial.read),
+            to_read: uncut.map(|partial| partial.documents),
+            embedded: cut.map(|partial| partial.done),
+            to_embed: cut.map(|partial| partial.of),
             reranked,
         })
     }

@@ -30,7 +30,7 @@ use crate::refresh::folder_fault;
 use crate::rescue;
 use crate::shadow::Shadow;
 use crate::trials::Journal;
-pub(super) use claim::{Claim, FirstRefresh, StopOnDrop};
+pub(super) use claim::{Claim, FirstRefresh, FirstView, StopOnDrop};
 
 /// Locks without minding a panic elsewhere: everything behind these locks is whole between
 /// statements.
@@ -348,10 +348,9 @@ impl Index {
             (None, Some(why)) => Err(self.damaged(why)),
             (None, None) => {
                 let message = match &*lock(&self.partial) {
-                    Some(partial) => format!(
-                        "index `{name}`: {}; what there is so far can be searched",
-                        partial.progress()
-                    ),
+                    Some(partial) => {
+                        format!("index `{name}`: {}; {}", partial.progress(), partial.remedy())
+                    }
                     None => format!(
                         "index `{name}` has not been refreshed yet: `brahman index refresh {name}`"
                     ),
@@ -361,12 +360,14 @@ impl Index {
         }
     }
 
-    /// What a first refresh has so far, if it is under way: for a search by words all that was
-    /// read, else what is embedded.
+    /// What a first refresh has so far, if it is under way: for a search by words what is read,
+    /// else what is embedded.
     pub(super) fn partial(&self, by_words: bool) -> Option<(Arc<Generation>, PartialIndex)> {
-        let partial = lock(&self.partial).clone()?;
-        let generation = if by_words { partial.words.clone() } else { partial.near.clone() };
-        generation.map(|generation| (generation, partial))
+        let mut partial = lock(&self.partial);
+        let partial = partial.as_mut()?;
+        partial.is_asked |= by_words;
+        let generation = if by_words { &partial.words } else { &partial.near };
+        generation.as_ref().map(|generation| (Arc::clone(generation), partial.clone()))
     }
 
     /// The generation that answers, if there is one.

@@ -125,11 +125,11 @@ fn remarks(name: &str, out: &index::SearchOut) -> Vec<String> {
         notes.push(format!("{name} is behind its dataset"));
     }
     if out.partial == Some(true) {
-        notes.push(format!(
-            "{name} is still being built: {} of {} passages are in it",
-            out.embedded.unwrap_or(0),
-            out.to_embed.unwrap_or(0)
-        ));
+        let (done, of, what) = match (out.read, out.to_read) {
+            (Some(read), Some(of)) => (read, of, "documents"),
+            _ => (out.embedded.unwrap_or(0), out.to_embed.unwrap_or(0), "passages"),
+        };
+        notes.push(format!("{name} is still being built: {done} of {of} {what} are in it"));
     }
     if out.mock == Some(true) {
         notes.push(format!(

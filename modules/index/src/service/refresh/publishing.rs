@@ -12,13 +12,12 @@ use brahman_sidecar::Call;
 use super::super::IndexService;
 use super::super::datasets::Version;
 use super::super::parameters::{ef_search, engine, graph_parameters};
-use super::super::shelf::{Claim, FirstRefresh, Index};
+use super::super::shelf::{Claim, Index};
 use super::copies::content_without;
 use super::{PROGRESS_EVERY, cores, say};
 use crate::embedder::Model;
 use crate::folder::Content;
 use crate::generation::{Generation, Manifest, RECALL_DEFAULT};
-use crate::partial;
 use crate::refresh::{CHUNKING, Plan, folder_fault};
 use crate::segment;
 use crate::threads::on_own_thread;
@@ -150,25 +149,4 @@ fn first_manifest(parameters: &CreateIn, model: Model) -> Manifest {
     let recall_wanted =
         parameters.ef_search.is_none().then(|| parameters.target_recall.unwrap_or(RECALL_DEFAULT));
     Manifest { language: parameters.language.clone(), recall_wanted, ..first }
-}
-
-/// Shows all that was read to whoever searches by words.
-pub(super) fn show_words(
-    first: &FirstRefresh,
-    parameters: &CreateIn,
-    plan: &Plan,
-    own: &Version,
-) -> std::io::Result<()> {
-    // Which model will embed is not known yet, and does not matter.
-    let model = Model {
-        name: parameters.model.clone().unwrap_or_default(),
-        fingerprint: String::new(),
-        dim: 1,
-        mock: false,
-    };
-    let words =
-        partial::by_words(unnumbered(parameters, model, own), &plan.fresh, plan.columns.as_ref())?
-            .map(Arc::new);
-    first.show(|partial| (partial.words, partial.of) = (words, plan.fresh.len() as u64));
-    Ok(())
 }

@@ -28,7 +28,11 @@ impl Drop for Claim {
 
 /// The time of a first refresh: as long as this lives, what it has so far may answer.
 #[derive(Debug)]
-pub(in crate::service) struct FirstRefresh(Arc<Index>);
+pub(in crate::service) struct FirstRefresh {
+    index: Arc<Index>,
+    /// Set, under the lock of what is shown, when nothing more may be.
+    is_over: Arc<AtomicBool>,
+}
 
 impl FirstRefresh {
     /// Begins it, if nothing answers yet.
@@ -38,18 +42,46 @@ impl FirstRefresh {
             return None;
         }
         *lock(&index.partial) = Some(PartialIndex::default());
-        Some(Self(Arc::clone(index)))
+        Some(Self { index: Arc::clone(index), is_over: Arc::default() })
     }
 
     /// Changes what answers.
-    pub(in crate::service) fn show(&self, change: impl FnOnce(&mut PartialIndex)) {
-        change(lock(&self.0.partial).get_or_insert_default());
+    pub(in crate::service) fn show<T>(&self, change: impl FnOnce(&mut PartialIndex) -> T) -> T {
+        change(lock(&self.index.partial).get_or_insert_default())
+    }
+
+    /// What a thread beside it shows by.
+    pub(in crate::service) fn view(&self) -> FirstView {
+        FirstView { index: Arc::clone(&self.index), is_over: Arc::clone(&self.is_over) }
     }
 }
 
 impl Drop for FirstRefresh {
     fn drop(&mut self) {
-        *lock(&self.0.partial) = None;
+        let mut partial = lock(&self.index.partial);
+        self.is_over.store(true, Ordering::Relaxed);
+        *partial = None;
+    }
+}
+
+/// What a thread beside a first refresh shows by: it may outlive the refresh, and shows nothing any
+/// more then.
+#[derive(Debug)]
+pub(in crate::service) struct FirstView {
+    index: Arc<Index>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl FirstView {
+    /// Looks at what answers, or changes it; none if the refresh is over.
+    pub(in crate::service) fn with<T>(
+        &self,
+        change: impl FnOnce(&mut PartialIndex) -> T,
+    ) -> Option<T> {
+        let mut partial = lock(&self.index.partial);
+        // Both are changed under this lock: another refresh's is never taken for this one's.
+        let is_over = self.is_over.load(Ordering::Relaxed);
+        partial.as_mut().filter(|_| !is_over).map(change)
     }
 }
 
