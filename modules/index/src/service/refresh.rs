@@ -254,7 +254,10 @@ impl IndexService {
                 say(call, "write", 0, of).await?;
                 let model = match embedded.model {
                     Some(model) => model,
-                    None => embedder::current_model(&self.client, None).await?,
+                    None => {
+                        let name = parameters.model.as_deref();
+                        embedder::current_model(&self.client, name).await?
+                    }
                 };
                 let done = self
                     .publish(
