@@ -210,3 +210,39 @@ async fn with_a_profile_active_only_what_it_binds_can_be_named_through_any_door_
     }
     mesh.down();
 }
+
+#[tokio::test]
+async fn what_began_before_a_profile_was_activated_ends_as_it_began() {
+    let mesh = indexed().await;
+    let of = mesh.call("org.brahman.Catalog.Get", json!({"name": "cvs"})).await.expect("there");
+    let (generation, ended) = (&of["dataset"]["generation"], &of["dataset"]["lineage"]["run_id"]);
+    let begun = "01JZZZZZZZZZZZZZZZZZZZZZZZ";
+    let run = json!({"name": "cvs", "run_id": begun, "producer": "test"});
+    mesh.call("org.brahman.Catalog.Location", run).await.expect("begun");
+    mesh.call(
+        "org.brahman.Profiles.Define",
+        json!({"profile": {"id": "assistant", "indexes": ["docs"], "datasets": ["docs"]}}),
+    )
+    .await
+    .expect("defined");
+    activate(&mesh, "assistant").await.expect("activated");
+    let clear = |run: &Value| {
+        let ask = json!({"name": "cvs", "index": "cvs", "generation": generation, "run_id": run});
+        mesh.call("org.brahman.Catalog.ClearStale", ask)
+    };
+    let commit = |run: &str| {
+        let ask = json!({
+            "name": "cvs", "run_id": run, "objects": [], "columns": [], "inputs": [], "producer": "test",
+        });
+        mesh.call("org.brahman.Catalog.Commit", ask)
+    };
+    // A refresh that has read the dataset, and a run that has written for it.
+    assert_eq!(clear(ended).await.expect("cleared")["cleared"], true);
+    commit(begun).await.expect("committed");
+    commit(begun).await.expect("said again");
+    // Whoever has not been told of them ends nothing.
+    let stranger = "01JYYYYYYYYYYYYYYYYYYYYYYY";
+    for refused in [fault(clear(&json!(stranger)).await), fault(commit(stranger).await)] {
+        assert_eq!(refused.name, "org.brahman.Profiles.Forbidden", "{refused:?}");
+    }
+}
