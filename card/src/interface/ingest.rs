@@ -303,7 +303,8 @@ pub struct Run {
     /// ULID by which it is cancelled.
     pub run_id: String,
     pub dataset: String,
-    /// `running`, `done`, `failed` or `cancelled`.
+    /// `running`, `done`, `failed` or `cancelled`. One that was cut off by the module's own end has
+    /// failed, and `error` says so: of how far it was nothing is known.
     pub state: String,
     /// How many were read so far.
     pub rows: u64,

@@ -117,7 +117,8 @@ impl CatalogService {
             let (name, run_id) = (name.clone(), run_id.clone());
             let looking = self.with(realm, move |registry| {
                 let registry = held(registry);
-                let is_open = registry.journal.open_datasets(Some(&run_id), None).contains(&name);
+                let open = registry.journal.open_runs(Some(&run_id), None);
+                let is_open = open.iter().any(|run| run.dataset == name);
                 let of_this = |all: Vec<Version>| all.iter().any(|one| one.run_id == run_id);
                 Ok(is_open || registry.history(&name).is_ok_and(of_this))
             });
