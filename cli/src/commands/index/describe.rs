@@ -10,6 +10,7 @@ pub(super) fn describe(output: &Output, indexes: &[Description]) {
         let state = match (&i.degraded, &i.busy, i.stale) {
             (Some(_), _, _) => output.paint("damaged", Tone::Bad),
             (_, Some(busy), _) => output.paint(busy, Tone::Busy),
+            _ if i.dataset_gone == Some(true) => output.paint("dataset deleted", Tone::Bad),
             (_, _, true) if i.pinned == Some(true) => output.paint("stale, pinned", Tone::Busy),
             (_, _, true) => output.paint("stale", Tone::Busy),
             _ if i.pinned == Some(true) => output.paint("pinned", Tone::Busy),

@@ -14,6 +14,7 @@ use brahman_card::names::IndexName;
 use brahman_sidecar::{Call, CallOptions, ClientError, Reply, blocking, chain};
 use brahman_storage::atomic;
 
+use super::datasets::Version;
 use super::parameters::{check, check_filters};
 use super::shelf::{Index, lock};
 use super::{CATALOG_WAIT, ENGINE_DEFAULT, IndexService, PARAMETERS, bad_name};
@@ -45,6 +46,7 @@ impl IndexService {
         let dataset = catalog::NameIn { name: wanted.dataset.clone(), mock: Some(self.mock) };
         let GetOut { dataset, .. } =
             self.client.call_method::<catalog::method::Get>(&dataset, &options).await?.value;
+        self.datasets.hear(&dataset.name, &Version::of(&dataset));
         let filters = wanted.filter_columns.clone().unwrap_or_default();
         let named =
             text_columns(&wanted).into_iter().chain(wanted.vector_column.clone()).chain(filters);
