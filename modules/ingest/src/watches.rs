@@ -5,6 +5,7 @@
 //! overflowing queue, an editor that saves by renaming and ten thousand files at once are one case;
 //! and every few minutes there is a look without a reason.
 
+mod events;
 mod folders;
 pub mod listing;
 mod record;
@@ -26,8 +27,6 @@ use brahman_card::interface::catalog::error::NoSuchDataset;
 use brahman_card::interface::ingest::{WatchIn, WatchStatus};
 use brahman_sidecar::chain;
 use futures_util::FutureExt;
-use notify::event::{AccessKind, AccessMode};
-use notify::{ErrorKind, EventKind, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -36,8 +35,9 @@ use crate::files;
 use crate::rules::{self, walk_rules};
 use crate::run::{Job, Runs};
 use crate::sink::Place;
-use crate::source::{Flaw, Format, SourceError, WalkRules, is_passed_over};
-use folders::{overlap, within};
+use crate::source::{Flaw, Format, SourceError, WalkRules};
+use events::{tellers, untold};
+use folders::{in_bucket, overlap, within};
 use listing::Listing;
 use record::{WatchRecord, WatchesError, read, resting, write};
 use settle::{Settle, Verdict};
@@ -151,6 +151,14 @@ impl Watches {
                 "paths",
                 format!(
                     "{own} is within the mesh's own state, where every ingest makes files: expected a folder of yours"
+                ),
+            ));
+        }
+        if let Some(bucket) = in_bucket(&ask.paths) {
+            return Err(Fault::invalid_parameter(
+                "paths",
+                format!(
+                    "{bucket} is within a bucket of a mesh, where every ingest makes files: expected a folder of yours"
                 ),
             ));
         }
@@ -332,73 +340,6 @@ impl Watches {
                 self.file.display()
             );
         }
-    }
-}
-
-/// Whether an event can mean that a listing is another. Our own reading makes events too.
-fn matters(event: &notify::Event) -> bool {
-    if event.need_rescan() {
-        return true;
-    }
-    let change = match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Access(_) => false,
-        _ => true,
-    };
-    change && (event.paths.is_empty() || event.paths.iter().any(|path| !is_passed_over(path)))
-}
-
-/// Asks the kernel to tell of changes below the paths.
-fn tellers(paths: &[String], changed: &Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
-    let changed = Arc::clone(changed);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // An error is a reason to look as well.
-        if event.as_ref().map_or(true, matters) {
-            changed.notify_one();
-        }
-    })?;
-    for path in paths {
-        watcher
-            .watch(Path::new(path), RecursiveMode::Recursive)
-            .map_err(|error| error.add_path(path.into()))?;
-    }
-    Ok(watcher)
-}
-
-/// What is said of a watch of which the kernel will not notify us: its state, and why.
-fn untold(error: &notify::Error, every: Duration) -> (String, String) {
-    let is_absent = match &error.kind {
-        ErrorKind::PathNotFound => true,
-        ErrorKind::Io(error) => error.kind() == io::ErrorKind::NotFound,
-        _ => false,
-    };
-    if !is_absent {
-        return ("polling".into(), why_polling(error, every));
-    }
-    let path = error
-        .paths
-        .first()
-        .map_or_else(|| "a folder".to_owned(), |path| path.display().to_string());
-    (
-        "waiting".into(),
-        format!("{path} is not there: it is looked for every {} s", ABSENT.as_secs()),
-    )
-}
-
-/// Why the kernel will not notify us, and what remedies that.
-fn why_polling(error: &notify::Error, every: Duration) -> String {
-    let every = every.as_secs();
-    let full = matches!(error.kind, ErrorKind::MaxFilesWatch)
-        || matches!(
-            &error.kind,
-            ErrorKind::Io(e)
-                if e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error())
-        );
-    match full {
-        true => format!(
-            "the kernel's limit on watches is reached: polling every {every} s; raise fs.inotify.max_user_watches with sysctl"
-        ),
-        false => format!("{}: polling every {every} s", chain(error)),
     }
 }
 
