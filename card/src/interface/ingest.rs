@@ -359,7 +359,8 @@ pub struct WatchStatus {
     pub format: Option<String>,
     /// Files at the last look.
     pub files: u64,
-    /// Last committed since the module started.
+    /// Last committed by this watch, before a restart as well; absent before, and where the dataset
+    /// was deleted since.
     pub generation: Option<u64>,
     /// Rows of that generation.
     pub rows: Option<u64>,

@@ -24,7 +24,8 @@ use brahman_card::Fault;
 use brahman_card::interface::WireError as _;
 use brahman_card::interface::catalog::Dataset;
 use brahman_card::interface::catalog::error::NoSuchDataset;
-use brahman_card::interface::ingest::{WatchIn, WatchStatus};
+use brahman_card::interface::ingest::{IngestSummary, WatchIn, WatchStatus};
+use brahman_card::interface::profiles::error::Forbidden;
 use brahman_sidecar::chain;
 use futures_util::FutureExt;
 use tokio::sync::Notify;
@@ -39,7 +40,7 @@ use crate::source::{Flaw, Format, SourceError, WalkRules};
 use events::{tellers, untold};
 use folders::{in_bucket, overlap, within};
 use listing::Listing;
-use record::{WatchRecord, WatchesError, read, resting, write};
+use record::{Commit, WatchRecord, WatchesError, read, resting, write};
 use settle::{Settle, Verdict};
 
 /// Most watches.
@@ -65,6 +66,18 @@ struct Watch {
     kept: WatchRecord,
     told: WatchStatus,
     task: Option<JoinHandle<()>>,
+    /// A reason to look.
+    changed: Arc<Notify>,
+    /// Whether a profile kept the last try from its dataset.
+    is_hidden: bool,
+}
+
+impl Watch {
+    /// One that nobody carries out yet.
+    fn new(kept: WatchRecord) -> Self {
+        let told = kept.status();
+        Self { kept, told, task: None, changed: Arc::default(), is_hidden: false }
+    }
 }
 
 impl Drop for Watch {
@@ -199,9 +212,9 @@ impl Watches {
                 ingested: None,
                 format: format.map(|format| format.name().to_owned()),
                 rests: false,
+                committed: None,
             };
-            let told = kept.status();
-            let before = all.insert(dataset.clone(), Watch { kept, told, task: None });
+            let before = all.insert(dataset.clone(), Watch::new(kept));
             if let Err(error) = self.save(&all) {
                 match before {
                     Some(before) => drop(all.insert(dataset, before)),
@@ -263,9 +276,27 @@ impl Watches {
 
     fn begin(self: &Arc<Self>, kept: WatchRecord) {
         let dataset = kept.ask.dataset.clone();
-        let told = kept.status();
-        let task = tokio::spawn(follow_on(Arc::clone(self), kept.clone()));
-        self.lock().insert(dataset, Watch { kept, told, task: Some(task) });
+        let mut watch = Watch::new(kept.clone());
+        let changed = Arc::clone(&watch.changed);
+        watch.task = Some(tokio::spawn(follow_on(Arc::clone(self), kept, changed)));
+        self.lock().insert(dataset, watch);
+    }
+
+    /// Another profile is active, or none: what one had kept from its dataset looks again at once,
+    /// and says no longer that it is.
+    pub fn look_again(&self, binds: impl Fn(&str) -> bool) {
+        for (dataset, watch) in self.lock().iter_mut() {
+            if watch.is_hidden && binds(dataset) {
+                (watch.is_hidden, watch.told.error) = (false, None);
+                watch.changed.notify_one();
+            }
+        }
+    }
+
+    fn hidden(&self, dataset: &str, is_hidden: bool) {
+        if let Some(watch) = self.lock().get_mut(dataset) {
+            watch.is_hidden = is_hidden;
+        }
     }
 
     fn tell(&self, dataset: &str, change: impl FnOnce(&mut WatchStatus)) {
@@ -317,21 +348,26 @@ impl Watches {
         if let Some(watch) = all.get_mut(dataset) {
             // The digest of no listing.
             watch.kept.ingested.get_or_insert_with(String::new);
-            watch.kept.rests = true;
-            let words = resting(dataset);
-            tracing::warn!("{words}");
-            watch.told.error = Some(words);
+            (watch.kept.rests, watch.kept.committed) = (true, None);
+            tracing::warn!("{}", resting(dataset));
+            // What it has told of the dataset is of none that there is.
+            watch.told = WatchStatus {
+                state: watch.told.state.clone(),
+                reason: watch.told.reason.clone(),
+                files: watch.told.files,
+                ..watch.kept.status()
+            };
         }
         if let Err(error) = self.save(&all) {
             tracing::warn!(dataset, "{}: {error}", self.file.display());
         }
     }
 
-    /// Notes what was ingested, so that a restart does not ingest it again.
-    fn ingested(&self, dataset: &str, digest: &str) {
+    /// Notes what was ingested, so that a restart does not ingest it again, and what it became.
+    fn ingested(&self, dataset: &str, digest: &str, committed: Option<Commit>) {
         let mut all = self.lock();
         if let Some(watch) = all.get_mut(dataset) {
-            watch.kept.ingested = Some(digest.to_owned());
+            (watch.kept.ingested, watch.kept.committed) = (Some(digest.to_owned()), committed);
         }
         if let Err(error) = self.save(&all) {
             tracing::warn!(
@@ -345,11 +381,13 @@ impl Watches {
 
 /// Follows one watch for as long as it lasts, and begins anew should that break off: what is said
 /// to be watched is.
-async fn follow_on(watches: Arc<Watches>, kept: WatchRecord) {
+async fn follow_on(watches: Arc<Watches>, kept: WatchRecord, changed: Arc<Notify>) {
     let dataset = kept.ask.dataset.clone();
     loop {
         let following =
-            AssertUnwindSafe(follow(Arc::clone(&watches), kept.clone())).catch_unwind().await;
+            AssertUnwindSafe(follow(Arc::clone(&watches), kept.clone(), Arc::clone(&changed)))
+                .catch_unwind()
+                .await;
         let why = match following {
             Ok(why) => why,
             Err(_) => "the watch panicked; the log has more".to_owned(),
@@ -362,14 +400,13 @@ async fn follow_on(watches: Arc<Watches>, kept: WatchRecord) {
 }
 
 /// Follows one watch; gives why it cannot go on.
-async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
+async fn follow(watches: Arc<Watches>, kept: WatchRecord, changed: Arc<Notify>) -> String {
     let ask = kept.ask;
     let dataset = ask.dataset.clone();
     let debounce = Duration::from_millis(ask.debounce_ms.unwrap_or(DEBOUNCE_MS));
     let reconcile = Duration::from_secs(ask.reconcile_s.unwrap_or(RECONCILE_S));
     // Where nobody tells.
     let poll = POLL.min(reconcile);
-    let changed = Arc::new(Notify::new());
     let mut settle = Settle::new(debounce, debounce * PATIENCE, kept.ingested);
     // The first look needs no event.
     settle.changed(Instant::now());
@@ -483,11 +520,12 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
         .runs
         .carry_out(None, Job { dataset: dataset.to_owned(), bucket, pii, ..Job::default() }, read)
         .await;
+    let is_hidden = done.as_ref().is_err_and(|fault| fault.name == Forbidden::NAME);
     let was_deleted = done.as_ref().is_err_and(|fault| fault.name == NoSuchDataset::NAME);
     match &done {
         Ok(out) => {
             settle.ingested(&listing.digest);
-            watches.ingested(dataset, &listing.digest);
+            watches.ingested(dataset, &listing.digest, committed(out));
             tracing::info!(
                 dataset,
                 rows = out.rows,
@@ -524,9 +562,16 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
             Err(fault) => w.error = Some(fault.message().to_owned()),
         }
     });
+    watches.hidden(dataset, is_hidden);
     if was_deleted {
         watches.rest(dataset);
     }
+}
+
+/// What a run has committed, as it is kept.
+fn committed(out: &IngestSummary) -> Option<Commit> {
+    let (generation, run_id) = (out.generation?, out.run_id.clone()?);
+    Some(Commit { generation, rows: out.rows, run_id })
 }
 
 #[cfg(test)]

@@ -361,6 +361,12 @@ async fn a_watch_survives_kills_and_restarts_and_does_not_ingest_again_what_it_h
     };
     restart().await;
     while watching("watching").await["files"] != 1 {}
+    let after = watching("watching").await;
+    assert_eq!(
+        (&after["generation"], &after["rows"], after["run_id"].is_string()),
+        (&json!(1), &json!(1), true),
+        "what it committed before the restart: {after}"
+    );
     tokio::time::timeout(Duration::from_millis(4 * DEBOUNCE_MS), told.until("n", 2))
         .await
         .expect_err("nothing has changed");

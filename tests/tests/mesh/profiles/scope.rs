@@ -1,6 +1,7 @@
 //! With a profile active only what it binds can be named, whichever door a call comes through.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use brahman_card::ModuleState;
 use brahman_sidecar::client::encode_call;
@@ -245,4 +246,32 @@ async fn what_began_before_a_profile_was_activated_ends_as_it_began() {
     for refused in [fault(clear(&json!(stranger)).await), fault(commit(stranger).await)] {
         assert_eq!(refused.name, "org.brahman.Profiles.Forbidden", "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn a_watch_that_a_profile_held_up_looks_again_at_once_when_it_is_left() {
+    let mesh = indexed().await;
+    let folder = mesh.folder.path().join("followed");
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(folder.join("a.md"), "one").expect("written");
+    let ask = json!({"dataset": "n", "paths": [folder.display().to_string()], "debounce_ms": 150});
+    mesh.call("org.brahman.Ingest.Watch", ask).await.expect("watched");
+    let watched = || mesh.brahman_json(&["ingest", "watches"])["watches"][0].clone();
+    while watched()["generation"] != 1 {}
+    mesh.call(
+        "org.brahman.Profiles.Define",
+        json!({"profile": {"id": "assistant", "indexes": ["docs"], "datasets": ["docs"]}}),
+    )
+    .await
+    .expect("defined");
+    activate(&mesh, "assistant").await.expect("activated");
+    std::fs::write(folder.join("b.md"), "two").expect("written");
+    while !mesh.log().contains("could not be ingested") {}
+    mesh.call("org.brahman.Profiles.Deactivate", json!({})).await.expect("left");
+    // Sooner than what has failed is tried again by itself.
+    let left = Instant::now();
+    while watched()["generation"] != 2 {
+        assert!(left.elapsed() < Duration::from_secs(20), "{}", watched());
+    }
+    assert_eq!(watched()["error"], Value::Null);
 }
