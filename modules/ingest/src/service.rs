@@ -206,6 +206,9 @@ impl Service for IngestService {
                 Reply::of(&UnwatchOut { stopped: self.watches()?.unwatch(&dataset)? })
             }
             "Watches" => {
+                if let Some(watches) = &self.watches {
+                    watches.notice_deletions().await;
+                }
                 let mut watches =
                     self.watches.as_ref().map_or_else(|| Ok(Vec::new()), |w| w.list())?;
                 watches.retain(|watch| self.scope.binds_dataset(&watch.dataset));

@@ -24,7 +24,7 @@ use brahman_card::Fault;
 use brahman_card::interface::WireError as _;
 use brahman_card::interface::catalog::Dataset;
 use brahman_card::interface::catalog::error::NoSuchDataset;
-use brahman_card::interface::ingest::{IngestSummary, WatchIn, WatchStatus};
+use brahman_card::interface::ingest::{WatchIn, WatchStatus};
 use brahman_card::interface::profiles::error::Forbidden;
 use brahman_sidecar::chain;
 use futures_util::FutureExt;
@@ -57,6 +57,8 @@ const RECONCILE_S: u64 = 300;
 const POLL: Duration = Duration::from_secs(10);
 /// Between looks for a folder that is not there: one question to the kernel.
 const ABSENT: Duration = Duration::from_secs(2);
+/// Longest that whoever asks how watches stand waits for the catalog's word on their datasets.
+const NOTICE: Duration = Duration::from_secs(1);
 /// Before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -363,6 +365,28 @@ impl Watches {
         }
     }
 
+    /// Has watches rest whose datasets were deleted since they committed, as their next change
+    /// would: whoever asks how they stand is told now. Without the catalog nobody knows.
+    pub async fn notice_deletions(&self) {
+        let has_committed = |watch: &Watch| watch.kept.committed.is_some();
+        let committed: Vec<String> = self
+            .lock()
+            .iter()
+            .filter(|(_, watch)| has_committed(watch))
+            .map(|(dataset, _)| dataset.clone())
+            .collect();
+        let looking = async {
+            for dataset in &committed {
+                let is_gone = matches!(self.runs.dataset(dataset).await, Ok(None));
+                // It may have been begun again meanwhile.
+                if is_gone && self.lock().get(dataset).is_some_and(has_committed) {
+                    self.rest(dataset);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(NOTICE, looking).await;
+    }
+
     /// Notes what was ingested, so that a restart does not ingest it again, and what it became.
     fn ingested(&self, dataset: &str, digest: &str, committed: Option<Commit>) {
         let mut all = self.lock();
@@ -525,7 +549,7 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     match &done {
         Ok(out) => {
             settle.ingested(&listing.digest);
-            watches.ingested(dataset, &listing.digest, committed(out));
+            watches.ingested(dataset, &listing.digest, Commit::of(out));
             tracing::info!(
                 dataset,
                 rows = out.rows,
@@ -566,12 +590,6 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
     if was_deleted {
         watches.rest(dataset);
     }
-}
-
-/// What a run has committed, as it is kept.
-fn committed(out: &IngestSummary) -> Option<Commit> {
-    let (generation, run_id) = (out.generation?, out.run_id.clone()?);
-    Some(Commit { generation, rows: out.rows, run_id })
 }
 
 #[cfg(test)]

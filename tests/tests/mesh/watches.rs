@@ -244,12 +244,16 @@ async fn a_dataset_that_was_deleted_does_not_come_back_by_its_watch_until_it_is_
     told.until("n", 1).await;
     watching(&mesh, |watch| watch["generation"] == 1).await;
     mesh.brahman_json(&["datasets", "delete", "n"]);
-    std::fs::write(folder.join("b.md"), "two").expect("written");
     let is_told = |watch: &Value| {
         watch["error"]
             .as_str()
             .is_some_and(|why| why.contains("was deleted") && why.contains("unwatch n"))
     };
+    // Before anything changes in the folder, and with nothing told of what is gone.
+    let of_none =
+        |watch: &Value| ["generation", "rows", "run_id"].iter().all(|f| watch[f].is_null());
+    watching(&mesh, |watch| is_told(watch) && of_none(watch)).await;
+    std::fs::write(folder.join("b.md"), "two").expect("written");
     watching(&mesh, is_told).await;
     let gone = mesh.fault("org.brahman.Catalog.Get", json!({"name": "n"})).await;
     assert_eq!(gone.name, "org.brahman.Catalog.NoSuchDataset");

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::ingest::{WatchIn, WatchStatus};
+use brahman_card::interface::ingest::{IngestSummary, WatchIn, WatchStatus};
 use brahman_storage::checked::{self, CheckedContent, CheckedError};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,14 @@ pub(super) struct Commit {
     pub(super) generation: u64,
     pub(super) rows: u64,
     pub(super) run_id: String,
+}
+
+impl Commit {
+    /// What a run has committed.
+    pub(super) fn of(run: &IngestSummary) -> Option<Self> {
+        let (generation, run_id) = (run.generation?, run.run_id.clone()?);
+        Some(Self { generation, rows: run.rows, run_id })
+    }
 }
 
 impl WatchRecord {
