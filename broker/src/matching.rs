@@ -135,9 +135,13 @@ fn put_behind(candidates: &mut [RankedProvider]) {
     else {
         return;
     };
-    let model = leading.matched.attributes.get(MODEL).cloned();
+    let (label, model) =
+        (leading.matched.label.clone(), leading.matched.attributes.get(MODEL).cloned());
     for candidate in candidates.iter_mut().filter(|c| c.refused.is_none()) {
-        candidate.is_behind = candidate.matched.attributes.get(MODEL) != model.as_ref();
+        let Match { label: other, attributes, .. } = &candidate.matched;
+        // A replica is of the same model, whichever of them has told it.
+        let is_replica = base_of(other) == base_of(&label);
+        candidate.is_behind = !is_replica && attributes.get(MODEL) != model.as_ref();
     }
 }
 

@@ -192,6 +192,18 @@ fn another_model_does_not_answer_while_the_one_that_leads_is_on_its_way() {
     }
     modules[0].state = ModuleState::Ready;
     assert_eq!(order(&modules), ["a", "b"], "and b answers what a declines");
+    // Of replicas one may have told its model, and the other not yet.
+    let card = module("a", "").card;
+    let replicas = [1, 2].map(|number| {
+        let mut replica = module("a", "");
+        replica.card.label = card.label.replica(number);
+        replica.card.id = format!("id-{number}");
+        replica
+    });
+    let [mut first, mut second] = replicas;
+    first.state = ModuleState::Loading;
+    second.attributes.insert("model".to_owned(), "m".to_owned());
+    assert_eq!(order(&[first, second]), ["a@2"]);
 }
 
 #[test]

@@ -130,7 +130,9 @@ pub(crate) fn wants_html(headers: &HeaderMap) -> bool {
 pub(crate) fn error(refusal: &Refusal, told: &Answer) -> Answer {
     let (template, view) = ("error.html", context! { refusal => refusal.fault.message() });
     let mut answer = render(told.status(), template, "", view);
-    for (name, value) in told.headers().iter().filter(|(name, _)| **name != CONTENT_TYPE) {
+    for (name, value) in
+        told.headers().iter().filter(|(name, _)| name.as_str() != CONTENT_TYPE.as_str())
+    {
         answer.headers_mut().insert(name.clone(), value.clone());
     }
     answer

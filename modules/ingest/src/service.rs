@@ -77,8 +77,8 @@ impl IngestService {
         Self { scope, ..self }
     }
 
-    /// Follows the profile service of the mesh at a socket, for ever: watches look again once what a
-    /// profile had kept from them can be named.
+    /// Follows the profile service of the mesh at a socket, for ever: watches look again once what
+    /// a profile had kept from them can be named.
     pub async fn keep_scope(&self, mesh: PathBuf) {
         let look = || {
             if let Some(watches) = &self.watches {

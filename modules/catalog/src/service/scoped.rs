@@ -3,8 +3,8 @@
 //!
 //! Invariants: through whichever door a call came, it comes by here; parameters in which names
 //! cannot be found are refused, and never taken for parameters without names; what is said in
-//! words, of which nobody can tell whom it is about, is not told while anything is hidden; what ends
-//! something that began while its dataset could be named is not refused.
+//! words, of which nobody can tell whom it is about, is not told while anything is hidden; what
+//! ends something that began while its dataset could be named is not refused.
 
 use brahman_card::Fault;
 use brahman_card::interface::catalog::{Dataset, ListOut, Version};
