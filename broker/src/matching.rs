@@ -2,7 +2,8 @@
 //!
 //! Rank, first difference decides: pinned, exact before structural, effective priority (the Card's
 //! plus the context's offset, not clamped), label, id. The last two make the order total, so it is
-//! the same on every machine.
+//! the same on every machine. What leads while it is on its way is waited for where those that are
+//! ready are of another model (ADR 40).
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -11,6 +12,9 @@ use brahman_card::card::{FlowType, contexts};
 use brahman_card::interface::broker::Match;
 use brahman_card::names::base_of;
 use brahman_card::{Label, ModuleRecord, ModuleState};
+
+/// The attribute that says by which model a provider answers.
+const MODEL: &str = "model";
 
 /// Who serves a flow, asked for whom and under what.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +38,9 @@ pub struct RankedProvider {
     pub matched: Match,
     /// Why it may not serve; `None` if it may.
     pub refused: Option<String>,
+    /// Whether it is of another model than the one that leads, which is on its way: it stands
+    /// behind every provider of that model, and gets no call while the leading one is waited for.
+    pub is_behind: bool,
 }
 
 /// The answer: eligible providers best first, then refused ones by label.
@@ -52,6 +59,13 @@ impl Ranking {
     #[must_use]
     pub fn eligible(&self) -> &[RankedProvider] {
         &self.candidates[..self.eligible]
+    }
+
+    /// Whether calls wait although somebody may be ready: the one that leads is on its way, and
+    /// nobody who is ready is of its model.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        self.eligible().first().is_some_and(|first| first.matched.state != ModuleState::Ready)
     }
 
     /// One line for each refusal.
@@ -98,16 +112,8 @@ pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
             candidate.refused = Some(format!("{what}, and {label} is {}", state.as_str()));
         }
     }
-    // Something on its way serves only if nothing is ready.
-    let any_ready =
-        candidates.iter().any(|c| c.refused.is_none() && c.matched.state == ModuleState::Ready);
-    for candidate in &mut candidates {
-        if candidate.refused.is_none() && candidate.matched.state != ModuleState::Ready && any_ready
-        {
-            candidate.refused =
-                Some(format!("is {}, and another one is ready", candidate.matched.state.as_str()));
-        }
-    }
+    put_behind(&mut candidates);
+    refuse_late(&mut candidates);
     candidates.sort_by(|a, b| key(a).cmp(&key(b)));
     let eligible = candidates.iter().filter(|c| c.refused.is_none()).count();
     let pinned = candidates[..eligible].iter().any(|c| c.matched.pinned);
@@ -116,6 +122,45 @@ pub fn rank(modules: &[ModuleRecord], ask: &Ask<'_>) -> Ranking {
         .filter(|_| !pinned)
         .map(|pin| format!("the pin to `{pin}` cannot be met: matched by type"));
     Ranking { candidates, eligible, note }
+}
+
+/// Another model does not stand in for the one that leads while that is on its way: its vectors
+/// are not the other's, and whoever keeps them would be bound to whichever model was loaded first.
+/// One that has died again and again (`backoff`) is not waited for.
+fn put_behind(candidates: &mut [RankedProvider]) {
+    let Some(leading) = candidates
+        .iter()
+        .find(|c| c.refused.is_none())
+        .filter(|c| c.matched.state.is_coming() && c.matched.state != ModuleState::Backoff)
+    else {
+        return;
+    };
+    let (label, model) =
+        (leading.matched.label.clone(), leading.matched.attributes.get(MODEL).cloned());
+    for candidate in candidates.iter_mut().filter(|c| c.refused.is_none()) {
+        let Match { label: other, attributes, .. } = &candidate.matched;
+        // A replica is of the same model, whichever of them has told it.
+        let is_replica = base_of(other) == base_of(&label);
+        candidate.is_behind = !is_replica && attributes.get(MODEL) != model.as_ref();
+    }
+}
+
+/// What is on its way serves only if nothing is ready: of its own model, where others are behind.
+fn refuse_late(candidates: &mut [RankedProvider]) {
+    let is_ready =
+        |c: &RankedProvider| c.refused.is_none() && c.matched.state == ModuleState::Ready;
+    let any_ready = candidates.iter().any(is_ready);
+    let any_leading = candidates.iter().any(|c| is_ready(c) && !c.is_behind);
+    for candidate in candidates
+        .iter_mut()
+        .filter(|c| c.refused.is_none() && c.matched.state != ModuleState::Ready)
+    {
+        let is_late = if candidate.is_behind { any_ready } else { any_leading };
+        if is_late {
+            candidate.refused =
+                Some(format!("is {}, and another one is ready", candidate.matched.state.as_str()));
+        }
+    }
 }
 
 /// Attributes that the provider must have, by the call and by the asker's Card.
@@ -160,6 +205,7 @@ fn key(c: &RankedProvider) -> impl Ord + '_ {
     // Replicas stand together, whatever other label begins as theirs does.
     (
         c.refused.is_some(),
+        c.is_behind,
         Reverse(m.pinned),
         m.via != "exact",
         Reverse(m.priority),
@@ -289,293 +335,8 @@ fn consider(
         let reason = module.reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default();
         Some(format!("is {}{reason}", module.state.as_str()))
     };
-    Some(RankedProvider { index, matched, refused })
+    Some(RankedProvider { index, matched, refused, is_behind: false })
 }
 
 #[cfg(test)]
-mod tests {
-    use brahman_card::Card;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn module(label: &str, more: &str) -> ModuleRecord {
-        let text = format!(
-            "schema_version = 1\nlabel = \"{label}\"\npayload = \"virtual\"\n{more}\n[[flow.output]]\nname = \"embed\"\ntype.interface.name = \"org.brahman.Embed\"\n"
-        );
-        let card = Card::parse("t.toml", text.as_bytes()).expect("a good Card");
-        ModuleRecord {
-            attributes: card.attributes.clone(),
-            socket: format!("/run/{}", card.socket_name()),
-            card,
-            state: ModuleState::Ready,
-            pid: 1,
-            incarnation: 1,
-            restarts: 0,
-            deaths: None,
-            kills: None,
-            uptime_ms: 0,
-            reason: None,
-            shortfalls: Vec::new(),
-            origin: None,
-        }
-    }
-
-    /// The Cards as shipped: the mock leads in `test` and is out in `prod`.
-    fn shipped() -> Vec<ModuleRecord> {
-        vec![
-            module(
-                "embed-real",
-                "attributes = { model = \"m\" }\n[priority_contexts.prod]\npriority_offset = 10",
-            ),
-            module(
-                "embed-mock",
-                "mock = true\n[priority_contexts.test]\npriority_offset = 10\n[priority_contexts.prod]\nexclude = true",
-            ),
-        ]
-    }
-
-    fn ask(context: Option<&str>) -> Ask<'_> {
-        Ask { flow: "org.brahman.Embed", context, require: None, asker: None }
-    }
-
-    fn first(modules: &[ModuleRecord], ask: &Ask<'_>) -> Option<String> {
-        rank(modules, ask).eligible().first().map(|c| c.matched.label.clone())
-    }
-
-    #[test]
-    fn the_seeds_rule() {
-        let modules = shipped();
-        assert_eq!(first(&modules, &ask(Some("test"))).as_deref(), Some("embed-mock"));
-        assert_eq!(first(&modules, &ask(Some("prod"))).as_deref(), Some("embed-real"));
-        assert_eq!(
-            first(&modules, &ask(None)).as_deref(),
-            Some("embed-mock"),
-            "the alphabetically first label"
-        );
-    }
-
-    #[test]
-    fn a_mock_does_not_stand_in_for_a_real_one_nor_the_other_way_round() {
-        let states = [ModuleState::Ready, ModuleState::Draining];
-        for ((context, best, other), state) in [(Some("test"), 1, 0), (None, 1, 0)]
-            .into_iter()
-            .flat_map(|case| states.map(|state| (case, state)))
-        {
-            let mut modules = shipped();
-            modules[best].state = state;
-            let ranking = rank(&modules, &ask(context));
-            let eligible: Vec<&str> =
-                ranking.eligible().iter().map(|c| c.matched.label.as_str()).collect();
-            assert_eq!(
-                eligible,
-                [modules[best].card.label.as_str()],
-                "nobody else is tried for a call that it does not answer"
-            );
-            assert!(
-                ranking.refusals()[0]
-                    .starts_with(&format!("{}: is not a mock, and ", modules[other].card.label)),
-                "{context:?}"
-            );
-            modules[best].state = ModuleState::Failed;
-            assert_eq!(
-                first(&modules, &ask(context)).as_deref(),
-                Some(modules[other].card.label.as_str()),
-                "one that does not come back"
-            );
-        }
-    }
-
-    #[test]
-    fn a_mock_never_serves_prod_even_alone() {
-        let mut modules = shipped();
-        modules[0].state = ModuleState::Failed;
-        modules[0].reason = Some("no model".into());
-        let ranking = rank(&modules, &ask(Some("prod")));
-        assert_eq!(ranking.eligible, 0);
-        assert_eq!(
-            ranking.refusals(),
-            ["embed-real: is failed: no model", "embed-mock: is excluded in context `prod`"]
-        );
-    }
-
-    #[test]
-    fn replicas_of_a_card_stand_together_and_a_pin_to_it_means_each() {
-        let replicas = module("b", "").card;
-        let numbered = |number| {
-            let mut replica = module("b", "");
-            replica.card.label = replicas.label.replica(number);
-            replica.card.id = format!("id-{number}");
-            replica
-        };
-        let modules = [module("b-other", ""), numbered(2), module("a", ""), numbered(1)];
-        let order = |ask: &Ask<'_>| -> Vec<String> {
-            rank(&modules, ask).eligible().iter().map(|c| c.matched.label.clone()).collect()
-        };
-        assert_eq!(order(&ask(None)), ["a", "b@1", "b@2", "b-other"]);
-        let pinned = "[[flow.input]]\nname = \"embed\"\ntype.interface.name = \"org.brahman.Embed\"\npin_to = \"b\"";
-        let asker = module("c", pinned);
-        assert_eq!(
-            order(&Ask { asker: Some(&asker), ..ask(None) }),
-            ["b@1", "b@2", "a", "b-other"]
-        );
-    }
-
-    #[test]
-    fn where_nobody_answers_it_is_said_who_does_in_another_context() {
-        let mut modules = shipped();
-        modules[0].state = ModuleState::Failed;
-        let words = elsewhere(&modules, &ask(Some("prod")));
-        assert_eq!(
-            words,
-            "; other providers answer elsewhere: in context `test` embed-mock, a mock, answers, without a context embed-mock, a mock, answers"
-        );
-        modules[1].state = ModuleState::Stopped;
-        assert_eq!(elsewhere(&modules, &ask(Some("prod"))), "");
-    }
-
-    #[test]
-    fn priorities_are_not_clamped() {
-        let a = module("a", "priority = \"critical\"\n[priority_contexts.x]\npriority_offset = 1");
-        let b = module("b", "priority = \"critical\"\n[priority_contexts.x]\npriority_offset = 2");
-        assert_eq!(first(&[a, b], &ask(Some("x"))).as_deref(), Some("b"));
-    }
-
-    #[test]
-    fn what_loads_serves_only_if_nothing_is_ready() {
-        let (mut a, mut b) = (module("a", "priority = \"high\""), module("b", ""));
-        a.state = ModuleState::Loading;
-        assert_eq!(first(&[a.clone(), b.clone()], &ask(None)).as_deref(), Some("b"));
-        b.state = ModuleState::Failed;
-        assert_eq!(first(&[a, b], &ask(None)).as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn an_asker_is_never_matched_to_itself_and_its_pins_count() {
-        let modules = [module("a", ""), module("b", "")];
-        let pinned = "[[flow.input]]\nname = \"embed\"\ntype.interface.name = \"org.brahman.Embed\"\npin_to = \"b\"\n[priority_contexts.x]\npin_to = \"a\"";
-        let asker = module("c", pinned);
-        let with = |context, asker| Ask { asker: Some(asker), ..ask(context) };
-        assert_eq!(first(&modules, &with(None, &asker)).as_deref(), Some("b"));
-        assert_eq!(first(&modules, &with(Some("x"), &asker)).as_deref(), Some("a"));
-        assert_eq!(first(&modules[..1], &with(None, &modules[0])), None);
-        let ranking = rank(&modules[..1], &with(None, &asker));
-        assert_eq!(ranking.eligible, 1);
-        assert!(
-            ranking.note.is_some_and(|note| note.contains("`b`")),
-            "a pin that falls through says so"
-        );
-    }
-
-    #[test]
-    fn requirements_are_met_or_named() {
-        let modules = shipped();
-        let require = BTreeMap::from([("model".to_owned(), "m".to_owned())]);
-        let ranking = rank(&modules, &Ask { require: Some(&require), ..ask(Some("test")) });
-        assert_eq!(ranking.eligible().len(), 1);
-        assert_eq!(ranking.eligible()[0].matched.label, "embed-real");
-        assert!(ranking.refusals()[0].contains("required"));
-    }
-
-    #[test]
-    fn one_that_loads_may_yet_meet_a_requirement_and_one_that_is_stopped_is_said_to_be() {
-        let mut modules = shipped();
-        let require = BTreeMap::from([
-            ("model".to_owned(), "m".to_owned()),
-            ("fingerprint".to_owned(), "f".to_owned()),
-        ]);
-        let ranked = |modules: &[ModuleRecord]| {
-            rank(modules, &Ask { require: Some(&require), ..ask(Some("prod")) })
-        };
-        modules[0].state = ModuleState::Loading;
-        assert_eq!(
-            ranked(&modules).eligible().first().map(|c| c.matched.label.as_str()),
-            Some("embed-real"),
-            "its fingerprint comes"
-        );
-        modules[0].attributes.insert("model".into(), "another".into());
-        assert_eq!(ranked(&modules).eligible, 0, "its Card says another model");
-        modules[0].attributes.insert("model".into(), "m".into());
-        modules[0].state = ModuleState::Stopped;
-        assert!(
-            ranked(&modules).refusals()[0].ends_with("it is stopped"),
-            "{:?}",
-            ranked(&modules).refusals()
-        );
-        modules[0].state = ModuleState::Ready;
-        assert!(
-            ranked(&modules).refusals()[0].ends_with("it lacks it"),
-            "{:?}",
-            ranked(&modules).refusals()
-        );
-        // One that is ready and meets it is not passed over for one on its way.
-        modules[0].attributes.insert("fingerprint".into(), "f".into());
-        modules.push(module("embed-first", "priority = \"critical\""));
-        modules[2].state = ModuleState::Loading;
-        assert_eq!(
-            ranked(&modules).eligible().first().map(|c| c.matched.label.as_str()),
-            Some("embed-real")
-        );
-    }
-
-    #[test]
-    fn exact_comes_before_structural_whatever_the_label() {
-        let mut a = module("a", "");
-        a.card.flow.output[0].name = "vectors".into();
-        assert_eq!(first(&[a, module("b", "")], &ask(None)).as_deref(), Some("b"));
-    }
-
-    prop_compose! {
-        fn any_module()(
-            label in "[a-d]",
-            priority in 0_usize..4,
-            offset in -3_i64..4,
-            state in 0_usize..4,
-            exclude in any::<bool>(),
-            n in 0_u32..1000,
-        ) -> ModuleRecord {
-            let words = ["low", "normal", "high", "critical"];
-            let more = format!("service_socket = \"s{n}\"\npriority = \"{}\"\n[priority_contexts.x]\npriority_offset = {offset}\nexclude = {exclude}", words[priority]);
-            let mut module = module(&label, &more);
-            module.state = [
-                ModuleState::Ready,
-                ModuleState::Loading,
-                ModuleState::Failed,
-                ModuleState::Stopped,
-            ][state];
-            module
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_order_is_total_and_blind_to_permutation(
-            modules in prop::collection::vec(any_module(), 0..8),
-            turn in 0_usize..8,
-        ) {
-            let mut unique: Vec<ModuleRecord> = Vec::new();
-            for module in modules {
-                if unique.iter().all(|m| m.card.id != module.card.id) {
-                    unique.push(module);
-                }
-            }
-            let ids = |list: &[ModuleRecord]| -> Vec<String> {
-                rank(list, &ask(Some("x"))).candidates.into_iter().map(|c| c.matched.id).collect()
-            };
-            let straight = ids(&unique);
-            let mut turned = unique.clone();
-            turned.reverse();
-            if !turned.is_empty() {
-                let n = turn % turned.len();
-                turned.rotate_left(n);
-            }
-            prop_assert_eq!(&straight, &ids(&turned));
-            prop_assert_eq!(straight.len(), unique.len());
-            let ranking = rank(&unique, &ask(Some("x")));
-            prop_assert!(ranking.eligible().iter().all(|c| c.refused.is_none()));
-            prop_assert!(
-                ranking.candidates[ranking.eligible..].iter().all(|c| c.refused.is_some())
-            );
-        }
-    }
-}
+mod tests;

@@ -384,7 +384,7 @@ impl Broker {
         let targets = ranking
             .eligible()
             .iter()
-            .filter(|c| c.matched.state == ModuleState::Ready)
+            .filter(|c| c.matched.state == ModuleState::Ready && !ranking.waits())
             .map(|c| Arc::new(self.target(&table.modules[c.index], flow)));
         let found = FoundRoute { targets: targets.collect(), ranking: Arc::new(ranking) };
         cache.1.insert(key, found.clone());

@@ -24,7 +24,7 @@ pub mod state;
 pub mod wire;
 
 pub use card::{Card, CardError, Label};
-pub use chain::chain;
+pub use chain::{chain, toml_words};
 pub use interface::Interface;
 pub use state::{ModuleRecord, ModuleState};
 pub use wire::fault::Fault;

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::commands::sibling;
 use crate::failure::{BadInput, NotFound, Unsound};
-use crate::output::{Output, bytes};
+use crate::output::{Output, bytes, counted};
 
 #[derive(Subcommand, Debug)]
 pub(crate) enum Models {
@@ -358,9 +358,9 @@ fn show(done: &str, model: &BroughtModel, output: &Output) -> anyhow::Result<()>
             ModelKind::Embedding => "an embedding model",
             ModelKind::Reranker => "a reranker",
         };
-        let (name, files) = (&model.name, model.files);
+        let (name, files) = (&model.name, counted(model.files as u64, "file", "files"));
         output.line(&format!(
-            "{done} {name}, {kind} in {files} files of {}{came}{from}",
+            "{done} {name}, {kind} in {files} of {}{came}{from}",
             bytes(model.bytes)
         ));
         output.line(&format!("  {}", model.path.display()));

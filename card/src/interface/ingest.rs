@@ -303,7 +303,8 @@ pub struct Run {
     /// ULID by which it is cancelled.
     pub run_id: String,
     pub dataset: String,
-    /// `running`, `done`, `failed` or `cancelled`.
+    /// `running`, `done`, `failed` or `cancelled`. One that was cut off by the module's own end has
+    /// failed, and `error` says so: of how far it was nothing is known.
     pub state: String,
     /// How many were read so far.
     pub rows: u64,
@@ -358,7 +359,8 @@ pub struct WatchStatus {
     pub format: Option<String>,
     /// Files at the last look.
     pub files: u64,
-    /// Last committed since the module started.
+    /// Last committed by this watch, before a restart as well; absent before, and where the dataset
+    /// was deleted since.
     pub generation: Option<u64>,
     /// Rows of that generation.
     pub rows: Option<u64>,

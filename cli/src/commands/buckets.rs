@@ -309,7 +309,8 @@ async fn health(socket: &Path, output: &Output) -> anyhow::Result<()> {
     match (away.is_empty(), damaged) {
         (true, 0) => Ok(()),
         (true, damaged) => {
-            Err(Unsound(format!("{damaged} objects are damaged and not repaired")).into())
+            let are = counted(damaged, "object is", "objects are");
+            Err(Unsound(format!("{are} damaged and not repaired")).into())
         }
         (false, _) => Err(Unsound(format!("not reachable: {}", away.join(", "))).into()),
     }
@@ -324,7 +325,10 @@ fn show_health(out: &HealthOut, output: &Output) {
         };
         let backlog = match (h.backlog_objects, h.backlog_bytes) {
             (Some(0), _) => "none".to_owned(),
-            (Some(objects), size) => format!("{objects} objects, {}", bytes(size.unwrap_or(0))),
+            (Some(objects), size) => {
+                let objects = counted(objects, "object", "objects");
+                format!("{objects}, {}", bytes(size.unwrap_or(0)))
+            }
             (None, _) => "-".to_owned(),
         };
         vec![
@@ -373,8 +377,8 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
     let bar = output.spinner("verifying");
     let out = stream::<method::Scrub>(socket, &ask, |out| {
         bar.set_message(one_line(&format!(
-            "{} objects, {}, {} damaged",
-            out.objects,
+            "{}, {}, {} damaged",
+            counted(out.objects, "object", "objects"),
             bytes(out.bytes),
             out.damaged.len()
         )));
@@ -425,12 +429,12 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
             let what =
                 if run.given_up { "given up, and cleared away by itself" } else { "not ended" };
             let left = format!(
-                "run {} of {} in {}: {} in {} files{since}: {what}",
+                "run {} of {} in {}: {} in {}{since}: {what}",
                 run.run_id,
                 run.dataset,
                 run.bucket,
                 bytes(run.bytes),
-                run.objects
+                counted(run.objects, "file", "files")
             );
             output.line(&output.paint(&left, Tone::Busy));
         }
@@ -439,12 +443,17 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
     let records = out.records.iter().flatten().count();
     match (out.unrepaired.len(), unread) {
         (0, 0) if records > 0 => {
-            Err(Unsound(format!("{records} damaged records: see above")).into())
+            let damaged = counted(records as u64, "damaged record", "damaged records");
+            Err(Unsound(format!("{damaged}: see above")).into())
         }
         (0, 0) => Ok(()),
-        (0, unread) => Err(Unsound(format!("{unread} objects could not be verified")).into()),
+        (0, unread) => {
+            let objects = counted(unread, "object", "objects");
+            Err(Unsound(format!("{objects} could not be verified")).into())
+        }
         (damaged, _) => {
-            Err(Unsound(format!("{damaged} objects are damaged and could not be repaired")).into())
+            let are = counted(damaged as u64, "object is", "objects are");
+            Err(Unsound(format!("{are} damaged and could not be repaired")).into())
         }
     }
 }

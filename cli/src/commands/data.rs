@@ -245,8 +245,10 @@ pub(crate) async fn resync(
         }
         return match out.failed.len() {
             0 => Ok(()),
-            1 => Err(Unsound("1 dataset is not whole".to_owned()).into()),
-            failed => Err(Unsound(format!("{failed} datasets are not whole")).into()),
+            failed => {
+                let are = counted(failed as u64, "dataset is", "datasets are");
+                Err(Unsound(format!("{are} not whole")).into())
+            }
         };
     };
     let runs = Some(runs).filter(|runs| !runs.is_empty());

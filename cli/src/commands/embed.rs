@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::{STANDARD, StdinFile, absolute, ask, is_standard, stdin_text};
 use crate::failure::BadInput;
-use crate::output::{Output, Tone, shortened};
+use crate::output::{Output, Tone, counted, shortened};
 
 /// Widest beginning of a text that is shown beside its vector.
 const TEXT_COLUMNS: usize = 60;
@@ -127,10 +127,10 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
             None => whole = Some((out, provider)),
             Some((so_far, _)) if so_far.fingerprint != out.fingerprint => {
                 anyhow::bail!(
-                    "the model changed from {} to {} while {} texts were embedded: try again",
+                    "the model changed from {} to {} while {} embedded: try again",
                     so_far.model,
                     out.model,
-                    texts.len()
+                    counted(texts.len() as u64, "text was", "texts were")
                 );
             }
             Some((so_far, _)) => append(so_far, out, from as u64),
@@ -161,8 +161,8 @@ pub(crate) async fn embed(socket: &Path, embed: &Embed, output: &Output) -> anyh
         ));
     }
     for one in out.unknown.iter().flatten() {
-        output
-            .note(&format!("text {}: {} tokens are unknown to the model", one.index, one.unknown));
+        let unknown = counted(one.unknown, "token is", "tokens are");
+        output.note(&format!("text {}: {unknown} unknown to the model", one.index));
     }
     warn(output, out.warnings.as_deref());
     Ok(())

@@ -264,8 +264,8 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
                     .unwrap_or_default();
                 let set = set.as_ref().map(|set| format!(" --set {set}")).unwrap_or_default();
                 output.line(&format!(
-                    "{} trials; `brahman index promote {name}{target}{set}` lets the best answer",
-                    out.done
+                    "{}; `brahman index promote {name}{target}{set}` lets the best answer",
+                    counted(out.done, "trial", "trials")
                 ));
             };
             watch::<method::Autotune>(socket, &ask, output, said).await
@@ -434,39 +434,41 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
         counted(out.total, "chunk", "chunks"),
         duration(out.duration_s),
     ));
-    for (count, words) in [
-        (out.resumed, "chunks had been embedded by an interrupted refresh"),
+    for (count, one, several, words) in [
+        (out.resumed, "chunk", "chunks", " had been embedded by an interrupted refresh"),
         (
             out.resume_lost.unwrap_or(0),
-            "vectors of an interrupted refresh were damaged and were embedded again",
+            "vector of an interrupted refresh was",
+            "vectors of an interrupted refresh were",
+            " damaged, and embedded again",
         ),
-        (out.reused, "chunks of changed documents were unchanged and kept their vectors"),
         (
-            out.empty_docs,
-            if out.empty_docs == 1 { "document has no text" } else { "documents have no text" },
+            out.reused,
+            "chunk of changed documents was unchanged and kept its vector",
+            "chunks of changed documents were unchanged and kept their vectors",
+            "",
         ),
+        (out.empty_docs, "document has", "documents have", " no text"),
         (
             out.truncated,
-            "chunks were longer than the model's window and were truncated; `brahman index migrate --chunks` cuts them anew",
+            "chunk was",
+            "chunks were",
+            " longer than the model's window and truncated; `brahman index migrate --chunks` cuts all anew",
         ),
-        (
-            out.skipped_docs,
-            if out.skipped_docs == 1 {
-                "document was left out:"
-            } else {
-                "documents were left out:"
-            },
-        ),
+        (out.skipped_docs, "document was", "documents were", " left out:"),
     ] {
         if count > 0 {
-            output.line(&format!("  {count} {words}"));
+            output.line(&format!("  {}{words}", counted(count, one, several)));
         }
     }
     out.skipped.iter().for_each(|s| output.line(&format!("    {}: {}", s.doc_id, s.reason)));
     for c in out.converted.iter().flatten() {
         output.line(&format!(
-            "  column {} was {} and is {}; {} values could not be converted",
-            c.column, c.from, c.to, c.nulls_made
+            "  column {} was {} and is {}; {} could not be converted",
+            c.column,
+            c.from,
+            c.to,
+            counted(c.nulls_made, "value", "values")
         ));
     }
     if out.old_chunks == Some(true) {
@@ -479,8 +481,8 @@ fn refreshed(name: &str, out: &RefreshSummary, output: &Output) {
     }
     if let Some(borrowed) = &out.borrowed {
         let words = format!(
-            "{} objects were read from their replicas in bucket rescue: their own bucket is unavailable (`brahman buckets health`)",
-            borrowed.len()
+            "{} read from bucket rescue: their own bucket is unavailable (`brahman buckets health`)",
+            counted(borrowed.len() as u64, "object was", "objects were")
         );
         output.line(&output.paint(&words, Tone::Busy));
     }
@@ -515,8 +517,10 @@ async fn doctor(socket: &Path, name: String, repair: bool, output: &Output) -> a
         out.put_aside.iter().flatten().for_each(|name| output.line(&format!("set aside: {name}")));
         let how = if out.repaired { ", repaired" } else { "" };
         output.line(&format!(
-            "{name} is {state}{how}: {} files verified, {} orphaned rows, generation {} answers",
-            out.files, out.orphans, out.generation
+            "{name} is {state}{how}: {} verified, {}, generation {} answers",
+            counted(out.files, "file", "files"),
+            counted(out.orphans, "orphaned row", "orphaned rows"),
+            out.generation
         ));
     }
     if out.healthy {

@@ -16,7 +16,7 @@ use clap::Args;
 
 use super::{get, stream};
 use crate::failure::{BadInput, NotFound};
-use crate::output::{Output, Tone};
+use crate::output::{Output, Tone, counted};
 
 /// Lines that are printed unless it is said how many, or since when.
 const LINES_USUAL: u64 = 50;
@@ -222,8 +222,8 @@ async fn from_files(socket: &Path, logs: &Logs, output: &Output) -> anyhow::Resu
     reading.lines.iter().for_each(|line| print(line, true, output));
     if reading.torn > 0 {
         output.note(&format!(
-            "{} lines in {} were cut off by a full disk or a kill, and are left out",
-            reading.torn,
+            "{} left out that a full disk or a kill had cut off, in {}",
+            counted(reading.torn, "line was", "lines were"),
             folder.display()
         ));
     }

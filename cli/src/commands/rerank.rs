@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{ask, is_standard, stdin_text};
 use crate::failure::BadInput;
-use crate::output::{Output, Tone, shortened};
+use crate::output::{Output, Tone, counted, shortened};
 
 /// Widest beginning of a text that is shown.
 const TEXT_COLUMNS: usize = 160;
@@ -177,13 +177,13 @@ fn show(output: &Output, sources: &[SourceText], out: &RerankOut, provider: Opti
     }
     output.line(&output.paint(
         &format!(
-            "{} of {} texts, {}, by {} on {}, {} tokens, {:.1} ms",
+            "{} of {}, {}, by {} on {}, {}, {:.1} ms",
             out.results.len(),
-            sources.len(),
+            counted(sources.len() as u64, "text", "texts"),
             out.model,
             provider.unwrap_or("?"),
             out.device,
-            out.tokens,
+            counted(out.tokens, "token", "tokens"),
             out.elapsed_us as f64 / 1e3
         ),
         Tone::Faint,

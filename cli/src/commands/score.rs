@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::{absolute, get, is_standard, stdin_bytes, stream, unfinished};
 use crate::failure::{BadInput, NotFound};
-use crate::output::{Output, Tone, duration};
+use crate::output::{Output, Tone, counted, duration};
 use matrix::{Matrix, floor, matrix};
 
 /// Tokens a cell of the page names: it shades whole responses.
@@ -306,11 +306,11 @@ fn memory(out: &MemoryOut, output: &Output) -> anyhow::Result<()> {
     });
     output.table(&["RESPONSE", "DELTA", "PER TOKEN", "TOKENS"], table.collect());
     output.line(&format!(
-        "{}: divergence {:.3} nats over {} responses; {} tokens forwarded; noise floor {}; {} on {}, {}",
+        "{}: divergence {:.3} nats over {}; {} forwarded; noise floor {}; {} on {}, {}",
         out.key,
         out.divergence,
-        out.responses,
-        out.tokens_forwarded,
+        counted(out.responses, "response", "responses"),
+        counted(out.tokens_forwarded, "token", "tokens"),
         floor(out.noise_floor),
         out.model,
         out.device,
@@ -362,12 +362,12 @@ async fn incremental(socket: &Path, ask: &IncrementalIn, output: &Output) -> any
     output.table(&["MEMORY", "LARGEST", "WEIGHT", "SCORINGS", "ERROR"], table.collect());
     tell_template(done.chat_template.as_ref(), output);
     output.line(&format!(
-        "{} of {} due memories scored, {} scored recently, {} too late in the conversation; {} tokens forwarded; {} on {}, {}",
+        "{} of {} scored, {} scored recently, {} too late in the conversation; {} forwarded; {} on {}, {}",
         done.done,
-        done.due,
+        counted(done.due, "due memory", "due memories"),
         done.fresh,
         done.late,
-        done.tokens_forwarded,
+        counted(done.tokens_forwarded, "token", "tokens"),
         done.model,
         done.device,
         duration(done.elapsed_us as f64 / 1e6)
@@ -401,8 +401,8 @@ async fn weights(
         if output.json() {
             output.print_json(&out);
         } else {
-            output
-                .line(&format!("{} weights of namespace {} forgotten", out.removed, out.namespace));
+            let removed = counted(out.removed, "weight", "weights");
+            output.line(&format!("{removed} of namespace {} forgotten", out.namespace));
         }
         return Ok(());
     }
@@ -428,7 +428,8 @@ async fn weights(
         &["MEMORY", "WEIGHT", "SCORINGS", "LAST", "MODEL"],
         out.weights.iter().map(row).collect(),
     );
-    output.line(&format!("{} weights in namespace {}", out.weights.len(), out.namespace));
+    let weights = counted(out.weights.len() as u64, "weight", "weights");
+    output.line(&format!("{weights} in namespace {}", out.namespace));
     Ok(())
 }
 
@@ -451,10 +452,10 @@ fn finetune(out: &FinetuneOut, output: &Output) {
     });
     output.table(&["ENTRY", "DIVERGENCE", "DELTA", "PER TOKEN", "TOKENS"], table.collect());
     output.line(&format!(
-        "{} responses without {} memories; {} tokens forwarded; noise floor {}; {} on {}, {}",
-        out.results.len(),
-        out.memories,
-        out.tokens_forwarded,
+        "{} without {}; {} forwarded; noise floor {}; {} on {}, {}",
+        counted(out.results.len() as u64, "response", "responses"),
+        counted(out.memories, "memory", "memories"),
+        counted(out.tokens_forwarded, "token", "tokens"),
         floor(out.noise_floor),
         out.model,
         out.device,

@@ -95,6 +95,9 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(list(self.mesh.refresh("python-notes"))[-1].phase, "done")
         hits = self.mesh.search("python-notes", "gate", mode="lexical")
         self.assertIn("blue", hits[0].text)
+        for empty in ("", " \n"):
+            with self.assertRaises(brahman.InvalidParameter):
+                self.mesh.search("python-notes", empty)
         with self.mesh.dataset("python-notes") as notes:
             self.assertTrue(all(os.path.exists(path) for path in notes.paths))
 

@@ -27,7 +27,7 @@ use brahman_card::wire::base64;
 use brahman_storage::digest::sha256;
 use chrono::DateTime;
 use hyper::StatusCode;
-use hyper::header::{ACCEPT, HeaderMap};
+use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderMap};
 use minijinja::{Environment, Value, context};
 use serde::Serialize;
 
@@ -43,7 +43,7 @@ use hits::ShownHit;
 const SCRIPT: &str = include_str!("page/page.js");
 const STYLE: &str = include_str!("page/page.css");
 /// What a view is made of. Their ending has whatever is put into them escaped.
-const TEMPLATES: [(&str, &str); 8] = [
+const TEMPLATES: [(&str, &str); 9] = [
     ("layout.html", include_str!("page/layout.html")),
     ("modules.html", include_str!("page/modules.html")),
     ("search.html", include_str!("page/search.html")),
@@ -52,6 +52,7 @@ const TEMPLATES: [(&str, &str); 8] = [
     ("indexes.html", include_str!("page/indexes.html")),
     ("trials.html", include_str!("page/trials.html")),
     ("score.html", include_str!("page/score.html")),
+    ("error.html", include_str!("page/error.html")),
 ];
 /// Hits that a search shows.
 const HITS: u64 = 10;
@@ -119,10 +120,27 @@ fn refused(refusal: &Refusal, template: &str, here: &str, view: Value) -> Answer
     render(refusal.status, template, here, context! { refusal => refusal.fault.message(), ..view })
 }
 
+/// Whether whoever asks is a browser that shows what it gets.
+pub(crate) fn wants_html(headers: &HeaderMap) -> bool {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    accept.contains("text/html")
+}
+
+/// What a browser gets in the place of an error in JSON: the same, as a view of its own.
+pub(crate) fn error(refusal: &Refusal, told: &Answer) -> Answer {
+    let (template, view) = ("error.html", context! { refusal => refusal.fault.message() });
+    let mut answer = render(told.status(), template, "", view);
+    for (name, value) in
+        told.headers().iter().filter(|(name, _)| name.as_str() != CONTENT_TYPE.as_str())
+    {
+        answer.headers_mut().insert(name.clone(), value.clone());
+    }
+    answer
+}
+
 /// `GET /`: the modules for a browser, a word for whoever asks whether somebody is there.
 pub(crate) async fn home(mesh: &Mesh, caller: &Caller, headers: &HeaderMap) -> Answer {
-    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if !accept.contains("text/html") {
+    if !wants_html(headers) {
         return answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", "Brahman is running\n");
     }
     match mesh.ask::<broker::method::Status>(caller, &Default::default(), Default::default()).await
@@ -178,7 +196,11 @@ struct SearchAsk<'a> {
 async fn search(mesh: &Mesh, caller: &Caller, form: &Form) -> Answer {
     let (template, here) = ("search.html", "/page/search");
     let word = |name: &str| form.word(name).unwrap_or_default();
-    let mode = MODES.into_iter().find(|mode| *mode == word("mode")).unwrap_or(MODES[0]);
+    let known = match form.word("mode") {
+        None => Some(MODES[0]),
+        Some(word) => MODES.into_iter().find(|mode| *mode == word),
+    };
+    let mode = known.unwrap_or(MODES[0]);
     let ask = SearchAsk { index: word("index"), text: word("text"), mode };
     let listed =
         mesh.ask::<index::method::List>(caller, &Default::default(), Default::default()).await;
@@ -186,6 +208,11 @@ async fn search(mesh: &Mesh, caller: &Caller, form: &Form) -> Answer {
         Ok(told) => told.value.indexes.into_iter().map(|index| index.name).collect(),
         Err(refusal) => return refused(&refusal, template, here, context! { ask }),
     };
+    if known.is_none() {
+        let expected = format!("`{}`, expected {}", word("mode"), MODES.join(", "));
+        let refusal = Refusal::parameter("mode", expected);
+        return refused(&refusal, template, here, context! { ask, indexes });
+    }
     if ask.text.is_empty() || ask.index.is_empty() {
         return render(StatusCode::OK, template, here, context! { ask, indexes });
     }

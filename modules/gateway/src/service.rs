@@ -26,7 +26,7 @@ use crate::mesh::Mesh;
 use crate::metrics::{self, Metrics};
 use crate::places::{Place, Places};
 use crate::refusal::Refusal;
-use crate::routes::{Route, dialect};
+use crate::routes::{Route, dialect, is_of_page};
 use crate::settings::{Settings, is_own_origin};
 use crate::{calls, mcp, ollama, openai, openapi, page, plain, rerank, score, tei, upload};
 
@@ -76,7 +76,11 @@ impl Gateway {
             Ok(answer) => answer,
             Err(refusal) => {
                 tracing::debug!(path, status = refusal.status.as_u16(), fault = %refusal.fault, "refused");
-                dialect(path).refuse(&refusal)
+                let told = dialect(path).refuse(&refusal);
+                match is_of_page(path) && page::wants_html(&head.headers) {
+                    true => page::error(&refusal, &told),
+                    false => told,
+                }
             }
         };
         // Nothing that comes from here is a page of this origin's but the page itself, which says

@@ -89,8 +89,8 @@ pub enum SettingsError {
     #[error(transparent)]
     Unreadable(#[from] io::Error),
     /// It is no TOML, or not of these fields.
-    #[error(transparent)]
-    Syntax(#[from] toml::de::Error),
+    #[error("{0}")]
+    Syntax(String),
     /// Least and most that are not in order, or out of bounds.
     #[error("agent.{field} is [{least}, {most}], expected least and most within {low} to {high}")]
     Bounds {
@@ -123,7 +123,8 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`], with the field that is wrong.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
-        let settings = toml::from_str::<File>(text)?.agent;
+        let malformed = |error| SettingsError::Syntax(brahman_card::toml_words(text, &error));
+        let settings = toml::from_str::<File>(text).map_err(malformed)?.agent;
         let within = |field: &'static str, [least, most]: [u64; 2], low: u64, high: u64| {
             if low <= least && least <= most && most <= high {
                 return Ok(());

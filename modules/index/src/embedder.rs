@@ -12,6 +12,7 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::ArrowError;
 use brahman_card::Fault;
 use brahman_card::interface::broker::error::{NoProvider, ProviderFailed};
+use brahman_card::interface::broker::{self, FlowIn};
 use brahman_card::interface::embed::{
     self, EmbedBulkIn, EmbedBulkOut, EmbedTextIn, TokenizeIn, TokenizeOut,
 };
@@ -283,31 +284,47 @@ impl Embedder {
     }
 }
 
-/// Which model answers now, for an index that has none yet: this one if a name is given, else
-/// whichever is first.
+/// Which model answers now, for an index that has none yet: this one if a name is given, else the
+/// context's default, which leads there. It is asked for by its name: an index is bound to it for
+/// good, and what the broker does where that one declines a call (another answers it) is no choice.
 ///
 /// # Errors
 /// `ModelMismatch` if nobody serves the model that is named; else what the mesh says.
 pub async fn current_model(client: &Client, name: Option<&str>) -> Result<Model, Fault> {
-    let named = name
+    let Some(name) = name else {
+        let answering = served_model(client, None).await?;
+        return match leading_model(client).await? {
+            Some(leading) if leading != answering.name => {
+                served_model(client, Some(&leading)).await
+            }
+            _ => Ok(answering),
+        };
+    };
+    served_model(client, Some(name)).await.map_err(|fault| {
+        if fault.name != NoProvider::NAME {
+            return fault;
+        }
+        let message = format!("no module embeds with {name}: {}", fault.message());
+        let error = ModelMismatch { wanted: name.to_owned(), got: String::new() };
+        Fault::of(&error, false, message)
+    })
+}
+
+/// The name of the model of whoever leads in the context; none if he does not say it.
+async fn leading_model(client: &Client) -> Result<Option<String>, Fault> {
+    let ask = FlowIn { flow: embed::INTERFACE.name.to_owned(), context: None, require: None };
+    let options = CallOptions::default();
+    let answer = client.call_method::<broker::method::Resolve>(&ask, &options).await?;
+    Ok(answer.value.matched.attributes.get("model").cloned())
+}
+
+/// The model of whoever answers a call that requires this name, or none.
+async fn served_model(client: &Client, name: Option<&str>) -> Result<Model, Fault> {
+    let require = name
         .map(|name| BTreeMap::from([("model".to_owned(), name.to_owned())]))
         .unwrap_or_default();
-    let options = CallOptions { require: named, deadline: Some(LOADING), ..CallOptions::default() };
-    let info = match client.call_method::<embed::method::Info>(&Empty {}, &options).await {
-        Ok(answer) => answer.value,
-        Err(error) => {
-            let fault = Fault::from(error);
-            let Some(name) = name.filter(|_| fault.name == NoProvider::NAME) else {
-                return Err(fault);
-            };
-            let message = format!("no module embeds with {name}: {}", fault.message());
-            return Err(Fault::of(
-                &ModelMismatch { wanted: name.to_owned(), got: String::new() },
-                false,
-                message,
-            ));
-        }
-    };
+    let options = CallOptions { require, deadline: Some(LOADING), ..CallOptions::default() };
+    let info = client.call_method::<embed::method::Info>(&Empty {}, &options).await?.value;
     Ok(Model {
         name: info.model,
         fingerprint: info.fingerprint,

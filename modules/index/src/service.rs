@@ -312,8 +312,11 @@ impl IndexService {
     /// alone are compared.
     async fn hear_of_datasets(&self, word: catalog::WatchOut, first: bool) {
         let ask = catalog::RealmIn { mock: Some(self.mock) };
+        let is_open = !self.scope.hides_datasets();
         let listed =
             self.client.call_method::<catalog::method::List>(&ask, &CallOptions::default()).await;
+        // What a profile hides is not gone.
+        let is_whole = is_open && listed.is_ok() && !self.scope.hides_datasets();
         let mut marked = Vec::new();
         let all = match listed {
             Ok(answer) => {
@@ -336,7 +339,7 @@ impl IndexService {
                     .collect()
             }
         };
-        self.datasets.replace(all, first);
+        self.datasets.replace(all, first, is_whole);
         self.clear_marks(&marked).await;
     }
 
@@ -432,6 +435,7 @@ impl IndexService {
             target_recall: manifest.and_then(|m| m.recall_wanted),
             recall: manifest.and_then(|m| m.recall_measured),
             replicas: lock(&index.replicas.lag).clone(),
+            dataset_gone: self.datasets.is_gone(&p.dataset).then_some(true),
         }
     }
 }

@@ -16,9 +16,9 @@ pub fn ingest() -> ExitCode {
         let client = Client::new(&module.mesh);
         let service = IngestService::new(client, module.label(), &module.state);
         let service = service.map_err(|e| ModuleError::cannot("read the watches", e))?;
-        let scope = Scope::unknown();
-        let service = Arc::new(service.scoped(scope.clone()));
-        let scoping = tokio::spawn(scope.follow(module.mesh.clone()));
+        let service = Arc::new(service.scoped(Scope::unknown()));
+        let (keeping, mesh) = (Arc::clone(&service), module.mesh.clone());
+        let scoping = tokio::spawn(async move { keeping.keep_scope(mesh).await });
         service.bury().await;
         let attributes = service.attributes();
         let outcome = module.serve_with(service, attributes).await;

@@ -7,7 +7,7 @@ mod ends;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::pii;
 use crate::pii::sample::Samples;
 use crate::sink::Place;
-use ends::{Ends, RunEnd};
+use ends::{Ends, RunEnd, hold};
 
 /// Runs remembered.
 const RUNS_MAX: usize = 100;
@@ -37,6 +37,9 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// Who makes datasets, in their lineage.
 const PRODUCER: &str = concat!("brahman-ingest/", env!("CARGO_PKG_VERSION"));
 const MOCK_PRODUCER: &str = concat!("ingest-mock/", env!("CARGO_PKG_VERSION"));
+
+/// Runs, the newest first, and how each is cancelled.
+type RunList = Arc<Mutex<VecDeque<(Run, CancellationToken)>>>;
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,7 +115,7 @@ pub struct Runs {
     label: String,
     /// Whether what is read is made up: it goes where no real dataset is.
     mock: bool,
-    all: Mutex<VecDeque<(Run, CancellationToken)>>,
+    all: RunList,
 }
 
 /// What a run that was ended by its caller answers.
@@ -125,8 +128,13 @@ impl Runs {
     /// No runs; commits go through this client.
     #[must_use]
     pub fn new(client: Client, label: &str) -> Self {
-        let ends = Arc::new(Ends { client: client.clone(), untold: tokio::sync::Mutex::default() });
-        Self { client, ends, label: label.to_owned(), mock: false, all: Mutex::default() }
+        let all = RunList::default();
+        let ends = Ends {
+            client: client.clone(),
+            untold: tokio::sync::Mutex::default(),
+            all: Arc::clone(&all),
+        };
+        Self { client, ends: Arc::new(ends), label: label.to_owned(), mock: false, all }
     }
 
     /// Those of a mock.
@@ -135,8 +143,8 @@ impl Runs {
         Self { mock: true, ..self }
     }
 
-    /// Ends, in the lineage, what this module had begun when it last died. What cannot be told now
-    /// is told before the next run.
+    /// Ends, in the lineage, what this module had begun when it last died, and lists it as failed.
+    /// What cannot be told now is told before the next run.
     pub async fn bury(&self) {
         let reason =
             format!("{} stopped in the middle of the run; nothing was published", self.label);
@@ -156,7 +164,7 @@ impl Runs {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<(Run, CancellationToken)>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+        hold(&self.all)
     }
 
     /// Recent runs, newest first.

@@ -77,6 +77,17 @@ impl IngestService {
         Self { scope, ..self }
     }
 
+    /// Follows the profile service of the mesh at a socket, for ever: watches look again once what
+    /// a profile had kept from them can be named.
+    pub async fn keep_scope(&self, mesh: PathBuf) {
+        let look = || {
+            if let Some(watches) = &self.watches {
+                watches.look_again(|dataset| self.scope.binds_dataset(dataset));
+            }
+        };
+        tokio::join!(self.scope.clone().follow(mesh), self.scope.each_change(look));
+    }
+
     /// Ends, in the lineage, what this module had begun when it last died.
     pub async fn bury(&self) {
         self.runs.bury().await;
@@ -195,6 +206,9 @@ impl Service for IngestService {
                 Reply::of(&UnwatchOut { stopped: self.watches()?.unwatch(&dataset)? })
             }
             "Watches" => {
+                if let Some(watches) = &self.watches {
+                    watches.notice_deletions().await;
+                }
                 let mut watches =
                     self.watches.as_ref().map_or_else(|| Ok(Vec::new()), |w| w.list())?;
                 watches.retain(|watch| self.scope.binds_dataset(&watch.dataset));

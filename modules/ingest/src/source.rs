@@ -9,6 +9,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use brahman_storage::buckets::MARKER;
 use flate2::read::MultiGzDecoder;
 use globset::{GlobBuilder, GlobMatcher};
 use ignore::WalkBuilder;
@@ -179,8 +180,9 @@ pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceE
 }
 
 /// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth).
-/// Hidden files, what a .gitignore names, and what editors and downloads have not finished are
-/// passed over, and told. Links are not followed: they and what is no file are given apart.
+/// Hidden files, what a .gitignore names, what editors and downloads have not finished, and folders
+/// that are buckets of a mesh are passed over, and told. Links are not followed: they and what is
+/// no file are given apart.
 ///
 /// # Errors
 /// If a path is relative, absent, or there are too many files, or `stop` is cancelled meanwhile.
@@ -247,10 +249,21 @@ fn only_new(walk: &mut Walk, begins: &mut usize, seen: &mut HashSet<PathBuf>) {
 fn builder(root: &Path, rules: &WalkRules) -> WalkBuilder {
     let mut walk = WalkBuilder::new(root);
     walk.require_git(false).follow_links(false).sort_by_file_path(Path::cmp);
-    if rules.no_ignore {
-        walk.standard_filters(false).filter_entry(|entry| !is_version_control(entry.path()));
+    let no_ignore = rules.no_ignore;
+    if no_ignore {
+        walk.standard_filters(false);
     }
+    walk.filter_entry(move |entry| {
+        let is_folder = entry.depth() > 0 && entry.file_type().is_some_and(|kind| kind.is_dir());
+        !(no_ignore && is_version_control(entry.path())) && !(is_folder && is_bucket(entry.path()))
+    });
     walk
+}
+
+/// Whether a folder is a bucket of a mesh: what lies there was ingested, and a dataset that read it
+/// would grow by itself for ever.
+pub(crate) fn is_bucket(folder: &Path) -> bool {
+    folder.join(MARKER).is_file()
 }
 
 /// Whether a name is passed over by the rules.

@@ -5,6 +5,7 @@
 //! overflowing queue, an editor that saves by renaming and ten thousand files at once are one case;
 //! and every few minutes there is a look without a reason.
 
+mod events;
 mod folders;
 pub mod listing;
 mod record;
@@ -24,10 +25,9 @@ use brahman_card::interface::WireError as _;
 use brahman_card::interface::catalog::Dataset;
 use brahman_card::interface::catalog::error::NoSuchDataset;
 use brahman_card::interface::ingest::{WatchIn, WatchStatus};
+use brahman_card::interface::profiles::error::Forbidden;
 use brahman_sidecar::chain;
 use futures_util::FutureExt;
-use notify::event::{AccessKind, AccessMode};
-use notify::{ErrorKind, EventKind, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -36,10 +36,11 @@ use crate::files;
 use crate::rules::{self, walk_rules};
 use crate::run::{Job, Runs};
 use crate::sink::Place;
-use crate::source::{Flaw, Format, SourceError, WalkRules, is_passed_over};
-use folders::{overlap, within};
+use crate::source::{Flaw, Format, SourceError, WalkRules};
+use events::{tellers, untold};
+use folders::{in_bucket, overlap, within};
 use listing::Listing;
-use record::{WatchRecord, WatchesError, read, resting, write};
+use record::{Commit, WatchRecord, WatchesError, read, resting, write};
 use settle::{Settle, Verdict};
 
 /// Most watches.
@@ -56,6 +57,8 @@ const RECONCILE_S: u64 = 300;
 const POLL: Duration = Duration::from_secs(10);
 /// Between looks for a folder that is not there: one question to the kernel.
 const ABSENT: Duration = Duration::from_secs(2);
+/// Longest that whoever asks how watches stand waits for the catalog's word on their datasets.
+const NOTICE: Duration = Duration::from_secs(1);
 /// Before what failed is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 
@@ -65,6 +68,18 @@ struct Watch {
     kept: WatchRecord,
     told: WatchStatus,
     task: Option<JoinHandle<()>>,
+    /// A reason to look.
+    changed: Arc<Notify>,
+    /// Whether a profile kept the last try from its dataset.
+    is_hidden: bool,
+}
+
+impl Watch {
+    /// One that nobody carries out yet.
+    fn new(kept: WatchRecord) -> Self {
+        let told = kept.status();
+        Self { kept, told, task: None, changed: Arc::default(), is_hidden: false }
+    }
 }
 
 impl Drop for Watch {
@@ -154,6 +169,14 @@ impl Watches {
                 ),
             ));
         }
+        if let Some(bucket) = in_bucket(&ask.paths) {
+            return Err(Fault::invalid_parameter(
+                "paths",
+                format!(
+                    "{bucket} is within a bucket of a mesh, where every ingest makes files: expected a folder of yours"
+                ),
+            ));
+        }
         if let Some((one, other)) = overlap(&ask.paths) {
             let apart = || format!("{one} is below {other}, or is the same folder");
             let words = if one == other { format!("{one} is named twice") } else { apart() };
@@ -191,9 +214,9 @@ impl Watches {
                 ingested: None,
                 format: format.map(|format| format.name().to_owned()),
                 rests: false,
+                committed: None,
             };
-            let told = kept.status();
-            let before = all.insert(dataset.clone(), Watch { kept, told, task: None });
+            let before = all.insert(dataset.clone(), Watch::new(kept));
             if let Err(error) = self.save(&all) {
                 match before {
                     Some(before) => drop(all.insert(dataset, before)),
@@ -255,9 +278,27 @@ impl Watches {
 
     fn begin(self: &Arc<Self>, kept: WatchRecord) {
         let dataset = kept.ask.dataset.clone();
-        let told = kept.status();
-        let task = tokio::spawn(follow_on(Arc::clone(self), kept.clone()));
-        self.lock().insert(dataset, Watch { kept, told, task: Some(task) });
+        let mut watch = Watch::new(kept.clone());
+        let changed = Arc::clone(&watch.changed);
+        watch.task = Some(tokio::spawn(follow_on(Arc::clone(self), kept, changed)));
+        self.lock().insert(dataset, watch);
+    }
+
+    /// Another profile is active, or none: what one had kept from its dataset looks again at once,
+    /// and says no longer that it is.
+    pub fn look_again(&self, binds: impl Fn(&str) -> bool) {
+        for (dataset, watch) in self.lock().iter_mut() {
+            if watch.is_hidden && binds(dataset) {
+                (watch.is_hidden, watch.told.error) = (false, None);
+                watch.changed.notify_one();
+            }
+        }
+    }
+
+    fn hidden(&self, dataset: &str, is_hidden: bool) {
+        if let Some(watch) = self.lock().get_mut(dataset) {
+            watch.is_hidden = is_hidden;
+        }
     }
 
     fn tell(&self, dataset: &str, change: impl FnOnce(&mut WatchStatus)) {
@@ -309,21 +350,48 @@ impl Watches {
         if let Some(watch) = all.get_mut(dataset) {
             // The digest of no listing.
             watch.kept.ingested.get_or_insert_with(String::new);
-            watch.kept.rests = true;
-            let words = resting(dataset);
-            tracing::warn!("{words}");
-            watch.told.error = Some(words);
+            (watch.kept.rests, watch.kept.committed) = (true, None);
+            tracing::warn!("{}", resting(dataset));
+            // What it has told of the dataset is of none that there is.
+            watch.told = WatchStatus {
+                state: watch.told.state.clone(),
+                reason: watch.told.reason.clone(),
+                files: watch.told.files,
+                ..watch.kept.status()
+            };
         }
         if let Err(error) = self.save(&all) {
             tracing::warn!(dataset, "{}: {error}", self.file.display());
         }
     }
 
-    /// Notes what was ingested, so that a restart does not ingest it again.
-    fn ingested(&self, dataset: &str, digest: &str) {
+    /// Has watches rest whose datasets were deleted since they committed, as their next change
+    /// would: whoever asks how they stand is told now. Without the catalog nobody knows.
+    pub async fn notice_deletions(&self) {
+        let has_committed = |watch: &Watch| watch.kept.committed.is_some();
+        let committed: Vec<String> = self
+            .lock()
+            .iter()
+            .filter(|(_, watch)| has_committed(watch))
+            .map(|(dataset, _)| dataset.clone())
+            .collect();
+        let looking = async {
+            for dataset in &committed {
+                let is_gone = matches!(self.runs.dataset(dataset).await, Ok(None));
+                // It may have been begun again meanwhile.
+                if is_gone && self.lock().get(dataset).is_some_and(has_committed) {
+                    self.rest(dataset);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(NOTICE, looking).await;
+    }
+
+    /// Notes what was ingested, so that a restart does not ingest it again, and what it became.
+    fn ingested(&self, dataset: &str, digest: &str, committed: Option<Commit>) {
         let mut all = self.lock();
         if let Some(watch) = all.get_mut(dataset) {
-            watch.kept.ingested = Some(digest.to_owned());
+            (watch.kept.ingested, watch.kept.committed) = (Some(digest.to_owned()), committed);
         }
         if let Err(error) = self.save(&all) {
             tracing::warn!(
@@ -335,80 +403,15 @@ impl Watches {
     }
 }
 
-/// Whether an event can mean that a listing is another. Our own reading makes events too.
-fn matters(event: &notify::Event) -> bool {
-    if event.need_rescan() {
-        return true;
-    }
-    let change = match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Access(_) => false,
-        _ => true,
-    };
-    change && (event.paths.is_empty() || event.paths.iter().any(|path| !is_passed_over(path)))
-}
-
-/// Asks the kernel to tell of changes below the paths.
-fn tellers(paths: &[String], changed: &Arc<Notify>) -> notify::Result<notify::RecommendedWatcher> {
-    let changed = Arc::clone(changed);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // An error is a reason to look as well.
-        if event.as_ref().map_or(true, matters) {
-            changed.notify_one();
-        }
-    })?;
-    for path in paths {
-        watcher
-            .watch(Path::new(path), RecursiveMode::Recursive)
-            .map_err(|error| error.add_path(path.into()))?;
-    }
-    Ok(watcher)
-}
-
-/// What is said of a watch of which the kernel will not notify us: its state, and why.
-fn untold(error: &notify::Error, every: Duration) -> (String, String) {
-    let is_absent = match &error.kind {
-        ErrorKind::PathNotFound => true,
-        ErrorKind::Io(error) => error.kind() == io::ErrorKind::NotFound,
-        _ => false,
-    };
-    if !is_absent {
-        return ("polling".into(), why_polling(error, every));
-    }
-    let path = error
-        .paths
-        .first()
-        .map_or_else(|| "a folder".to_owned(), |path| path.display().to_string());
-    (
-        "waiting".into(),
-        format!("{path} is not there: it is looked for every {} s", ABSENT.as_secs()),
-    )
-}
-
-/// Why the kernel will not notify us, and what remedies that.
-fn why_polling(error: &notify::Error, every: Duration) -> String {
-    let every = every.as_secs();
-    let full = matches!(error.kind, ErrorKind::MaxFilesWatch)
-        || matches!(
-            &error.kind,
-            ErrorKind::Io(e)
-                if e.raw_os_error() == Some(rustix::io::Errno::NOSPC.raw_os_error())
-        );
-    match full {
-        true => format!(
-            "the kernel's limit on watches is reached: polling every {every} s; raise fs.inotify.max_user_watches with sysctl"
-        ),
-        false => format!("{}: polling every {every} s", chain(error)),
-    }
-}
-
 /// Follows one watch for as long as it lasts, and begins anew should that break off: what is said
 /// to be watched is.
-async fn follow_on(watches: Arc<Watches>, kept: WatchRecord) {
+async fn follow_on(watches: Arc<Watches>, kept: WatchRecord, changed: Arc<Notify>) {
     let dataset = kept.ask.dataset.clone();
     loop {
         let following =
-            AssertUnwindSafe(follow(Arc::clone(&watches), kept.clone())).catch_unwind().await;
+            AssertUnwindSafe(follow(Arc::clone(&watches), kept.clone(), Arc::clone(&changed)))
+                .catch_unwind()
+                .await;
         let why = match following {
             Ok(why) => why,
             Err(_) => "the watch panicked; the log has more".to_owned(),
@@ -421,14 +424,13 @@ async fn follow_on(watches: Arc<Watches>, kept: WatchRecord) {
 }
 
 /// Follows one watch; gives why it cannot go on.
-async fn follow(watches: Arc<Watches>, kept: WatchRecord) -> String {
+async fn follow(watches: Arc<Watches>, kept: WatchRecord, changed: Arc<Notify>) -> String {
     let ask = kept.ask;
     let dataset = ask.dataset.clone();
     let debounce = Duration::from_millis(ask.debounce_ms.unwrap_or(DEBOUNCE_MS));
     let reconcile = Duration::from_secs(ask.reconcile_s.unwrap_or(RECONCILE_S));
     // Where nobody tells.
     let poll = POLL.min(reconcile);
-    let changed = Arc::new(Notify::new());
     let mut settle = Settle::new(debounce, debounce * PATIENCE, kept.ingested);
     // The first look needs no event.
     settle.changed(Instant::now());
@@ -542,11 +544,12 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
         .runs
         .carry_out(None, Job { dataset: dataset.to_owned(), bucket, pii, ..Job::default() }, read)
         .await;
+    let is_hidden = done.as_ref().is_err_and(|fault| fault.name == Forbidden::NAME);
     let was_deleted = done.as_ref().is_err_and(|fault| fault.name == NoSuchDataset::NAME);
     match &done {
         Ok(out) => {
             settle.ingested(&listing.digest);
-            watches.ingested(dataset, &listing.digest);
+            watches.ingested(dataset, &listing.digest, Commit::of(out));
             tracing::info!(
                 dataset,
                 rows = out.rows,
@@ -583,6 +586,7 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
             Err(fault) => w.error = Some(fault.message().to_owned()),
         }
     });
+    watches.hidden(dataset, is_hidden);
     if was_deleted {
         watches.rest(dataset);
     }

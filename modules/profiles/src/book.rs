@@ -49,13 +49,12 @@ pub enum ProfileError {
         path: PathBuf,
     },
     /// A file is not TOML, or has other fields than a profile.
-    #[error("{} is no profile", .path.display())]
+    #[error("{} is no profile: {fault}", .path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// Cause.
-        #[source]
-        source: toml::de::Error,
+        /// What is wrong with it, on one line.
+        fault: String,
     },
     /// A file says another id than its name.
     #[error("{} has the id `{id}`: expected the file's own name without .toml, or none", .path.display())]
@@ -277,7 +276,10 @@ fn read_file(path: &Path) -> Result<CheckedProfile, ProfileError> {
 
 /// A profile from its file's text; its id is the file's name without its ending.
 fn parse(stem: &str, text: &str, path: &Path) -> Result<CheckedProfile, ProfileError> {
-    let malformed = |source| ProfileError::Malformed { path: path.to_owned(), source };
+    let malformed = |error| {
+        let fault = brahman_card::toml_words(text, &error);
+        ProfileError::Malformed { path: path.to_owned(), fault }
+    };
     let mut table: toml::Table = toml::from_str(text).map_err(malformed)?;
     table.entry("id").or_insert_with(|| stem.into());
     let profile: Profile = table.try_into().map_err(malformed)?;
@@ -371,7 +373,9 @@ idle_s = 300
             .collect();
         assert_eq!(modules, [("a", "mine"), ("b", "b"), ("c", "called")]);
         assert!(
-            book.faults.len() == 1 && book.faults[0].contains("broken.toml"),
+            book.faults.len() == 1
+                && book.faults[0].contains("broken.toml")
+                && !book.faults[0].contains('\n'),
             "{:?}",
             book.faults
         );

@@ -581,3 +581,33 @@ async fn whatever_is_killed_when_a_dataset_is_the_old_one_or_the_new_one_and_wha
     }
     assert!(open.values().all(|n| *n == 0), "{open:?}");
 }
+
+#[tokio::test]
+async fn a_run_that_was_cut_off_by_the_modules_death_is_listed_as_failed() {
+    let mesh = Setup::new(&["broker", "catalog", "ingest"].map(shipped)).up().await;
+    mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
+    // As ingest begins a run: where it writes is the catalog's to say.
+    let run_id = "01JZZZZZZZZZZZZZZZZZZZZZZZ";
+    let run = json!({"name": "cut", "run_id": run_id, "producer": "ingest", "mock": false});
+    mesh.call("org.brahman.Catalog.Location", run).await.expect("begun");
+    let pid = mesh.module("ingest").await.pid;
+    mesh.signal(pid, "KILL");
+    mesh.when(|m| {
+        m.iter().any(|m| {
+            m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid
+        })
+    })
+    .await;
+    let listed = mesh.brahman_json(&["runs"]);
+    let run = &listed["runs"][0];
+    assert_eq!(
+        ["run_id", "dataset", "state"].map(|name| run[name].clone()),
+        [json!(run_id), json!("cut"), json!("failed")],
+        "{listed}"
+    );
+    assert!(
+        run["error"].as_str().is_some_and(|why| why.contains("stopped in the middle of the run")),
+        "{listed}"
+    );
+    assert!(run["started_ms"].as_u64() > Some(0), "{listed}");
+}

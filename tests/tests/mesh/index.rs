@@ -102,6 +102,11 @@ async fn again(mesh: &Mesh, label: &str) {
 #[tokio::test]
 async fn filters_words_and_meaning_find_what_they_say() {
     let mesh = indexed(300).await;
+    for mode in ["semantic", "lexical", "hybrid"] {
+        let ask = json!({"index": "t", "text": " ", "mode": mode});
+        let refused = mesh.fault("org.brahman.Index.Search", ask).await;
+        assert_eq!(refused.parameters["parameter"], "text", "{mode}: {refused}");
+    }
     let found = mesh.brahman_json(&[
         "search",
         "t",

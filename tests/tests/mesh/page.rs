@@ -96,9 +96,28 @@ async fn every_view_is_there_without_a_script_and_runs_nothing_of_anybodys() {
         whole("a dataset that there is not", &absent, absent.status).contains("role=\"alert\"")
     );
     assert!(absent.status >= 400, "{}", absent.status);
+    // What a browser asks for and does not get is told it as a page, a program in JSON.
+    for (path, status, why) in [
+        ("/page/nothing", 404, "there is no such view"),
+        ("/page/search?odd=1", 400, "a field that no form has"),
+        ("/nothing", 404, "nothing is at"),
+        ("/page/matrix", 405, "takes POST"),
+        (
+            "/page/search?index=notes&text=gate&mode=fuzzy",
+            400,
+            "expected hybrid, semantic, lexical",
+        ),
+    ] {
+        let page = whole(path, &browse(&mesh, path), status);
+        let alert = page.split("role=\"alert\">").nth(1).unwrap_or_default();
+        assert!(alert.split('<').next().is_some_and(|text| text.contains(why)), "{path}: {page}");
+    }
+    let plain = send(&mesh, &request("GET", "/page/nothing", &[("accept", "*/*")], ""));
     assert_eq!(
-        (browse(&mesh, "/page/nothing").status, browse(&mesh, "/page/search?odd=1").status),
-        (404, 400)
+        (plain.status, plain.headers["content-type"].as_str()),
+        (404, "application/json"),
+        "{}",
+        plain.text()
     );
 }
 

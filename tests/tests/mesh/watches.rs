@@ -244,12 +244,16 @@ async fn a_dataset_that_was_deleted_does_not_come_back_by_its_watch_until_it_is_
     told.until("n", 1).await;
     watching(&mesh, |watch| watch["generation"] == 1).await;
     mesh.brahman_json(&["datasets", "delete", "n"]);
-    std::fs::write(folder.join("b.md"), "two").expect("written");
     let is_told = |watch: &Value| {
         watch["error"]
             .as_str()
             .is_some_and(|why| why.contains("was deleted") && why.contains("unwatch n"))
     };
+    // Before anything changes in the folder, and with nothing told of what is gone.
+    let of_none =
+        |watch: &Value| ["generation", "rows", "run_id"].iter().all(|f| watch[f].is_null());
+    watching(&mesh, |watch| is_told(watch) && of_none(watch)).await;
+    std::fs::write(folder.join("b.md"), "two").expect("written");
     watching(&mesh, is_told).await;
     let gone = mesh.fault("org.brahman.Catalog.Get", json!({"name": "n"})).await;
     assert_eq!(gone.name, "org.brahman.Catalog.NoSuchDataset");
@@ -361,6 +365,12 @@ async fn a_watch_survives_kills_and_restarts_and_does_not_ingest_again_what_it_h
     };
     restart().await;
     while watching("watching").await["files"] != 1 {}
+    let after = watching("watching").await;
+    assert_eq!(
+        (&after["generation"], &after["rows"], after["run_id"].is_string()),
+        (&json!(1), &json!(1), true),
+        "what it committed before the restart: {after}"
+    );
     tokio::time::timeout(Duration::from_millis(4 * DEBOUNCE_MS), told.until("n", 2))
         .await
         .expect_err("nothing has changed");

@@ -88,6 +88,17 @@ pub struct AbandonIn {
 #[wire]
 pub struct AbandonOut {
     pub abandoned: u64,
+    /// Which they were; absent where there was none.
+    pub runs: Option<Vec<AbandonedRun>>,
+}
+
+/// A run that was given up.
+#[wire(Eq)]
+pub struct AbandonedRun {
+    pub run_id: String,
+    pub dataset: String,
+    /// Unix time at which it last began, in milliseconds; 0 if that is not known.
+    pub started_ms: u64,
 }
 
 #[wire]

@@ -254,6 +254,8 @@ pub struct Description {
     /// How far its replicas in the bucket `rescue` are behind; absent where none are made, or
     /// before anybody has looked.
     pub replicas: Option<ReplicaLag>,
+    /// Its dataset was deleted or renamed: it answers with what it has, and nothing refreshes it.
+    pub dataset_gone: Option<bool>,
 }
 
 /// Files of an index that have no replica.

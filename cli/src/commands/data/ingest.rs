@@ -237,7 +237,8 @@ async fn ingest<M: Method<Out = IngestOut>>(
     let mut lines = output.progress_lines();
     let mut last: IngestOut = stream::<M>(socket, ask, |reply: &IngestOut| {
         if let IngestOut::Progress(p) = reply {
-            let words = format!("{} rows, {}, {:.0} rows/s", p.rows, bytes(p.bytes), p.rows_per_s);
+            let rows = counted(p.rows, "row", "rows");
+            let words = format!("{rows}, {}, {:.0} rows/s", bytes(p.bytes), p.rows_per_s);
             bar.set_message(one_line(&format!("{}: {words}", p.phase)));
             lines.take(reply, &p.phase, (p.rows, 0), || words);
         }
@@ -285,8 +286,11 @@ pub(super) fn ingested(dataset: &str, out: &IngestSummary, output: &Output) {
     out.notes.iter().for_each(|note| output.line(&format!("  {note}")));
     for column in out.columns.iter().flatten().filter(|c| c.nulls_made > 0) {
         let words = format!(
-            "{} values of `{}` ({}) cannot be represented as {} and became NULL",
-            column.nulls_made, column.name, column.source_type, column.arrow_type
+            "{} of `{}` ({}) cannot be represented as {} and became NULL",
+            counted(column.nulls_made, "value", "values"),
+            column.name,
+            column.source_type,
+            column.arrow_type
         );
         output.line(&output.paint(&words, Tone::Busy));
     }

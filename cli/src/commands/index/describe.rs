@@ -3,13 +3,14 @@
 use brahman_card::interface::index::{Description, GenerationsOut};
 
 use super::{made_up, without_replicas};
-use crate::output::{Output, Tone, bytes};
+use crate::output::{Output, Tone, bytes, counted};
 
 pub(super) fn describe(output: &Output, indexes: &[Description]) {
     let rows = indexes.iter().map(|i| {
         let state = match (&i.degraded, &i.busy, i.stale) {
             (Some(_), _, _) => output.paint("damaged", Tone::Bad),
             (_, Some(busy), _) => output.paint(busy, Tone::Busy),
+            _ if i.dataset_gone == Some(true) => output.paint("dataset deleted", Tone::Bad),
             (_, _, true) if i.pinned == Some(true) => output.paint("stale, pinned", Tone::Busy),
             (_, _, true) => output.paint("stale", Tone::Busy),
             _ if i.pinned == Some(true) => output.paint("pinned", Tone::Busy),
@@ -49,12 +50,12 @@ pub(super) fn describe(output: &Output, indexes: &[Description]) {
 
 pub(super) fn details(output: &Output, i: &Description) {
     output.line(&format!(
-        "graph m {}, ef_construction {}, ef_search {}; {} of memory when loaded; {} rows appended and {} deleted since the base was built",
+        "graph m {}, ef_construction {}, ef_search {}; {} of memory when loaded; {} appended and {} deleted since the base was built",
         i.m,
         i.ef_construction,
         i.ef_search,
         bytes(i.memory_bytes),
-        i.appended,
+        counted(i.appended, "row", "rows"),
         i.dead
     ));
     if let Some(words) = &i.words {
@@ -90,14 +91,14 @@ pub(super) fn details(output: &Output, i: &Description) {
     }
     if let Some(c) = &i.caches {
         output.line(&format!(
-            "in memory: {} generations, {} of graphs, {} mapped, {} appended, {} of columns, lexical index {}; {} files verified",
-            c.generations,
+            "in memory: {}, {} of graphs, {} mapped, {} appended, {} of columns, lexical index {}; {} verified",
+            counted(c.generations, "generation", "generations"),
             bytes(c.graph_bytes),
             bytes(c.mapped_bytes),
             bytes(c.appended_bytes),
             bytes(c.columns_bytes),
             c.words,
-            c.verified_files
+            counted(c.verified_files, "file", "files")
         ));
     }
     if i.pinned == Some(true) {

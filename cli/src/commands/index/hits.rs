@@ -8,7 +8,7 @@ use brahman_card::interface::index::{
 
 use super::super::text_or_stdin;
 use super::{Search, made_up, show};
-use crate::output::{Output, Tone, one_line, shortened};
+use crate::output::{Output, Tone, counted, one_line, shortened};
 
 /// Widest beginning of a hit's text that is shown.
 const TEXT_COLUMNS: usize = 160;
@@ -125,7 +125,10 @@ pub(super) fn found(output: &Output, out: &SearchOut) {
         output.note(&format!("no hit has {}; --literal takes the minus as text", quoted(without)));
     }
     if let Some(words) = out.words_left_out {
-        output.note(&format!("{words} words at the end of the query do not count: it is too long to be searched for by words as a whole"));
+        let words = counted(words, "word", "words");
+        output.note(&format!(
+            "{words} at the end of the query left out: it is too long to be searched for by words as a whole"
+        ));
     }
     if let Some(report) = &out.reranked {
         reranked(output, report, out.elapsed_us.rerank.unwrap_or(0));
@@ -161,8 +164,8 @@ pub(super) fn reranked(output: &Output, report: &RerankReport, us: u64) {
     }
     let by = report.provider.as_deref().unwrap_or("?");
     let model = report.model.as_deref().unwrap_or("?");
-    let line =
-        format!("reranked {} hits by {model} ({by}), {:.1} ms", report.candidates, us as f64 / 1e3);
+    let hits = counted(report.candidates, "hit", "hits");
+    let line = format!("reranked {hits} by {model} ({by}), {:.1} ms", us as f64 / 1e3);
     output.line(&output.paint(&line, Tone::Faint));
     if report.truncated > 0 {
         output.note(&format!(

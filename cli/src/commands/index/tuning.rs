@@ -14,7 +14,7 @@ use brahman_card::interface::index::{
 use super::{ProgressReply, Promote, Step, show, watch_to_end};
 use crate::commands::{get, is_standard, plot, stdin_text, unfinished};
 use crate::failure::{BadInput, Unsound};
-use crate::output::{Output, Tone, bytes, duration, shortened};
+use crate::output::{Output, Tone, bytes, counted, duration, shortened};
 
 /// Characters of a data's name that are shown: enough to tell a few apart.
 const DATA_COLUMNS: usize = 12;
@@ -58,7 +58,8 @@ fn promoted(output: &Output, out: &PromoteSummary) {
     });
     if let Some(lost) = out.lost_docs.filter(|_| out.promoted) {
         let words = format!(
-            "{lost} documents are not in it as they are now: `brahman index refresh` brings them"
+            "{} not in it as now in the dataset: `brahman index refresh` brings what is",
+            counted(lost, "document is", "documents are")
         );
         output.line(&output.paint(&words, Tone::Bad));
     }
@@ -97,7 +98,8 @@ pub(super) async fn all_trials(
 ) -> anyhow::Result<()> {
     if compact.is_some() {
         let said = |out: &CompactTrialsOut| {
-            output.line(&format!("{} trials kept, {} dropped", out.kept, out.dropped));
+            let kept = counted(out.kept, "trial", "trials");
+            output.line(&format!("{kept} kept, {} dropped", out.dropped));
         };
         return show::<method::CompactTrials>(
             socket,
@@ -138,8 +140,8 @@ pub(super) async fn all_trials(
         output.line(shortfall);
     } else if out.torn > 0 {
         output.line(&format!(
-            "the journal was damaged: {} records at its end, never acknowledged, were dropped",
-            out.torn
+            "the journal was damaged: {} dropped from its end, never acknowledged",
+            counted(out.torn, "record was", "records were")
         ));
     }
     Ok(())
@@ -165,7 +167,8 @@ pub(super) fn best(output: &Output, out: &BestOut) {
     }
     if let Some(others) = out.other_queries {
         output.line(&format!(
-            "{others} trials on this data were measured on other queries, and are not compared"
+            "{} measured on this data and other queries, and cannot be compared",
+            counted(others, "trial was", "trials were")
         ));
     }
 }

@@ -12,7 +12,7 @@ use brahman_sidecar::place::cards;
 use brahman_sidecar::{ClientError, chain, place};
 
 use super::super::get;
-use crate::output::{Output, Tone, bytes, duration, one_line};
+use crate::output::{Output, Tone, bytes, counted, duration, one_line};
 
 /// How long the supervisor may take to answer `status`: it does so in a millisecond, and within a
 /// second on a machine that is busy.
@@ -80,14 +80,16 @@ pub(crate) async fn status(
         show_status(&status, socket, output);
         if let Some(lost) = list.as_ref().ok().and_then(|list| list.as_ref().ok()?.log_lines_lost) {
             let words = format!(
-                "{lost} lines of the mesh's log could not be written; `brahman logs` has the last ones"
+                "{} of the mesh's log could not be written; `brahman logs` has the last ones",
+                counted(lost, "line", "lines")
             );
             output.line(&output.paint(&words, Tone::Bad));
         }
         if let Some(lost) = list.as_ref().ok().and_then(|list| list.as_ref().ok()?.log_lines_unkept)
         {
             let words = format!(
-                "{lost} lines of the modules' logs could not be kept on disk (is it full?)"
+                "{} of the modules' logs could not be kept on disk (is it full?)",
+                counted(lost, "line", "lines")
             );
             output.line(&output.paint(&words, Tone::Bad));
         }
@@ -261,9 +263,10 @@ pub(super) fn storage_lines(attributes: &BTreeMap<String, String>) -> Vec<String
             .map(|s| format!(", the oldest for {}", duration(s as f64)))
             .unwrap_or_default();
         let why = text("copies.why").map(|why| format!(": {why}")).unwrap_or_default();
-        lines.push(format!(
-            "{objects} objects ({size}) have no replica in bucket rescue yet{since}{why}"
-        ));
+        let have = if objects == 1 { "has" } else { "have" };
+        let objects = counted(objects, "object", "objects");
+        lines
+            .push(format!("{objects} ({size}) {have} no replica in bucket rescue yet{since}{why}"));
     }
     lines.extend(
         text("buckets.away")

@@ -10,7 +10,7 @@ use clap::Args;
 use super::super::{stream, unfinished};
 use super::{ConversationInput, PAGE_TOKENS, Source, page, spoken, talk, tell_template};
 use crate::failure::BadInput;
-use crate::output::{Output, Tone, duration};
+use crate::output::{Output, Tone, counted, duration};
 
 /// Maximum number of columns of the heat map; of more responses, neighbours share one.
 const COLUMNS_MAX: usize = 64;
@@ -141,7 +141,8 @@ pub(super) fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
         table.collect(),
     );
     if rows.len() > ROWS_MAX {
-        output.note(&format!("{} more rows; --json has all", rows.len() - ROWS_MAX));
+        let more = counted((rows.len() - ROWS_MAX) as u64, "more row", "more rows");
+        output.note(&format!("{more}; --json has all"));
     }
     for warning in done.warnings.iter().flatten() {
         output.note(&format!("warning: {warning}"));
@@ -154,9 +155,10 @@ pub(super) fn heat_map(rows: &[Row], done: &MatrixSummary, output: &Output) {
         format!(" ({:.0} % of full passes)", 100.0 * forwarded as f64 / naive as f64)
     };
     output.line(&format!(
-        "{} memories, {responses} responses, {} tokens; {forwarded} forwarded{share}; noise floor {}; {} on {}, {}",
-        done.memories,
-        done.tokens,
+        "{}, {}, {}; {forwarded} forwarded{share}; noise floor {}; {} on {}, {}",
+        counted(done.memories, "memory", "memories"),
+        counted(done.responses, "response", "responses"),
+        counted(done.tokens, "token", "tokens"),
         floor(done.noise_floor),
         done.model,
         done.device,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use brahman_card::interface::catalog::Dataset;
+use brahman_card::interface::catalog::{AbandonedRun, Dataset};
 use serde_json::Value;
 
 use super::record::{Record, generation_of};
@@ -152,16 +152,20 @@ impl Journal {
         }
     }
 
-    /// Datasets of the runs that [`Self::abandon`] would end.
+    /// The runs that [`Self::abandon`] would end.
     #[must_use]
-    pub fn open_datasets(&self, run_id: Option<&str>, producer: Option<&str>) -> BTreeSet<String> {
+    pub fn open_runs(&self, run_id: Option<&str>, producer: Option<&str>) -> Vec<AbandonedRun> {
         let meant = |id: &str, open: &Open| {
             run_id.is_some_and(|r| r == id) || producer.is_some_and(|p| p == open.producer)
         };
         self.open
             .iter()
             .filter(|(id, open)| meant(id, open))
-            .map(|(_, open)| open.dataset.clone())
+            .map(|(id, open)| AbandonedRun {
+                run_id: id.clone(),
+                dataset: open.dataset.clone(),
+                started_ms: self.runs.get(id).map_or(0, |known| known.since_ms),
+            })
             .collect()
     }
 }

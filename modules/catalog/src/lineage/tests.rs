@@ -350,7 +350,9 @@ fn how_long_ago_a_run_was_given_up_is_told_by_its_event() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let mut journal = Journal::open(folder.path(), std::iter::empty()).expect("opens");
     journal.start_in("d", "r", "ingest", Some("primary")).expect("noted");
-    assert_eq!(journal.open_datasets(None, Some("ingest")), ["d".to_owned()].into());
+    let open = journal.open_runs(None, Some("ingest"));
+    assert_eq!(open.len(), 1, "{open:?}");
+    assert_eq!((open[0].run_id.as_str(), open[0].dataset.as_str()), ("r", "d"));
     journal.abandon(Some("r"), None, "no", false).expect("noted");
     let now = u64::try_from(Utc::now().timestamp_millis()).expect("after 1970");
     let later = journal.run("r", now + 7_200_000).expect("known");
@@ -363,7 +365,7 @@ fn how_long_ago_a_run_was_given_up_is_told_by_its_event() {
         Some(Standing::Failed { for_ms: 0 }),
         "a clock that jumped back"
     );
-    assert!(journal.open_datasets(None, Some("ingest")).is_empty());
+    assert!(journal.open_runs(None, Some("ingest")).is_empty());
 }
 
 #[test]

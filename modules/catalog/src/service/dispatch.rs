@@ -1,6 +1,7 @@
 //! Which method does what: parameters in, the dataset's own registry found, the work done, and
 //! whoever watches told.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -205,33 +206,36 @@ impl Service for CatalogService {
                     Some(false) => &[Realm::Real],
                     None => &[Realm::Mock, Realm::Real],
                 };
-                let mut abandoned = 0;
+                let (mut abandoned, mut runs) = (0, Vec::new());
                 for realm in realms {
                     let (run_id, producer, reason) =
                         (run_id.clone(), producer.clone(), reason.clone());
                     let abandon = move |registry: &Mutex<DatasetRegistry>| {
                         let mut registry = held(registry);
-                        let names =
-                            registry.journal.open_datasets(run_id.as_deref(), producer.as_deref());
+                        let ended =
+                            registry.journal.open_runs(run_id.as_deref(), producer.as_deref());
                         let done = registry.journal.abandon(
                             run_id.as_deref(),
                             producer.as_deref(),
                             &reason,
                             cancelled == Some(true),
                         );
-                        Ok(done.map(|count| (count, names)))
+                        Ok(done.map(|count| (count, ended)))
                     };
                     let done = self.with(*realm, abandon).await?;
-                    let (count, names) = done.map_err(|e| {
+                    let (count, ended) = done.map_err(|e| {
                         Fault::internal(format!("the lineage's journal: {}", chain(&e)))
                     })?;
                     abandoned += count;
+                    let names: BTreeSet<&String> = ended.iter().map(|run| &run.dataset).collect();
                     for name in names {
-                        self.tidy(*realm, Some(&name)).await;
-                        self.follow_up(*realm, name);
+                        self.tidy(*realm, Some(name)).await;
+                        self.follow_up(*realm, name.clone());
                     }
+                    runs.extend(ended);
                 }
-                Reply::of(&AbandonOut { abandoned })
+                let runs = Some(runs).filter(|runs| !runs.is_empty());
+                Reply::of(&AbandonOut { abandoned, runs })
             }
             "Lineage" => {
                 let LineageIn { name, limit, mock } = call.parameters()?;

@@ -3,21 +3,25 @@
 //!
 //! Invariants: through whichever door a call came, it comes by here; parameters in which names
 //! cannot be found are refused, and never taken for parameters without names; what is said in
-//! words, of which nobody can tell whom it is about, is not told while anything is hidden.
+//! words, of which nobody can tell whom it is about, is not told while anything is hidden; what
+//! ends something that began while its dataset could be named is not refused.
 
 use brahman_card::Fault;
-use brahman_card::interface::catalog::{Dataset, ListOut};
+use brahman_card::interface::catalog::{Dataset, ListOut, Version};
 use brahman_card::interface::storage::{self as storage_interface, ScrubOut};
 use brahman_sidecar::{Call, Scope};
 use serde::Deserialize;
 
-use super::CatalogService;
+use super::realm::Realm;
 use super::rescue::COPIES;
+use super::{CatalogService, held};
 
 /// First parts of the keys below which something of a dataset or an index may lie.
 const SCOPED: [&str; 5] = ["datasets", "manifests", "indexes", "mock", COPIES];
 /// Methods that act upon every dataset there is.
 const OF_EVERYTHING: [&str; 2] = ["Snapshot", "ResyncMissing"];
+/// Methods by which a run or a refresh ends that may have begun before the profile was activated.
+const ENDS: [&str; 2] = ["Commit", "ClearStale"];
 /// In the place of what was said in words.
 const LEFT_OUT: &str = "what is said of datasets in words is left out while a profile hides some: `brahman profile deactivate` shows it";
 
@@ -30,6 +34,7 @@ struct CallNames {
     to: Option<String>,
     key: Option<String>,
     dataset: Option<String>,
+    run_id: Option<String>,
 }
 
 /// That a profile binds the dataset or the index of which an object is a part, if it is a part of
@@ -93,7 +98,35 @@ impl CatalogService {
         {
             self.scope.whole(call.method())?;
         }
-        names.name.iter().chain(&names.to).try_for_each(|name| self.scope.dataset(name))
+        let mut named = names.name.iter().chain(&names.to);
+        let Err(refused) = named.try_for_each(|name| self.scope.dataset(name)) else {
+            return Ok(());
+        };
+        if self.is_end(call.method(), &names).await? { Ok(()) } else { Err(refused) }
+    }
+
+    /// Whether a call ends what began while its dataset could be named: the run of which it speaks
+    /// is under way, or made a generation of the dataset, and its id is told only to whoever may
+    /// name that.
+    async fn is_end(&self, method: &str, names: &CallNames) -> Result<bool, Fault> {
+        let (Some(name), Some(run_id)) = (&names.name, &names.run_id) else { return Ok(false) };
+        if !ENDS.contains(&method) {
+            return Ok(false);
+        }
+        for realm in [Realm::Real, Realm::Mock] {
+            let (name, run_id) = (name.clone(), run_id.clone());
+            let looking = self.with(realm, move |registry| {
+                let registry = held(registry);
+                let open = registry.journal.open_runs(Some(&run_id), None);
+                let is_open = open.iter().any(|run| run.dataset == name);
+                let of_this = |all: Vec<Version>| all.iter().any(|one| one.run_id == run_id);
+                Ok(is_open || registry.history(&name).is_ok_and(of_this))
+            });
+            if looking.await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// A dataset without the names of indexes that are hidden.

@@ -6,12 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use brahman_card::Fault;
+use brahman_card::interface::WireError as _;
 use brahman_card::interface::catalog::{self, GetOut, MarkStaleIn};
 use brahman_card::interface::index::{CreateIn, CreateOut, DeleteOut, NameIn, error};
+use brahman_card::interface::profiles::error::Forbidden;
 use brahman_card::names::IndexName;
-use brahman_sidecar::{Call, CallOptions, Reply, blocking, chain};
+use brahman_sidecar::{Call, CallOptions, ClientError, Reply, blocking, chain};
 use brahman_storage::atomic;
 
+use super::datasets::Version;
 use super::parameters::{check, check_filters};
 use super::shelf::{Index, lock};
 use super::{CATALOG_WAIT, ENGINE_DEFAULT, IndexService, PARAMETERS, bad_name};
@@ -43,6 +46,7 @@ impl IndexService {
         let dataset = catalog::NameIn { name: wanted.dataset.clone(), mock: Some(self.mock) };
         let GetOut { dataset, .. } =
             self.client.call_method::<catalog::method::Get>(&dataset, &options).await?.value;
+        self.datasets.hear(&dataset.name, &Version::of(&dataset));
         let filters = wanted.filter_columns.clone().unwrap_or_default();
         let named =
             text_columns(&wanted).into_iter().chain(wanted.vector_column.clone()).chain(filters);
@@ -105,7 +109,12 @@ impl IndexService {
             mock: Some(self.mock),
             ..MarkStaleIn::default()
         };
-        self.client.call_method::<catalog::method::MarkStale>(&mark, &options).await?;
+        match self.client.call_method::<catalog::method::MarkStale>(&mark, &options).await {
+            // Hidden since it was looked at by a profile: the index is there, and its first refresh
+            // tells the catalog of it.
+            Err(ClientError::Fault(fault)) if fault.name == Forbidden::NAME => {}
+            marked => drop(marked?),
+        }
         Reply::of(&CreateOut { created: true })
     }
 

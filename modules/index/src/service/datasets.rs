@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use brahman_card::interface::catalog::Dataset;
 
@@ -41,6 +42,8 @@ impl Version {
 #[derive(Debug, Default)]
 pub(super) struct Datasets {
     known: Mutex<BTreeMap<String, Version>>,
+    /// Whether the last list had all there are: what is not in it is gone.
+    is_whole: AtomicBool,
     is_told: tokio::sync::watch::Sender<bool>,
 }
 
@@ -66,9 +69,16 @@ impl Datasets {
         lock(&self.known).contains_key(dataset)
     }
 
-    /// What the catalog lists. A list may be older than what it said of one dataset meanwhile,
-    /// unless it is the `first` of a catalog's life: that one may have gone back to a backup.
-    pub(super) fn replace(&self, mut all: BTreeMap<String, Version>, first: bool) {
+    /// Whether there was one of this name, which was deleted or is called otherwise now. False as
+    /// long as that is not known.
+    pub(super) fn is_gone(&self, dataset: &str) -> bool {
+        self.is_whole.load(Ordering::Relaxed) && !self.has(dataset)
+    }
+
+    /// What the catalog lists: all there are, if it `is_whole`. A list may be older than what it
+    /// said of one dataset meanwhile, unless it is the `first` of a catalog's life: that one may
+    /// have gone back to a backup.
+    pub(super) fn replace(&self, mut all: BTreeMap<String, Version>, first: bool, is_whole: bool) {
         let mut known = lock(&self.known);
         if !first {
             for (name, listed) in &mut all {
@@ -80,6 +90,7 @@ impl Datasets {
             }
         }
         *known = all;
+        self.is_whole.store(is_whole, Ordering::Relaxed);
         drop(known);
         self.is_told.send_replace(true);
     }
@@ -122,12 +133,18 @@ mod tests {
             datasets.is_stale("d", &manifest(3, Some("a"))),
             "nobody has said yet that it has not moved on"
         );
-        datasets.replace(BTreeMap::new(), true);
+        assert!(!datasets.is_gone("d"), "nobody has said so");
+        datasets.replace(BTreeMap::new(), true, false);
+        assert!(!datasets.is_gone("d"), "a list from which some are left out says nothing of it");
+        datasets.replace(BTreeMap::new(), true, true);
+        assert!(datasets.is_gone("d"));
         assert!(
             !datasets.is_stale("d", &manifest(3, Some("a"))),
             "one that is gone has not moved on"
         );
-        datasets.replace(BTreeMap::from([("d".to_owned(), version(3, Some("b"), 10))]), true);
+        let now = BTreeMap::from([("d".to_owned(), version(3, Some("b"), 10))]);
+        datasets.replace(now, true, true);
+        assert!(!datasets.is_gone("d"));
         for (generation, run, stale) in [
             (3, Some("b"), false),
             (3, Some("a"), true),
@@ -150,12 +167,12 @@ mod tests {
         datasets.hear("d", &version(1, Some("c"), 11));
         assert!(datasets.is_stale("d", &manifest(3, Some("b"))));
         let old = || BTreeMap::from([("d".to_owned(), version(3, Some("b"), 10))]);
-        datasets.replace(old(), false);
+        datasets.replace(old(), false, true);
         assert!(
             datasets.is_stale("d", &manifest(3, Some("b"))),
             "a list that was on its way is no news"
         );
-        datasets.replace(old(), true);
+        datasets.replace(old(), true, true);
         assert!(!datasets.is_stale("d", &manifest(3, Some("b"))), "a backup is");
     }
 }

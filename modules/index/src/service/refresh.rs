@@ -18,6 +18,7 @@ use brahman_card::interface::catalog::{self, ClearStaleIn, GetOut};
 use brahman_card::interface::index::{
     Conversion, CreateIn, MigrateIn, NameIn, RefreshOut, RefreshSummary, error,
 };
+use brahman_card::interface::profiles::error::Forbidden;
 use brahman_card::interface::{Progress, WireError as _};
 use brahman_sidecar::{Call, CallOptions, ClientError, Reply, blocking, chain};
 
@@ -262,7 +263,10 @@ impl IndexService {
                 say(call, "write", 0, of).await?;
                 let model = match embedded.model {
                     Some(model) => model,
-                    None => embedder::current_model(&self.client, None).await?,
+                    None => {
+                        let name = parameters.model.as_deref();
+                        embedder::current_model(&self.client, name).await?
+                    }
                 };
                 let done = self
                     .publish(
@@ -305,6 +309,9 @@ impl IndexService {
             Err(ClientError::Fault(fault)) if fault.name == NoSuchDataset::NAME => {
                 out.dataset_gone = Some(true);
             }
+            // Hidden since then by a profile: what began ends as it began, and its mark is taken
+            // away once it can be named.
+            Err(ClientError::Fault(fault)) if fault.name == Forbidden::NAME => {}
             Err(error) => return Err(error.into()),
         }
         out.duration_s = started.elapsed().as_secs_f64();

@@ -346,6 +346,9 @@ impl IndexService {
             .map(Filter::parse)
             .transpose()
             .map_err(|e| Fault::invalid_parameter("filter", e))?;
+        if ask.text.as_ref().is_some_and(|text| text.trim().is_empty()) {
+            return Err(Fault::invalid_parameter("text", "it is empty, expected at least a word"));
+        }
         let rerank = ask.rerank.clone().map(|step| {
             RerankPlan::of(step, ask.text.as_deref(), k, call.context.clone(), call.deadline)
         });

@@ -1,20 +1,31 @@
 //! How runs end: in the list, also when their caller hangs up, and in the lineage, now or before
 //! the next run.
 
-use std::sync::Arc;
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use brahman_card::interface::catalog::{self, AbandonIn};
+use brahman_card::interface::catalog::{self, AbandonIn, AbandonedRun};
+use brahman_card::interface::ingest::Run;
 use brahman_sidecar::{CallOptions, Client, ClientError, chain};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::{Progress, Runs};
+use super::{Progress, RUNS_MAX, RunList, Runs};
 
 /// Ends of runs that the lineage has yet to be told of.
 #[derive(Debug)]
 pub(super) struct Ends {
     pub(super) client: Client,
     pub(super) untold: tokio::sync::Mutex<Vec<AbandonIn>>,
+    /// Where runs of an earlier life are listed, once the catalog has named them.
+    pub(super) all: RunList,
+}
+
+/// The list of runs, which is whole between statements.
+pub(super) fn hold(all: &RunList) -> MutexGuard<'_, VecDeque<(Run, CancellationToken)>> {
+    all.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ends {
@@ -34,12 +45,40 @@ impl Ends {
     pub(super) async fn tell_all(&self) -> Result<(), ClientError> {
         let mut untold = self.untold.lock().await;
         while let Some(end) = untold.first() {
-            self.client
+            let ended = self
+                .client
                 .call_method::<catalog::method::Abandon>(end, &CallOptions::default())
-                .await?;
-            untold.remove(0);
+                .await?
+                .value;
+            let end = untold.remove(0);
+            if end.producer.is_some() {
+                self.list(&end, ended.runs.unwrap_or_default());
+            }
         }
         Ok(())
+    }
+
+    /// Lists runs that an earlier life was in the middle of, behind those of this one. How far they
+    /// had come nobody knows.
+    fn list(&self, end: &AbandonIn, mut runs: Vec<AbandonedRun>) {
+        runs.sort_by_key(|run| Reverse(run.started_ms));
+        let mut all = hold(&self.all);
+        let room = RUNS_MAX.saturating_sub(all.len());
+        all.extend(runs.into_iter().take(room).map(
+            |AbandonedRun { run_id, dataset, started_ms }| {
+                let run = Run {
+                    run_id,
+                    dataset,
+                    state: "failed".to_owned(),
+                    rows: 0,
+                    bytes: 0,
+                    started_ms,
+                    seconds: 0.0,
+                    error: Some(end.reason.clone()),
+                };
+                (run, CancellationToken::new())
+            },
+        ));
     }
 }
 

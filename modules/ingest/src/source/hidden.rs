@@ -14,7 +14,7 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use tokio_util::sync::CancellationToken;
 
-use super::is_unfinished;
+use super::{is_bucket, is_unfinished};
 
 /// Rules that are told one by one; what more of them hide is counted together.
 const RULES_MAX: usize = 100;
@@ -23,6 +23,7 @@ const RULE_FILES: [&str; 3] = [".ignore", ".gitignore", ".git/info/exclude"];
 /// What hides a name that begins with a dot.
 const HIDDEN_NAME: &str = "hidden names, which begin with a dot";
 const UNFINISHED: &str = "names of what editors and downloads have not finished";
+const BUCKET: &str = "buckets of a mesh, in which lies what was ingested";
 const OTHER: &str = "git's own excludes, and other rules";
 
 /// A rule, and what it hides.
@@ -85,6 +86,9 @@ impl HiddenEntries {
             path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if is_dotted {
             return HIDDEN_NAME.to_owned();
+        }
+        if is_folder && is_bucket(path) {
+            return BUCKET.to_owned();
         }
         for folder in path.ancestors().skip(1) {
             for name in RULE_FILES {

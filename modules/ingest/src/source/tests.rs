@@ -46,6 +46,30 @@ fn a_folder_is_walked_in_order_without_hidden_and_ignored_files() {
 }
 
 #[test]
+fn a_bucket_of_a_mesh_is_passed_over_and_named() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for name in ["a.csv", "data/b.csv", "data/store/.brahman-bucket.json", "data/store/c.csv"] {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        std::fs::write(path, "n\n1\n").expect("written");
+    }
+    for no_ignore in [false, true] {
+        let rules = WalkRules { no_ignore, ..WalkRules::default() };
+        let given = [folder.path().display().to_string()];
+        let walk = walk(&given, &rules, &CancellationToken::new()).expect("walked");
+        let ids: Vec<&str> = walk.files.iter().map(|file| file.id.as_str()).collect();
+        assert_eq!(ids, ["a.csv", "data/b.csv"]);
+        let told = walk.hidden.rules();
+        assert_eq!(
+            (told.len(), told[0].count, told[0].first.as_path()),
+            (1, 1, folder.path().join("data/store").as_path()),
+            "{told:?}"
+        );
+        assert!(told[0].rule.contains("buckets of a mesh"), "{told:?}");
+    }
+}
+
+#[test]
 fn links_and_pipes_are_not_read_and_are_named() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     std::fs::write(folder.path().join("a.md"), "a").expect("written");

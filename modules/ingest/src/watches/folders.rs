@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::source::is_bucket;
+
 /// Two of the folders of which the first is the other one or below it, by whatever links.
 pub(super) fn overlap(paths: &[String]) -> Option<(&str, &str)> {
     let real: Vec<PathBuf> = paths
@@ -16,6 +18,15 @@ pub(super) fn overlap(paths: &[String]) -> Option<(&str, &str)> {
     (0..paths.len())
         .find_map(below)
         .map(|(one, other)| (paths[one].as_str(), paths[other].as_str()))
+}
+
+/// The first of the folders that is a bucket of a mesh, or within one, by whatever links: what is
+/// ingested from it would be found there as new files.
+pub(super) fn in_bucket(paths: &[String]) -> Option<&str> {
+    let is_in = |path: &&String| {
+        std::fs::canonicalize(path).is_ok_and(|path| path.ancestors().any(is_bucket))
+    };
+    paths.iter().find(is_in).map(String::as_str)
 }
 
 /// The first of the folders that is within this one, by whatever links: a watch of the mesh's state

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use brahman_card::interface::ingest::{WatchIn, WatchStatus};
+use brahman_card::interface::ingest::{IngestSummary, WatchIn, WatchStatus};
 use brahman_storage::checked::{self, CheckedContent, CheckedError};
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,25 @@ pub(super) struct WatchRecord {
     /// dataset of that name, until it is watched anew.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) rests: bool,
+    /// What it committed last, if it has and the dataset has not been deleted since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) committed: Option<Commit>,
+}
+
+/// A generation that a watch has committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Commit {
+    pub(super) generation: u64,
+    pub(super) rows: u64,
+    pub(super) run_id: String,
+}
+
+impl Commit {
+    /// What a run has committed.
+    pub(super) fn of(run: &IngestSummary) -> Option<Self> {
+        let (generation, run_id) = (run.generation?, run.run_id.clone()?);
+        Some(Self { generation, rows: run.rows, run_id })
+    }
 }
 
 impl WatchRecord {
@@ -37,7 +56,11 @@ impl WatchRecord {
     /// How it stands before anything was looked at.
     pub(super) fn status(&self) -> WatchStatus {
         let WatchIn { dataset, paths, .. } = self.ask.clone();
+        let committed = self.committed.clone();
         WatchStatus {
+            generation: committed.as_ref().map(|last| last.generation),
+            rows: committed.as_ref().map(|last| last.rows),
+            run_id: committed.map(|last| last.run_id),
             error: self.rests.then(|| resting(&dataset)),
             dataset,
             paths,
@@ -95,7 +118,13 @@ mod tests {
         assert!(matches!(read(&file), Ok((kept, false)) if kept.is_empty()));
         let ask =
             WatchIn { dataset: "notes".into(), paths: vec!["/notes".into()], ..WatchIn::default() };
-        let record = WatchRecord { ask, ingested: Some("0a".into()), format: None, rests: false };
+        let record = WatchRecord {
+            ask,
+            ingested: Some("0a".into()),
+            format: None,
+            rests: false,
+            committed: None,
+        };
         std::fs::write(&file, serde_json::to_vec_pretty(&[&record]).expect("JSON"))
             .expect("as an earlier version wrote it");
         let (kept, is_old) = read(&file).expect("read");
@@ -117,5 +146,23 @@ mod tests {
         std::fs::write(&file, changed).expect("damaged");
         let refused = read(&file).expect_err("its checksum does not match").to_string();
         assert!(refused.contains("watches.json") && refused.contains("checksum"), "{refused}");
+    }
+
+    #[test]
+    fn what_was_committed_last_is_told_after_a_restart() {
+        let last = Commit { generation: 3, rows: 7, run_id: "r".to_owned() };
+        let record = WatchRecord {
+            ask: WatchIn { dataset: "notes".into(), ..WatchIn::default() },
+            ingested: Some("0a".into()),
+            format: None,
+            rests: false,
+            committed: Some(last),
+        };
+        let text = serde_json::to_vec(&record).expect("JSON");
+        let told = serde_json::from_slice::<WatchRecord>(&text).expect("read").status();
+        assert_eq!(
+            (told.generation, told.rows, told.run_id.as_deref()),
+            (Some(3), Some(7), Some("r"))
+        );
     }
 }

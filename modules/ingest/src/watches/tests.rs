@@ -1,5 +1,9 @@
 //! Folders that are watched: within one another, not there yet, and read by ourselves.
 
+use notify::event::{AccessKind, AccessMode};
+use notify::{ErrorKind, EventKind};
+
+use super::events::matters;
 use super::*;
 
 #[test]
@@ -33,4 +37,20 @@ fn our_own_reading_is_no_change_and_a_lost_event_is() {
     assert!(matters(&event(EventKind::Access(AccessKind::Close(AccessMode::Write)), "/n/a.md")));
     assert!(!matters(&event(EventKind::Modify(notify::event::ModifyKind::Any), "/n/.a.md.swp")));
     assert!(matters(&notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan)));
+}
+
+#[test]
+fn a_folder_in_a_bucket_is_told() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let at = |name: &str| home.path().join(name).display().to_string();
+    std::fs::create_dir_all(home.path().join("bucket/datasets/d")).expect("made");
+    std::fs::create_dir(home.path().join("own")).expect("made");
+    std::fs::write(home.path().join("bucket/.brahman-bucket.json"), "{}").expect("written");
+    std::os::unix::fs::symlink(home.path().join("bucket"), home.path().join("link"))
+        .expect("linked");
+    for within in ["bucket", "bucket/datasets/d", "link/datasets"] {
+        assert_eq!(in_bucket(&[at("own"), at(within)]), Some(at(within).as_str()));
+    }
+    // One that holds a bucket is watched without it.
+    assert_eq!(in_bucket(&[at("own"), home.path().display().to_string()]), None);
 }

@@ -46,6 +46,16 @@ pub enum InstallError {
         /// Where that came from.
         of: String,
     },
+    /// The one of 8 bits would take the place of what it is made of.
+    #[error(
+        "{name} is the model that is to be quantised, and stays as it is: --name gives the one of 8 bits another name, without it that is          {other}"
+    )]
+    Itself {
+        /// The name of both.
+        name: String,
+        /// The name that it would have by itself.
+        other: String,
+    },
     /// The list and the files differ.
     #[error(
         "fastembed's list says that {name} is pooled by {listed}, and the files of {repository} say {found}: one of them is wrong, so it \
@@ -148,6 +158,7 @@ impl InstallError {
             Self::Name { .. }
             | Self::Quantize { .. }
             | Self::Taken { .. }
+            | Self::Itself { .. }
             | Self::Manifest { .. }
             | Self::Unservable { .. } => true,
             // The folder that was to be added.

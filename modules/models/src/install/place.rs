@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use brahman_card::chain;
@@ -32,6 +32,20 @@ pub(super) struct Place {
     pub(super) target: PathBuf,
 }
 
+/// A model that nobody else changes. Its file goes with it, while it is held still.
+#[derive(Debug)]
+pub(super) struct PlaceLock {
+    _file: File,
+    path: PathBuf,
+}
+
+impl Drop for PlaceLock {
+    fn drop(&mut self) {
+        // One that stays is in nobody's way.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 impl Place {
     pub(super) fn of(cache: &Path, name: &str) -> Result<Self, InstallError> {
         let name = ModelName::new(name).map_err(|flaw| InstallError::Name { flaw })?;
@@ -47,7 +61,10 @@ impl Place {
     }
 
     pub(super) fn taken(&self, by: &Manifest) -> InstallError {
-        let of = by.repository.clone().unwrap_or_else(|| by.source.clone());
+        // A variant that is published and one that was made here may be called the same.
+        let published = by.repository.as_ref().filter(|_| by.made_of.is_none());
+        let of = published
+            .map_or_else(|| by.source.clone(), |of| format!("{of}, as it is published there"));
         InstallError::Taken { name: self.name.to_string(), path: self.target.clone(), of }
     }
 
@@ -57,23 +74,33 @@ impl Place {
 
     /// Keeps other processes from changing the model, and clears away what one that was killed has
     /// left. No name has a `~`.
-    pub(super) fn lock(&self, tell: &mut Listener<'_>) -> Result<File, InstallError> {
+    pub(super) fn lock(&self, tell: &mut Listener<'_>) -> Result<PlaceLock, InstallError> {
         let path = self.models.join(format!(".{}~lock", self.name));
         let failed = |source| InstallError::Cache { path: path.clone(), source };
         fs::create_dir_all(&self.models).map_err(failed)?;
-        let file =
-            File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                tell(Progress::Note(&format!(
-                    "{} is being changed by another process: waiting for it",
-                    self.name
-                )));
-                file.lock().map_err(failed)?;
+        let lock = loop {
+            let file = File::options().create(true).truncate(false).write(true).open(&path);
+            let file = file.map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    tell(Progress::Note(&format!(
+                        "{} is being changed by another process: waiting for it",
+                        self.name
+                    )));
+                    file.lock().map_err(failed)?;
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
-        }
+            // Whoever had it before has removed it: what is locked has to be what the next one
+            // finds.
+            let own = file.metadata().map_err(failed)?;
+            let is_there = fs::symlink_metadata(&path)
+                .is_ok_and(|there| (there.dev(), there.ino()) == (own.dev(), own.ino()));
+            if is_there {
+                break PlaceLock { _file: file, path: path.clone() };
+            }
+        };
         let prefix = self.prefix();
         for entry in fs::read_dir(&self.models).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -82,7 +109,7 @@ impl Place {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        Ok(file)
+        Ok(lock)
     }
 
     fn prefix(&self) -> String {

@@ -50,7 +50,10 @@ pub fn quantize(
         if is_same && !options.force && there.holds(&place.target) {
             return brought(&place, &there, 0);
         }
-        if is_itself || !(is_same || options.force) {
+        if is_itself {
+            return Err(InstallError::Itself { name: place.name.to_string(), other: own });
+        }
+        if !(is_same || options.force) {
             return Err(place.taken(&there));
         }
     }

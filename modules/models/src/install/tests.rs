@@ -204,4 +204,17 @@ fn a_model_of_8_bits_is_one_of_its_own_and_says_what_it_was_made_of() {
     let onto_itself = super::quantize(&made.path, options(&cache), &mut silent());
     let refused = onto_itself.expect_err("quantised already");
     assert!(matches!(refused, InstallError::Quantize { .. }) && refused.is_bad_input());
+    // Under its own name it would take its own place.
+    let own_name = InstallOptions { name: Some("mine-int8"), force: true, ..options(&cache) };
+    let refused = super::quantize(&made.path, own_name, &mut silent()).expect_err("itself");
+    assert!(
+        matches!(&refused, InstallError::Itself { other, .. } if other == "mine-int8-int8")
+            && refused.is_bad_input(),
+        "{refused}"
+    );
+    let left: Vec<_> = fs::read_dir(cache.join("models"))
+        .expect("the models")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(left, ["mine-int8"], "neither a lock nor what was being built");
 }

@@ -158,9 +158,14 @@ async fn a_dataset_that_was_made_again_under_the_same_number_makes_its_index_sta
     assert_eq!(stats(&mesh)["stale"], false);
     assert!(stats(&mesh)["dataset_run"].is_string());
     mesh.call("org.brahman.Catalog.Delete", json!({"name": "t"})).await.expect("deleted");
+    while stats(&mesh)["dataset_gone"] != true {}
+    let listed = mesh.brahman(&["index", "list"]);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(listed.contains("dataset deleted") && !listed.contains("fresh"), "{listed}");
     let csv = table(mesh.folder.path(), 200);
     mesh.brahman_json(&["ingest", "files", "t", &csv]);
     while stats(&mesh)["stale"] != true {}
+    assert_eq!(stats(&mesh)["dataset_gone"], Value::Null);
     assert_eq!(mesh.brahman_json(&["search", "t", "chapter 9"])["stale"], true);
     assert_eq!(mesh.brahman_json(&["index", "refresh", "t"])["total"], 200);
     assert_eq!(stats(&mesh)["stale"], false);

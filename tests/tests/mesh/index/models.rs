@@ -1,9 +1,11 @@
 //! An index is of one model: it moves to another as a whole, or not at all.
 
+use std::time::Duration;
+
 use brahman_card::ModuleState;
 use brahman_sidecar::client::encode_call;
-use brahman_sidecar::{CallOptions, Connection};
-use brahman_tests::Mesh;
+use brahman_sidecar::{CallOptions, Client, Connection};
+use brahman_tests::{Mesh, Setup, script, shipped};
 use serde_json::{Value, json};
 
 use super::{again, ids, indexed, mesh, table};
@@ -114,4 +116,34 @@ async fn a_refresh_is_of_one_model_though_the_context_changes_in_its_middle() {
         ("doc-9", &json!("embed-real")),
         "a search follows the index's model"
     );
+}
+
+#[tokio::test]
+async fn whoever_names_no_model_waits_for_the_one_that_leads() {
+    let more = "mock = true\nattributes = { model = \"first\" }\nreadiness.timeout_s = 600\n\
+                [priority_contexts.test]\npriority_offset = 100\n\
+                [[flow.output]]\nname = \"embed\"\ntype.interface.name = \"org.brahman.Embed\"\n";
+    let first = script("embed-first", "exec sleep 600", more);
+    let cards = [shipped("broker"), shipped("embed-mock"), first];
+    let mesh = Setup::new(&cards).context("test").up().await;
+    mesh.when_module("embed-mock", ModuleState::Ready).await;
+    mesh.when_module("embed-first", ModuleState::Starting).await;
+    let client = Client::new(&mesh.socket());
+    let info = async |model: Option<&str>, patience: Duration| {
+        let require = model.map(|model| ("model".to_owned(), model.to_owned())).into_iter();
+        let options = CallOptions {
+            require: require.collect(),
+            deadline: Some(patience),
+            ..CallOptions::default()
+        };
+        client.call::<_, Value>("org.brahman.Embed.Info", &json!({}), &options).await
+    };
+    let short = Duration::from_millis(300);
+    let late = info(None, short).await.map(|answer| answer.value);
+    assert!(late.is_err(), "another model answered: {late:?}");
+    let named = info(Some("mock-hash-32"), brahman_tests::PATIENCE).await.expect("answered");
+    assert_eq!(named.value["model"], "mock-hash-32", "whoever names another is not kept waiting");
+    mesh.brahman_json(&["stop", "embed-first"]);
+    let answer = info(None, brahman_tests::PATIENCE).await.expect("answered");
+    assert_eq!(answer.value["model"], "mock-hash-32", "nobody waits for what does not come");
 }

@@ -1,6 +1,7 @@
 //! With a profile active only what it binds can be named, whichever door a call comes through.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use brahman_card::ModuleState;
 use brahman_sidecar::client::encode_call;
@@ -209,4 +210,68 @@ async fn with_a_profile_active_only_what_it_binds_can_be_named_through_any_door_
         .expect("found");
     }
     mesh.down();
+}
+
+#[tokio::test]
+async fn what_began_before_a_profile_was_activated_ends_as_it_began() {
+    let mesh = indexed().await;
+    let of = mesh.call("org.brahman.Catalog.Get", json!({"name": "cvs"})).await.expect("there");
+    let (generation, ended) = (&of["dataset"]["generation"], &of["dataset"]["lineage"]["run_id"]);
+    let begun = "01JZZZZZZZZZZZZZZZZZZZZZZZ";
+    let run = json!({"name": "cvs", "run_id": begun, "producer": "test"});
+    mesh.call("org.brahman.Catalog.Location", run).await.expect("begun");
+    mesh.call(
+        "org.brahman.Profiles.Define",
+        json!({"profile": {"id": "assistant", "indexes": ["docs"], "datasets": ["docs"]}}),
+    )
+    .await
+    .expect("defined");
+    activate(&mesh, "assistant").await.expect("activated");
+    let clear = |run: &Value| {
+        let ask = json!({"name": "cvs", "index": "cvs", "generation": generation, "run_id": run});
+        mesh.call("org.brahman.Catalog.ClearStale", ask)
+    };
+    let commit = |run: &str| {
+        let ask = json!({
+            "name": "cvs", "run_id": run, "objects": [], "columns": [], "inputs": [], "producer": "test",
+        });
+        mesh.call("org.brahman.Catalog.Commit", ask)
+    };
+    // A refresh that has read the dataset, and a run that has written for it.
+    assert_eq!(clear(ended).await.expect("cleared")["cleared"], true);
+    commit(begun).await.expect("committed");
+    commit(begun).await.expect("said again");
+    // Whoever has not been told of them ends nothing.
+    let stranger = "01JYYYYYYYYYYYYYYYYYYYYYYY";
+    for refused in [fault(clear(&json!(stranger)).await), fault(commit(stranger).await)] {
+        assert_eq!(refused.name, "org.brahman.Profiles.Forbidden", "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_a_profile_held_up_looks_again_at_once_when_it_is_left() {
+    let mesh = indexed().await;
+    let folder = mesh.folder.path().join("followed");
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(folder.join("a.md"), "one").expect("written");
+    let ask = json!({"dataset": "n", "paths": [folder.display().to_string()], "debounce_ms": 150});
+    mesh.call("org.brahman.Ingest.Watch", ask).await.expect("watched");
+    let watched = || mesh.brahman_json(&["ingest", "watches"])["watches"][0].clone();
+    while watched()["generation"] != 1 {}
+    mesh.call(
+        "org.brahman.Profiles.Define",
+        json!({"profile": {"id": "assistant", "indexes": ["docs"], "datasets": ["docs"]}}),
+    )
+    .await
+    .expect("defined");
+    activate(&mesh, "assistant").await.expect("activated");
+    std::fs::write(folder.join("b.md"), "two").expect("written");
+    while !mesh.log().contains("could not be ingested") {}
+    mesh.call("org.brahman.Profiles.Deactivate", json!({})).await.expect("left");
+    // Sooner than what has failed is tried again by itself.
+    let left = Instant::now();
+    while watched()["generation"] != 2 {
+        assert!(left.elapsed() < Duration::from_secs(20), "{}", watched());
+    }
+    assert_eq!(watched()["error"], Value::Null);
 }
