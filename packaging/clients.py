@@ -100,6 +100,14 @@ def llama_index_package():
 def mcp_package():
     from mcp import ClientSession, StdioServerParameters
     from mcp.client.stdio import stdio_client
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def over_http():
+        # Its end ends the session, too.
+        async with streamable_http_client(URL + "/mcp") as (read, write), ClientSession(read, write) as session:
+            await session.initialize()
+            assert "search" in {tool.name for tool in (await session.list_tools()).tools}
+            await session.send_ping()
 
     async def work():
         server = StdioServerParameters(command=BRAHMAN, args=["mcp"], env={"BRAHMAN_SOCKET": os.environ["BRAHMAN_SOCKET"]})
@@ -118,6 +126,7 @@ def mcp_package():
             assert any(str(resource.uri) == "brahman://datasets/gates" for resource in resources), resources
 
     asyncio.run(work())
+    asyncio.run(over_http())
 
 
 def gates():

@@ -54,9 +54,10 @@ pub(super) enum Command {
         #[arg(long, value_name = "SECONDS")]
         wait: Option<u64>,
     },
-    /// Show the status again and again until Ctrl-C
+    /// Watch modules, providers, memory, datasets, indexes and buckets live; q quits, ? lists the
+    /// keys
     Top {
-        /// How often, in seconds
+        /// How often the modules' state is asked for, in seconds
         #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
         every: u64,
     },

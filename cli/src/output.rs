@@ -5,7 +5,8 @@
 //! Invariants: whatever a module, a document or a key holds, a terminal does nothing but show it:
 //! everything printed for people passes through [`Output::line`], [`Output::text`],
 //! [`Output::table`], [`Output::note`], [`Output::failure`] or the bars here, which escape it, and
-//! the only escape sequences are the ones made of [`CODES`]. Output that could not be written is
+//! the only escape sequences are the ones made of [`CODES`]; `top`, which has the terminal to
+//! itself, passes what it shows through [`one_line`]. Output that could not be written is
 //! remembered, and the command does not succeed.
 
 use std::io::{self, IsTerminal, Write, stderr, stdout};
@@ -134,6 +135,11 @@ impl Output {
 
     pub(crate) fn json(&self) -> bool {
         self.json
+    }
+
+    /// Whether a person sees colours.
+    pub(crate) fn colour(&self) -> bool {
+        self.colour
     }
 
     /// One for people that keeps what is printed, without colours.
@@ -473,7 +479,7 @@ fn safe_json(text: &str) -> String {
 
 /// Columns that a text takes on a terminal, marks of colour left out: an East Asian character takes
 /// two, a combining one none.
-fn visible(text: &str) -> usize {
+pub(crate) fn visible(text: &str) -> usize {
     let plain: String = text.chars().filter(|c| code_of(*c).is_none()).collect();
     console::measure_text_width(&plain)
 }

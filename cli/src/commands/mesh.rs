@@ -3,6 +3,7 @@
 mod check;
 mod start;
 mod status;
+mod top;
 
 use std::path::Path;
 use std::process::Command;
@@ -16,7 +17,8 @@ use super::{get, sibling};
 use crate::output::Output;
 pub(crate) use check::check;
 pub(crate) use start::up;
-pub(crate) use status::{status, top};
+pub(crate) use status::status;
+pub(crate) use top::top;
 
 /// Asks init to end, and waits until nobody answers on its socket.
 pub(crate) async fn down(socket: &Path, output: &Output) -> anyhow::Result<()> {

@@ -4,8 +4,8 @@
 //! `door` accepts connections, `service` lets requests in and sends each where `routes` says;
 //! `embeddings` with `openai`, `ollama` and `tei`, `rerank` and `score` are the dialects of others,
 //! `calls`, `idl`, `openapi`, `plain`, `upload` and `mcp` are the mesh's own methods; `caller` and
-//! `keys` say who may what, `places` how much at once, `mesh` asks the mesh, `answer` and `refusal`
-//! make replies.
+//! `keys` say who may what, `places` how much at once, `sessions` which of `mcp`'s requests can be
+//! cancelled, `mesh` asks the mesh, `answer` and `refusal` make replies.
 //!
 //! Invariants: nothing is computed or kept here, everything comes through the mesh; whoever comes
 //! by TCP has no uid, and opens no path; every input is bounded in bytes, number and time before it
@@ -34,6 +34,7 @@ mod rerank;
 mod routes;
 mod score;
 mod service;
+mod sessions;
 mod settings;
 mod tei;
 mod upload;

@@ -1,11 +1,12 @@
-//! `/mcp`: the Model Context Protocol over HTTP, as its specification calls it streamable, without
-//! sessions: each request stands alone.
+//! `/mcp`: the Model Context Protocol over HTTP, as its specification calls it streamable. A client
+//! that keeps to the session which `initialize` begins can cancel its requests; a request without
+//! one stands alone.
 //!
 //! Invariants: whoever asks may do by a tool what he may do by a path, and no more; whoever hangs
-//! up ends the work.
+//! up, cancels, or ends his session, ends the work.
 
 use brahman_card::Fault;
-use brahman_mcp::{McpContext, RpcMessage, RpcRequest, VERSIONS};
+use brahman_mcp::{McpContext, RpcMessage, RpcRequest, VERSIONS, in_use, too_many};
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use hyper::header::HeaderMap;
@@ -17,6 +18,7 @@ use crate::caller::Caller;
 use crate::calls::StreamFormat;
 use crate::mesh::Mesh;
 use crate::refusal::Refusal;
+use crate::sessions::{Obstacle, RunningRequest, SESSION, SessionName, Sessions};
 
 /// Longest message: what a model says is shorter by far, and it is held for as long as its work
 /// takes.
@@ -29,17 +31,12 @@ const VERSION: &str = "mcp-protocol-version";
 /// `POST /mcp`: one message.
 pub(crate) async fn message(
     mesh: &Mesh,
+    sessions: &Sessions,
     caller: &Caller,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Answer, Refusal> {
-    let agreed = headers.get(VERSION).map(|version| version.as_bytes());
-    if agreed.is_some_and(|agreed| !VERSIONS.iter().any(|version| version.as_bytes() == agreed)) {
-        return Err(Refusal::parameter(
-            VERSION,
-            format!("expected one of {}", VERSIONS.join(", ")),
-        ));
-    }
+    check_version(headers)?;
     if body.len() > MESSAGE_BYTES_MAX {
         let fault = Fault::overloaded(
             format!("the message has {} bytes, expected at most {MESSAGE_BYTES_MAX}", body.len()),
@@ -47,11 +44,18 @@ pub(crate) async fn message(
         );
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, fault));
     }
+    let session = SessionName::named(caller, headers)?;
     let request = match RpcMessage::read(body) {
         Ok(RpcMessage::Request(request)) => request,
-        // A request that is to be cancelled is one whose connection is closed.
-        Ok(RpcMessage::Cancellation(_) | RpcMessage::Notification) => {
-            return Ok(answer::bytes(StatusCode::ACCEPTED, JSON, ""));
+        Ok(RpcMessage::Cancellation(id)) => {
+            // Without a session nobody knows whose request is of this id: it is cancelled by
+            // closing its connection.
+            let goes_on = session.is_none_or(|session| sessions.cancel(&session, &id));
+            return if goes_on { Ok(nothing()) } else { Err(ended()) };
+        }
+        Ok(RpcMessage::Notification) => {
+            let goes_on = session.is_none_or(|session| sessions.goes_on(&session));
+            return if goes_on { Ok(nothing()) } else { Err(ended()) };
         }
         Err(refused) => return Ok(answer::json(StatusCode::BAD_REQUEST, &refused)),
     };
@@ -59,12 +63,24 @@ pub(crate) async fn message(
     let context = McpContext::new(mesh.client().clone(), caller.options(), move |interface| {
         permitted.allow(interface)
     });
+    if request.is_introduction() {
+        let session = sessions.begin(caller);
+        let mut answer = answer::json(StatusCode::OK, &context.answer(request).await);
+        answer::set(&mut answer, SESSION, &session.id.to_string());
+        return Ok(answer);
+    }
+    let running = match session.map(|session| sessions.enter(&session, &request.id)).transpose() {
+        Ok(running) => running,
+        Err(Obstacle::SessionEnd) => return Err(ended()),
+        Err(Obstacle::SameId) => return Ok(answer::json(StatusCode::OK, &in_use(&request.id))),
+        Err(Obstacle::Crowd) => return Ok(answer::json(StatusCode::OK, &too_many(&request.id))),
+    };
     if request.wants_progress() && StreamFormat::of(headers) == Some(StreamFormat::Events) {
         let place = mesh.stream_place(caller)?;
         let (parts, waiting) = mpsc::channel(MESSAGES_WAITING);
         tokio::spawn(async move {
             let _place = place;
-            tell(context, request, parts).await;
+            tell(context, request, running, parts).await;
         });
         return Ok(answer::of(
             StatusCode::OK,
@@ -72,17 +88,74 @@ pub(crate) async fn message(
             AnswerBody::Parts(waiting),
         ));
     }
-    Ok(answer::json(StatusCode::OK, &context.answer(request).await))
+    Ok(tokio::select! {
+        biased;
+        // Of a request that was cancelled nothing is said.
+        () = cancelled(running.as_ref()) => nothing(),
+        answer = context.answer(request) => answer::json(StatusCode::OK, &answer),
+    })
 }
 
-/// Sends progress and the answer as events, until the answer was sent or nobody reads any more.
-async fn tell(context: McpContext, request: RpcRequest, parts: mpsc::Sender<Bytes>) {
+/// `DELETE /mcp`: a client ends its session.
+///
+/// # Errors
+/// 400 without a session, 404 if it has ended before.
+pub(crate) fn end(
+    sessions: &Sessions,
+    caller: &Caller,
+    headers: &HeaderMap,
+) -> Result<Answer, Refusal> {
+    check_version(headers)?;
+    let session = SessionName::named(caller, headers)?
+        .ok_or_else(|| Refusal::parameter(SESSION, "expected the session that is to end"))?;
+    if sessions.end(&session) {
+        Ok(answer::bytes(StatusCode::NO_CONTENT, JSON, ""))
+    } else {
+        Err(ended())
+    }
+}
+
+/// The version that a client has agreed on, if it says which, has to be one that is spoken.
+fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
+    let agreed = headers.get(VERSION).map(|version| version.as_bytes());
+    if agreed.is_none_or(|agreed| VERSIONS.iter().any(|version| version.as_bytes() == agreed)) {
+        return Ok(());
+    }
+    Err(Refusal::parameter(VERSION, format!("expected one of {}", VERSIONS.join(", "))))
+}
+
+/// The answer to what is to have none.
+fn nothing() -> Answer {
+    answer::bytes(StatusCode::ACCEPTED, JSON, "")
+}
+
+fn ended() -> Refusal {
+    Refusal::absent("this session was ended by its client: `initialize` begins another one")
+}
+
+/// Resolves once a request is cancelled; never of one without a session.
+async fn cancelled(running: Option<&RunningRequest>) {
+    match running {
+        Some(running) => running.cancelled().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sends progress and the answer as events, until the answer was sent, the request is cancelled, or
+/// nobody reads any more.
+async fn tell(
+    context: McpContext,
+    request: RpcRequest,
+    running: Option<RunningRequest>,
+    parts: mpsc::Sender<Bytes>,
+) {
     let (outgoing, mut messages) = mpsc::channel(MESSAGES_WAITING);
     let mut work = std::pin::pin!(context.telling(outgoing).answer(request));
     loop {
         let (said, is_last) = tokio::select! {
             biased;
             () = parts.closed() => return,
+            () = cancelled(running.as_ref()) => return,
             Some(progress) = messages.recv() => (progress, false),
             answer = work.as_mut() => (answer, true),
         };

@@ -54,7 +54,11 @@ const PLAIN: [(&str, bool, &str); 26] = [
     ),
     ("/v1/datasets", false, "Lists datasets."),
     ("/v1/datasets/{name}", false, "A dataset: its objects, columns and history."),
-    ("/mcp", true, "A message of the Model Context Protocol."),
+    (
+        "/mcp",
+        true,
+        "A message of the Model Context Protocol; `DELETE` ends the session of `mcp-session-id`.",
+    ),
     ("/metrics", false, "Figures for Prometheus."),
 ];
 

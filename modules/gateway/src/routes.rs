@@ -197,7 +197,8 @@ impl<'a> Route<'a> {
     /// Whether it may be asked for in this way.
     pub(crate) fn takes(&self, method: &Method) -> bool {
         if self.is_post() {
-            method == Method::POST
+            // By the latter a session is ended.
+            method == Method::POST || (*self == Self::Mcp && method == Method::DELETE)
         } else {
             method == Method::GET || method == Method::HEAD
         }
@@ -266,6 +267,11 @@ mod tests {
             Route::Search("x").takes(&Method::POST)
                 && !Route::Search("x").takes(&Method::GET)
                 && Route::Page.takes(&Method::HEAD)
+        );
+        assert!(
+            Route::Mcp.takes(&Method::DELETE)
+                && !Route::Mcp.takes(&Method::GET)
+                && !Route::Score.takes(&Method::DELETE)
         );
         assert_eq!(
             (dialect("/api/nothing"), dialect("/v1/nothing"), dialect("/v1/status")),

@@ -27,6 +27,7 @@ use crate::metrics::{self, Metrics};
 use crate::places::{Place, Places};
 use crate::refusal::Refusal;
 use crate::routes::{Route, dialect, is_of_page};
+use crate::sessions::{SESSION, Sessions};
 use crate::settings::{Settings, is_own_origin};
 use crate::{calls, mcp, ollama, openai, openapi, page, plain, rerank, score, tei, upload};
 
@@ -55,12 +56,15 @@ pub(crate) struct Gateway {
     memory: Places,
     /// Where files lie while they are taken in.
     uploads: PathBuf,
+    /// Of clients that speak the Model Context Protocol.
+    sessions: Sessions,
 }
 
 impl Gateway {
     pub(crate) fn new(mesh: Mesh, settings: Settings, keys: Keys, uploads: PathBuf) -> Self {
         let (places, memory) = (Places::new(REQUESTS_MAX), Places::new(BODIES_KIB_MAX));
-        Self { mesh, settings, keys, metrics: Metrics::new(), places, memory, uploads }
+        let (metrics, sessions) = (Metrics::new(), Sessions::default());
+        Self { mesh, settings, keys, metrics, places, memory, uploads, sessions }
     }
 
     /// Answers a request.
@@ -107,7 +111,11 @@ impl Gateway {
             Refusal::absent(format!("nothing is at {path}; /openapi.json tells what there is"))
         })?;
         if !route.takes(&head.method) {
-            let expected = if route.is_post() { "POST" } else { "GET" };
+            let expected = match route {
+                Route::Mcp => "POST or DELETE",
+                _ if route.is_post() => "POST",
+                _ => "GET",
+            };
             let fault = Fault::new(
                 MethodNotImplemented::NAME,
                 false,
@@ -173,7 +181,10 @@ impl Gateway {
                 .await
             }
             Route::OpenApi => openapi::document(mesh, caller).await,
-            Route::Mcp => mcp::message(mesh, caller, &head.headers, body).await,
+            Route::Mcp if head.method == Method::DELETE => {
+                mcp::end(&self.sessions, caller, &head.headers)
+            }
+            Route::Mcp => mcp::message(mesh, &self.sessions, caller, &head.headers, body).await,
             Route::Models => openai::models(mesh, caller).await,
             Route::Model(name) => openai::model(mesh, caller, name).await,
             Route::OpenAiEmbeddings => openai::embeddings(mesh, caller, body).await,
@@ -264,11 +275,11 @@ impl Gateway {
             .into());
         }
         let mut answer = answer::bytes(StatusCode::NO_CONTENT, "text/plain", "");
-        answer::set(&mut answer, "access-control-allow-methods", "GET, POST");
+        answer::set(&mut answer, "access-control-allow-methods", "GET, POST, DELETE");
         answer::set(
             &mut answer,
             "access-control-allow-headers",
-            "authorization, content-type, x-api-key, brahman-context, traceparent",
+            "authorization, content-type, x-api-key, brahman-context, traceparent, mcp-protocol-version, mcp-session-id",
         );
         answer::set(&mut answer, "access-control-max-age", "600");
         Ok(answer)
@@ -279,6 +290,7 @@ impl Gateway {
         let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
         if let Some(origin) = origin.filter(|origin| self.settings.is_origin(origin)) {
             answer::set(answer, "access-control-allow-origin", origin);
+            answer::set(answer, "access-control-expose-headers", SESSION);
             answer::set(answer, "vary", "origin");
         }
     }

@@ -76,6 +76,12 @@ impl RpcRequest {
         self.progress_token().is_some()
     }
 
+    /// Whether its client introduces itself, with which a session begins.
+    #[must_use]
+    pub fn is_introduction(&self) -> bool {
+        self.method == "initialize"
+    }
+
     fn progress_token(&self) -> Option<&Value> {
         self.params.get("_meta")?.get("progressToken")
     }

@@ -1,16 +1,16 @@
 //! What the gateway survives: connections that say nothing or little, and clients that hang up
 //! before they are answered.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 
 use brahman_card::ModuleState;
 use brahman_tests::{Mesh, PATIENCE, Setup, shipped, stranger};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::net::UnixListener;
 
-use crate::gateway::{HttpAnswer, get, mesh, post, request, socket};
+use crate::gateway::{HttpAnswer, get, mesh, post, read_until, request, send, socket};
 
 /// Connections of each kind.
 const CONNECTIONS: usize = 1000;
@@ -145,4 +145,147 @@ async fn a_call_waits_for_a_provider_that_starts_again_whosever_interface_it_is(
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
     assert_eq!(post(&mesh, "/v1/call/org.example.U.Get", &json!({})).status, 404);
+}
+
+/// Reads files for ever: says how far it is, then at a socket that it has begun, and that whoever
+/// asked has hung up.
+const READING: &str = r#"
+def handle(c, m):
+    told = socket.socket(socket.AF_UNIX)
+    told.connect(m["parameters"]["paths"][0])
+    reply(c, {"parameters": {"phase": "read", "done": 3, "of": 9}, "continues": True})
+    told.sendall(b"begun\n")
+    try: gone = not c.recv(1)
+    except OSError: gone = True
+    if gone: told.sendall(b"cancelled\n")
+    told.close()
+"#;
+
+/// How a client of the Model Context Protocol ends a work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    /// By a message that names the request.
+    Notification,
+    /// With its session.
+    Session,
+}
+
+fn say(mesh: &Mesh, session: Option<&str>, message: &Value) -> HttpAnswer {
+    let mut headers = vec![("accept", "application/json, text/event-stream")];
+    headers.extend(session.map(|session| ("mcp-session-id", session)));
+    send(mesh, &request("POST", "/mcp", &headers, &message.to_string()))
+}
+
+/// Begins a session.
+fn session(mesh: &Mesh) -> String {
+    let hello = json!({ "jsonrpc": "2.0", "id": 0, "method": "initialize", "params": { "protocolVersion": "2025-11-25" } });
+    let answer = say(mesh, None, &hello);
+    assert_eq!(answer.status, 200);
+    answer.headers["mcp-session-id"].clone()
+}
+
+fn cancellation(id: u64) -> Value {
+    json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": id } })
+}
+
+/// Has a tool begin, hears of its progress if that is asked for, ends it, and waits until its
+/// provider has heard of that.
+async fn end_work(mesh: &Mesh, with_progress: bool, ending: Ending) {
+    let path = mesh.folder.path().join("reading.sock");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let mine = session(mesh);
+    let mut params = json!({ "name": "ingest", "arguments": { "dataset": "notes", "paths": [path], "index": false } });
+    if with_progress {
+        params["_meta"] = json!({ "progressToken": "p" });
+    }
+    let ask = json!({ "jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": params });
+    let headers =
+        [("accept", "application/json, text/event-stream"), ("mcp-session-id", mine.as_str())];
+    let mut stream = socket(mesh);
+    stream
+        .write_all(&request("POST", "/mcp", &headers, &ask.to_string()))
+        .expect("it takes the request");
+    let heard = async {
+        let (told, _) = listener.accept().await.expect("the provider tells");
+        let mut told = BufReader::new(told);
+        let mut begun = String::new();
+        told.read_line(&mut begun).await.expect("a line");
+        assert_eq!(begun, "begun\n");
+        if with_progress {
+            let text = read_until(&mut stream, "notifications/progress");
+            assert!(text.contains("text/event-stream"), "{text}");
+        }
+        // Somebody else's request of the same id is another one.
+        assert_eq!(say(mesh, Some(&session(mesh)), &cancellation(7)).status, 202);
+        assert_eq!(say(mesh, None, &cancellation(7)).status, 202);
+        let ping = json!({ "jsonrpc": "2.0", "id": 7, "method": "ping" });
+        let same = say(mesh, Some(&mine), &ping).json();
+        assert_eq!(same["error"]["code"], -32600, "the work goes on under this id: {same}");
+        let status = match ending {
+            Ending::Notification => say(mesh, Some(&mine), &cancellation(7)).status,
+            Ending::Session => send(mesh, &request("DELETE", "/mcp", &headers, "")).status,
+        };
+        assert_eq!(status, if ending == Ending::Session { 204 } else { 202 });
+        let mut rest = String::new();
+        told.read_to_string(&mut rest).await.expect("the rest");
+        assert_eq!(rest, "cancelled\n", "{with_progress}, {ending:?}");
+    };
+    tokio::time::timeout(PATIENCE, heard).await.expect("the work is cancelled");
+    let said = if with_progress {
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).expect("its end");
+        rest
+    } else {
+        let answer = HttpAnswer::read(stream);
+        assert_eq!(answer.status, 202);
+        answer.text()
+    };
+    assert!(!said.contains("result"), "nothing is said of what was cancelled: {said}");
+    let ping = json!({ "jsonrpc": "2.0", "id": 8, "method": "ping" });
+    let expected = if ending == Ending::Session { 404 } else { 200 };
+    assert_eq!(say(mesh, Some(&mine), &ping).status, expected, "{ending:?}");
+    std::fs::remove_file(path).expect("removed");
+}
+
+#[tokio::test]
+async fn a_language_models_client_cancels_its_work_over_http_and_nobody_elses() {
+    let cards = [
+        shipped("broker"),
+        shipped("gateway"),
+        stranger("reader", "org.brahman.Ingest", &[], READING, ""),
+    ];
+    let mesh = Setup::new(&cards).up().await;
+    mesh.when(|modules| modules.iter().all(|m| m.state == ModuleState::Ready)).await;
+    for with_progress in [true, false] {
+        for ending in [Ending::Notification, Ending::Session] {
+            end_work(&mesh, with_progress, ending).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_outlives_the_gateway_and_ends_once() {
+    let mesh = mesh().await;
+    let mine = session(&mesh);
+    let ping = json!({ "jsonrpc": "2.0", "id": 1, "method": "ping" });
+    assert_eq!(say(&mesh, Some(&mine), &ping).status, 200);
+    let before = mesh.module("gateway").await;
+    mesh.signal(before.pid, "KILL");
+    mesh.when(|modules| {
+        modules.iter().any(|m| {
+            m.card.label.as_str() == "gateway"
+                && m.incarnation > before.incarnation
+                && m.state == ModuleState::Ready
+        })
+    })
+    .await;
+    assert_eq!(say(&mesh, Some(&mine), &ping).status, 200, "it begins anew");
+    let end = |named: &[(&str, &str)]| send(&mesh, &request("DELETE", "/mcp", named, "")).status;
+    let named = [("mcp-session-id", mine.as_str())];
+    assert_eq!((end(&named), end(&named), end(&[])), (204, 404, 400));
+    for message in [&ping, &cancellation(1)] {
+        assert_eq!(say(&mesh, Some(&mine), message).status, 404);
+    }
+    assert_eq!(say(&mesh, Some("no-such-session"), &ping).status, 404);
+    assert_eq!(say(&mesh, None, &ping).status, 200, "without one it is answered as well");
 }

@@ -491,7 +491,7 @@ async fn a_host_that_is_not_ours_and_a_body_that_is_too_long_are_turned_away() {
 }
 
 /// Reads from a stream until this has come; gives all that has.
-fn read_until(stream: &mut impl Read, word: &str) -> String {
+pub(crate) fn read_until(stream: &mut impl Read, word: &str) -> String {
     let mut text = String::new();
     let mut buffer = [0; 4096];
     while !text.contains(word) {

@@ -42,6 +42,7 @@ mod supervision;
 mod survive;
 mod tables;
 mod tidy;
+mod top;
 mod views;
 mod watches;
 mod wire;

@@ -1,7 +1,6 @@
-//! `brahman status` and `brahman top`: the mesh's state, once or again and again.
+//! `brahman status`: the mesh's state, as a table or for scripts.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,7 +8,7 @@ use brahman_card::ModuleState;
 use brahman_card::interface::broker::{ModuleStatus, StatusOut};
 use brahman_card::interface::{Empty, broker, init};
 use brahman_sidecar::place::cards;
-use brahman_sidecar::{ClientError, chain, place};
+use brahman_sidecar::{ClientError, place};
 
 use super::super::get;
 use crate::output::{Output, Tone, bytes, counted, duration, one_line};
@@ -19,7 +18,7 @@ use crate::output::{Output, Tone, bytes, counted, duration, one_line};
 const SUPERVISOR_WAIT: Duration = Duration::from_secs(2);
 
 /// The broker's status; init's table if there is no broker.
-async fn read_status(socket: &Path) -> Result<StatusOut, ClientError> {
+pub(super) async fn read_status(socket: &Path) -> Result<StatusOut, ClientError> {
     let asked = tokio::time::timeout(
         Duration::from_secs(2),
         get::<broker::method::Status>(socket, &Empty {}),
@@ -109,48 +108,6 @@ pub(crate) async fn status(
     gone.map_or(Ok(()), |error| Err(anyhow::Error::from(error).context(silent)))
 }
 
-/// What makes a terminal show another screen, and the former one again.
-const SCREEN: (&[u8], &[u8]) = (b"\x1b[?1049h", b"\x1b[?1049l");
-/// What makes it show nothing, from its first line on.
-const EMPTY: &[u8] = b"\x1b[H\x1b[J";
-
-/// Shows the status again and again until Ctrl-C or SIGTERM, on a screen of its own; with --json a
-/// line each time.
-pub(crate) async fn top(socket: &Path, every: u64, output: &Output) -> anyhow::Result<()> {
-    let is_screen = std::io::stdout().is_terminal() && !output.json();
-    let watching = async {
-        let mut beats = tokio::time::interval(Duration::from_secs(every));
-        loop {
-            beats.tick().await;
-            let status = read_status(socket).await;
-            if is_screen {
-                output.put(EMPTY);
-            }
-            match status {
-                Ok(status) if output.json() => output.print_json(&scripted(&status)?),
-                Ok(status) => show_status(&status, socket, output),
-                // It may come back, and whoever looks on wants to see that.
-                Err(error) if is_screen => output.line(&output.paint(&chain(&error), Tone::Bad)),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    };
-    // Whoever ends it so gets his own screen back, too.
-    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    if is_screen {
-        output.put(SCREEN.0);
-    }
-    let outcome = tokio::select! {
-        outcome = watching => outcome,
-        _ = tokio::signal::ctrl_c() => Ok(()),
-        _ = terminated.recv() => Ok(()),
-    };
-    if is_screen {
-        output.put(SCREEN.1);
-    }
-    outcome
-}
-
 /// The status for scripts: as the broker gives it, but that a module without a process has no
 /// process id either.
 pub(super) fn scripted(status: &StatusOut) -> serde_json::Result<serde_json::Value> {
@@ -163,7 +120,8 @@ pub(super) fn scripted(status: &StatusOut) -> serde_json::Result<serde_json::Val
     Ok(all)
 }
 
-pub(super) fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
+/// The context, or why there is none to be told.
+pub(super) fn context_words(status: &StatusOut) -> &str {
     let broker_runs = |m: &ModuleStatus| {
         m.state == ModuleState::Ready && m.flows.iter().any(|flow| flow == broker::INTERFACE.name)
     };
@@ -172,24 +130,32 @@ pub(super) fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
     } else {
         "(unknown: the broker does not answer)"
     };
-    let context = status.context.as_deref().unwrap_or(none);
+    status.context.as_deref().unwrap_or(none)
+}
+
+/// What a module's state means to a person.
+pub(super) fn tone_of(state: ModuleState) -> Tone {
+    match state {
+        ModuleState::Ready => Tone::Good,
+        ModuleState::Failed => Tone::Bad,
+        ModuleState::Stopped => Tone::Faint,
+        _ => Tone::Busy,
+    }
+}
+
+pub(super) fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
+    let context = context_words(status);
     output.line(&format!(
         "context {}   socket {}",
         output.paint(context, Tone::Strong),
         socket.display()
     ));
     let rows = status.modules.iter().map(|m| {
-        let tone = match m.state {
-            ModuleState::Ready => Tone::Good,
-            ModuleState::Failed => Tone::Bad,
-            ModuleState::Stopped => Tone::Faint,
-            _ => Tone::Busy,
-        };
         let time = |us: Option<u64>| us.map_or("-".to_owned(), micros);
         let attribute = |name: &str| m.attributes.get(name).cloned().unwrap_or_else(|| "-".into());
         vec![
             format!("{}{}", m.label, if m.mock { " (mock)" } else { "" }),
-            output.paint(m.state.as_str(), tone),
+            output.paint(m.state.as_str(), tone_of(m.state)),
             if m.pid == 0 { "-".into() } else { m.pid.to_string() },
             duration(m.uptime_s),
             m.restarts.to_string(),
@@ -279,7 +245,8 @@ pub(super) fn storage_lines(attributes: &BTreeMap<String, String>) -> Vec<String
     lines
 }
 
-fn micros(us: u64) -> String {
+/// A time in microseconds, in the unit that has a few digits left.
+pub(super) fn micros(us: u64) -> String {
     match us {
         0..1000 => format!("{us}µs"),
         1000..1_000_000 => format!("{:.1}ms", us as f64 / 1e3),
