@@ -153,7 +153,7 @@ impl CatalogService {
     /// The same, which asks this mesh's broker who answers in which context.
     #[must_use]
     pub fn on_mesh(self, mesh: &Path) -> Self {
-        Self { contexts: Contexts::of(mesh.to_owned()), scope: Scope::unknown(), ..self }
+        Self { contexts: Contexts::of(mesh), scope: Scope::unknown(), ..self }
     }
 
     /// Follows which profile is active, for ever. Whoever watches is told anew: what it may see is

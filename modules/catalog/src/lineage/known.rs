@@ -80,6 +80,17 @@ impl Journal {
         last.is_some_and(|r| r.is("OTHER"))
     }
 
+    /// Whether a run of a dataset was committed since that was last deleted.
+    #[must_use]
+    pub fn has_committed(&self, dataset: &str, run_id: &str) -> bool {
+        // What has begun once and not ended has not, without a look through all records.
+        let is_new = |run: &KnownRun| run.lives == 1 && matches!(run.end, End::Open);
+        if self.runs.get(run_id).is_some_and(is_new) {
+            return false;
+        }
+        self.since_dropped(dataset).any(|r| r.is("COMPLETE") && r.run_id == run_id)
+    }
+
     /// Runs of a dataset that were committed since it was last deleted, oldest first.
     #[must_use]
     pub fn committed_runs(&self, dataset: &str) -> Vec<String> {

@@ -45,7 +45,7 @@ impl DatasetRegistry {
         };
         match others.find(|(_, folder)| !needed.contains(folder)).map(|(object, _)| object) {
             // Said again, it is answered with what was published then.
-            Some(object) if !self.journal.committed_runs(&commit.name).contains(&commit.run_id) => {
+            Some(object) if !self.journal.has_committed(&commit.name, &commit.run_id) => {
                 let head = self.heads().remove(&commit.name);
                 let is =
                     head.map_or_else(|| "0".to_owned(), |(generation, _)| generation.to_string());
@@ -183,11 +183,8 @@ impl DatasetRegistry {
                 let version = entry.history.iter().rev().find(|version| version.run_id == run_id);
                 // One that found nothing new is in the journal only.
                 let noted = || {
-                    self.journal
-                        .committed_runs(name)
-                        .iter()
-                        .any(|run| run == run_id)
-                        .then_some(entry.dataset.generation)
+                    let is_noted = self.journal.has_committed(name, run_id);
+                    is_noted.then_some(entry.dataset.generation)
                 };
                 version
                     .map(|version| version.generation)

@@ -6,7 +6,7 @@
 //! changed is refused. Invariant: nothing that is done for a mock writes into the real registry.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use brahman_card::Fault;
 use brahman_card::interface::broker::{ExplainOut, FlowIn};
 use brahman_card::interface::catalog::{Dataset, ListOut, error};
 use brahman_card::interface::{broker, ingest};
-use brahman_sidecar::{Call, Connection};
+use brahman_sidecar::client::CallOptions;
+use brahman_sidecar::{Call, Client};
 
 use super::{CatalogService, fault, unanswered};
 use crate::registry::{DatasetRegistry, RegistryError};
@@ -54,8 +55,9 @@ struct KnownContexts {
 /// Who answers in which context, as the broker tells it.
 #[derive(Debug, Default)]
 pub(super) struct Contexts {
-    /// The mesh's socket; none for a catalog that is run by itself.
-    mesh: Option<PathBuf>,
+    /// The broker, whose connections are kept: it is asked at every call. None for a catalog that is
+    /// run by itself.
+    mesh: Option<Client>,
     known: Mutex<KnownContexts>,
 }
 
@@ -87,8 +89,10 @@ fn maker(told: &ExplainOut, known: Option<&Maker>) -> Option<Maker> {
 }
 
 impl Contexts {
-    pub(super) fn of(mesh: PathBuf) -> Self {
-        Self { mesh: Some(mesh), known: Mutex::default() }
+    pub(super) fn of(mesh: &Path) -> Self {
+        // Where nobody listens there is nobody to ask.
+        let client = Client::for_command(mesh, Duration::ZERO);
+        Self { mesh: Some(client), known: Mutex::default() }
     }
 
     fn known(&self) -> MutexGuard<'_, KnownContexts> {
@@ -101,10 +105,8 @@ impl Contexts {
         let Some(mesh) = &self.mesh else { return Some(false) };
         let ask =
             FlowIn { flow: INGEST.to_owned(), context: context.map(str::to_owned), require: None };
-        let asking = async {
-            Connection::connect(mesh).await?.call_method::<broker::method::Explain>(&ask).await
-        };
-        let Ok(Ok(told)) = tokio::time::timeout(ASKING, asking).await else { return None };
+        let options = CallOptions { deadline: Some(ASKING), ..CallOptions::default() };
+        let told = mesh.call_method::<broker::method::Explain>(&ask, &options).await.ok()?.value;
         let mut known = self.known();
         let maker = maker(&told, known.answering.get(&told.context))?;
         let mock = maker.1;
@@ -344,7 +346,7 @@ mod tests {
     #[tokio::test]
     async fn while_the_broker_is_away_it_is_not_known_whose_a_call_is() {
         let folder = tempfile::tempdir().expect("a temporary directory");
-        let contexts = Contexts::of(folder.path().join("mesh.sock"));
+        let contexts = Contexts::of(&folder.path().join("mesh.sock"));
         contexts.known().asked.insert(Some("test".to_owned()), true);
         assert_eq!(contexts.is_mocked(Some("test")).await, None);
         assert!(contexts.was_mocked(Some("test")) && !contexts.was_mocked(None));

@@ -354,17 +354,18 @@ pub(super) fn sniff(beginning: &[u8], whole: bool, said: &CsvOptions) -> Option<
             guesses.push("quotes within fields have a backslash before them (--escape)".to_owned());
         }
     }
+    let mut all = records(&dialect, text, whole);
     if let Some(quote) = quote {
         let is_late = |field: &String| {
             field.starts_with(' ')
                 && field.trim_start_matches(' ').as_bytes().first() == Some(&quote)
         };
-        if records(&dialect, text, whole).iter().any(|(fields, _)| fields.iter().any(is_late)) {
+        if all.iter().any(|(fields, _)| fields.iter().any(is_late)) {
             dialect.spaced = true;
             guesses.push("spaces before fields are left out, for quotes follow them".to_owned());
+            all = records(&dialect, text, whole);
         }
     }
-    let mut all = records(&dialect, text, whole);
     let (columns, count) = usual(&all);
     // A title: fewer fields than the table has, and nothing but its first.
     let mut title = 0;
@@ -484,11 +485,15 @@ fn comments(text: &[u8], guesses: &mut Vec<String>) -> usize {
 /// The delimiter that makes most records of one length; what stands in quotes does not count.
 fn delimiter(text: &[u8], plain: &Dialect, whole: bool) -> u8 {
     let score = |delimiter: &u8| {
+        // Of one field everything is, which need not be read to be known.
+        if memchr::memchr(*delimiter, text).is_none() {
+            return (false, 0, 0, 0);
+        }
         let dialect = Dialect { delimiter: *delimiter, spaced: true, ..*plain };
         let all = records(&dialect, text, whole);
         let (fields, count) = usual(&all);
         let first = all.first().map_or(0, |(fields, _)| fields.len());
-        // Of one field everything is.
+        // So it is where the delimiter stands within quotes alone.
         if fields < 2 && first < 2 {
             return (false, 0, 0, 0);
         }

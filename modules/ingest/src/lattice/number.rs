@@ -18,6 +18,25 @@ const POWERS: [f64; 23] = [
     1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
 ];
 
+/// Powers of ten that a mantissa of 53 bits may be multiplied by within 128 bits.
+const TENS: [u128; 23] = {
+    let mut tens = [1; 23];
+    let mut power = 1;
+    while power < tens.len() {
+        tens[power] = tens[power - 1] * 10;
+        power += 1;
+    }
+    tens
+};
+/// Digits whose magnitude takes 57 bits.
+const DIGITS_SHORT: u32 = 17;
+/// Bits by which such a magnitude may be shifted within 127.
+const SHIFT_MAX: u32 = 70;
+/// Bits of a double's fraction.
+const FRACTION_BITS: u32 = 52;
+/// What is added to the exponent of a double whose mantissa is a whole number.
+const BIAS: u32 = 1075;
+
 /// A number: its magnitude times ten to its exponent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Number {
@@ -199,22 +218,24 @@ impl Number {
         Some(if self.negative { -scaled } else { scaled })
     }
 
+    /// A magnitude of up to nineteen digits.
+    fn short(&self) -> u64 {
+        u64::try_from(self.magnitude).unwrap_or(u64::MAX)
+    }
+
     fn set_double(&mut self, text: &[u8]) {
         let magnitude = if self.exponent == 0
             && self.digits <= DECIMAL_DIGITS
             && self.magnitude <= WHOLE_DOUBLES
         {
-            Some(self.magnitude as f64)
+            Some(self.short() as f64)
         } else if self.digits == 0 {
             Some(0.0)
         } else if self.digits <= DIGITS_SURE && self.exponent.unsigned_abs() < 23 {
             // Both are doubles, so their product or quotient is rounded once: it is the nearest.
             let power = POWERS[self.exponent.unsigned_abs() as usize];
-            Some(if self.exponent < 0 {
-                self.magnitude as f64 / power
-            } else {
-                self.magnitude as f64 * power
-            })
+            let digits = self.short() as f64;
+            Some(if self.exponent < 0 { digits / power } else { digits * power })
         } else {
             None
         };
@@ -229,12 +250,32 @@ impl Number {
         self.exact = self.double.is_finite() && self.double != 0.0 && self.prints_as(text);
     }
 
+    /// Whether a double is nearer to it than half of its last digit, where whole numbers of 128 bits
+    /// tell: that is most of what programs print of their doubles. False says nothing.
+    fn rounds_to(&self, value: f64) -> bool {
+        let bits = value.to_bits();
+        // It has no sign. Below the normal ones it would have no bit before its fraction.
+        let Ok(biased @ 1..) = u32::try_from(bits >> FRACTION_BITS) else { return false };
+        let mantissa = (bits & ((1 << FRACTION_BITS) - 1)) | (1 << FRACTION_BITS);
+        let ten = usize::try_from(-i64::from(self.exponent)).ok().and_then(|n| TENS.get(n));
+        let shift = BIAS.checked_sub(biased).filter(|shift| *shift <= SHIFT_MAX);
+        let (Some(ten), Some(shift), true) = (ten, shift, self.digits <= DIGITS_SHORT) else {
+            return false;
+        };
+        // Both times ten to its places and times two to the shift.
+        let apart = (u128::from(mantissa) * ten).abs_diff(self.magnitude << shift);
+        apart * 2 < 1 << shift
+    }
+
     /// Whether the double, with as many digits as the text has, is the text.
     fn prints_as(&self, text: &[u8]) -> bool {
         let value = self.double.abs();
         // Nearer than half of its last digit, so it rounds to it.
         let step = f64::from_bits(value.to_bits() + 1) - value;
-        if self.digits <= 17 && step < 0.99 * 10_f64.powi(self.exponent) {
+        if self.digits <= DIGITS_SHORT && step < 0.99 * 10_f64.powi(self.exponent) {
+            return true;
+        }
+        if self.rounds_to(value) {
             return true;
         }
         if !self.real && self.digits <= DECIMAL_DIGITS {
@@ -275,6 +316,52 @@ mod tests {
 
     fn of(text: &str) -> Number {
         Number::scan(text.as_bytes()).unwrap_or_else(|| panic!("{text} is a number"))
+    }
+
+    proptest! {
+        #[test]
+        fn whole_numbers_tell_of_a_double_what_printing_it_tells(
+            value in prop::num::f64::POSITIVE | prop::num::f64::NORMAL,
+            scale in -30..30_i32,
+            digits in 1..18_usize,
+            near in -3..4_i64,
+        ) {
+            let value = if scale < 25 { (value.abs() % 1.0) * 10_f64.powi(scale) } else { value.abs() };
+            prop_assume!(value.is_finite() && value > 0.0);
+            // Its digits, and some that are a few units of the last away.
+            let printed = format!("{value:.*e}", digits - 1);
+            let (mantissa, exponent) = printed.split_once('e').expect("an exponent");
+            let whole: i64 = mantissa.replace('.', "").parse().expect("digits");
+            let exponent: i32 = exponent.parse().expect("an exponent");
+            let whole = (whole + near).max(1);
+            let text = format!("{whole}e{}", exponent - i32::try_from(digits).expect("few") + 1);
+            let Some(number) = Number::scan(text.as_bytes()) else { return Ok(()) };
+            let double = number.double();
+            if number.digits <= DIGITS_SHORT && double.is_finite() && double > 0.0 {
+                let own = format!("{double:.*e}", usize::try_from(number.digits).expect("few") - 1);
+                let same = {
+                    let (mantissa, power) = own.split_once('e').expect("an exponent");
+                    mantissa.replace('.', "") == number.magnitude.to_string()
+                        && power.parse() == Ok(i64::from(number.digits) + i64::from(number.exponent) - 1)
+                };
+                prop_assert!(!number.rounds_to(double) || same, "{text}: {double:e} {own}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_programs_print_of_doubles_is_told_by_whole_numbers() {
+        for text in [
+            "0.8444218515250481",
+            "0.7579544029403025",
+            "0.05123456789012345",
+            "12.340000000000002",
+        ] {
+            let number = of(text);
+            assert!(number.rounds_to(number.double()) && number.is_double(), "{text}");
+        }
+        let coarse = of("99999999999999.99");
+        assert!(!coarse.rounds_to(coarse.double()) && !coarse.is_double());
     }
 
     #[test]

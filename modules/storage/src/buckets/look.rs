@@ -1,5 +1,5 @@
-//! Looks at disks that may hang: each in a thread of its own, for whose answer nobody waits longer
-//! than a few seconds.
+//! Looks at disks that may hang: each in a thread that has nothing else to do, for whose answer
+//! nobody waits longer than a few seconds.
 //!
 //! A disk behind a server that has gone (NFS, mounted hard) neither answers nor says that it will
 //! not. Invariants: no look takes a thread of a pool that others need; a few go on at once, and
@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use super::lock;
+
+mod workers;
 
 /// How long whoever asks waits: far longer than a disk that spins up, shorter than a caller's
 /// patience.
@@ -145,7 +147,7 @@ impl<T: Clone + Send + 'static> Looks<T> {
             let found = look();
             begun.end().into_iter().for_each(|tell| tell(found.clone()));
         };
-        std::thread::Builder::new().name("look".to_owned()).spawn(looking).map(|_| true)
+        workers::run(looking).map(|()| true)
     }
 }
 
@@ -164,7 +166,7 @@ pub(super) fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
         // Whoever asked may have given it up.
         let _ = sender.send(work());
     };
-    std::thread::Builder::new().name("look".to_owned()).spawn(working).ok()?;
+    workers::run(working).ok()?;
     answer.recv_timeout(LONGEST).ok()
 }
 
