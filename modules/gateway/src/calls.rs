@@ -237,7 +237,8 @@ async fn pump(
 /// Whether some Card offers an interface; its module may be on its way, and a call waits for it.
 async fn is_offered(mesh: &Mesh, caller: &Caller, interface: &str) -> Result<bool, Refusal> {
     let ask = FlowIn { flow: interface.to_owned(), context: caller.context.clone(), require: None };
-    let explained = mesh.client().call_method::<broker::Explain>(&ask, &caller.options()).await;
+    let explained =
+        mesh.client().call_method::<broker::method::Explain>(&ask, &caller.options()).await;
     Ok(!explained.map_err(Fault::from)?.value.candidates.is_empty())
 }
 

@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use brahman_storage::buckets::MARKER;
+use brahman_storage::BUCKET_MARKER;
 use flate2::read::MultiGzDecoder;
 use globset::{GlobBuilder, GlobMatcher};
 use ignore::WalkBuilder;
@@ -263,7 +263,7 @@ fn builder(root: &Path, rules: &WalkRules) -> WalkBuilder {
 /// Whether a folder is a bucket of a mesh: what lies there was ingested, and a dataset that read it
 /// would grow by itself for ever.
 pub(crate) fn is_bucket(folder: &Path) -> bool {
-    folder.join(MARKER).is_file()
+    folder.join(BUCKET_MARKER).is_file()
 }
 
 /// Whether a name is passed over by the rules.

@@ -7,6 +7,7 @@
 
 mod events;
 mod folders;
+mod hidden;
 pub mod listing;
 mod record;
 pub mod settle;
@@ -16,6 +17,7 @@ use std::future::pending;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -96,6 +98,8 @@ pub struct Watches {
     runs: Arc<Runs>,
     file: PathBuf,
     all: Mutex<BTreeMap<String, Watch>>,
+    /// How often another profile became active; changed with the lock of `all` held.
+    profiles: AtomicU64,
     /// Why the file cannot be read, if it cannot: it is left as it is, and nothing is watched.
     damaged: Option<WatchesError>,
 }
@@ -121,7 +125,8 @@ impl Watches {
                 (Vec::new(), Some(error))
             }
         };
-        let watches = Arc::new(Self { runs, file, all: Mutex::default(), damaged });
+        let (all, profiles) = (Mutex::default(), AtomicU64::new(0));
+        let watches = Arc::new(Self { runs, file, all, profiles, damaged });
         for kept in kept {
             watches.begin(kept.decided());
         }
@@ -282,23 +287,6 @@ impl Watches {
         let changed = Arc::clone(&watch.changed);
         watch.task = Some(tokio::spawn(follow_on(Arc::clone(self), kept, changed)));
         self.lock().insert(dataset, watch);
-    }
-
-    /// Another profile is active, or none: what one had kept from its dataset looks again at once,
-    /// and says no longer that it is.
-    pub fn look_again(&self, binds: impl Fn(&str) -> bool) {
-        for (dataset, watch) in self.lock().iter_mut() {
-            if watch.is_hidden && binds(dataset) {
-                (watch.is_hidden, watch.told.error) = (false, None);
-                watch.changed.notify_one();
-            }
-        }
-    }
-
-    fn hidden(&self, dataset: &str, is_hidden: bool) {
-        if let Some(watch) = self.lock().get_mut(dataset) {
-            watch.is_hidden = is_hidden;
-        }
     }
 
     fn tell(&self, dataset: &str, change: impl FnOnce(&mut WatchStatus)) {
@@ -510,6 +498,7 @@ fn columns_now(dataset: Result<Option<Dataset>, Fault>) -> (Option<SchemaRef>, O
 
 async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: &Listing) {
     let dataset = ask.dataset.as_str();
+    let since = watches.profiles.load(Ordering::Relaxed);
     // What reads it relies on its columns: they stay as they are while they hold what is there.
     let now = watches.runs.dataset(dataset).await;
     if watches.rests(dataset) {
@@ -586,7 +575,7 @@ async fn ingest(watches: &Watches, ask: &WatchIn, settle: &mut Settle, listing: 
             Err(fault) => w.error = Some(fault.message().to_owned()),
         }
     });
-    watches.hidden(dataset, is_hidden);
+    watches.hidden(dataset, is_hidden, since);
     if was_deleted {
         watches.rest(dataset);
     }

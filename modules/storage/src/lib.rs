@@ -13,6 +13,7 @@
 //! * [`node`]: by which name a catalog is known in buckets that others use as well.
 //! * [`secrets`]: connection URLs and passwords by name, from a file that only its owner can read.
 //! * [`writable`]: whether a folder can be written to, and what is refused where it cannot.
+//! * [`BUCKET_MARKER`]: by which a folder is known to be a bucket.
 //! * [`Steps`]: where tests stop a program as if it were killed.
 
 pub mod atomic;
@@ -32,3 +33,6 @@ mod steps;
 pub mod writable;
 
 pub use steps::Steps;
+
+/// Key of the marker at a bucket's root. Here, for whoever looks for buckets and keeps none.
+pub const BUCKET_MARKER: &str = ".brahman-bucket.json";

@@ -88,7 +88,7 @@ pub struct AbandonIn {
 #[wire]
 pub struct AbandonOut {
     pub abandoned: u64,
-    /// Which they were; absent where there was none.
+    /// Which they were, without those of datasets that a profile hides; absent where there is none.
     pub runs: Option<Vec<AbandonedRun>>,
 }
 

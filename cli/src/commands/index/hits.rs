@@ -127,7 +127,7 @@ pub(super) fn found(output: &Output, out: &SearchOut) {
     if let Some(words) = out.words_left_out {
         let words = counted(words, "word", "words");
         output.note(&format!(
-            "{words} at the end of the query left out: it is too long to be searched for by words as a whole"
+            "{words} at the end of the query left out of the search: it is too long to be searched for by words as a whole"
         ));
     }
     if let Some(report) = &out.reranked {

@@ -58,8 +58,12 @@ fn promoted(output: &Output, out: &PromoteSummary) {
     });
     if let Some(lost) = out.lost_docs.filter(|_| out.promoted) {
         let words = format!(
-            "{} not in it as now in the dataset: `brahman index refresh` brings what is",
-            counted(lost, "document is", "documents are")
+            "{}: `brahman index refresh` brings what is",
+            counted(
+                lost,
+                "document is not in it as it is in the dataset now",
+                "documents are not in it as they are in the dataset now"
+            )
         );
         output.line(&output.paint(&words, Tone::Bad));
     }

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::status::{read_status, scripted, show_status};
 use crate::output::{Output, one_line};
 use facts::{News, View};
-use feed::{Feed, NEWS_WAITING};
+use feed::{NEWS_WAITING, NewsFeed};
 use keys::{Display, KEYS_WAITING, KeyReader};
 use model::{Model, Step};
 use screen::Screen;
@@ -83,7 +83,7 @@ async fn screen(
     let (told, mut news) = mpsc::channel(NEWS_WAITING);
     let (looked_at, views) = watch::channel(View::default());
     let (followed, labels) = watch::channel(None);
-    let feed = Feed::new(socket, every, told);
+    let feed = NewsFeed::new(socket, every, told);
     let mut model = Model::new(one_line(&socket.display().to_string()), output.colour());
     let shown = async {
         let mut next_picture = Some(Instant::now());

@@ -232,7 +232,10 @@ impl Service for CatalogService {
                         self.tidy(*realm, Some(name)).await;
                         self.follow_up(*realm, name.clone());
                     }
-                    runs.extend(ended);
+                    // All are ended; of what a profile hides nobody is told.
+                    runs.extend(
+                        ended.into_iter().filter(|run| self.scope.binds_dataset(&run.dataset)),
+                    );
                 }
                 let runs = Some(runs).filter(|runs| !runs.is_empty());
                 Reply::of(&AbandonOut { abandoned, runs })

@@ -1,5 +1,6 @@
 //! Folders that are watched: within one another, not there yet, and read by ourselves.
 
+use brahman_sidecar::Client;
 use notify::event::{AccessKind, AccessMode};
 use notify::{ErrorKind, EventKind};
 
@@ -53,4 +54,36 @@ fn a_folder_in_a_bucket_is_told() {
     }
     // One that holds a bucket is watched without it.
     assert_eq!(in_bucket(&[at("own"), home.path().display().to_string()]), None);
+}
+
+#[tokio::test]
+async fn a_try_during_which_another_profile_became_active_is_made_again_at_once() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let client = Client::new(&home.path().join("brahman.sock"));
+    let watches =
+        Watches::open(Arc::new(Runs::new(client, "ingest")), home.path()).expect("opened");
+    let kept = WatchRecord {
+        ask: WatchIn { dataset: "n".into(), ..WatchIn::default() },
+        ingested: None,
+        format: None,
+        rests: false,
+        committed: None,
+    };
+    let watch = Watch::new(kept);
+    let changed = Arc::clone(&watch.changed);
+    watches.lock().insert("n".into(), watch);
+    let is_told = async || {
+        let told = tokio::time::timeout(Duration::from_millis(1), changed.notified());
+        told.await.is_ok()
+    };
+    // Refused, and no other profile since: that waits for one.
+    watches.hidden("n", true, 0);
+    assert!(!is_told().await);
+    watches.look_again(|_| true);
+    assert!(is_told().await);
+    // The change came before the refusal was noted.
+    watches.hidden("n", true, 0);
+    assert!(is_told().await);
+    watches.hidden("n", false, 0);
+    assert!(!is_told().await, "it was not refused");
 }

@@ -48,7 +48,7 @@ pub enum InstallError {
     },
     /// The one of 8 bits would take the place of what it is made of.
     #[error(
-        "{name} is the model that is to be quantised, and stays as it is: --name gives the one of 8 bits another name, without it that is          {other}"
+        "{name} is the model that is to be quantised, and stays as it is: --name gives the one of 8 bits another name, without it that is {other}"
     )]
     Itself {
         /// The name of both.

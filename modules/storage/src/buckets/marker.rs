@@ -28,7 +28,7 @@ use crate::writable::is_read_only;
 use crate::{atomic, checked};
 
 /// Key of the marker at a bucket's root.
-pub const MARKER: &str = ".brahman-bucket.json";
+pub const MARKER: &str = crate::BUCKET_MARKER;
 /// Below which the catalogs stand.
 pub(super) const CATALOGS: &str = ".brahman-catalogs";
 /// What we write below: one of these folders in a folder that has no marker says that it is a

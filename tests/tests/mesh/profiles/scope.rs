@@ -220,6 +220,10 @@ async fn what_began_before_a_profile_was_activated_ends_as_it_began() {
     let begun = "01JZZZZZZZZZZZZZZZZZZZZZZZ";
     let run = json!({"name": "cvs", "run_id": begun, "producer": "test"});
     mesh.call("org.brahman.Catalog.Location", run).await.expect("begun");
+    let run = json!({
+        "name": "cvs", "run_id": "01JXXXXXXXXXXXXXXXXXXXXXXX", "producer": "hidden",
+    });
+    mesh.call("org.brahman.Catalog.Location", run).await.expect("begun");
     mesh.call(
         "org.brahman.Profiles.Define",
         json!({"profile": {"id": "assistant", "indexes": ["docs"], "datasets": ["docs"]}}),
@@ -246,6 +250,10 @@ async fn what_began_before_a_profile_was_activated_ends_as_it_began() {
     for refused in [fault(clear(&json!(stranger)).await), fault(commit(stranger).await)] {
         assert_eq!(refused.name, "org.brahman.Profiles.Forbidden", "{refused:?}");
     }
+    // Runs that are given up are counted, and those of what is hidden are not named.
+    let ask = json!({"producer": "hidden", "reason": "no more"});
+    let ended = mesh.call("org.brahman.Catalog.Abandon", ask).await.expect("given up");
+    assert_eq!((&ended["abandoned"], &ended["runs"]), (&json!(1), &Value::Null), "{ended}");
 }
 
 #[tokio::test]

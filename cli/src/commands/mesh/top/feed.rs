@@ -38,14 +38,14 @@ const LOG_COLUMNS_MAX: usize = 2000;
 
 /// Who asks.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(super) struct NewsFeed {
     socket: PathBuf,
     client: Client,
     every: Duration,
     news: mpsc::Sender<News>,
 }
 
-impl Feed {
+impl NewsFeed {
     /// `every` is the pause between two questions for the modules' state.
     pub(super) fn new(socket: &Path, every: Duration, news: mpsc::Sender<News>) -> Self {
         Self { socket: socket.to_owned(), client: client(socket), every, news }

@@ -226,6 +226,16 @@ fn a_view_says_what_there_is_to_say() {
         press(&mut model, KeyCode::Tab);
     }
     assert_eq!(model.view(), View::Modules, "after the last the first again");
+    let of_nothing = Description {
+        name: "left".into(),
+        dataset: "gone".into(),
+        dataset_gone: Some(true),
+        ..Description::default()
+    };
+    model.take(News::Indexes(Ok(index::ListOut { indexes: vec![of_nothing] })));
+    type_keys(&mut model, "5");
+    let text = picture(&mut model, 200, 50);
+    assert!(text.contains("dataset deleted") && !text.contains("up to date"), "{text}");
 }
 
 fn telemetry_unsafe(c: char) -> bool {

@@ -1,5 +1,5 @@
-//! Reading a dataset: what a refresh is to do, how far it is meanwhile, and of a first one the words
-//! of what is read.
+//! Reading a dataset: what a refresh is to do, how far it is meanwhile, and of a first one the
+//! words of what is read.
 //!
 //! Chunks are cut by a model's tokens, which another module counts: of many documents that takes
 //! far longer than reading them, and words need none. So a first refresh reads its dataset twice,
