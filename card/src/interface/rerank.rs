@@ -34,7 +34,9 @@ interface! {
 
 #[wire]
 pub struct RerankIn {
+    /// At least a word.
     pub query: String,
+    /// Each of at least a word; of none there is nothing to order, and nothing is answered.
     pub texts: Vec<String>,
     /// How many of the best are wanted; all unless said.
     pub top_n: Option<u64>,

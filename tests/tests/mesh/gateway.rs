@@ -219,6 +219,20 @@ async fn texts_are_ranked_and_responses_are_scored_as_others_ask_for_it() {
         .call("org.brahman.Rerank.Rerank", json!({ "query": "blue gate", "texts": documents }))
         .await
         .expect("ranked");
+    for (ask, place) in [
+        (json!({ "query": " ", "texts": documents }), "query"),
+        (json!({ "query": "x", "texts": ["a", "\t"] }), "texts[1]"),
+    ] {
+        let refused = mesh.fault("org.brahman.Rerank.Rerank", ask).await;
+        assert_eq!(refused.parameters["parameter"], place, "{refused}");
+    }
+    let ask = json!({ "query": "x", "texts": ["a", "\t"], "partial": true });
+    let some = mesh.call("org.brahman.Rerank.Rerank", ask).await.expect("ranked");
+    assert_eq!(
+        (some["results"].as_array().map(Vec::len), &some["failed"][0]["index"]),
+        (Some(1), &json!(1)),
+        "{some}"
+    );
     let order = |value: &Value| -> Vec<u64> {
         value.as_array().expect("results").iter().filter_map(|one| one["index"].as_u64()).collect()
     };
@@ -278,6 +292,10 @@ async fn an_error_has_the_shape_that_its_api_has() {
     let answer = post(&mesh, "/v1/rerank", &json!({ "query": "x", "documents": [] }));
     assert_eq!(answer.status, 400);
     assert!(answer.json()["message"].is_string());
+    let answer = post(&mesh, "/v1/rerank", &json!({ "query": "x", "documents": ["a", " "] }));
+    assert_eq!(answer.status, 400);
+    let why = answer.json()["message"].clone();
+    assert!(why.as_str().is_some_and(|why| why.contains("documents[1]")), "{why}");
     let answer = post(&mesh, "/v1/indexes/none/search", &json!({ "text": "x" }));
     assert_eq!(
         (answer.status, answer.json()["error"].as_str()),

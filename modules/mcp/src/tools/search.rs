@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use brahman_card::Fault;
 use brahman_card::interface::{Empty, index};
+use brahman_card::wire::parameters;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,6 +26,7 @@ pub(super) async fn search(
     ask: SearchArguments,
     context: &McpContext,
 ) -> Result<ToolOutput, Fault> {
+    parameters::has_words("query", &ask.query)?;
     let mut names: Vec<String> = match ask.indexes {
         Some(names) => each_once(within("indexes", names, INDEXES_MAX)?),
         None => context
