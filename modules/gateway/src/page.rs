@@ -255,6 +255,9 @@ fn search_notes(found: &SearchOut) -> Vec<String> {
     };
     let notes = [
         found.stale.then(|| "stale: the dataset has changed since".to_owned()),
+        (found.dataset_gone == Some(true)).then(|| {
+            "the dataset was deleted or renamed: nothing refreshes the index any more".to_owned()
+        }),
         found.degraded.as_ref().map(|why| format!("damaged: {why}")),
         found.rescue.then(|| {
             "files of the index were damaged or gone, and came back from bucket rescue".to_owned()

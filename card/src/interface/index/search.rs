@@ -235,6 +235,9 @@ pub struct SearchOut {
     pub to_embed: Option<u64>,
     /// Absent if nobody asked for it.
     pub reranked: Option<RerankReport>,
+    /// The dataset was deleted or renamed: what is found is of its last day, and nothing refreshes
+    /// it. Absent if it is there.
+    pub dataset_gone: Option<bool>,
 }
 
 #[wire]
@@ -285,4 +288,5 @@ pub struct SearchBulkOut {
     pub degraded: Option<String>,
     pub rescue: Option<bool>,
     pub partial: Option<bool>,
+    pub dataset_gone: Option<bool>,
 }

@@ -65,8 +65,14 @@ fn nothing_that_a_mesh_says_runs_in_the_page() {
         ..Hit::default()
     };
     let ask = SearchAsk { index: HOSTILE, text: HOSTILE, mode: "lexical" };
-    let found = SearchOut { model: hostile(), degraded: Some(hostile()), ..SearchOut::default() };
+    let found = SearchOut {
+        model: hostile(),
+        degraded: Some(hostile()),
+        dataset_gone: Some(true),
+        ..SearchOut::default()
+    };
     let notes = search_notes(&found);
+    assert!(notes.iter().any(|note| note.contains("deleted or renamed")), "{notes:?}");
     let page = shown(
         "search.html",
         context! {

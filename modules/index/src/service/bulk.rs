@@ -103,6 +103,7 @@ impl IndexService {
             degraded: degraded.or_else(|| generation.words_trouble()),
             rescue: Some(index.rescued()),
             partial: partial.is_some().then_some(true),
+            dataset_gone: self.datasets.is_gone(&index.parameters.dataset).then_some(true),
         };
         let terms = Arc::new(Terms {
             agent: Arc::clone(&self.agent),

@@ -498,6 +498,7 @@ impl IndexService {
             embedded: cut.map(|partial| partial.done),
             to_embed: cut.map(|partial| partial.of),
             reranked,
+            dataset_gone: self.datasets.is_gone(&index.parameters.dataset).then_some(true),
         })
     }
 

@@ -121,10 +121,14 @@ pub(super) fn each_once(names: Vec<String>) -> Vec<String> {
 }
 
 /// What a model should know of an index's answer.
-fn remarks(name: &str, out: &index::SearchOut) -> Vec<String> {
+pub(super) fn remarks(name: &str, out: &index::SearchOut) -> Vec<String> {
     let mut notes = Vec::new();
     if out.stale {
         notes.push(format!("{name} is behind its dataset"));
+    }
+    if out.dataset_gone == Some(true) {
+        let why = "its dataset was deleted or renamed";
+        notes.push(format!("{name} is not kept up to date any more: {why}"));
     }
     if out.partial == Some(true) {
         let (done, of, what) = match (out.read, out.to_read) {

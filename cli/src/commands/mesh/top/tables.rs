@@ -477,6 +477,7 @@ fn indexes(facts: &Facts) -> Vec<Row> {
 fn index_row(index: &Description) -> Row {
     let (mut state, tone) = match &index.degraded {
         Some(_) => ("damaged".to_owned(), Tone::Bad),
+        None if index.dataset_gone == Some(true) => ("dataset deleted".to_owned(), Tone::Bad),
         None if index.stale => ("stale".to_owned(), Tone::Busy),
         None => ("up to date".to_owned(), Tone::Good),
     };
