@@ -19,8 +19,8 @@ interface! {
         /// equals stay in the order of the call. A query and a text that are longer together than
         /// the model's window lose tokens, which the reply reports, unless `truncate` is false:
         /// then they are refused.
-        Rerank(RerankIn) -> RerankOut: idempotent, long;
-        Info() -> InfoOut: idempotent;
+        Rerank(RerankIn) -> RerankOut: idempotent, long, reads;
+        Info() -> InfoOut: idempotent, reads;
     }
     errors {
         /// A text and the query have more tokens together than the model's window, and the call

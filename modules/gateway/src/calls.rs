@@ -110,7 +110,7 @@ pub(crate) async fn call(
             "`{method}` is no method: expected one such as org.example.Thing.Do"
         ))
     })?;
-    caller.allow(interface)?;
+    caller.allow(method)?;
     // The client remembers who answers for which interface: of made-up ones there would be no end.
     if interface::known(interface).is_none() && !is_offered(mesh, caller, interface).await? {
         return Err(Fault::interface_not_found(interface).into());
@@ -282,10 +282,18 @@ pub(crate) async fn interfaces(mesh: &Mesh, caller: &Caller) -> Result<Answer, R
     let entry = |name: &String| {
         let methods = |known: &'static Interface| {
             let facts = known.methods.iter();
-            let fact = |method: &interface::MethodFacts| json!({ "name": method.name, "idempotent": method.is_idempotent, "endless": method.is_endless });
+            let fact = |method: &interface::MethodFacts| {
+                json!({
+                    "name": method.name,
+                    "idempotent": method.is_idempotent,
+                    "endless": method.is_endless,
+                    "reads": method.only_reads,
+                    "allowed": caller.allow(&format!("{}.{}", known.name, method.name)).is_ok(),
+                })
+            };
             facts.map(fact).collect::<Vec<_>>()
         };
-        json!({ "name": name, "allowed": caller.allow(name).is_ok(), "methods": interface::known(name).map(methods) })
+        json!({ "name": name, "allowed": caller.opens(name), "methods": interface::known(name).map(methods) })
     };
     let all: Vec<serde_json::Value> = offered(mesh, caller).await?.iter().map(entry).collect();
     Ok(answer::json(StatusCode::OK, &json!({ "interfaces": all })))
@@ -297,7 +305,7 @@ pub(crate) async fn interface_text(
     caller: &Caller,
     name: &str,
 ) -> Result<Answer, Refusal> {
-    caller.allow(name)?;
+    caller.enter(name)?;
     let text = description(mesh, caller, name).await?;
     Ok(answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", text))
 }

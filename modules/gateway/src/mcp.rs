@@ -60,8 +60,8 @@ pub(crate) async fn message(
         Err(refused) => return Ok(answer::json(StatusCode::BAD_REQUEST, &refused)),
     };
     let permitted = caller.clone();
-    let context = McpContext::new(mesh.client().clone(), caller.options(), move |interface| {
-        permitted.allow(interface)
+    let context = McpContext::new(mesh.client().clone(), caller.options(), move |method| {
+        permitted.allow(method)
     });
     if request.is_introduction() {
         let session = sessions.begin(caller);

@@ -587,6 +587,7 @@ async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_p
     let all = [
         entry("whole", "alpha", "flows = [\"*\"]"),
         entry("embedder", "beta", "flows = [\"embed\"]"),
+        entry("reader", "delta", "flows = [\"index:read\", \"catalog:read\"]"),
         entry("slow", "gamma", "flows = [\"embed\"]\nper_minute = 2"),
     ];
     std::fs::write(&secrets, all.concat()).expect("written");
@@ -605,6 +606,33 @@ async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_p
     assert_eq!(with("", "GET", "/v1/datasets", "").status, 403);
     assert_eq!(with("alpha", "GET", "/v1/datasets", "").status, 200);
     assert_eq!(with("beta", "GET", "/v1/datasets", "").status, 403);
+    // A key for reading alone lists and searches, and neither it nor its MCP client changes anything.
+    assert_eq!(with("delta", "GET", "/v1/datasets", "").status, 200);
+    assert_eq!(with("delta", "GET", "/v1/indexes", "").status, 200);
+    let search = json!({ "text": "x" }).to_string();
+    assert_eq!(with("delta", "POST", "/v1/indexes/none/search", &search).status, 404);
+    for method in ["Index.Delete", "Index.Refresh", "Catalog.Delete"] {
+        let path = format!("/v1/call/org.brahman.{method}");
+        let refused = with("delta", "POST", &path, &json!({ "name": "none" }).to_string());
+        assert_eq!(refused.status, 403, "{method}: {}", refused.text());
+        assert!(refused.text().contains("reading alone"), "{}", refused.text());
+        assert_ne!(
+            with("alpha", "POST", &path, &json!({ "name": "none" }).to_string()).status,
+            403
+        );
+    }
+    assert_eq!(with("delta", "GET", "/v1/status", "").status, 403);
+    let told = with("delta", "GET", "/v1/interfaces", "").json();
+    let mut offered = told["interfaces"].as_array().expect("a list").iter();
+    let index = offered.find(|one| one["name"] == "org.brahman.Index").expect("offered");
+    let of = |name: &str| {
+        let methods = index["methods"].as_array().expect("methods");
+        methods.iter().find(|method| method["name"] == name).expect("a method")["allowed"].clone()
+    };
+    assert_eq!(
+        (&index["allowed"], of("Search"), of("Delete")),
+        (&json!(true), json!(true), json!(false))
+    );
     let wrong = with("wrong", "POST", "/v1/embeddings", &embed);
     assert_eq!((wrong.status, &wrong.json()["error"]["code"]), (401, &json!("invalid_api_key")));
     let statuses: Vec<u16> =
@@ -675,6 +703,27 @@ async fn an_address_that_anybody_reaches_needs_keys() {
     let mesh = setup.env("BRAHMAN_SECRETS", &none).up().await;
     let reason = mesh.when_module("gateway", ModuleState::Failed).await.reason.unwrap_or_default();
     assert!(reason.contains("key_sha256"), "{reason}");
+}
+
+#[tokio::test]
+async fn what_is_no_flow_keeps_a_gateway_from_starting() {
+    let secrets = |text: &str| {
+        let setup = Setup::new(&["broker", "gateway"].map(shipped));
+        let file = setup.state().with_file_name("secrets.toml");
+        let entry = format!("[laptop]\nkey_sha256 = \"{}\"\n{text}\n", hex(&sha256(b"alpha")));
+        std::fs::write(&file, entry).expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("set");
+        setup.env("BRAHMAN_SECRETS", &file)
+    };
+    let of_a_key = secrets("flows = [\"index:write\"]");
+    let open =
+        secrets("flows = [\"index:read\"]").env("BRAHMAN_GATEWAY_OPEN", "embed,org.example.T:read");
+    for (setup, named) in [(of_a_key, "`index:write`"), (open, "`org.example.T:read`")] {
+        let mesh = setup.up().await;
+        let failed = mesh.when_module("gateway", ModuleState::Failed).await;
+        let reason = failed.reason.unwrap_or_default();
+        assert!(reason.contains(named), "{reason}");
+    }
 }
 
 #[tokio::test]
