@@ -31,7 +31,9 @@ use crate::refusal::Refusal;
 const PARTS_WAITING: usize = 8;
 /// How often a quiet stream says that it is alive: what stands between cuts connections after a
 /// minute.
-const ALIVE_EVERY: Duration = Duration::from_secs(15);
+pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(15);
+/// What it says then: a comment of Server-Sent Events.
+pub(crate) const ALIVE: &[u8] = b": alive\n\n";
 /// How often a stream is begun whose provider has gone before its first reply.
 const BEGINNINGS: usize = 3;
 
@@ -225,7 +227,7 @@ async fn pump(
                 () = drain.cancelled() => return,
                 next = connection.receive() => break next.map_err(Fault::from),
                 () = tokio::time::sleep(ALIVE_EVERY), if format == StreamFormat::Events => {
-                    if parts.send(Bytes::from_static(b": alive\n\n")).await.is_err() {
+                    if parts.send(Bytes::from_static(ALIVE)).await.is_err() {
                         return;
                     }
                 }

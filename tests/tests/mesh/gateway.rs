@@ -843,6 +843,9 @@ async fn a_language_models_client_is_served_over_standard_input() {
     assert_eq!(answers["1"]["result"]["protocolVersion"], "2025-06-18");
     assert_eq!(answers["2"]["result"]["tools"].as_array().map(Vec::len), Some(7));
     assert_eq!(answers["3"]["result"]["isError"], false, "{}", answers["3"]);
+    let said = answers["3"]["result"]["content"][0]["text"].as_str().unwrap_or_default();
+    assert!(said.contains("notes: 1 row, generation 1."), "{said}");
+    assert!(said.contains("It can be searched: 1 passage is new."), "{said}");
     let answers = say(&[
         call(1, "search", json!({ "query": "gate", "mode": "lexical" })),
         call(2, "search", json!({ "query": "gate", "no_such": 1 })),

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use brahman_card::Fault;
 use brahman_card::interface::{Empty, index};
 use brahman_card::wire::parameters;
+use brahman_card::{Fault, counted};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -40,10 +40,9 @@ pub(super) async fn search(
     let k = ask.k.unwrap_or(HITS).clamp(1, HITS_MAX);
     let (mut hits, mut notes): (Vec<(String, index::Hit)>, Vec<String>) = (Vec::new(), Vec::new());
     if names.len() > INDEXES_MAX {
-        notes.push(format!(
-            "{} more indexes were not searched: name those that matter",
-            names.len() - INDEXES_MAX
-        ));
+        let more = (names.len() - INDEXES_MAX) as u64;
+        let more = counted(more, "more index was", "more indexes were");
+        notes.push(format!("{more} not searched: name those that matter"));
         names.truncate(INDEXES_MAX);
     }
     for name in &names {
