@@ -1,9 +1,9 @@
 //! systemd's registry of Varlink services, for a mesh whose socket is none of systemd's: a link by
 //! each interface's name, as the units have them. `varlinkctl list-registry` shows it.
 //!
-//! Invariants: a mesh at its usual place alone is registered, so that a second one does not take its
-//! names; the registry is systemd's to make; what somebody else has put there is neither replaced
-//! nor removed.
+//! Invariants: a mesh at its usual place alone is registered, so that a second one does not take
+//! its names; the registry is systemd's to make; what somebody else has put there is neither
+//! replaced nor removed.
 
 use std::io;
 use std::os::unix::fs::symlink;

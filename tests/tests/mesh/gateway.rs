@@ -606,7 +606,7 @@ async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_p
     assert_eq!(with("", "GET", "/v1/datasets", "").status, 403);
     assert_eq!(with("alpha", "GET", "/v1/datasets", "").status, 200);
     assert_eq!(with("beta", "GET", "/v1/datasets", "").status, 403);
-    // A key for reading alone lists and searches, and neither it nor its MCP client changes anything.
+    // A key for reading alone lists and searches, and changes nothing.
     assert_eq!(with("delta", "GET", "/v1/datasets", "").status, 200);
     assert_eq!(with("delta", "GET", "/v1/indexes", "").status, 200);
     let search = json!({ "text": "x" }).to_string();

@@ -224,8 +224,8 @@ pub struct SearchOut {
     /// True while the first refresh is under way: by meaning what is embedded so far is found, by
     /// words what was read. `generation` is 0 then.
     pub partial: Option<bool>,
-    /// Of a partial answer by words: documents that are found in, of `to_read`. Their chunks are cut
-    /// by guessed tokens. Absent once all are cut by the model's.
+    /// Of a partial answer by words: documents that are found in, of `to_read`. Their chunks are
+    /// cut by guessed tokens. Absent once all are cut by the model's.
     pub read: Option<u64>,
     /// Of such an answer: documents of the dataset.
     pub to_read: Option<u64>,
