@@ -71,6 +71,8 @@ pub struct MethodFacts {
     pub is_idempotent: bool,
     /// Its stream goes on until its caller hangs up.
     pub is_endless: bool,
+    /// It changes nothing that anybody is told of: caches, counters and logs do not count.
+    pub only_reads: bool,
     /// How long it takes at most if its caller does not say, and wants one answer.
     pub patience_s: u64,
 }
@@ -85,6 +87,7 @@ impl MethodFacts {
             takes_nothing: false,
             is_idempotent: false,
             is_endless: false,
+            only_reads: false,
             patience_s: PATIENCE_USUAL_S,
         }
     }
@@ -105,6 +108,12 @@ impl MethodFacts {
     #[must_use]
     pub const fn endless(self) -> Self {
         Self { is_endless: true, ..self }
+    }
+
+    /// The same, changing nothing.
+    #[must_use]
+    pub const fn reads(self) -> Self {
+        Self { only_reads: true, ..self }
     }
 
     /// The same, taking minutes.
@@ -253,6 +262,15 @@ pub fn is_endless(interface: &str, method: &str) -> bool {
         .is_some_and(|method| method.is_endless)
 }
 
+/// Whether a method is known to change nothing. Of an interface that is not shipped nothing is
+/// known.
+#[must_use]
+pub fn only_reads(interface: &str, method: &str) -> bool {
+    known(interface)
+        .and_then(|interface| interface.method(method))
+        .is_some_and(|method| method.only_reads)
+}
+
 /// The shipped interface of this name.
 #[must_use]
 pub fn known(name: &str) -> Option<&'static Interface> {
@@ -390,6 +408,41 @@ mod tests {
             methods.map(|method| format!("{}.{}", interface.name, method.name))
         });
         assert_eq!(once.collect::<std::collections::BTreeSet<String>>(), named);
+    }
+
+    /// Methods that may be called again and change something all the same; those of [`ONCE`] do.
+    const WRITES: [(&str, &str); 7] = [
+        ("Broker", "SetContext"),
+        ("Catalog", "Commit Location MarkStale ClearStale Copy Rename Pin Unpin"),
+        ("Index", "Create Delete Unpin Doctor CompactTrials AgentEnqueue"),
+        ("Ingest", "Watch Unwatch"),
+        ("Profiles", "Activate Deactivate Define Preload Unload"),
+        ("Score", "ScoreIncremental ResetWeights"),
+        ("Storage", "AddBucket PutObject Scrub FlushErrors CompactErrors"),
+    ];
+
+    #[test]
+    fn every_method_that_may_be_called_again_only_reads_or_is_among_those_that_write() {
+        let of = |interface: &'static Interface, is_meant: fn(&MethodFacts) -> bool| {
+            let methods = interface.methods.iter().filter(move |method| is_meant(method));
+            methods.map(move |method| format!("{}.{}", interface.name, method.name))
+        };
+        let writes: std::collections::BTreeSet<String> = ALL
+            .iter()
+            .copied()
+            .flat_map(|one| of(one, |method| method.is_idempotent && !method.only_reads))
+            .collect();
+        let named = WRITES.iter().flat_map(|(interface, methods)| {
+            methods.split_whitespace().map(move |name| format!("{OURS}{interface}.{name}"))
+        });
+        assert_eq!(writes, named.collect::<std::collections::BTreeSet<String>>());
+        let twice: Vec<String> = ALL
+            .iter()
+            .copied()
+            .flat_map(|one| of(one, |method| method.only_reads && !method.is_idempotent))
+            .collect();
+        assert!(twice.is_empty(), "what changes nothing may be called again: {twice:?}");
+        assert!(only_reads("org.brahman.Index", "Search") && !only_reads("org.example.T", "Get"));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! * [`state`]: the life of a module as init publishes it ([`ModuleState`], [`ModuleRecord`]).
 //! * [`wire`]: the Varlink message codec, sans I/O (frames, headers, faults).
 //! * [`chain()`]: an error with its causes, as people read it.
+//! * [`counted`]: a count in words.
 //! * [`clock`]: the time, as records tell it; for all crates, which parse and compare it as a
 //!   value.
 //! * [`interface`]: one file per interface: its types and the declaration of its methods, from
@@ -17,6 +18,7 @@
 pub mod card;
 pub mod chain;
 pub mod clock;
+mod count;
 mod idl;
 pub mod interface;
 pub mod names;
@@ -25,6 +27,7 @@ pub mod wire;
 
 pub use card::{Card, CardError, Label};
 pub use chain::{chain, toml_words};
+pub use count::counted;
 pub use interface::Interface;
 pub use state::{ModuleRecord, ModuleState};
 pub use wire::fault::Fault;

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub(crate) use brahman_card::counted;
 use brahman_sidecar::telemetry;
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -501,11 +502,6 @@ pub(crate) fn duration(seconds: f64) -> String {
         3600..86_400 => format!("{}h{:02}m", whole / 3600, whole % 3600 / 60),
         _ => format!("{}d{:02}h", whole / 86_400, whole % 86_400 / 3600),
     }
-}
-
-/// A count in words: `1 row`, `2 rows`.
-pub(crate) fn counted(count: u64, one: &str, several: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { several })
 }
 
 /// A path as a shell takes it for one word, in a command that a person may copy.

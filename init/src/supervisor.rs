@@ -36,6 +36,7 @@ use crate::cgroup::Cgroups;
 use crate::logs::Logs;
 use crate::notify::{Ear, Mouth, Word};
 use crate::processes::{self, ProcessRecord};
+use crate::registry::Registration;
 use crate::service::{InitService, Request};
 use crate::setup::{LoadedCards, Refusal, load, mesh_group, wire_path};
 use crate::sockets::{self, HeldSocket, Lock, SocketError};
@@ -129,6 +130,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     }
     let places = places(&options, group);
     let passed = passed_sockets(&options, group)?;
+    let is_systemds = passed.iter().any(|held| held.is_at(&options.mesh));
     let (listener, own) = place::socket::listen(&places.init, group).map_err(SocketError::from)?;
     listener.set_nonblocking(true)?;
     let listener = UnixListener::from_std(listener)?;
@@ -180,8 +182,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tracing::warn!(socket = %held.path.display(), "systemd passed a socket that belongs to no Card: its clients will wait for ever");
     }
 
+    // The unit of a socket of systemd's says where it is registered.
+    let registration = (!is_systemds).then(|| Registration::begin(&supervisor.options.mesh));
     supervisor.attend(signals, inbox, &ear).await;
     supervisor.mouth.say("STOPPING=1");
+    registration.into_iter().for_each(Registration::end);
     closing.cancel();
     let _ = tokio::time::timeout(Duration::from_millis(500), serving).await;
     ear.close();

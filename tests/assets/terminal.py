@@ -13,6 +13,7 @@ import termios
 import time
 
 PROGRAM, PIDS = sys.argv[1], [int(pid) for pid in sys.argv[2:]]
+ENTER = "\x1b[?1049h"
 LEAVE = b"\x1b[?1049l"
 PATIENCE_S = 60
 
@@ -26,15 +27,22 @@ class Terminal:
         self.resize(24, 80, None)
         self.before = termios.tcgetattr(slave)
         self.slave = slave
-        self.pid = os.fork()
-        if self.pid == 0:
+        self.pid = self.launch()
+
+    def launch(self):
+        pid = os.fork()
+        if pid == 0:
             # Without a controlling terminal: the one of whoever runs the tests is not to be found, and the end of the session does
             # not hang this one up.
             os.setsid()
-            for descriptor in (0, 1, 2):
-                os.dup2(slave, descriptor)
-            os.environ["TERM"] = "xterm-256color"
-            os.execv(PROGRAM, [PROGRAM, "top"])
+            self.become_top()
+        return pid
+
+    def become_top(self):
+        for descriptor in (0, 1, 2):
+            os.dup2(self.slave, descriptor)
+        os.environ["TERM"] = "xterm-256color"
+        os.execv(PROGRAM, [PROGRAM, "top"])
 
     def resize(self, lines, columns, pid):
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -75,9 +83,66 @@ class Terminal:
                 self.seen += os.read(self.master, 65536)
         code = os.waitstatus_to_exitcode(status)
         assert code == 0, (code, self.seen[-4000:])
+        self.is_given_back()
+
+    def is_given_back(self):
         assert LEAVE in self.seen, self.seen[-4000:]
         assert b"\x1b[?25h" in self.seen, "the cursor is there again"
         assert termios.tcgetattr(self.slave) == self.before, "the terminal's modes are as they were"
+
+
+class Shell(Terminal):
+    """The same as the job of a shell, which tells when it has stopped or ended."""
+
+    def launch(self):
+        self.tells, telling = os.pipe()
+        hearing, self.goes_on = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            for descriptor in (self.tells, self.goes_on, self.master):
+                os.close(descriptor)
+            os.setsid()
+            fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
+            job = os.fork()
+            if job == 0:
+                os.setpgid(0, 0)
+                # Whoever is not in the foreground is stopped for this.
+                signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+                os.tcsetpgrp(self.slave, os.getpid())
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTTOU])
+                self.become_top()
+            while True:
+                _, status = os.waitpid(job, os.WUNTRACED)
+                stopped = os.WIFSTOPPED(status)
+                told = f"stopped {os.WSTOPSIG(status)}" if stopped else f"ended {status}"
+                os.write(telling, told.encode())
+                # The terminal is hung up with this session: it goes on until everything was looked at.
+                if not os.read(hearing, 1):
+                    os._exit(0)
+                os.killpg(job, signal.SIGCONT)
+        os.close(telling)
+        os.close(hearing)
+        return pid
+
+    def hear(self):
+        """What the shell tells; what was drawn before that has been read."""
+        told = b""
+        while not told:
+            ready, _, _ = select.select([self.master, self.tells], [], [], PATIENCE_S)
+            if not ready:
+                raise SystemExit(f"the shell tells nothing; seen: {self.seen[-4000:]!r}")
+            if self.tells in ready:
+                told = os.read(self.tells, 100)
+            while select.select([self.master], [], [], 0.05 if told else 0)[0]:
+                self.seen += os.read(self.master, 65536)
+        return told.decode()
+
+    def go_on(self):
+        os.write(self.goes_on, b"g")
+
+    def close(self):
+        os.close(self.goes_on)
+        os.waitpid(self.pid, 0)
 
 
 # A module's log, a wider window, q.
@@ -104,6 +169,23 @@ for number in (signal.SIGTERM, signal.SIGINT):
     terminal.until("embed-mock")
     os.kill(terminal.pid, number)
     terminal.end()
+
+# Ctrl-Z stops it, with the terminal as it was; it goes on with another picture.
+shell = Shell()
+shell.until("embed-mock")
+for _ in range(2):
+    shell.seen = b""
+    shell.type("\x1a")
+    assert shell.hear() == f"stopped {signal.SIGTSTP:d}"
+    shell.is_given_back()
+    shell.seen = b""
+    shell.go_on()
+    shell.until(ENTER)
+    shell.until("embed-mock")
+shell.type("q")
+assert shell.hear() == "ended 0"
+shell.is_given_back()
+shell.close()
 
 # The mesh goes, and comes back.
 terminal = Terminal()

@@ -12,17 +12,17 @@ interface! {
     "org.brahman.Broker"
     methods {
         /// The provider a call to `flow` (an interface name) would go to now.
-        Resolve(FlowIn) -> ResolveOut: idempotent;
+        Resolve(FlowIn) -> ResolveOut: idempotent, reads;
         /// Call with `more`: the match now, then again whenever it changes. `match` is null while
         /// nothing serves the flow. The latest state always arrives; states in between may be
         /// skipped.
-        Watch(FlowIn) -> WatchOut: idempotent, endless;
+        Watch(FlowIn) -> WatchOut: idempotent, endless, reads;
         /// Every provider of `flow`, ranked, or with the reason it was refused.
-        Explain(FlowIn) -> ExplainOut: idempotent;
-        GetContext() -> Context: idempotent;
+        Explain(FlowIn) -> ExplainOut: idempotent, reads;
+        GetContext() -> Context: idempotent, reads;
         /// New calls follow at once; running ones finish where they are.
         SetContext(SetContextIn) -> SetContextOut: idempotent;
-        Status() -> StatusOut: idempotent;
+        Status() -> StatusOut: idempotent, reads;
     }
     errors {
         /// Nothing eligible serves the flow; `refused` has one reason a candidate.

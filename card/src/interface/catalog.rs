@@ -22,11 +22,11 @@ interface! {
     /// context.
     "org.brahman.Catalog"
     methods {
-        List(RealmIn) -> ListOut: idempotent;
+        List(RealmIn) -> ListOut: idempotent, reads;
         /// Every object is compared with its SHA-256, once for each change of its file. One whose
         /// length is right and whose bytes are not, with no good copy anywhere, is `BadObject`:
         /// nobody is to read it.
-        Get(NameIn) -> GetOut: idempotent, long;
+        Get(NameIn) -> GetOut: idempotent, long, reads;
         /// Publishes a generation: every object is verified first. The same run_id committed twice
         /// is one commit. Objects that are all there already are no new generation. Objects of a
         /// bucket in S3 are put there, then a manifest under the generation's number, which no
@@ -37,9 +37,9 @@ interface! {
         /// Ends a run that will not be committed, or all unfinished runs of a producer.
         Abandon(AbandonIn) -> AbandonOut;
         /// OpenLineage run events of a dataset.
-        Lineage(LineageIn) -> LineageOut: idempotent;
+        Lineage(LineageIn) -> LineageOut: idempotent, reads;
         /// A few rows, values cut at 200 characters; columns that hold personal data as shapes.
-        Sample(SampleIn) -> SampleOut: idempotent;
+        Sample(SampleIn) -> SampleOut: idempotent, reads;
         /// Reads the dataset's objects anew and, if the manifest says otherwise, is damaged or is
         /// gone, publishes what is there. Of a manifest that is damaged or gone the lineage says
         /// which objects, of all the runs, the last generation was made of; what does not add up to
@@ -83,7 +83,7 @@ interface! {
         /// generation is needed; which indexes have caught up is as `indexes` says.
         Snapshot(SnapshotIn) -> SnapshotOut: long;
         /// Call with `more`: the state now, then again whenever a dataset changes.
-        Watch(RealmIn) -> WatchOut: idempotent, endless;
+        Watch(RealmIn) -> WatchOut: idempotent, endless, reads;
     }
     errors {
         NoSuchDataset { name: String }

@@ -22,9 +22,9 @@ interface! {
     methods {
         /// One vector a text, in order. A text longer than the model's window is refused unless
         /// `truncate` is true.
-        EmbedText(EmbedTextIn) -> EmbedTextOut: idempotent, long;
+        EmbedText(EmbedTextIn) -> EmbedTextOut: idempotent, long, reads;
         /// Embeds the first 8 KiB of a file of the caller's own.
-        EmbedFile(EmbedFileIn) -> EmbedFileOut: idempotent;
+        EmbedFile(EmbedFileIn) -> EmbedFileOut: idempotent, reads;
         /// Call with `upgrade`. After the reply the connection carries frames: a 32-bit
         /// little-endian length, then that many bytes of an Arrow IPC stream. Each frame sent has a
         /// Utf8 column `text`; each frame back has `vector` (FixedSizeList<float>), `tokens`,
@@ -32,11 +32,11 @@ interface! {
         /// announces a Varlink error object in JSON instead. A frame of length 0 ends the stream.
         /// With `partial` frames back have a column `failed` (Utf8), too: null, or why a text has
         /// no vector, whose row is then zeros.
-        EmbedBulk(EmbedBulkIn) -> EmbedBulkOut: idempotent, long;
+        EmbedBulk(EmbedBulkIn) -> EmbedBulkOut: idempotent, long, reads;
         /// How many tokens each text has for the model, special ones and the prompt's included;
         /// nothing is embedded.
-        Tokenize(TokenizeIn) -> TokenizeOut: idempotent;
-        Info() -> InfoOut: idempotent;
+        Tokenize(TokenizeIn) -> TokenizeOut: idempotent, reads;
+        Info() -> InfoOut: idempotent, reads;
     }
     errors {
         /// A text has more tokens than the model's window, and the caller did not choose

@@ -29,16 +29,16 @@ interface! {
         /// By text (embedded by the index's own model, whatever the context), or by one or many
         /// vectors: exactly one of the three. With `rerank`, hits come in the order of a reranker
         /// (`org.brahman.Rerank`); where none answers, its error is the answer.
-        Search(SearchIn) -> SearchOut: idempotent, long;
+        Search(SearchIn) -> SearchOut: idempotent, long, reads;
         /// Called with `upgrade`: Arrow frames of a column `vector` in; query, doc_id, chunk,
         /// start, text, score and generation out.
-        SearchBulk(SearchBulkIn) -> SearchBulkOut: idempotent;
+        SearchBulk(SearchBulkIn) -> SearchBulkOut: idempotent, reads;
         /// The chunks of one document.
-        Get(GetIn) -> GetOut: idempotent;
-        List() -> ListOut: idempotent;
-        Stats(NameIn) -> StatsOut: idempotent;
+        Get(GetIn) -> GetOut: idempotent, reads;
+        List() -> ListOut: idempotent, reads;
+        Stats(NameIn) -> StatsOut: idempotent, reads;
         Delete(NameIn) -> DeleteOut: idempotent, whole_dataset;
-        Generations(NameIn) -> GenerationsOut: idempotent;
+        Generations(NameIn) -> GenerationsOut: idempotent, reads;
         /// Builds and measures a challenger beside the champion, on the same queries; it answers
         /// only if it is better and no document is lost. With `more`: progress, phases `build` and
         /// `measure`. Of a generation that is there, or of the configuration of a trial, of
@@ -61,13 +61,13 @@ interface! {
         /// Makes a set of queries near the index's own rows, which are not rows themselves, or of
         /// queries that are given, with their true neighbours.
         EvalAutogen(EvalAutogenIn) -> EvalOut: whole_dataset;
-        EvalList(NameIn) -> EvalListOut: idempotent;
+        EvalList(NameIn) -> EvalListOut: idempotent, reads;
         /// Builds a graph beside the live one, measures it, and keeps the record. With `more`:
         /// progress, phases `build` and `measure`.
         Trial(TrialIn) -> TrialOut: whole_dataset;
-        Trials(NameIn) -> TrialsOut: idempotent;
+        Trials(NameIn) -> TrialsOut: idempotent, reads;
         /// Of the trials on the data as it is now, by one set of queries.
-        Best(BestIn) -> BestOut: idempotent;
+        Best(BestIn) -> BestOut: idempotent, reads;
         CompactTrials(CompactTrialsIn) -> CompactTrialsOut: idempotent;
         /// Tries a grid, or of a large one what promises most. With `more`: a reply a trial, phase
         /// `trial`, and a last one.
@@ -78,7 +78,7 @@ interface! {
         Snapshot(SnapshotIn) -> SnapshotOut: long;
         /// What the background agent does; it is off unless the module's configuration says
         /// otherwise.
-        AgentStatus() -> AgentStatusOut: idempotent;
+        AgentStatus() -> AgentStatusOut: idempotent, reads;
         AgentEnqueue(NameIn) -> AgentEnqueueOut: idempotent;
     }
     errors {

@@ -21,7 +21,7 @@ interface! {
         Files(FilesIn) -> IngestOut: whole_dataset;
         /// Reads the same and writes nothing: what is guessed of each file, which types the columns
         /// get and why, what would be left out, and the first rows.
-        Explain(FilesIn) -> ExplainOut: idempotent, whole_dataset;
+        Explain(FilesIn) -> ExplainOut: idempotent, whole_dataset, reads;
         /// Reads a table or a query in one snapshot. Several workers read ranges of pages where the
         /// server can; `notes` says why not. With `more` it reports progress first. `tables`, or
         /// all tables of a `schema`, become datasets `<dataset>.<table>`, of PostgreSQL in one
@@ -41,9 +41,9 @@ interface! {
         /// there is a look without a reason.
         Watch(WatchIn) -> WatchOut: idempotent;
         Unwatch(UnwatchIn) -> UnwatchOut: idempotent;
-        Watches() -> WatchesOut: idempotent;
+        Watches() -> WatchesOut: idempotent, reads;
         /// Recent runs.
-        Runs() -> RunsOut: idempotent;
+        Runs() -> RunsOut: idempotent, reads;
         /// Stops a run; nothing of it is published.
         Cancel(CancelIn) -> CancelOut;
     }

@@ -14,7 +14,7 @@ interface! {
     /// To others the Cards are shown without their environment.
     "org.brahman.Init"
     methods {
-        List() -> ListOut: idempotent;
+        List() -> ListOut: idempotent, reads;
         /// Starts every module of that label, and answers as soon as the command is taken, as
         /// `Stop` and `Restart` do.
         Start(LabelIn);
@@ -25,9 +25,9 @@ interface! {
         /// back.
         Reload() -> ReloadOut;
         /// Validates a Card without taking it.
-        Check(CheckIn) -> CheckOut: idempotent;
+        Check(CheckIn) -> CheckOut: idempotent, reads;
         /// The last lines of a module; with `follow` and `more`, then each new one.
-        Logs(LogsIn) -> LogsOut: idempotent, endless;
+        Logs(LogsIn) -> LogsOut: idempotent, endless, reads;
         /// A module's session, called with `more`. A module that init started sends the id of its
         /// Card; another sends a Card. The first reply names the session for `Update`; later ones
         /// say `drain`. Hang-up detaches.
@@ -36,7 +36,7 @@ interface! {
         Update(UpdateIn);
         /// Call with `more`: the whole table now, then again whenever it changes. The latest state
         /// always arrives.
-        Watch() -> WatchOut: idempotent, endless;
+        Watch() -> WatchOut: idempotent, endless, reads;
         /// Stops every module in order, then init itself.
         Shutdown();
     }

@@ -22,8 +22,8 @@ interface! {
         /// The active profile, and what it binds. With `more` it is told again whenever it changes;
         /// with `after` as well it is told once, as soon as it is not of that generation any more,
         /// and whoever waits so has heard of that generation and acts by it.
-        Active(ActiveIn) -> ActiveOut: idempotent, endless;
-        List() -> ListOut: idempotent;
+        Active(ActiveIn) -> ActiveOut: idempotent, endless, reads;
+        List() -> ListOut: idempotent, reads;
         /// Keeps a profile under its id, in place of one that was defined so before. That of a file
         /// is changed in its file.
         Define(DefineIn) -> DefineOut: idempotent;
@@ -31,14 +31,14 @@ interface! {
         Remove(RemoveIn);
         /// Graphics processors, what is reserved on them and in the main memory, and what an Ollama
         /// server holds.
-        Vram() -> VramOut: idempotent;
+        Vram() -> VramOut: idempotent, reads;
         /// Loads a model: a module's, by its label or by the name of its model, or one of the
         /// Ollama server.
         Preload(PreloadIn) -> PreloadOut: idempotent, long;
         /// Unloads a model, until it is loaded again or called.
         Unload(UnloadIn) -> UnloadOut: idempotent, long;
         /// Modules that hold memory now.
-        Loaded() -> LoadedOut: idempotent;
+        Loaded() -> LoadedOut: idempotent, reads;
     }
     errors {
         /// The active profile does not bind what the call names: an index, a dataset, or a module.

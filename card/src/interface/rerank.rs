@@ -19,8 +19,8 @@ interface! {
         /// equals stay in the order of the call. A query and a text that are longer together than
         /// the model's window lose tokens, which the reply reports, unless `truncate` is false:
         /// then they are refused.
-        Rerank(RerankIn) -> RerankOut: idempotent, long;
-        Info() -> InfoOut: idempotent;
+        Rerank(RerankIn) -> RerankOut: idempotent, long, reads;
+        Info() -> InfoOut: idempotent, reads;
     }
     errors {
         /// A text and the query have more tokens together than the model's window, and the call
@@ -34,7 +34,9 @@ interface! {
 
 #[wire]
 pub struct RerankIn {
+    /// At least a word.
     pub query: String,
+    /// Each of at least a word; of none there is nothing to order, and nothing is answered.
     pub texts: Vec<String>,
     /// How many of the best are wanted; all unless said.
     pub top_n: Option<u64>,

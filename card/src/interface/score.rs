@@ -31,10 +31,10 @@ interface! {
     /// included.
     "org.brahman.Score"
     methods {
-        Info() -> InfoOut: idempotent;
+        Info() -> InfoOut: idempotent, reads;
         /// The log-probability of each token given those before it; null for a first token that
         /// nothing precedes. Of a text or of tokens.
-        Logprobs(LogprobsIn) -> LogprobsOut: idempotent, whole_dataset;
+        Logprobs(LogprobsIn) -> LogprobsOut: idempotent, whole_dataset, reads;
         /// Removes each memory in turn and tells what each response loses. With `more` a reply a
         /// memory as it is done (`phase` row), then the summary (`phase` done); without, one reply
         /// that has the `rows`. `groups` adds rows without several memories at once, which shows
@@ -42,10 +42,10 @@ interface! {
         /// only so many of the foremost are scored by the model itself, up to the last response
         /// that the screening saw them touch; the others' rows are the cheap model's and say so. A
         /// row that failed has an `error` and does not lose the others.
-        ScoreMatrix(MatrixIn) -> MatrixOut: idempotent, whole_dataset;
+        ScoreMatrix(MatrixIn) -> MatrixOut: idempotent, whole_dataset, reads;
         /// One memory, from where it first appears to the `window`th response after it.
         /// `divergence` and `delta` are sums; 0 if it is not `present` or no response follows.
-        ScoreMemory(MemoryIn) -> MemoryOut: idempotent, whole_dataset;
+        ScoreMemory(MemoryIn) -> MemoryOut: idempotent, whole_dataset, reads;
         /// Memories that end within the first 60 % of the tokens of `conversation` itself and were
         /// not scored for `max_age_s`, or whose text has changed since: those never scored and
         /// those longest ago first. Each is on disk before it is told: after a crash nothing is
@@ -55,9 +55,9 @@ interface! {
         /// The last `count` entries behind system, identity and journal; of them the assistant's,
         /// by how much they lose when all memories among them are removed. `whole`: what stands
         /// before them stays, and its memories are removed too.
-        ScoreFinetune(FinetuneIn) -> FinetuneOut: idempotent, whole_dataset;
+        ScoreFinetune(FinetuneIn) -> FinetuneOut: idempotent, whole_dataset, reads;
         /// The weights of a namespace's memories, by key.
-        Weights(WeightsIn) -> WeightsOut: idempotent;
+        Weights(WeightsIn) -> WeightsOut: idempotent, reads;
         /// Forgets weights: of these keys, or all. The memories are due again.
         ResetWeights(ResetWeightsIn) -> ResetWeightsOut: idempotent;
     }

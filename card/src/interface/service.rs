@@ -8,9 +8,9 @@ interface! {
     methods {
         /// Get a list of all the interfaces a service provides and information
         /// about the implementation.
-        GetInfo() -> Info: idempotent;
+        GetInfo() -> Info: idempotent, reads;
         /// Get the description of an interface that is implemented by this service.
-        GetInterfaceDescription(DescriptionIn) -> DescriptionOut: idempotent;
+        GetInterfaceDescription(DescriptionIn) -> DescriptionOut: idempotent, reads;
     }
     errors {
         InterfaceNotFound { interface: String }

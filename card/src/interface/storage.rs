@@ -15,7 +15,7 @@ interface! {
     /// Where objects lie: folders of this machine, or S3 and what speaks like it.
     "org.brahman.Storage"
     methods {
-        Buckets() -> BucketsOut: idempotent;
+        Buckets() -> BucketsOut: idempotent, reads;
         /// Registers a bucket, once it was probed: an object is put, found to be there already when
         /// it is put again, read and deleted. A marker is written to the bucket's root. No two
         /// buckets may overlap, nor a bucket and the state. A bucket named `rescue` gets a copy of
@@ -27,13 +27,13 @@ interface! {
         /// An object's bytes, or a part of them: at most 8 MiB a call. One that a dataset names is
         /// compared with the recorded SHA-256; one that is gone from its bucket, or damaged, is
         /// read from `rescue` if the copy there is right.
-        GetObject(GetObjectIn) -> GetObjectOut: idempotent;
+        GetObject(GetObjectIn) -> GetObjectOut: idempotent, reads;
         /// Puts a whole object of at most 8 MiB: it is there with all its bytes or not at all. Keys
         /// below datasets/, manifests/, indexes/, mock/, brahman-probe/ and .brahman-catalogs/, the
         /// marker, and what a dataset names, cannot be put.
         PutObject(PutObjectIn) -> PutObjectOut: idempotent;
         /// Asks every bucket for its marker now.
-        Health() -> HealthOut: idempotent;
+        Health() -> HealthOut: idempotent, reads;
         /// Reads every object that a dataset names, of the present generation and the one before,
         /// and every copy of one, and compares it with the recorded SHA-256; one that is not right
         /// is replaced by a copy that is. Manifests in S3 are compared with their own checksums,
@@ -41,7 +41,7 @@ interface! {
         /// was done so far.
         Scrub(ScrubIn) -> ScrubOut: idempotent, whole_dataset;
         /// The newest failed operations.
-        Errors(ErrorsIn) -> ErrorsOut: idempotent;
+        Errors(ErrorsIn) -> ErrorsOut: idempotent, reads;
         /// Makes sure that all failures so far are on disk; they are put there as they happen, so
         /// this is a barrier.
         FlushErrors() -> FlushErrorsOut: idempotent;

@@ -1,6 +1,8 @@
 //! A call's parameters, typed. What is wrong with them is named by its place: `vector[3]`,
 //! `config.m`.
 
+use std::fmt;
+
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -44,6 +46,19 @@ pub fn none(json: &[u8]) -> Result<(), Fault> {
     read::<NoParameters>(json).map(|NoParameters {}| ())
 }
 
+/// Checks that a text has something in it: one that is blank asks for nothing, and whatever came
+/// back would be no answer. `place` is the parameter's, such as `text` or `texts[3]`.
+///
+/// # Errors
+/// `InvalidParameter`, which names the place.
+pub fn has_words(place: impl fmt::Display, text: &str) -> Result<(), Fault> {
+    if text.trim().is_empty() {
+        let expected = "it is empty, expected at least a word";
+        return Err(Fault::invalid_parameter(&place.to_string(), expected));
+    }
+    Ok(())
+}
+
 /// Where reading fails: found by reading again, so that nothing is kept for it while all is well.
 fn place<T: DeserializeOwned>(json: &[u8], why: &str) -> String {
     let again: Result<T, _> =
@@ -67,6 +82,15 @@ mod tests {
         let fault = super::none(br#"{"name":"x"}"#).expect_err("unknown");
         assert_eq!(fault.parameters["parameter"], "name");
         assert!(super::none(b"[]").is_err());
+    }
+
+    #[test]
+    fn a_text_without_a_word_is_refused_by_its_place() {
+        for blank in ["", " ", "\n\t", "\u{a0}\u{3000}"] {
+            let fault = super::has_words(format_args!("texts[{}]", 3), blank).expect_err("blank");
+            assert_eq!(fault.parameters["parameter"], "texts[3]", "{blank:?}: {fault}");
+        }
+        super::has_words("text", " a ").expect("a word");
     }
 
     #[test]

@@ -121,6 +121,10 @@ fn sources(files: &[PathBuf], output: &Output) -> anyhow::Result<Vec<SourceText>
                 file.display()
             ));
         }
+        if text.trim().is_empty() {
+            let why = "it is empty, expected a text with at least a word";
+            return Err(BadInput(format!("{}: {why}", file.display())).into());
+        }
         sources.push(SourceText { name: file.display().to_string(), text });
     }
     Ok(sources)

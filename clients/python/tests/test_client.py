@@ -15,6 +15,17 @@ import warnings
 import brahman
 from brahman._sync import Connection
 from brahman._wire import Frames
+from brahman.results import Hits
+
+
+class ResultsTest(unittest.TestCase):
+    def test_hits_of_a_dataset_that_is_gone_say_so(self) -> None:
+        reply = {"results": [[]], "generation": 3, "model": "m", "stale": False}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            self.assertFalse(Hits.of(reply).dataset_gone)
+        with self.assertWarnsRegex(brahman.BrahmanWarning, "deleted or renamed"):
+            self.assertTrue(Hits.of({**reply, "dataset_gone": True}).dataset_gone)
 
 
 class ConnectionTest(unittest.TestCase):

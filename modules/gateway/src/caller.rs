@@ -16,7 +16,7 @@ use brahman_sidecar::CallOptions;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
 
-use crate::keys::{Flows, Key, Keys};
+use crate::keys::{Flows, Grant, Key, Keys};
 use crate::refusal::Refusal;
 use crate::settings::Settings;
 
@@ -98,7 +98,7 @@ impl Caller {
             key.count(Instant::now()).map_err(|wait| too_many(key, wait))?;
         }
         let flows = match (&key, origin) {
-            (_, Origin::Socket) => Flows::Whole,
+            (_, Origin::Socket) => Flows::whole(),
             (Some(key), _) => key.flows.clone(),
             (None, Origin::Tcp { .. }) => settings.open.clone(),
         };
@@ -130,24 +130,52 @@ impl Caller {
         self.uid.is_some()
     }
 
-    /// Whether this caller may call an interface.
+    /// Whether this caller may call anything of an interface.
+    pub(crate) fn opens(&self, interface: &str) -> bool {
+        self.flows.grant(interface).is_some()
+    }
+
+    /// That this caller may call something of an interface.
     ///
     /// # Errors
     /// 403, which names it.
-    pub(crate) fn allow(&self, interface: &str) -> Result<(), Fault> {
-        if self.flows.allow(interface) {
+    pub(crate) fn enter(&self, interface: &str) -> Result<(), Fault> {
+        if self.opens(interface) { Ok(()) } else { Err(self.refused(interface, "")) }
+    }
+
+    /// That this caller may call a method, by its qualified name.
+    ///
+    /// # Errors
+    /// 403, which names it.
+    pub(crate) fn allow(&self, method: &str) -> Result<(), Fault> {
+        let (interface, name) = method.rsplit_once('.').unwrap_or((method, ""));
+        if self.flows.allow(interface, name) {
             return Ok(());
         }
+        Err(self.refused(interface, name))
+    }
+
+    /// Why an interface, or a method of it, is not open.
+    fn refused(&self, interface: &str, method: &str) -> Fault {
+        let is_for_reading = self.flows.grant(interface) == Some(Grant::Reading);
         let who = match &self.key {
+            Some(key) if is_for_reading => format!(
+                "the key `{}` opens {interface} for reading alone, and {method} may change something: its `flows` in the secrets file have \
+                 `:read` behind it",
+                key.name
+            ),
             Some(key) => format!(
                 "the key `{}` does not open {interface}: add it to its `flows` in the secrets file",
                 key.name
+            ),
+            None if is_for_reading => format!(
+                "{interface} is open for reading alone without a key here, and {method} may change something: BRAHMAN_GATEWAY_OPEN says what is"
             ),
             None => format!(
                 "{interface} is not open without a key here: BRAHMAN_GATEWAY_OPEN says what is"
             ),
         };
-        Err(Fault::permission_denied(who))
+        Fault::permission_denied(who)
     }
 
     /// What every call for this caller says.

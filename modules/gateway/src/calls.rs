@@ -31,7 +31,9 @@ use crate::refusal::Refusal;
 const PARTS_WAITING: usize = 8;
 /// How often a quiet stream says that it is alive: what stands between cuts connections after a
 /// minute.
-const ALIVE_EVERY: Duration = Duration::from_secs(15);
+pub(crate) const ALIVE_EVERY: Duration = Duration::from_secs(15);
+/// What it says then: a comment of Server-Sent Events.
+pub(crate) const ALIVE: &[u8] = b": alive\n\n";
 /// How often a stream is begun whose provider has gone before its first reply.
 const BEGINNINGS: usize = 3;
 
@@ -110,7 +112,7 @@ pub(crate) async fn call(
             "`{method}` is no method: expected one such as org.example.Thing.Do"
         ))
     })?;
-    caller.allow(interface)?;
+    caller.allow(method)?;
     // The client remembers who answers for which interface: of made-up ones there would be no end.
     if interface::known(interface).is_none() && !is_offered(mesh, caller, interface).await? {
         return Err(Fault::interface_not_found(interface).into());
@@ -225,7 +227,7 @@ async fn pump(
                 () = drain.cancelled() => return,
                 next = connection.receive() => break next.map_err(Fault::from),
                 () = tokio::time::sleep(ALIVE_EVERY), if format == StreamFormat::Events => {
-                    if parts.send(Bytes::from_static(b": alive\n\n")).await.is_err() {
+                    if parts.send(Bytes::from_static(ALIVE)).await.is_err() {
                         return;
                     }
                 }
@@ -283,10 +285,18 @@ pub(crate) async fn interfaces(mesh: &Mesh, caller: &Caller) -> Result<Answer, R
     let entry = |name: &String| {
         let methods = |known: &'static Interface| {
             let facts = known.methods.iter();
-            let fact = |method: &interface::MethodFacts| json!({ "name": method.name, "idempotent": method.is_idempotent, "endless": method.is_endless });
+            let fact = |method: &interface::MethodFacts| {
+                json!({
+                    "name": method.name,
+                    "idempotent": method.is_idempotent,
+                    "endless": method.is_endless,
+                    "reads": method.only_reads,
+                    "allowed": caller.allow(&format!("{}.{}", known.name, method.name)).is_ok(),
+                })
+            };
             facts.map(fact).collect::<Vec<_>>()
         };
-        json!({ "name": name, "allowed": caller.allow(name).is_ok(), "methods": interface::known(name).map(methods) })
+        json!({ "name": name, "allowed": caller.opens(name), "methods": interface::known(name).map(methods) })
     };
     let all: Vec<serde_json::Value> = offered(mesh, caller).await?.iter().map(entry).collect();
     Ok(answer::json(StatusCode::OK, &json!({ "interfaces": all })))
@@ -298,7 +308,7 @@ pub(crate) async fn interface_text(
     caller: &Caller,
     name: &str,
 ) -> Result<Answer, Refusal> {
-    caller.allow(name)?;
+    caller.enter(name)?;
     let text = description(mesh, caller, name).await?;
     Ok(answer::bytes(StatusCode::OK, "text/plain; charset=utf-8", text))
 }

@@ -3,7 +3,7 @@
 //! Invariants: a key itself is kept nowhere, only its SHA-256; looking one up takes as long whether
 //! it is known or not.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,28 +31,105 @@ pub(crate) enum KeyError {
         /// What is wrong and what was expected.
         expected: &'static str,
     },
+    /// What it opens.
+    #[error("secret [{name}]: flows")]
+    Flow {
+        /// Its name.
+        name: String,
+        /// Cause.
+        #[source]
+        source: FlowError,
+    },
 }
 
-/// Interfaces that somebody may call.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Flows {
-    /// Whatever the mesh offers.
+/// Why a name among the flows is none.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub(crate) enum FlowError {
+    /// There is something else behind the colon.
+    #[error(
+        "`{flow}`: expected an interface such as `index`, `index:read` for its methods that change nothing, or `*`"
+    )]
+    Suffix {
+        /// As it is written.
+        flow: String,
+    },
+    /// It is of an interface of which only its module knows what its methods do.
+    #[error(
+        "`{flow}`: which of its methods change nothing is not known, for Brahman does not ship it: expected its name without `:read`"
+    )]
+    Foreign {
+        /// As it is written.
+        flow: String,
+    },
+}
+
+/// What of an interface may be called; the later has all of the former.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Grant {
+    /// Methods that change nothing.
+    Reading,
+    /// All of them.
     Whole,
-    /// These, by full name.
-    Named(BTreeSet<String>),
+}
+
+/// Behind the name of an interface of which only what changes nothing is meant.
+const READING: &str = "read";
+
+/// Interfaces that somebody may call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Flows {
+    /// What of whatever the mesh offers.
+    all: Option<Grant>,
+    /// What of these beside that, by full name.
+    named: BTreeMap<String, Grant>,
 }
 
 impl Flows {
-    /// Reads names, full or short; `*` is all.
-    pub(crate) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        let names: BTreeSet<String> = names.into_iter().map(interface::full_name).collect();
-        if names.contains("*") { Self::Whole } else { Self::Named(names) }
+    /// Whatever the mesh offers.
+    pub(crate) fn whole() -> Self {
+        Self { all: Some(Grant::Whole), named: BTreeMap::new() }
     }
 
-    pub(crate) fn allow(&self, interface: &str) -> bool {
-        match self {
-            Self::Whole => true,
-            Self::Named(names) => names.contains(interface),
+    /// Reads names, full or short, with `:read` behind those that are opened for reading alone; `*`
+    /// is all. Of one that is named twice the more counts.
+    ///
+    /// # Errors
+    /// For anything else behind a colon, and where it is not known what changes nothing.
+    pub(crate) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, FlowError> {
+        let mut flows = Self::default();
+        for flow in names {
+            let (name, grant) = match flow.split_once(':') {
+                None => (flow, Grant::Whole),
+                Some((name, READING)) => (name, Grant::Reading),
+                Some(_) => return Err(FlowError::Suffix { flow: flow.to_owned() }),
+            };
+            if name == "*" {
+                flows.all = flows.all.max(Some(grant));
+                continue;
+            }
+            let name = interface::full_name(name);
+            if grant == Grant::Reading && interface::known(&name).is_none() {
+                return Err(FlowError::Foreign { flow: flow.to_owned() });
+            }
+            let granted = flows.named.entry(name).or_insert(grant);
+            *granted = grant.max(*granted);
+        }
+        Ok(flows)
+    }
+
+    /// What of an interface is open, if anything is.
+    pub(crate) fn grant(&self, interface: &str) -> Option<Grant> {
+        let grant = self.named.get(interface).copied().max(self.all)?;
+        // Of a stranger's methods nobody knows what they change.
+        (grant == Grant::Whole || interface::known(interface).is_some()).then_some(grant)
+    }
+
+    /// Whether a method is open, of which the interface and its own name are given.
+    pub(crate) fn allow(&self, interface: &str, method: &str) -> bool {
+        match self.grant(interface) {
+            Some(Grant::Whole) => true,
+            Some(Grant::Reading) => interface::only_reads(interface, method),
+            None => false,
         }
     }
 }
@@ -83,7 +160,10 @@ impl Key {
         let digest =
             unhex(digest).ok_or_else(|| unfit("key_sha256", "expected 64 hexadecimal digits"))?;
         let flows = secret.flows.as_ref().ok_or_else(|| {
-            unfit("flows", "expected a list of interfaces, such as [\"embed\"], or [\"*\"]")
+            unfit(
+                "flows",
+                "expected a list of interfaces, such as [\"embed\", \"index:read\"], or [\"*\"]",
+            )
         })?;
         if secret.per_minute == Some(0) {
             return Err(unfit("per_minute", "expected at least 1, or none"));
@@ -92,7 +172,8 @@ impl Key {
             left: f64::from(secret.per_minute.unwrap_or(0)),
             since: Instant::now(),
         };
-        let flows = Flows::of(flows.iter().map(String::as_str));
+        let flows = Flows::of(flows.iter().map(String::as_str))
+            .map_err(|source| KeyError::Flow { name: name.to_owned(), source })?;
         Ok(Some(Self {
             name: name.to_owned(),
             digest,
@@ -192,15 +273,40 @@ mod tests {
         let found = keys.find(b"alpha").expect("known");
         assert_eq!(found.name, "a");
         assert!(
-            found.flows.allow(interface::embed::INTERFACE.name)
-                && !found.flows.allow(interface::index::INTERFACE.name)
+            found.flows.allow(interface::embed::INTERFACE.name, "EmbedText")
+                && !found.flows.allow(interface::index::INTERFACE.name, "Search")
         );
-        assert!(keys.find(b"beta").expect("known").flows.allow("com.example.Thing"));
+        assert!(keys.find(b"beta").expect("known").flows.allow("com.example.Thing", "Do"));
         assert!(
             keys.find(b"gamma").is_none()
                 && keys.find(b"").is_none()
                 && keys.find(&[b'x'; 600]).is_none()
         );
+    }
+
+    #[test]
+    fn what_is_opened_for_reading_is_read_and_not_changed() {
+        let (index, catalog) =
+            (interface::index::INTERFACE.name, interface::catalog::INTERFACE.name);
+        let flows = Flows::of(["index:read", "embed", "com.example.Thing"]).expect("flows");
+        for method in ["Search", "SearchBulk", "Get", "List", "Stats", "Trials"] {
+            assert!(flows.allow(index, method), "{method}");
+        }
+        for method in ["Delete", "Create", "Refresh", "Move", "Doctor", "Nothing", ""] {
+            assert!(!flows.allow(index, method), "{method}");
+        }
+        assert!(!flows.allow(catalog, "Get") && flows.allow("com.example.Thing", "Do"));
+        let all = Flows::of(["*:read", "index"]).expect("flows");
+        assert!(all.allow(catalog, "Get") && !all.allow(catalog, "Delete"));
+        assert!(all.allow(index, "Delete") && !all.allow("com.example.Thing", "Get"));
+        assert_eq!(all.grant("com.example.Thing"), None);
+        let both = Flows::of(["index", "index:read"]).expect("flows");
+        assert_eq!(both.grant(index), Some(Grant::Whole));
+        for flow in ["index:write", "index:", "index:read:write", "*:all", ":"] {
+            let refused = Flows::of([flow]).expect_err(flow);
+            assert_eq!(refused, FlowError::Suffix { flow: flow.to_owned() });
+        }
+        assert!(matches!(Flows::of(["com.example.Thing:read"]), Err(FlowError::Foreign { .. })));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! Invariants: whoever asks may do by a tool what he may do by a path, and no more; whoever hangs
 //! up, cancels, or ends his session, ends the work.
 
+use std::time::Duration;
+
 use brahman_card::Fault;
 use brahman_mcp::{McpContext, RpcMessage, RpcRequest, VERSIONS, in_use, too_many};
 use hyper::StatusCode;
@@ -15,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::answer::{self, Answer, AnswerBody, JSON};
 use crate::caller::Caller;
-use crate::calls::StreamFormat;
+use crate::calls::{ALIVE, ALIVE_EVERY, StreamFormat};
 use crate::mesh::Mesh;
 use crate::refusal::Refusal;
 use crate::sessions::{Obstacle, RunningRequest, SESSION, SessionName, Sessions};
@@ -60,8 +62,8 @@ pub(crate) async fn message(
         Err(refused) => return Ok(answer::json(StatusCode::BAD_REQUEST, &refused)),
     };
     let permitted = caller.clone();
-    let context = McpContext::new(mesh.client().clone(), caller.options(), move |interface| {
-        permitted.allow(interface)
+    let context = McpContext::new(mesh.client().clone(), caller.options(), move |method| {
+        permitted.allow(method)
     });
     if request.is_introduction() {
         let session = sessions.begin(caller);
@@ -149,17 +151,32 @@ async fn tell(
     running: Option<RunningRequest>,
     parts: mpsc::Sender<Bytes>,
 ) {
-    let (outgoing, mut messages) = mpsc::channel(MESSAGES_WAITING);
-    let mut work = std::pin::pin!(context.telling(outgoing).answer(request));
+    let (outgoing, messages) = mpsc::channel(MESSAGES_WAITING);
+    let work = context.telling(outgoing).answer(request);
+    tokio::select! {
+        biased;
+        () = parts.closed() => {}
+        () = cancelled(running.as_ref()) => {}
+        () = relay(work, messages, &parts, ALIVE_EVERY) => {}
+    }
+}
+
+/// Sends what a work says and what it comes to; while it says nothing, that it is alive.
+async fn relay(
+    work: impl Future<Output = Value>,
+    mut messages: mpsc::Receiver<Value>,
+    parts: &mpsc::Sender<Bytes>,
+    alive_every: Duration,
+) {
+    let mut work = std::pin::pin!(work);
     loop {
-        let (said, is_last) = tokio::select! {
+        let (part, is_last) = tokio::select! {
             biased;
-            () = parts.closed() => return,
-            () = cancelled(running.as_ref()) => return,
-            Some(progress) = messages.recv() => (progress, false),
-            answer = work.as_mut() => (answer, true),
+            Some(progress) = messages.recv() => (event(&progress), false),
+            answer = work.as_mut() => (event(&answer), true),
+            () = tokio::time::sleep(alive_every) => (Bytes::from_static(ALIVE), false),
         };
-        if parts.send(event(&said)).await.is_err() || is_last {
+        if parts.send(part).await.is_err() || is_last {
             return;
         }
     }
@@ -167,4 +184,36 @@ async fn tell(
 
 fn event(message: &Value) -> Bytes {
     StreamFormat::Events.part("message", message.to_string().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tool_that_says_nothing_is_seen_to_be_alive_until_it_answers() {
+        let (parts, mut told) = mpsc::channel(MESSAGES_WAITING);
+        let (outgoing, messages) = mpsc::channel(MESSAGES_WAITING);
+        let (end, ended) = oneshot::channel();
+        let work = async move {
+            outgoing.send(json!({ "progress": 1 })).await.expect("heard");
+            ended.await.expect("asked to end")
+        };
+        let reading = async move {
+            assert_eq!(told.recv().await, Some(event(&json!({ "progress": 1 }))));
+            for _ in 0..3 {
+                assert_eq!(told.recv().await, Some(Bytes::from_static(ALIVE)));
+            }
+            end.send(json!({ "id": 1 })).expect("it works");
+            let mut last = told.recv().await;
+            while last == Some(Bytes::from_static(ALIVE)) {
+                last = told.recv().await;
+            }
+            assert_eq!(last, Some(event(&json!({ "id": 1 }))));
+        };
+        tokio::join!(relay(work, messages, &parts, Duration::from_millis(1)), reading);
+    }
 }

@@ -129,7 +129,7 @@ impl Mesh {
         ask: &M::In,
         require: Requirements,
     ) -> Result<Answer<R>, Refusal> {
-        caller.allow(M::NAME.rsplit_once('.').map_or("", |(interface, _)| interface))?;
+        caller.allow(M::NAME)?;
         let options = CallOptions { require, ..caller.options() };
         let answer = self.client.call(M::NAME, ask, &options).await.map_err(Fault::from);
         if answer.as_ref().is_err_and(|fault| fault.name == NoProvider::NAME) {
@@ -170,7 +170,7 @@ impl Mesh {
         caller: &Caller,
         interface: &'static str,
     ) -> Result<ServedModels, Refusal> {
-        caller.allow(interface)?;
+        caller.enter(interface)?;
         let is_usual = caller.context.is_none();
         if is_usual
             && let Some((since, models)) = self.served().get(interface)

@@ -144,7 +144,7 @@ struct ModelEntry {
 async fn entries(mesh: &Mesh, caller: &Caller) -> Result<Vec<ModelEntry>, Refusal> {
     let mut entries = Vec::new();
     let open: Vec<&'static str> =
-        LISTED.into_iter().filter(|interface| caller.allow(interface).is_ok()).collect();
+        LISTED.into_iter().filter(|interface| caller.opens(interface)).collect();
     for interface in open {
         let models = mesh.models(caller, interface).await?;
         entries.extend(models.iter().map(|model| ModelEntry {

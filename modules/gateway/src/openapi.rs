@@ -69,7 +69,7 @@ pub(crate) async fn document(mesh: &Mesh, caller: &Caller) -> Result<Answer, Ref
         paths.insert(path.to_owned(), plain(path, is_post, summary));
     }
     for name in offered(mesh, caller).await? {
-        if caller.allow(&name).is_err() {
+        if !caller.opens(&name) {
             continue;
         }
         let text = match interface::known(&name) {
@@ -94,7 +94,11 @@ pub(crate) async fn document(mesh: &Mesh, caller: &Caller) -> Result<Answer, Ref
             }
         };
         match IdlInterface::read(&text) {
-            Ok(read) => add(&read, &mut paths, &mut schemas),
+            Ok(mut read) => {
+                let is_open = |method: &str| caller.allow(&format!("{name}.{method}")).is_ok();
+                read.methods.retain(|method| is_open(&method.name));
+                add(&read, &mut paths, &mut schemas);
+            }
             Err(error) => unread.push(format!("{name}: {error}")),
         }
     }

@@ -17,13 +17,13 @@ mod talk;
 
 use std::sync::LazyLock;
 
-use brahman_card::Fault;
 use brahman_card::interface::broker;
 use brahman_card::interface::index::{
     self, BestIn, BestOut, SearchIn, SearchOut, TrialRecord, TrialsOut,
 };
 use brahman_card::interface::score::{self, MatrixIn, MatrixOut, MatrixSummary};
 use brahman_card::wire::base64;
+use brahman_card::{Fault, counted};
 use brahman_storage::digest::sha256;
 use chrono::DateTime;
 use hyper::StatusCode;
@@ -74,6 +74,7 @@ static FRAME: LazyLock<Frame> = LazyLock::new(|| {
         templates.add_template(name, text).expect("a template of ours is one");
     }
     templates.add_filter("bytes", bytes);
+    templates.add_filter("counted", counted_words);
     templates.add_filter("date", date);
     templates.add_filter("decimal", decimal);
     templates.add_filter("thousands", thousands);
@@ -255,6 +256,9 @@ fn search_notes(found: &SearchOut) -> Vec<String> {
     };
     let notes = [
         found.stale.then(|| "stale: the dataset has changed since".to_owned()),
+        (found.dataset_gone == Some(true)).then(|| {
+            "the dataset was deleted or renamed: nothing refreshes the index any more".to_owned()
+        }),
         found.degraded.as_ref().map(|why| format!("damaged: {why}")),
         found.rescue.then(|| {
             "files of the index were damaged or gone, and came back from bucket rescue".to_owned()
@@ -264,9 +268,13 @@ fn search_notes(found: &SearchOut) -> Vec<String> {
             "the query was longer than the model's window: only its beginning was embedded"
                 .to_owned()
         }),
-        found
-            .words_left_out
-            .map(|words| format!("{words} words at the end of the query do not count")),
+        found.words_left_out.map(|words| {
+            counted(
+                words,
+                "word at the end of the query does not count",
+                "words at the end of the query do not count",
+            )
+        }),
         found.phrases.as_ref().map(|phrases| format!("every hit has {}", quoted(phrases))),
         found.without.as_ref().map(|without| format!("no hit has {}", quoted(without))),
         (found.mock == Some(true)).then(|| "the vectors are synthetic, made by a mock".to_owned()),
@@ -480,6 +488,11 @@ fn date(unix_ms: u64) -> String {
 
 fn decimal(number: f64, digits: usize) -> String {
     format!("{number:.digits$}")
+}
+
+/// A count and what it is of.
+fn counted_words(count: u64, one: String, several: String) -> String {
+    counted(count, &one, &several)
 }
 
 /// A whole number with a comma at each thousand.

@@ -26,7 +26,7 @@ const EVENTS_WAITING: usize = 2;
 
 /// Calls a method of a shipped interface, and answers with its reply.
 async fn reply_of<M: Method>(mesh: &Mesh, caller: &Caller, ask: &M::In) -> Result<Answer, Refusal> {
-    caller.allow(M::NAME.rsplit_once('.').map_or("", |(interface, _)| interface))?;
+    caller.allow(M::NAME)?;
     single(mesh, caller, M::NAME, ask).await
 }
 
@@ -37,7 +37,7 @@ pub(crate) async fn status(mesh: &Mesh, caller: &Caller) -> Result<Answer, Refus
 
 /// `GET /v1/events`: the status, again and again.
 pub(crate) async fn events(mesh: &Mesh, caller: &Caller) -> Result<Answer, Refusal> {
-    caller.allow(broker::INTERFACE.name)?;
+    caller.allow(broker::method::Status::NAME)?;
     let place = mesh.stream_place(caller)?;
     let (client, options, drain) = (mesh.client().clone(), caller.options(), mesh.drain.clone());
     let (parts, waiting) = mpsc::channel::<Bytes>(EVENTS_WAITING);
@@ -88,7 +88,7 @@ pub(crate) async fn search(
     name: &str,
     body: &[u8],
 ) -> Result<Answer, Refusal> {
-    caller.allow(index::INTERFACE.name)?;
+    caller.allow(index::method::Search::NAME)?;
     let mut ask: Map<String, Value> = parameters::read(body)?;
     if ask.get("index").is_some_and(|other| other != name) {
         return Err(Refusal::parameter(

@@ -36,7 +36,7 @@ struct OpenAddress {
 /// `brahman-gateway`: started by init.
 pub fn gateway() -> ExitCode {
     run("gateway", async |mut module: Module| {
-        let settings = Settings::from_env();
+        let settings = Settings::from_env().map_err(ModuleError::refused)?;
         let keys = Keys::read().map_err(ModuleError::refused)?;
         let socket = module.take_listener()?;
         let addresses = module.take_tcp_listeners();

@@ -2,11 +2,18 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::keys::Flows;
+use thiserror::Error;
+
+use crate::keys::{FlowError, Flows};
 
 /// What whoever comes by TCP without a key may call, unless said: what computes, and reads nobody's
 /// data.
 const OPEN_DEFAULT: &str = "embed,rerank,score";
+
+/// What is to be open without a key cannot be read.
+#[derive(Debug, Error)]
+#[error("BRAHMAN_GATEWAY_OPEN")]
+pub(crate) struct OpenError(#[from] FlowError);
 
 /// The gateway's settings.
 #[derive(Clone, Debug)]
@@ -20,7 +27,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    pub(crate) fn from_env() -> Self {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// If what is to be open is none of ours to open.
+    pub(crate) fn from_env() -> Result<Self, OpenError> {
         let list = |name: &str, unset: &str| -> Vec<String> {
             let value = std::env::var(name).unwrap_or_else(|_| unset.to_owned());
             value
@@ -30,14 +41,15 @@ impl Settings {
                 .map(str::to_owned)
                 .collect()
         };
-        Self {
+        let open = list("BRAHMAN_GATEWAY_OPEN", OPEN_DEFAULT);
+        Ok(Self {
             hosts: list("BRAHMAN_GATEWAY_HOSTS", "")
                 .iter()
                 .map(|host| host.to_ascii_lowercase())
                 .collect(),
             origins: list("BRAHMAN_GATEWAY_ORIGINS", ""),
-            open: Flows::of(list("BRAHMAN_GATEWAY_OPEN", OPEN_DEFAULT).iter().map(String::as_str)),
-        }
+            open: Flows::of(open.iter().map(String::as_str))?,
+        })
     }
 
     /// Whether a `Host` header names this gateway. A page from elsewhere whose name has been
@@ -110,7 +122,7 @@ mod tests {
         let settings = Settings {
             hosts: vec!["brahman.example".into()],
             origins: Vec::new(),
-            open: Flows::of([]),
+            open: Flows::default(),
         };
         let at: Option<SocketAddr> = "192.0.2.7:7077".parse().ok();
         for host in [

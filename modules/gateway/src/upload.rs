@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_card::interface::ingest::{self, FilesIn, method};
+use brahman_card::interface::Method as _;
+use brahman_card::interface::ingest::{FilesIn, method};
 use brahman_sidecar::{CallOptions, chain, place};
 use hyper::StatusCode;
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -135,7 +136,7 @@ pub(crate) async fn files(
     body: Incoming,
     folder: &Path,
 ) -> Result<Answer, Refusal> {
-    caller.allow(ingest::INTERFACE.name)?;
+    caller.allow(method::Files::NAME)?;
     let UploadTerms { dataset, name, format } =
         UploadTerms::read(head.uri.query().unwrap_or_default())?;
     let full = || {

@@ -1,8 +1,9 @@
 //! A run: its progress, its place in a bucket, what it read, and the commit at its end. What is
 //! read is the reader's affair.
 //!
-//! [`ends`] tells of their ends.
+//! [`ends`] tells of their ends, [`earlier`] keeps those that nobody told of.
 
+mod earlier;
 mod ends;
 
 use std::collections::VecDeque;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::pii;
 use crate::pii::sample::Samples;
 use crate::sink::Place;
+use earlier::EarlierRuns;
 use ends::{Ends, RunEnd, hold};
 
 /// Runs remembered.
@@ -125,16 +127,13 @@ pub fn cancelled() -> Fault {
 }
 
 impl Runs {
-    /// No runs; commits go through this client.
+    /// None of this life; commits go through this client. Those that earlier lives were in the
+    /// middle of are kept in a file, if there is one.
     #[must_use]
-    pub fn new(client: Client, label: &str) -> Self {
-        let all = RunList::default();
-        let ends = Ends {
-            client: client.clone(),
-            untold: tokio::sync::Mutex::default(),
-            all: Arc::clone(&all),
-        };
-        Self { client, ends: Arc::new(ends), label: label.to_owned(), mock: false, all }
+    pub fn new(client: Client, label: &str, file: Option<PathBuf>) -> Self {
+        let earlier = file.map(EarlierRuns::open).unwrap_or_default();
+        let ends = Arc::new(Ends::new(client.clone(), earlier));
+        Self { client, ends, label: label.to_owned(), mock: false, all: RunList::default() }
     }
 
     /// Those of a mock.
@@ -167,10 +166,18 @@ impl Runs {
         hold(&self.all)
     }
 
-    /// Recent runs, newest first.
+    /// Recent runs, newest first: those of this life, and behind them those that earlier ones were
+    /// in the middle of.
     #[must_use]
     pub fn list(&self) -> Vec<Run> {
-        self.lock().iter().map(|(run, _)| run.clone()).collect()
+        let mut runs: Vec<Run> = self.lock().iter().map(|(run, _)| run.clone()).collect();
+        let earlier = self.ends.earlier();
+        let is_of_now = |id: &str| runs.iter().any(|run| run.run_id == id);
+        let others: Vec<Run> =
+            earlier.all().iter().filter(|run| !is_of_now(&run.run_id)).cloned().collect();
+        runs.extend(others);
+        runs.truncate(RUNS_MAX);
+        runs
     }
 
     /// Ends a run; false if no such run is running.
@@ -197,6 +204,9 @@ impl Runs {
         + Send
         + 'static,
     ) -> Result<IngestSummary, Fault> {
+        if let Some(run_id) = &job.resumes {
+            self.ends.earlier().take_off(run_id);
+        }
         let run_id = job.resumes.clone().unwrap_or_else(|| ulid::Ulid::generate().to_string());
         let cancel = CancellationToken::new();
         // Dropped with this future: a hang-up cancels the run.

@@ -52,7 +52,7 @@ impl IngestService {
     /// # Errors
     /// If the watches cannot be read.
     pub fn new(client: Client, label: &str, state: &Path) -> io::Result<Self> {
-        let runs = Arc::new(Runs::new(client, label));
+        let runs = Arc::new(Runs::new(client, label, Some(state.join("ingest/runs.json"))));
         let watches = Some(Watches::open(Arc::clone(&runs), state)?);
         Ok(Self {
             runs,
@@ -67,7 +67,7 @@ impl IngestService {
     /// One whose tables are synthetic, and which watches nothing.
     #[must_use]
     pub fn synthetic(client: Client, label: &str) -> Self {
-        let runs = Arc::new(Runs::new(client, label).of_a_mock());
+        let runs = Arc::new(Runs::new(client, label, None).of_a_mock());
         Self { runs, postgres: MOCK, mysql: MOCK, watches: None, state: None, scope: Scope::open() }
     }
 

@@ -255,7 +255,9 @@ fn builder(root: &Path, rules: &WalkRules) -> WalkBuilder {
     }
     walk.filter_entry(move |entry| {
         let is_folder = entry.depth() > 0 && entry.file_type().is_some_and(|kind| kind.is_dir());
-        !(no_ignore && is_version_control(entry.path())) && !(is_folder && is_bucket(entry.path()))
+        let is_hidden = no_ignore && is_version_control(entry.path());
+        let is_left_out = is_hidden || is_folder && is_bucket(entry.path());
+        !is_left_out
     });
     walk
 }

@@ -157,7 +157,7 @@ pub fn in_use(id: &Value) -> Value {
     )
 }
 
-/// Says whether an interface may be called.
+/// Says whether a method may be called, by its qualified name.
 type Permission = Arc<dyn Fn(&str) -> Result<(), Fault> + Send + Sync>;
 
 /// What a client may do, and where it hears of progress.
@@ -246,7 +246,7 @@ impl McpContext {
 
     fn allow<M: Method>(&self) -> Result<&'static str, Fault> {
         let interface = M::NAME.rsplit_once('.').map_or("", |(interface, _)| interface);
-        (self.permission)(interface).map(|()| interface)
+        (self.permission)(M::NAME).map(|()| interface)
     }
 
     /// Calls a method of the mesh.

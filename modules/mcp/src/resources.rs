@@ -1,7 +1,7 @@
 //! What a model's client may read without a tool: datasets and indexes, as the mesh describes them.
 
-use brahman_card::Fault;
 use brahman_card::interface::{Empty, catalog, index};
+use brahman_card::{Fault, counted};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -24,8 +24,8 @@ pub(super) async fn list(context: &McpContext) -> Result<Value, Fault> {
         context.ask::<catalog::method::List>(&catalog::RealmIn::default()).await?.datasets;
     let indexes = context.ask::<index::method::List>(&Empty {}).await?.indexes;
     let dataset = |dataset: &catalog::Dataset| {
-        let description =
-            format!("dataset of {} rows, generation {}", dataset.rows, dataset.generation);
+        let rows = counted(dataset.rows, "row", "rows");
+        let description = format!("dataset of {rows}, generation {}", dataset.generation);
         entry(DATASETS, &dataset.name, &description)
     };
     let index = |index: &index::Description| {

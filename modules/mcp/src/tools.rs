@@ -10,8 +10,8 @@ mod search;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use brahman_card::Fault;
 use brahman_card::interface::{Empty, broker, catalog, embed, full_name, index, ingest, score};
+use brahman_card::{Fault, counted};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -214,9 +214,9 @@ async fn overview(
                     dataset.columns.iter().map(|column| column.name.as_str()).collect();
                 let _ = writeln!(
                     text,
-                    "- {} ({} rows, generation {}; columns {})",
+                    "- {} ({}, generation {}; columns {})",
                     dataset.name,
-                    dataset.rows,
+                    counted(dataset.rows, "row", "rows"),
                     dataset.generation,
                     columns.join(", ")
                 );
@@ -285,10 +285,13 @@ async fn files(ask: IngestArguments, context: &McpContext) -> Result<ToolOutput,
     }
     let request = ingest::FilesIn { dataset: dataset.clone(), paths, ..ingest::FilesIn::default() };
     let summary = context.stream::<ingest::method::Files>(&request, "reading").await?;
-    let mut text =
-        format!("{dataset}: {} rows, generation {}", summary["rows"], summary["generation"]);
-    if let Some(quarantined) = summary["quarantined"].as_u64().filter(|count| *count > 0) {
-        let _ = write!(text, ", {quarantined} files or rows could not be read");
+    let number = |of: &Value, field: &str| of[field].as_u64().unwrap_or(0);
+    let rows = counted(number(&summary, "rows"), "row", "rows");
+    let mut text = format!("{dataset}: {rows}, generation {}", summary["generation"]);
+    let quarantined = number(&summary, "quarantined");
+    if quarantined > 0 {
+        let unread = counted(quarantined, "file or row", "files or rows");
+        let _ = write!(text, ", {unread} could not be read");
     }
     text.push_str(".\n");
     let mut data = json!({ "dataset": dataset, "ingested": summary });
@@ -296,11 +299,9 @@ async fn files(ask: IngestArguments, context: &McpContext) -> Result<ToolOutput,
         let indexed = index_of(&dataset, &data["ingested"], context).await;
         match indexed {
             Ok(refreshed) => {
-                let _ = writeln!(
-                    text,
-                    "It can be searched: {} passages are new.",
-                    refreshed["new_chunks_embedded"]
-                );
+                let new = number(&refreshed, "new_chunks");
+                let new = counted(new, "passage is new", "passages are new");
+                let _ = writeln!(text, "It can be searched: {new}.");
                 data["index"] = refreshed;
             }
             Err(fault) => {
@@ -361,18 +362,15 @@ async fn vectors(ask: EmbedArguments, context: &McpContext) -> Result<ToolOutput
         ask.model.iter().map(|model| ("model", model.as_str())).collect();
     let out = context.ask_of::<embed::method::EmbedText>(&request, &require).await?;
     let mut text = format!(
-        "{} vectors of {} numbers by {}{}.",
-        out.vectors.len(),
-        out.dim,
+        "{} of {} by {}{}.",
+        counted(out.vectors.len() as u64, "vector", "vectors"),
+        counted(out.dim, "number", "numbers"),
         out.model,
         if out.mock { " (a mock)" } else { "" }
     );
     if !out.truncated.is_empty() {
-        let _ = write!(
-            text,
-            " {} texts were longer than the model reads, and were cut.",
-            out.truncated.len()
-        );
+        let cut = counted(out.truncated.len() as u64, "text was", "texts were");
+        let _ = write!(text, " {cut} longer than the model reads, and cut.");
     }
     Ok(ToolOutput {
         text,

@@ -583,31 +583,36 @@ async fn whatever_is_killed_when_a_dataset_is_the_old_one_or_the_new_one_and_wha
 }
 
 #[tokio::test]
-async fn a_run_that_was_cut_off_by_the_modules_death_is_listed_as_failed() {
+async fn runs_that_were_cut_off_by_the_modules_deaths_are_listed_as_failed() {
     let mesh = Setup::new(&["broker", "catalog", "ingest"].map(shipped)).up().await;
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
-    // As ingest begins a run: where it writes is the catalog's to say.
-    let run_id = "01JZZZZZZZZZZZZZZZZZZZZZZZ";
-    let run = json!({"name": "cut", "run_id": run_id, "producer": "ingest", "mock": false});
-    mesh.call("org.brahman.Catalog.Location", run).await.expect("begun");
-    let pid = mesh.module("ingest").await.pid;
-    mesh.signal(pid, "KILL");
-    mesh.when(|m| {
-        m.iter().any(|m| {
-            m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid
+    let (first, second) = ("01JZZZZZZZZZZZZZZZZZZZZZZY", "01JZZZZZZZZZZZZZZZZZZZZZZZ");
+    for (run_id, dataset) in [(first, "cut"), (second, "also-cut")] {
+        // As ingest begins a run: where it writes is the catalog's to say.
+        let run = json!({"name": dataset, "run_id": run_id, "producer": "ingest", "mock": false});
+        mesh.call("org.brahman.Catalog.Location", run).await.expect("begun");
+        let pid = mesh.module("ingest").await.pid;
+        mesh.signal(pid, "KILL");
+        mesh.when(|m| {
+            m.iter().any(|m| {
+                m.card.label.as_str() == "ingest" && m.state == ModuleState::Ready && m.pid != pid
+            })
         })
-    })
-    .await;
+        .await;
+    }
     let listed = mesh.brahman_json(&["runs"]);
-    let run = &listed["runs"][0];
+    let runs = listed["runs"].as_array().expect("a list");
+    let named = |run: &Value| {
+        ["run_id", "dataset", "state"].map(|name| run[name].as_str().unwrap_or_default().to_owned())
+    };
     assert_eq!(
-        ["run_id", "dataset", "state"].map(|name| run[name].clone()),
-        [json!(run_id), json!("cut"), json!("failed")],
-        "{listed}"
+        runs.iter().map(named).collect::<Vec<_>>(),
+        [[second, "also-cut", "failed"], [first, "cut", "failed"]],
+        "of the last life and of the one before: {listed}"
     );
-    assert!(
-        run["error"].as_str().is_some_and(|why| why.contains("stopped in the middle of the run")),
-        "{listed}"
-    );
-    assert!(run["started_ms"].as_u64() > Some(0), "{listed}");
+    for run in runs {
+        let why = run["error"].as_str().unwrap_or_default();
+        assert!(why.contains("stopped in the middle of the run"), "{listed}");
+        assert!(run["started_ms"].as_u64() > Some(0), "{listed}");
+    }
 }

@@ -219,6 +219,20 @@ async fn texts_are_ranked_and_responses_are_scored_as_others_ask_for_it() {
         .call("org.brahman.Rerank.Rerank", json!({ "query": "blue gate", "texts": documents }))
         .await
         .expect("ranked");
+    for (ask, place) in [
+        (json!({ "query": " ", "texts": documents }), "query"),
+        (json!({ "query": "x", "texts": ["a", "\t"] }), "texts[1]"),
+    ] {
+        let refused = mesh.fault("org.brahman.Rerank.Rerank", ask).await;
+        assert_eq!(refused.parameters["parameter"], place, "{refused}");
+    }
+    let ask = json!({ "query": "x", "texts": ["a", "\t"], "partial": true });
+    let some = mesh.call("org.brahman.Rerank.Rerank", ask).await.expect("ranked");
+    assert_eq!(
+        (some["results"].as_array().map(Vec::len), &some["failed"][0]["index"]),
+        (Some(1), &json!(1)),
+        "{some}"
+    );
     let order = |value: &Value| -> Vec<u64> {
         value.as_array().expect("results").iter().filter_map(|one| one["index"].as_u64()).collect()
     };
@@ -278,6 +292,10 @@ async fn an_error_has_the_shape_that_its_api_has() {
     let answer = post(&mesh, "/v1/rerank", &json!({ "query": "x", "documents": [] }));
     assert_eq!(answer.status, 400);
     assert!(answer.json()["message"].is_string());
+    let answer = post(&mesh, "/v1/rerank", &json!({ "query": "x", "documents": ["a", " "] }));
+    assert_eq!(answer.status, 400);
+    let why = answer.json()["message"].clone();
+    assert!(why.as_str().is_some_and(|why| why.contains("documents[1]")), "{why}");
     let answer = post(&mesh, "/v1/indexes/none/search", &json!({ "text": "x" }));
     assert_eq!(
         (answer.status, answer.json()["error"].as_str()),
@@ -569,6 +587,7 @@ async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_p
     let all = [
         entry("whole", "alpha", "flows = [\"*\"]"),
         entry("embedder", "beta", "flows = [\"embed\"]"),
+        entry("reader", "delta", "flows = [\"index:read\", \"catalog:read\"]"),
         entry("slow", "gamma", "flows = [\"embed\"]\nper_minute = 2"),
     ];
     std::fs::write(&secrets, all.concat()).expect("written");
@@ -587,6 +606,33 @@ async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_p
     assert_eq!(with("", "GET", "/v1/datasets", "").status, 403);
     assert_eq!(with("alpha", "GET", "/v1/datasets", "").status, 200);
     assert_eq!(with("beta", "GET", "/v1/datasets", "").status, 403);
+    // A key for reading alone lists and searches, and changes nothing.
+    assert_eq!(with("delta", "GET", "/v1/datasets", "").status, 200);
+    assert_eq!(with("delta", "GET", "/v1/indexes", "").status, 200);
+    let search = json!({ "text": "x" }).to_string();
+    assert_eq!(with("delta", "POST", "/v1/indexes/none/search", &search).status, 404);
+    for method in ["Index.Delete", "Index.Refresh", "Catalog.Delete"] {
+        let path = format!("/v1/call/org.brahman.{method}");
+        let refused = with("delta", "POST", &path, &json!({ "name": "none" }).to_string());
+        assert_eq!(refused.status, 403, "{method}: {}", refused.text());
+        assert!(refused.text().contains("reading alone"), "{}", refused.text());
+        assert_ne!(
+            with("alpha", "POST", &path, &json!({ "name": "none" }).to_string()).status,
+            403
+        );
+    }
+    assert_eq!(with("delta", "GET", "/v1/status", "").status, 403);
+    let told = with("delta", "GET", "/v1/interfaces", "").json();
+    let mut offered = told["interfaces"].as_array().expect("a list").iter();
+    let index = offered.find(|one| one["name"] == "org.brahman.Index").expect("offered");
+    let of = |name: &str| {
+        let methods = index["methods"].as_array().expect("methods");
+        methods.iter().find(|method| method["name"] == name).expect("a method")["allowed"].clone()
+    };
+    assert_eq!(
+        (&index["allowed"], of("Search"), of("Delete")),
+        (&json!(true), json!(true), json!(false))
+    );
     let wrong = with("wrong", "POST", "/v1/embeddings", &embed);
     assert_eq!((wrong.status, &wrong.json()["error"]["code"]), (401, &json!("invalid_api_key")));
     let statuses: Vec<u16> =
@@ -657,6 +703,27 @@ async fn an_address_that_anybody_reaches_needs_keys() {
     let mesh = setup.env("BRAHMAN_SECRETS", &none).up().await;
     let reason = mesh.when_module("gateway", ModuleState::Failed).await.reason.unwrap_or_default();
     assert!(reason.contains("key_sha256"), "{reason}");
+}
+
+#[tokio::test]
+async fn what_is_no_flow_keeps_a_gateway_from_starting() {
+    let secrets = |text: &str| {
+        let setup = Setup::new(&["broker", "gateway"].map(shipped));
+        let file = setup.state().with_file_name("secrets.toml");
+        let entry = format!("[laptop]\nkey_sha256 = \"{}\"\n{text}\n", hex(&sha256(b"alpha")));
+        std::fs::write(&file, entry).expect("written");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("set");
+        setup.env("BRAHMAN_SECRETS", &file)
+    };
+    let of_a_key = secrets("flows = [\"index:write\"]");
+    let open =
+        secrets("flows = [\"index:read\"]").env("BRAHMAN_GATEWAY_OPEN", "embed,org.example.T:read");
+    for (setup, named) in [(of_a_key, "`index:write`"), (open, "`org.example.T:read`")] {
+        let mesh = setup.up().await;
+        let failed = mesh.when_module("gateway", ModuleState::Failed).await;
+        let reason = failed.reason.unwrap_or_default();
+        assert!(reason.contains(named), "{reason}");
+    }
 }
 
 #[tokio::test]
@@ -776,6 +843,9 @@ async fn a_language_models_client_is_served_over_standard_input() {
     assert_eq!(answers["1"]["result"]["protocolVersion"], "2025-06-18");
     assert_eq!(answers["2"]["result"]["tools"].as_array().map(Vec::len), Some(7));
     assert_eq!(answers["3"]["result"]["isError"], false, "{}", answers["3"]);
+    let said = answers["3"]["result"]["content"][0]["text"].as_str().unwrap_or_default();
+    assert!(said.contains("notes: 1 row, generation 1."), "{said}");
+    assert!(said.contains("It can be searched: 1 passage is new."), "{said}");
     let answers = say(&[
         call(1, "search", json!({ "query": "gate", "mode": "lexical" })),
         call(2, "search", json!({ "query": "gate", "no_such": 1 })),

@@ -253,11 +253,24 @@ async fn many_vectors_are_searched_in_arrow_frames() {
         panic!("a hybrid search without words was answered")
     };
     assert!(fault.message().contains("column `text`"), "{fault}");
-    let words: ArrayRef = Arc::new(StringArray::from_iter_values(&texts));
-    let vector = Arc::clone(batch(&vectors, 32).column(0));
-    bulk.send(&RecordBatch::try_from_iter([("vector", vector), ("text", words)]).expect("a batch"))
-        .await
-        .expect("sent");
+    let hybrid = |vectors: &[Vec<f32>], texts: &[String]| {
+        let words: ArrayRef = Arc::new(StringArray::from_iter_values(texts));
+        let vector = Arc::clone(batch(vectors, 32).column(0));
+        RecordBatch::try_from_iter([("vector", vector), ("text", words)]).expect("a batch")
+    };
+    let mut blank = texts.clone();
+    " \n".clone_into(&mut blank[3]);
+    bulk.send(&hybrid(&vectors, &blank)).await.expect("sent");
+    let Frame::Fault(fault) = bulk.receive().await.expect("an answer") else {
+        panic!("a search for nothing was answered")
+    };
+    assert_eq!(fault.parameters["parameter"], "text[3]", "{fault}");
+    bulk.send(&hybrid(&[], &[])).await.expect("sent");
+    let Frame::Batches(batches) = bulk.receive().await.expect("an answer") else {
+        panic!("no queries were refused")
+    };
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
+    bulk.send(&hybrid(&vectors, &texts)).await.expect("sent");
     let Frame::Batches(batches) = bulk.receive().await.expect("an answer") else {
         panic!("no hits")
     };

@@ -138,6 +138,26 @@ fn the_demo_has_cards_and_programs_for_what_it_runs() {
 }
 
 #[test]
+fn systemds_registry_has_every_interface_that_is_ours() {
+    let ours: BTreeSet<&str> = brahman_card::interface::ALL
+        .iter()
+        .map(|interface| interface.name)
+        .filter(|name| name.starts_with(brahman_card::interface::OURS))
+        .collect();
+    for (unit, registry) in [("system", "/run/varlink/registry/"), ("user", "%t/varlink/registry/")]
+    {
+        let path = repository().join(format!("packaging/systemd/{unit}/brahman.socket"));
+        let text = std::fs::read_to_string(&path).expect("the unit");
+        let linked: Vec<&str> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("Symlinks=")?.strip_prefix(registry))
+            .collect();
+        assert_eq!(linked.len(), text.matches("Symlinks=").count(), "{unit}: all in the registry");
+        assert_eq!(linked, Vec::from_iter(ours.iter().copied()), "{unit}: once, and in order");
+    }
+}
+
+#[test]
 fn every_source_file_says_what_it_is_for() {
     let mute: Vec<String> =
         rust_files().into_iter().filter(|file| !text_of(file).starts_with("//!")).collect();

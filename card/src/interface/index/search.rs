@@ -9,7 +9,7 @@ use crate::wire::parameters;
 #[wire]
 pub struct SearchIn {
     pub index: String,
-    /// A query in words. By words and in `hybrid`, `"a phrase"` must stand in what is found and
+    /// A query in words, of at least one. By words and in `hybrid`, `"a phrase"` must stand in what is found and
     /// `-word` must not, unless `literal`.
     pub text: Option<String>,
     /// Of an index of its dataset's own vectors `hybrid` takes it beside `text`.
@@ -235,6 +235,9 @@ pub struct SearchOut {
     pub to_embed: Option<u64>,
     /// Absent if nobody asked for it.
     pub reranked: Option<RerankReport>,
+    /// The dataset was deleted or renamed: what is found is of its last day, and nothing refreshes
+    /// it. Absent if it is there.
+    pub dataset_gone: Option<bool>,
 }
 
 #[wire]
@@ -259,8 +262,8 @@ pub struct SearchBulkIn {
     pub filter: Option<serde_json::Value>,
     pub exact: Option<bool>,
     pub model: Option<String>,
-    /// `lexical` and `hybrid` take the queries' words from a column `text`; `hybrid` beside the
-    /// column `vector`.
+    /// `lexical` and `hybrid` take the queries' words from a column `text`, of which none may be
+    /// blank; `hybrid` beside the column `vector`.
     pub mode: Option<String>,
     pub fusion: Option<FusionChoice>,
     pub literal: Option<bool>,
@@ -285,4 +288,5 @@ pub struct SearchBulkOut {
     pub degraded: Option<String>,
     pub rescue: Option<bool>,
     pub partial: Option<bool>,
+    pub dataset_gone: Option<bool>,
 }

@@ -136,6 +136,9 @@ pub(super) fn found(output: &Output, out: &SearchOut) {
     if let Some(why) = &out.degraded {
         output.note(&format!("damaged: {why}"));
     }
+    if out.dataset_gone == Some(true) {
+        output.note("the dataset was deleted or renamed: nothing refreshes the index any more");
+    }
     if out.rescue {
         output.note("files of the index were damaged or gone, and came back from bucket rescue");
     }

@@ -102,8 +102,10 @@ async fn screen(
                 }
                 event = keys.recv() => match event {
                     Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
-                        if model.key(key) == Step::Quit {
-                            return Ok::<(), io::Error>(());
+                        match model.key(key) {
+                            Step::Quit => return Ok::<(), io::Error>(()),
+                            Step::Suspend => display.suspend().await?,
+                            Step::Stay => {}
                         }
                         looked_at.send_if_modified(|view| replaced(view, model.view()));
                         followed.send_if_modified(|label: &mut Option<String>| {

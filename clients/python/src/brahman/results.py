@@ -94,6 +94,11 @@ class Hits(Sequence[Hit]):
         """Whether the dataset has moved on."""
         return bool(self.reply["stale"])
 
+    @property
+    def dataset_gone(self) -> bool:
+        """Whether the dataset was deleted or renamed: nothing refreshes the index any more."""
+        return bool(self.reply.get("dataset_gone", False))
+
     def to_arrow(self) -> Any:
         """The hits as a pyarrow table."""
         import pyarrow
@@ -110,6 +115,8 @@ class Hits(Sequence[Hit]):
             warnings.warn("the query was longer than the model reads, and was cut", BrahmanWarning, stacklevel=3)
         if reply.get("degraded"):
             warnings.warn(str(reply["degraded"]), BrahmanWarning, stacklevel=3)
+        if hits.dataset_gone:
+            warnings.warn("the index's dataset was deleted or renamed: nothing refreshes it any more", BrahmanWarning, stacklevel=3)
         return hits
 
 

@@ -6,7 +6,7 @@ use brahman_card::interface::catalog::{AbandonedRun, Dataset};
 use serde_json::Value;
 
 use super::record::{Record, generation_of};
-use super::{Journal, LastCommit, Open};
+use super::{End, Journal, KnownRun, LastCommit, Open};
 use crate::registry::sweep::RunRecord;
 
 impl Journal {

@@ -1,5 +1,6 @@
 //! The datasets that there are, and one of them: its columns, what is personal, its history.
 
+use brahman_card::counted;
 use brahman_card::interface::catalog::{self, Dataset, GetOut, PiiColumn};
 use hyper::StatusCode;
 use minijinja::context;
@@ -189,13 +190,25 @@ fn personal(looked: &PiiColumn, column: &str) -> String {
 
 /// What became of objects.
 fn dataset_notes(out: &GetOut) -> Vec<String> {
-    let note = |keys: &Option<Vec<String>>, words: &str| {
-        keys.as_ref().map(|keys| format!("{} objects {words}", keys.len()))
+    let note = |keys: &Option<Vec<String>>, one: &str, several: &str| {
+        keys.as_ref().map(|keys| counted(keys.len() as u64, one, several))
     };
     let notes = [
-        note(&out.missing, "are gone, or cut, and have no copy that is right"),
-        note(&out.rescued, "were gone or damaged, and have come back from bucket rescue"),
-        note(&out.borrowed, "are read from bucket rescue, because their own bucket is away"),
+        note(
+            &out.missing,
+            "object is gone, or cut, and has no copy that is right",
+            "objects are gone, or cut, and have no copy that is right",
+        ),
+        note(
+            &out.rescued,
+            "object was gone or damaged, and has come back from bucket rescue",
+            "objects were gone or damaged, and have come back from bucket rescue",
+        ),
+        note(
+            &out.borrowed,
+            "object is read from bucket rescue, because its own bucket is away",
+            "objects are read from bucket rescue, because their own bucket is away",
+        ),
     ];
     notes.into_iter().flatten().collect()
 }

@@ -4,6 +4,7 @@
 //! Invariant: no axis goes above a recall of 1 or below a latency of 0, and no label covers a dot
 //! or another label.
 
+use brahman_card::counted;
 use brahman_card::interface::index::{Config, TrialRecord};
 use serde::Serialize;
 
@@ -243,8 +244,8 @@ pub(super) fn plot(
             .find_map(|trial| trial.k)
             .map_or_else(|| "k".to_owned(), |k| k.to_string()),
         words: format!(
-            "{} trials. On the front, from the fastest: {}.",
-            trials.len(),
+            "{}. On the front, from the fastest: {}.",
+            counted(trials.len() as u64, "trial", "trials"),
             listed.join("; ")
         ),
         x_ticks: x.ticks(),

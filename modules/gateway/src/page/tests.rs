@@ -65,8 +65,16 @@ fn nothing_that_a_mesh_says_runs_in_the_page() {
         ..Hit::default()
     };
     let ask = SearchAsk { index: HOSTILE, text: HOSTILE, mode: "lexical" };
-    let found = SearchOut { model: hostile(), degraded: Some(hostile()), ..SearchOut::default() };
+    let found = SearchOut {
+        model: hostile(),
+        degraded: Some(hostile()),
+        dataset_gone: Some(true),
+        words_left_out: Some(1),
+        ..SearchOut::default()
+    };
     let notes = search_notes(&found);
+    assert!(notes.iter().any(|note| note.starts_with("1 word at the end")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.contains("deleted or renamed")), "{notes:?}");
     let page = shown(
         "search.html",
         context! {
@@ -182,6 +190,8 @@ fn figures_are_written_as_people_read_them() {
         (bytes(1023), bytes(1536), bytes(5 << 30)),
         ("1023 B".to_owned(), "1.5 KiB".to_owned(), "5.0 GiB".to_owned())
     );
+    let rows = |count| counted_words(count, "row".to_owned(), "rows".to_owned());
+    assert_eq!((rows(1), rows(2)), ("1 row".to_owned(), "2 rows".to_owned()));
     assert_eq!(
         (thousands(0), thousands(999), thousands(1_000_000)),
         ("0".to_owned(), "999".to_owned(), "1,000,000".to_owned())

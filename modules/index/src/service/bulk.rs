@@ -17,6 +17,7 @@ use arrow_cast::cast;
 use arrow_schema::DataType;
 use brahman_card::Fault;
 use brahman_card::interface::index::{FusionChoice, SearchBulkIn, SearchBulkOut};
+use brahman_card::wire::parameters;
 use brahman_sidecar::bulk::BulkStream;
 use brahman_sidecar::serve::UpgradedStream;
 use brahman_sidecar::{Call, Reply, Scope, chain};
@@ -102,6 +103,7 @@ impl IndexService {
             degraded: degraded.or_else(|| generation.words_trouble()),
             rescue: Some(index.rescued()),
             partial: partial.is_some().then_some(true),
+            dataset_gone: self.datasets.is_gone(&index.parameters.dataset).then_some(true),
         };
         let terms = Arc::new(Terms {
             agent: Arc::clone(&self.agent),
@@ -156,7 +158,7 @@ fn vectors(batch: &RecordBatch, dim: usize) -> Result<Vec<Vec<f32>>, Fault> {
     values.values().chunks_exact(dim).map(|q| unit(q.to_vec())).collect()
 }
 
-/// The queries in words.
+/// The queries in words, each of which has one.
 fn texts(batch: &RecordBatch, literal: bool) -> Result<Vec<ParsedQuery>, Fault> {
     let expected =
         || Fault::invalid_parameter("text", "expected a column `text` of texts, without nulls");
@@ -168,11 +170,15 @@ fn texts(batch: &RecordBatch, literal: bool) -> Result<Vec<ParsedQuery>, Fault> 
         return Err(expected());
     }
     let column = cast(column, &DataType::Utf8).map_err(|e| Fault::internal(chain(&e)))?;
-    let parsed = |text: &str| match literal {
-        true => Ok(ParsedQuery::literal(text)),
-        false => ParsedQuery::read(text).map_err(|e| Fault::invalid_parameter("text", e)),
+    let parsed = |(row, text): (usize, Option<&str>)| {
+        let text = text.unwrap_or_default();
+        parameters::has_words(format_args!("text[{row}]"), text)?;
+        match literal {
+            true => Ok(ParsedQuery::literal(text)),
+            false => ParsedQuery::read(text).map_err(|e| Fault::invalid_parameter("text", e)),
+        }
     };
-    column.as_string::<i32>().iter().map(|text| parsed(text.unwrap_or_default())).collect()
+    column.as_string::<i32>().iter().enumerate().map(parsed).collect()
 }
 
 impl Terms {

@@ -65,12 +65,17 @@ impl IndexService {
         call: Option<&Call>,
         index: Arc<Index>,
     ) -> Result<RefreshSummary, Fault> {
+        let admitted = match call {
+            Some(_) if index.busy().is_some() => self.admitted(&index).await,
+            _ => None,
+        };
         let claim = index.claim("refresh").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         if call.is_none() {
             unpinned(&index)?;
         }
-        let (out, generation) = self.run_refresh(call, &index, claim, &Target::default()).await?;
+        let target = Target { admitted, ..Target::default() };
+        let (out, generation) = self.run_refresh(call, &index, claim, &target).await?;
         self.hear_of_rescue().await;
         if wants_compaction(&generation) {
             let service = Arc::clone(self);
@@ -138,6 +143,8 @@ impl IndexService {
             );
             return Err(Fault::invalid_parameter("name", message));
         }
+        // A model may have to be loaded first.
+        let admitted = self.admitted(&index).await;
         let claim = index.claim("migration").await?;
         let _stop = StopOnDrop(Arc::clone(&claim.stop));
         if chunks {
@@ -151,9 +158,19 @@ impl IndexService {
         };
         keeps_real(&index, &to, allow_mock.unwrap_or(false))?;
         let there = own.is_some_and(|own| own == to);
-        let target = Target { model: Some(to).filter(|_| !there || chunks), chunks };
+        let target = Target { model: Some(to).filter(|_| !there || chunks), chunks, admitted };
         let (out, _) = self.run_refresh(Some(call), &index, claim, &target).await?;
         Reply::of(&RefreshOut::Done(out))
+    }
+
+    /// What the catalog says of an index's dataset when a call comes that may have to wait: it is
+    /// judged by what can be named then, and ends so. None if it says nothing.
+    async fn admitted(&self, index: &Index) -> Option<GetOut> {
+        let name = index.parameters.dataset.clone();
+        let ask = catalog::NameIn { name, mock: Some(self.mock) };
+        let options = CallOptions::default();
+        let told = self.client.call_method::<catalog::method::Get>(&ask, &options).await;
+        told.ok().map(|told| told.value)
     }
 
     /// Brings the index up to its dataset; to another model, or other chunks, if they are wanted,
@@ -176,8 +193,14 @@ impl IndexService {
         let first = FirstRefresh::begin(index);
         say(call, "read", 0, 0).await?;
         let ask = catalog::NameIn { name: parameters.dataset.clone(), mock: Some(self.mock) };
-        let GetOut { dataset, borrowed, .. } =
-            self.client.call_method::<catalog::method::Get>(&ask, &options).await?.value;
+        let told = self.client.call_method::<catalog::method::Get>(&ask, &options).await;
+        let GetOut { dataset, borrowed, .. } = match (told, &target.admitted) {
+            // Hidden by a profile while the call waited.
+            (Err(ClientError::Fault(fault)), Some(then)) if fault.name == Forbidden::NAME => {
+                then.clone()
+            }
+            (told, _) => told?.value,
+        };
         let own = Version::of(&dataset);
         self.datasets.hear(&parameters.dataset, &own);
         // Chunks of before stay what they are, until somebody wants others.
@@ -340,6 +363,9 @@ struct Target {
     model: Option<Model>,
     /// Whether everything is cut anew.
     chunks: bool,
+    /// The dataset as it was when the call came, if it had to wait: what is read if a profile hides
+    /// it meanwhile.
+    admitted: Option<GetOut>,
 }
 
 /// That the memory is enough for what a refresh is to make: all there will be, for a compaction or

@@ -14,6 +14,7 @@ use brahman_card::interface::index::{
     Elapsed, FusionChoice, FusionUsed, GetIn, GetOut, Hit, Mark, Passage, SearchIn, SearchOut,
     error,
 };
+use brahman_card::wire::parameters;
 use brahman_sidecar::{Call, Reply, chain};
 use flat_hnsw::kernel::dot;
 use flat_hnsw::store::Neighbour;
@@ -346,8 +347,8 @@ impl IndexService {
             .map(Filter::parse)
             .transpose()
             .map_err(|e| Fault::invalid_parameter("filter", e))?;
-        if ask.text.as_ref().is_some_and(|text| text.trim().is_empty()) {
-            return Err(Fault::invalid_parameter("text", "it is empty, expected at least a word"));
+        if let Some(text) = &ask.text {
+            parameters::has_words("text", text)?;
         }
         let rerank = ask.rerank.clone().map(|step| {
             RerankPlan::of(step, ask.text.as_deref(), k, call.context.clone(), call.deadline)
@@ -497,6 +498,7 @@ impl IndexService {
             embedded: cut.map(|partial| partial.done),
             to_embed: cut.map(|partial| partial.of),
             reranked,
+            dataset_gone: self.datasets.is_gone(&index.parameters.dataset).then_some(true),
         })
     }
 

@@ -1,9 +1,8 @@
 //! How runs end: in the list, also when their caller hangs up, and in the lineage, now or before
 //! the next run.
 
-use std::cmp::Reverse;
 use std::collections::VecDeque;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use brahman_card::interface::catalog::{self, AbandonIn, AbandonedRun};
@@ -12,15 +11,16 @@ use brahman_sidecar::{CallOptions, Client, ClientError, chain};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Progress, RUNS_MAX, RunList, Runs};
+use super::earlier::EarlierRuns;
+use super::{Progress, RunList, Runs};
 
 /// Ends of runs that the lineage has yet to be told of.
 #[derive(Debug)]
 pub(super) struct Ends {
-    pub(super) client: Client,
-    pub(super) untold: tokio::sync::Mutex<Vec<AbandonIn>>,
-    /// Where runs of an earlier life are listed, once the catalog has named them.
-    pub(super) all: RunList,
+    client: Client,
+    untold: tokio::sync::Mutex<Vec<AbandonIn>>,
+    /// Runs of earlier lives, once the catalog has named them.
+    earlier: Mutex<EarlierRuns>,
 }
 
 /// The list of runs, which is whole between statements.
@@ -29,6 +29,15 @@ pub(super) fn hold(all: &RunList) -> MutexGuard<'_, VecDeque<(Run, CancellationT
 }
 
 impl Ends {
+    pub(super) fn new(client: Client, earlier: EarlierRuns) -> Self {
+        Self { client, untold: tokio::sync::Mutex::default(), earlier: Mutex::new(earlier) }
+    }
+
+    /// Runs of earlier lives; the list is whole between statements.
+    pub(super) fn earlier(&self) -> MutexGuard<'_, EarlierRuns> {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Tells of an end, now or before the next run.
     pub(super) async fn tell(&self, end: AbandonIn) {
         self.untold.lock().await.push(end);
@@ -58,27 +67,19 @@ impl Ends {
         Ok(())
     }
 
-    /// Lists runs that an earlier life was in the middle of, behind those of this one. How far they
-    /// had come nobody knows.
-    fn list(&self, end: &AbandonIn, mut runs: Vec<AbandonedRun>) {
-        runs.sort_by_key(|run| Reverse(run.started_ms));
-        let mut all = hold(&self.all);
-        let room = RUNS_MAX.saturating_sub(all.len());
-        all.extend(runs.into_iter().take(room).map(
-            |AbandonedRun { run_id, dataset, started_ms }| {
-                let run = Run {
-                    run_id,
-                    dataset,
-                    state: "failed".to_owned(),
-                    rows: 0,
-                    bytes: 0,
-                    started_ms,
-                    seconds: 0.0,
-                    error: Some(end.reason.clone()),
-                };
-                (run, CancellationToken::new())
-            },
-        ));
+    /// Lists runs that the last life was in the middle of. How far they had come nobody knows.
+    fn list(&self, end: &AbandonIn, runs: Vec<AbandonedRun>) {
+        let cut_off = |AbandonedRun { run_id, dataset, started_ms }| Run {
+            run_id,
+            dataset,
+            state: "failed".to_owned(),
+            rows: 0,
+            bytes: 0,
+            started_ms,
+            seconds: 0.0,
+            error: Some(end.reason.clone()),
+        };
+        self.earlier().add(runs.into_iter().map(cut_off));
     }
 }
 

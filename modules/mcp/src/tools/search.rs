@@ -2,8 +2,9 @@
 
 use std::fmt::Write as _;
 
-use brahman_card::Fault;
 use brahman_card::interface::{Empty, index};
+use brahman_card::wire::parameters;
+use brahman_card::{Fault, counted};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -25,6 +26,7 @@ pub(super) async fn search(
     ask: SearchArguments,
     context: &McpContext,
 ) -> Result<ToolOutput, Fault> {
+    parameters::has_words("query", &ask.query)?;
     let mut names: Vec<String> = match ask.indexes {
         Some(names) => each_once(within("indexes", names, INDEXES_MAX)?),
         None => context
@@ -38,10 +40,9 @@ pub(super) async fn search(
     let k = ask.k.unwrap_or(HITS).clamp(1, HITS_MAX);
     let (mut hits, mut notes): (Vec<(String, index::Hit)>, Vec<String>) = (Vec::new(), Vec::new());
     if names.len() > INDEXES_MAX {
-        notes.push(format!(
-            "{} more indexes were not searched: name those that matter",
-            names.len() - INDEXES_MAX
-        ));
+        let more = (names.len() - INDEXES_MAX) as u64;
+        let more = counted(more, "more index was", "more indexes were");
+        notes.push(format!("{more} not searched: name those that matter"));
         names.truncate(INDEXES_MAX);
     }
     for name in &names {
@@ -119,10 +120,14 @@ pub(super) fn each_once(names: Vec<String>) -> Vec<String> {
 }
 
 /// What a model should know of an index's answer.
-fn remarks(name: &str, out: &index::SearchOut) -> Vec<String> {
+pub(super) fn remarks(name: &str, out: &index::SearchOut) -> Vec<String> {
     let mut notes = Vec::new();
     if out.stale {
         notes.push(format!("{name} is behind its dataset"));
+    }
+    if out.dataset_gone == Some(true) {
+        let why = "its dataset was deleted or renamed";
+        notes.push(format!("{name} is not kept up to date any more: {why}"));
     }
     if out.partial == Some(true) {
         let (done, of, what) = match (out.read, out.to_read) {

@@ -1,6 +1,6 @@
 //! Tools as a client sees them: their descriptions, bounds and texts.
 
-use super::search::{each_once, joined};
+use super::search::{each_once, joined, remarks};
 use super::*;
 
 fn chunk(start: u64, text: &str) -> index::Hit {
@@ -18,6 +18,14 @@ fn a_document_is_put_together_from_chunks_that_overlap() {
     let chunks = [chunk(11, &whole[11..]), chunk(0, &whole[..16]), chunk(3, &whole[3..9])];
     assert_eq!(joined(&chunks), whole);
     assert_eq!(joined(&[chunk(0, "a"), chunk(10, "b")]), "a\nb", "what is missing is a line's end");
+}
+
+#[test]
+fn a_model_is_told_of_an_index_whose_dataset_is_gone() {
+    let out = index::SearchOut { dataset_gone: Some(true), ..index::SearchOut::default() };
+    let notes = remarks("notes", &out);
+    assert!(notes.len() == 1 && notes[0].contains("deleted or renamed"), "{notes:?}");
+    assert!(remarks("notes", &index::SearchOut::default()).is_empty());
 }
 
 #[test]

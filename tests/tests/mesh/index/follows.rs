@@ -162,11 +162,17 @@ async fn a_dataset_that_was_made_again_under_the_same_number_makes_its_index_sta
     let listed = mesh.brahman(&["index", "list"]);
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
     assert!(listed.contains("dataset deleted") && !listed.contains("fresh"), "{listed}");
+    let found = mesh.brahman_json(&["search", "t", "chapter 9"]);
+    assert_eq!((&found["dataset_gone"], &found["stale"]), (&json!(true), &json!(false)));
+    let found = mesh.brahman(&["search", "t", "chapter 9"]);
+    let noted = String::from_utf8_lossy(&found.stderr).into_owned();
+    assert!(noted.contains("deleted or renamed"), "{noted}");
     let csv = table(mesh.folder.path(), 200);
     mesh.brahman_json(&["ingest", "files", "t", &csv]);
     while stats(&mesh)["stale"] != true {}
     assert_eq!(stats(&mesh)["dataset_gone"], Value::Null);
-    assert_eq!(mesh.brahman_json(&["search", "t", "chapter 9"])["stale"], true);
+    let found = mesh.brahman_json(&["search", "t", "chapter 9"]);
+    assert_eq!((&found["dataset_gone"], &found["stale"]), (&Value::Null, &json!(true)));
     assert_eq!(mesh.brahman_json(&["index", "refresh", "t"])["total"], 200);
     assert_eq!(stats(&mesh)["stale"], false);
 }

@@ -283,3 +283,25 @@ async fn a_watch_that_a_profile_held_up_looks_again_at_once_when_it_is_left() {
     }
     assert_eq!(watched()["error"], Value::Null);
 }
+
+#[tokio::test]
+async fn what_waited_for_a_model_while_a_profile_was_activated_ends_as_it_began() {
+    let mesh = indexed().await;
+    let profile = json!({"id": "assistant", "indexes": ["docs"], "datasets": ["docs"]});
+    mesh.call("org.brahman.Profiles.Define", json!({ "profile": profile })).await.expect("defined");
+    let embedder = mesh.module("embed-mock").await.pid;
+    mesh.signal(embedder, "STOP");
+    let migrating = mesh.call("org.brahman.Index.Migrate", json!({"name": "cvs"}));
+    let meanwhile = async {
+        let stats = json!({"name": "cvs"});
+        while mesh.call("org.brahman.Index.Stats", stats.clone()).await.expect("there")["index"]["busy"]
+            != "migration"
+        {}
+        activate(&mesh, "assistant").await.expect("activated");
+        mesh.signal(embedder, "CONT");
+    };
+    let (migrated, ()) = tokio::join!(migrating, meanwhile);
+    assert_eq!(migrated.expect("what was called before goes on")["total"], 2);
+    let refused = fault(mesh.call("org.brahman.Index.Migrate", json!({"name": "cvs"})).await);
+    assert_eq!(refused.name, "org.brahman.Profiles.Forbidden", "{refused:?}");
+}

@@ -1,4 +1,5 @@
-//! The terminal: keys and changes of its size as they come, and its former state at the end.
+//! The terminal: keys and changes of its size as they come, and its former state at the end, and
+//! while the program is stopped.
 //!
 //! Invariant: whatever ends the program but a kill, the terminal is given back as it was: by the
 //! end of [`Display`], or by the panic's hook.
@@ -9,8 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event};
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{EnterAlternateScreen, enable_raw_mode};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -18,6 +24,10 @@ use tokio::sync::mpsc::error::TrySendError;
 pub(super) const KEYS_WAITING: usize = 32;
 /// How long the reader waits for a key before it looks whether it is to end.
 const KEY_WAIT: Duration = Duration::from_millis(100);
+
+/// How long it may take until this process has been stopped and goes on, not counting the time in
+/// which it is stopped: it never is where there is no shell that could have it go on.
+const STOP_WAIT: Duration = Duration::from_millis(200);
 
 /// The whole terminal, for as long as this lives.
 #[derive(Debug)]
@@ -39,6 +49,27 @@ impl Display {
                 Err(error)
             }
         }
+    }
+
+    /// Gives the terminal back and stops, as Ctrl-Z stops what does not take it for a key: all of
+    /// the shell's job, for whoever waits for this process is part of it. Then takes it again.
+    ///
+    /// # Errors
+    /// If the terminal has gone.
+    pub(super) async fn suspend(&mut self) -> io::Result<()> {
+        let mut continued = signal(SignalKind::from_raw(Signal::SIGCONT as i32))?;
+        self.terminal.show_cursor()?;
+        ratatui::try_restore()?;
+        kill(Pid::from_raw(0), Signal::SIGTSTP)?;
+        // Another thread may be the one that takes the signal, a moment later.
+        let _ = tokio::time::timeout(STOP_WAIT, continued.recv()).await;
+        enable_raw_mode()?;
+        execute!(io::stdout(), EnterAlternateScreen)?;
+        // The size may be another one by now, and nothing of what was drawn is there. It is not
+        // cleared by `clear`, which asks the terminal where the cursor is, and would wait for the
+        // thread that reads keys.
+        let size = self.terminal.size()?;
+        self.terminal.resize(size.into())
     }
 }
 

@@ -71,6 +71,8 @@ struct Detail {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Stay,
+    /// Until the shell has it go on.
+    Suspend,
     Quit,
 }
 
@@ -264,9 +266,12 @@ impl Model {
 
     pub(super) fn key(&mut self, key: KeyEvent) -> Step {
         if key.modifiers.intersects(KeyModifiers::CONTROL | KeyModifiers::ALT) {
-            let is_end =
-                key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
-            return if is_end { Step::Quit } else { Step::Stay };
+            let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
+            return match key.code {
+                KeyCode::Char('c') if is_control => Step::Quit,
+                KeyCode::Char('z') if is_control => Step::Suspend,
+                _ => Step::Stay,
+            };
         }
         match key.code {
             KeyCode::Char('q') => return Step::Quit,

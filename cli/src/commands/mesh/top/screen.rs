@@ -23,8 +23,9 @@ const SHRUNK: usize = 10;
 /// Width from which there is place for a mark before the row that is selected.
 const MARK_FROM: usize = 20;
 /// Keys and what they do, for those who ask.
-const HELP: [(&str, &str); 9] = [
+const HELP: [(&str, &str); 10] = [
     ("q, Ctrl-C", "quit"),
+    ("Ctrl-Z", "stop until the shell has it go on (fg)"),
     ("Tab, Right", "next view (Shift-Tab, Left: the one before; 1 to 6)"),
     ("Down, j", "next row (Up, k: the one before; PgUp, PgDn, Home, End)"),
     ("Enter, l", "all that is known of the row, and a module's log"),

@@ -380,7 +380,9 @@ fn keys_end_it_help_and_lead_through_the_views() {
     let mut model = model();
     assert_eq!(press(&mut model, KeyCode::Char('q')), Step::Quit);
     assert_eq!(model.key(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Step::Quit);
+    assert_eq!(model.key(KeyEvent::new(KeyCode::Char('z'), KeyModifiers::CONTROL)), Step::Suspend);
     assert_eq!(model.key(KeyEvent::new(KeyCode::Char('x'), KeyModifiers::CONTROL)), Step::Stay);
+    assert_eq!(press(&mut model, KeyCode::Char('z')), Step::Stay);
     press(&mut model, KeyCode::BackTab);
     assert_eq!(model.view(), View::Buckets);
     type_keys(&mut model, "4");

@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn all_work_is_done_and_none_waits_for_what_hangs() {
         let (held, never) = mpsc::channel::<()>();
-        run(move || drop(never.recv())).expect("a thread");
+        run(move || assert!(never.recv().is_err(), "it is never told")).expect("a thread");
         let (tell, told) = mpsc::channel();
         for number in 0..100 {
             let tell = tell.clone();
