@@ -61,7 +61,7 @@ async fn a_try_during_which_another_profile_became_active_is_made_again_at_once(
     let home = tempfile::tempdir().expect("a temporary directory");
     let client = Client::new(&home.path().join("brahman.sock"));
     let watches =
-        Watches::open(Arc::new(Runs::new(client, "ingest")), home.path()).expect("opened");
+        Watches::open(Arc::new(Runs::new(client, "ingest", None)), home.path()).expect("opened");
     let kept = WatchRecord {
         ask: WatchIn { dataset: "n".into(), ..WatchIn::default() },
         ingested: None,
