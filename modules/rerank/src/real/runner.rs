@@ -69,8 +69,12 @@ pub fn row(pair: &PairTokens) -> TokenRow<'_> {
 
 impl Runner {
     fn open(environment: &Environment, model: &Model, cuda: Option<u32>) -> ort::Result<Self> {
-        let source =
-            SessionSource { onnx: &model.onnx, weights: &model.weights, feed: &model.plan.feed };
+        let source = SessionSource {
+            onnx: &model.onnx,
+            weights: &model.weights,
+            feed: &model.plan.feed,
+            has_sums: false,
+        };
         // One thread a pass: passes run side by side.
         let session = GraphSession::open(environment, &source, cuda, 1)?;
         let output = model.plan.feed.output.clone();
