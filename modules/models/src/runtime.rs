@@ -8,6 +8,7 @@ use ort::environment::Environment;
 use thiserror::Error;
 
 use crate::catalogue;
+use crate::device::uuid::UuidError;
 use crate::device::{self, DeviceChoice};
 
 /// Why there is no session.
@@ -66,6 +67,9 @@ pub enum CpuReason {
     /// There is nothing else.
     #[error("NVML finds no GPU")]
     NoGpu,
+    /// There is a GPU, and not the one that was asked for.
+    #[error(transparent)]
+    Unnumbered(#[from] UuidError),
     /// There is a GPU, which will not have the model.
     #[error("CUDA was refused")]
     Refused(#[source] ort::Error),
@@ -122,41 +126,54 @@ pub fn place<T>(
     allow_cpu: bool,
     mut open: impl FnMut(Option<u32>) -> ort::Result<T>,
 ) -> Result<(T, Device), RuntimeError> {
-    let why_cpu = if asked == DeviceChoice::Cpu {
-        CpuReason::Chosen
-    } else if device::gpus().is_none_or(|gpus| gpus.is_empty()) {
-        CpuReason::NoGpu
-    } else {
-        let index = if let DeviceChoice::Cuda(n) = asked { n } else { 0 };
-        let (before, own_before) =
-            (device::memory_used(index), device::own_memory(index).unwrap_or(0));
-        match open(Some(index)) {
-            Ok(opened) => {
-                let grown = device::memory_used(index)
-                    .zip(before)
-                    .map(|(after, before)| after.saturating_sub(before));
-                let own = device::own_memory(index).filter(|bytes| *bytes > own_before);
-                let reason = match (own, grown) {
-                    (Some(bytes), _) => {
-                        format!("confirmed: this process has {} MiB on the GPU", bytes >> 20)
-                    }
-                    (None, Some(bytes)) if bytes > 0 => format!(
-                        "confirmed: {} MiB more in use on the GPU after loading",
-                        bytes >> 20
-                    ),
-                    _ => "ONNX Runtime accepted CUDA; NVML shows no growth of memory in use"
-                        .to_owned(),
-                };
-                return Ok((opened, device::report(asked, &format!("cuda:{index}"), reason)));
+    let why_cpu = match number(asked) {
+        Err(reason) => reason,
+        Ok(index) => {
+            let (before, own_before) =
+                (device::memory_used(index), device::own_memory(index).unwrap_or(0));
+            match open(Some(index)) {
+                Ok(opened) => {
+                    let grown = device::memory_used(index)
+                        .zip(before)
+                        .map(|(after, before)| after.saturating_sub(before));
+                    let own = device::own_memory(index).filter(|bytes| *bytes > own_before);
+                    let reason = match (own, grown) {
+                        (Some(bytes), _) => {
+                            format!("confirmed: this process has {} MiB on the GPU", bytes >> 20)
+                        }
+                        (None, Some(bytes)) if bytes > 0 => format!(
+                            "confirmed: {} MiB more in use on the GPU after loading",
+                            bytes >> 20
+                        ),
+                        _ => "ONNX Runtime accepted CUDA; NVML shows no growth of memory in use"
+                            .to_owned(),
+                    };
+                    return Ok((opened, device::report(asked, &format!("cuda:{index}"), reason)));
+                }
+                Err(error) => CpuReason::Refused(error),
             }
-            Err(error) => CpuReason::Refused(error),
         }
     };
-    if matches!(asked, DeviceChoice::Cuda(_)) && !allow_cpu {
+    if asked.names_gpu() && !allow_cpu {
         return Err(RuntimeError::NoDevice { asked: asked.name(), source: why_cpu });
     }
     let opened = open(None).map_err(RuntimeError::BadModel)?;
     Ok((opened, device::report(asked, "cpu", chain(&why_cpu))))
+}
+
+/// CUDA's number of the GPU that is asked for, or why there is none.
+fn number(asked: DeviceChoice) -> Result<u32, CpuReason> {
+    if asked == DeviceChoice::Cpu {
+        return Err(CpuReason::Chosen);
+    }
+    if device::gpus().is_none_or(|gpus| gpus.is_empty()) {
+        return Err(CpuReason::NoGpu);
+    }
+    match asked {
+        DeviceChoice::Cuda(number) => Ok(number),
+        DeviceChoice::CudaUuid(uuid) => Ok(device::number_of(uuid)?),
+        DeviceChoice::Auto | DeviceChoice::Cpu => Ok(0),
+    }
 }
 
 #[cfg(test)]
