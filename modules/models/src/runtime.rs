@@ -10,6 +10,7 @@ use thiserror::Error;
 use crate::catalogue;
 use crate::device::uuid::UuidError;
 use crate::device::{self, DeviceChoice};
+use crate::passes::{GpuMemory, PROBE_ROWS, PassBudget};
 
 /// Why there is no session.
 #[derive(Debug, Error)]
@@ -159,6 +160,31 @@ pub fn place<T>(
     }
     let opened = open(None).map_err(RuntimeError::BadModel)?;
     Ok((opened, device::report(asked, "cpu", chain(&why_cpu))))
+}
+
+/// What fits a pass on the GPU of CUDA's number, by what one takes there: `pass` runs one of
+/// [`PROBE_ROWS`] rows, each padded to `width` tokens, through a model of so many heads.
+pub fn gpu_budget(
+    index: u32,
+    width: usize,
+    heads: usize,
+    pass: impl FnOnce() -> ort::Result<()>,
+) -> PassBudget {
+    let (ran, growth) = device::measured(index, pass);
+    if let Err(error) = ran {
+        tracing::warn!("passes are kept small, for one to measure memory by failed: {error}");
+        return PassBudget::cpu();
+    }
+    let tokens = PROBE_ROWS.saturating_mul(width);
+    let memory =
+        growth.map(|growth| GpuMemory { free: growth.free, taken: growth.taken, tokens, heads });
+    let budget = PassBudget::gpu(memory);
+    tracing::info!(
+        tokens = budget.tokens,
+        pairs = budget.attention,
+        "what fits a pass: {memory:?}"
+    );
+    budget
 }
 
 /// CUDA's number of the GPU that is asked for, or why there is none.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use brahman_card::interface::embed::Device;
 use brahman_models::device::DeviceChoice;
 use brahman_models::layout::OutputStage;
-use brahman_models::passes::answers;
-use brahman_models::runtime::{RuntimeError, place};
+use brahman_models::passes::{PROBE_ROWS, PROBE_WIDTH, PassBudget, answers};
+use brahman_models::runtime::{RuntimeError, gpu_budget, place};
 use brahman_models::session::{GraphSession, PassOutput, SessionSource, TokenRow};
 use brahman_models::trial::{Trial, TrialError, apart_max};
 use brahman_sidecar::chain;
@@ -64,6 +64,19 @@ impl std::fmt::Debug for Runner {
     }
 }
 
+/// A model's sessions.
+#[derive(Debug)]
+pub struct OpenedSessions {
+    /// The one that all threads share.
+    pub runner: Runner,
+    /// One more for a text alone, on the CPU.
+    pub wide: Option<Runner>,
+    /// Where the first one runs, and why there.
+    pub device: Device,
+    /// What fits a pass there.
+    pub budget: PassBudget,
+}
+
 /// Opens sessions for a model: one that all threads share, and on the CPU one more that uses
 /// `threads` threads for a text alone.
 ///
@@ -75,21 +88,27 @@ pub fn open(
     asked: DeviceChoice,
     allow_cpu: bool,
     threads: usize,
-) -> Result<(Runner, Option<Runner>, Device), RuntimeError> {
-    let ((runner, pooling), mut device) = place(asked, allow_cpu, |cuda| match cuda {
-        Some(_) => open_pooling(environment, model, cuda),
-        None => Ok((Runner::open(environment, model, None, 1, None)?, None)),
-    })?;
+) -> Result<OpenedSessions, RuntimeError> {
+    let open = |cuda: Option<u32>| -> ort::Result<_> {
+        let Some(index) = cuda else {
+            let runner = Runner::open(environment, model, None, 1, None)?;
+            return Ok((runner, None, PassBudget::cpu()));
+        };
+        let (runner, pooling) = open_pooling(environment, model, cuda)?;
+        let budget = runner.budget_on(index, model);
+        Ok((runner, pooling, budget))
+    };
+    let ((runner, pooling, budget), mut device) = place(asked, allow_cpu, open)?;
     if let Some(pooling) = pooling {
         device.reason = format!("{}; {pooling}", device.reason);
     }
     if device.active != "cpu" || threads < 2 {
-        return Ok((runner, None, device));
+        return Ok(OpenedSessions { runner, wide: None, device, budget });
     }
     // A lone text is quicker on all cores; a second set of weights is the price.
     let wide =
         Runner::open(environment, model, None, threads, None).map_err(RuntimeError::BadModel)?;
-    Ok((runner, Some(wide), device))
+    Ok(OpenedSessions { runner, wide: Some(wide), device, budget })
 }
 
 /// Opens a session that pools where it runs, if the pooling is a weighted sum and the runtime takes
@@ -146,6 +165,16 @@ impl Runner {
         runner.hidden = runner.pass(&sample, |hidden, _| hidden)?;
         runner.compare_sums(&sample)?;
         Ok(runner)
+    }
+
+    /// What fits a pass on the GPU of CUDA's number, on which this session is.
+    fn budget_on(&self, index: u32, model: &Model) -> PassBudget {
+        let plan = &model.plan;
+        let length = PROBE_WIDTH.min(plan.window.tokens);
+        let ids: Vec<u32> = model.sample.iter().copied().cycle().take(length).collect();
+        let rows = vec![Row { ids: &ids, skip: 0 }; PROBE_ROWS];
+        let width = plan.fixed_width.map_or(length, |width| width.max(length));
+        gpu_budget(index, width, plan.heads, || self.forward(&rows).map(drop))
     }
 
     /// Refuses a graph that pools otherwise than it is done here.
