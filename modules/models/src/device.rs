@@ -125,6 +125,13 @@ fn identities() -> Option<Vec<GpuIdentity>> {
     (0..nvml.device_count().ok()?).map(identity).collect()
 }
 
+/// The newest CUDA that the driver bears, major and minor; `None` without NVML.
+#[must_use]
+pub fn cuda_version() -> Option<(u32, u32)> {
+    let version = u32::try_from(Nvml::init().ok()?.sys_cuda_driver_version().ok()?).ok()?;
+    Some((version / 1000, version % 1000 / 10))
+}
+
 /// What some work took of a GPU's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryGrowth {

@@ -15,7 +15,7 @@ use brahman_card::interface::embed::{Device, InfoOut, ModelRecipe, TextTokens, e
 use brahman_models::device;
 use brahman_models::layout::{DimError, ModelPlan, Precision};
 use brahman_models::passes::{PassBudget, PassQueue};
-use brahman_models::runtime::{self as library, RuntimeError};
+use brahman_models::runtime::{self as library, LoadedLibrary, RuntimeError};
 use brahman_models::trial::TrialError;
 use brahman_sidecar::chain;
 use brahman_storage::digest::sha256;
@@ -100,13 +100,15 @@ impl OpenedModel {
     /// # Errors
     /// [`OpenError`]: what is missing or wrong and how to mend it.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
-        let (path, environment) = library::load(&settings.cache)?;
+        let LoadedLibrary { path, environment, shortfall } =
+            library::load(&settings.cache, settings.device)?;
         let mut model = Model::load(&settings.model, &settings.overrides)?;
         let OpenedSessions { runner, wide, device, budget } = runtime::open(
             &environment,
             &model,
             settings.device,
             settings.allow_cpu,
+            shortfall,
             settings.threads,
         )?;
         // The sessions have them now, and each once is enough.

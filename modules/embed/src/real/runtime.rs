@@ -11,7 +11,7 @@ use brahman_card::interface::embed::Device;
 use brahman_models::device::DeviceChoice;
 use brahman_models::layout::OutputStage;
 use brahman_models::passes::{PROBE_ROWS, PROBE_WIDTH, PassBudget, answers};
-use brahman_models::runtime::{RuntimeError, gpu_budget, place};
+use brahman_models::runtime::{GpuLibraryError, RuntimeError, gpu_budget, place};
 use brahman_models::session::{GraphSession, PassOutput, SessionSource, TokenRow};
 use brahman_models::trial::{Trial, TrialError, apart_max};
 use brahman_sidecar::chain;
@@ -87,6 +87,7 @@ pub fn open(
     model: &Model,
     asked: DeviceChoice,
     allow_cpu: bool,
+    shortfall: Option<GpuLibraryError>,
     threads: usize,
 ) -> Result<OpenedSessions, RuntimeError> {
     let open = |cuda: Option<u32>| -> ort::Result<_> {
@@ -98,7 +99,7 @@ pub fn open(
         let budget = runner.budget_on(index, model);
         Ok((runner, pooling, budget))
     };
-    let ((runner, pooling, budget), mut device) = place(asked, allow_cpu, open)?;
+    let ((runner, pooling, budget), mut device) = place(asked, allow_cpu, shortfall, open)?;
     if let Some(pooling) = pooling {
         device.reason = format!("{}; {pooling}", device.reason);
     }

@@ -10,7 +10,7 @@ use brahman_card::interface::rerank::{InfoOut, RerankRecipe, error};
 use brahman_models::device::{self, DeviceChoice, DeviceError};
 use brahman_models::layout::{PairPlan, Precision};
 use brahman_models::passes::{PassBudget, PassQueue, ThreadsError, threads_wanted};
-use brahman_models::runtime::{self as library, RuntimeError};
+use brahman_models::runtime::{self as library, LoadedLibrary, RuntimeError};
 use brahman_models::trial::TrialError;
 use thiserror::Error;
 
@@ -128,10 +128,11 @@ impl OpenedModel {
     /// # Errors
     /// [`OpenError`]: what is missing or wrong and how to mend it.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
-        let (path, environment) = library::load(&settings.cache)?;
+        let LoadedLibrary { path, environment, shortfall } =
+            library::load(&settings.cache, settings.device)?;
         let mut model = Model::load(&settings.model, settings.graph.as_ref())?;
         let (runner, device, budget) =
-            runner::open(&environment, &model, settings.device, settings.allow_cpu)?;
+            runner::open(&environment, &model, settings.device, settings.allow_cpu, shortfall)?;
         // The session has them now, and once is enough.
         (model.onnx, model.weights) = (Vec::new(), Vec::new());
         let untried = runner

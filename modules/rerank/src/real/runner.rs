@@ -4,7 +4,7 @@
 use brahman_card::interface::embed::Device;
 use brahman_models::device::DeviceChoice;
 use brahman_models::passes::{PROBE_ROWS, PROBE_WIDTH, PassBudget, answers};
-use brahman_models::runtime::{RuntimeError, gpu_budget, place};
+use brahman_models::runtime::{GpuLibraryError, RuntimeError, gpu_budget, place};
 use brahman_models::session::{GraphSession, PassOutput, SessionSource, TokenRow};
 use brahman_models::trial::{Trial, TrialError, apart_max};
 use ort::environment::Environment;
@@ -39,13 +39,14 @@ pub fn open(
     model: &Model,
     asked: DeviceChoice,
     allow_cpu: bool,
+    shortfall: Option<GpuLibraryError>,
 ) -> Result<(Runner, Device, PassBudget), RuntimeError> {
     let open = |cuda: Option<u32>| -> ort::Result<_> {
         let runner = Runner::open(environment, model, cuda)?;
         let budget = cuda.map_or_else(PassBudget::cpu, |index| runner.budget_on(index, model));
         Ok((runner, budget))
     };
-    let ((runner, budget), device) = place(asked, allow_cpu, open)?;
+    let ((runner, budget), device) = place(asked, allow_cpu, shortfall, open)?;
     Ok((runner, device, budget))
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use brahman_models::catalogue;
+use brahman_models::device::DeviceChoice;
 use brahman_models::layout::Overrides;
 use brahman_models::runtime::load;
 use brahman_sidecar::place::cache_dir;
@@ -23,8 +24,11 @@ const VOID_ID: u32 = 17;
 
 fn environment() -> &'static Environment {
     static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
-    let open =
-        || load(&cache_dir()).expect("ONNX Runtime: run `make test`, or `brahman models pull`").1;
+    let open = || {
+        load(&cache_dir(), DeviceChoice::Cpu)
+            .expect("ONNX Runtime: run `make test`, or `brahman models pull`")
+            .environment
+    };
     ENVIRONMENT.get_or_init(open)
 }
 
