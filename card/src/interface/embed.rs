@@ -277,7 +277,8 @@ pub struct ModelRecipe {
     pub overrides: Vec<String>,
 }
 
-/// The device asked for and the one in use: cpu or cuda:N.
+/// The device asked for and the one in use: cpu or cuda:N. A GPU may be asked for by its UUID, as
+/// cuda:GPU-….
 #[wire(Eq)]
 pub struct Device {
     /// As the settings say it; `cuda`, too.

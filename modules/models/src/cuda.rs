@@ -24,7 +24,7 @@ pub struct CudaLibrary {
 }
 
 /// What the provider is linked to, and what it loads when it needs it; what others need goes first.
-pub const LIBRARIES: [CudaLibrary; 7] = [
+pub static LIBRARIES: [CudaLibrary; 7] = [
     library("libcudart.so.13", "nvidia-cuda-runtime~=13.0", true),
     library("libnvrtc.so.13", "nvidia-cuda-nvrtc~=13.0", false),
     library("libcublasLt.so.13", "nvidia-cublas~=13.0", true),

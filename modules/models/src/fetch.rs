@@ -141,7 +141,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    /// Where it lies.
+    /// Where it lies until the value is dropped.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -104,7 +104,7 @@ pub enum GpuLibraryError {
 
 /// The library, loaded.
 pub struct LoadedLibrary {
-    /// Which one it is.
+    /// Which file it was loaded from.
     pub path: PathBuf,
     /// What sessions are opened in.
     pub environment: Environment,

@@ -37,7 +37,7 @@ for place in sys.path:
 /// What is here for GPUs.
 #[derive(Debug)]
 pub struct GpuPull {
-    /// The library.
+    /// The library that modules open.
     pub library: PathBuf,
     /// Where CUDA's libraries are.
     pub folders: Vec<PathBuf>,
@@ -58,6 +58,8 @@ pub fn gpu_library(
 ) -> Result<GpuPull, PullError> {
     // Before anything is fetched, since it is a person's to mend.
     let of_python = python.map(of_python).transpose()?.unwrap_or_default();
+    // They lie in the folder that may be replaced.
+    let recorded = cuda::recorded(cache);
     let library = match named("ORT_DYLIB_PATH") {
         Some(path) if path.is_file() => path,
         Some(path) => return Err(PullError::NamedLibrary { path }),
@@ -78,7 +80,7 @@ pub fn gpu_library(
     let by_person = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
     let folders = by_person
         .chain(of_python)
-        .chain(cuda::recorded(cache))
+        .chain(recorded)
         .chain(known_to_loader())
         .chain(USUAL.map(PathBuf::from))
         .collect::<Vec<_>>();
