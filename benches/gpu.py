@@ -419,6 +419,9 @@ class Run:
         device = info["device"]
         self.row("device requested / active", f"{device['requested']} / {device['active']}", self.args.device, device["active"] == self.args.device)
         self.row("reason", device["reason"])
+        if device["active"] != "cpu":
+            pooled = "pooled there" in device["reason"]
+            self.row("hidden states copied back", "no" if pooled else "yes", "no", pooled)
         self.row("runtime", info.get("runtime"))
         for one in info.get("gpu") or []:
             self.row("GPU by Info", f"{one['name']}, driver {one['driver']}, {one['memory_total'] >> 20} MiB")

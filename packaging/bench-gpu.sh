@@ -41,26 +41,8 @@ PY
 )
 export BRAHMAN_PLAIN_PATH LD_LIBRARY_PATH=$folders${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 if [ -z "${ORT_DYLIB_PATH:-}" ]; then
-    runtime=$cache/brahman-build/onnxruntime-gpu-1.31.1
-    if [ ! -e "$runtime/whole" ]; then
-        echo "bench-gpu: fetching onnxruntime-gpu 1.31.1 (256 MB)" >&2
-        rm -rf "$runtime"
-        mkdir -p "$runtime"
-        "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.12 \
-            --implementation cp --abi cp312 --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --dest "$runtime" onnxruntime-gpu==1.31.1
-        "$python" - "$runtime" <<'PY'
-import glob, os, shutil, sys, zipfile
-wheel, = glob.glob(f"{sys.argv[1]}/*.whl")
-with zipfile.ZipFile(wheel) as z:
-    for name in z.namelist():
-        if name.startswith("onnxruntime/capi/libonnxruntime") and "tensorrt" not in name:
-            with z.open(name) as a, open(f"{sys.argv[1]}/{os.path.basename(name)}", "wb") as b:
-                shutil.copyfileobj(a, b)
-os.remove(wheel)
-PY
-        touch "$runtime/whole"
-    fi
-    ORT_DYLIB_PATH=$(echo "$runtime"/libonnxruntime.so.*)
+    "$bin/brahman" models pull --gpu --python "$python" >&2 || echo "bench-gpu: goes on without what is missing" >&2
+    ORT_DYLIB_PATH=$(echo "${BRAHMAN_CACHE:-$cache/brahman}"/onnxruntime-gpu/libonnxruntime.so.*)
 fi
 export ORT_DYLIB_PATH
 "$bin/brahman" models pull

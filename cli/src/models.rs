@@ -16,7 +16,7 @@ use brahman_models::install::{self, BroughtModel, InstallOptions};
 use brahman_models::layout::{is_cross_encoder, is_language_model};
 use brahman_models::manifest::{InstalledModel, ModelKind};
 use brahman_models::published::{self, PublishedModel};
-use brahman_models::{manifest, pull};
+use brahman_models::{cuda, manifest, pull};
 use brahman_sidecar::place;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
@@ -49,6 +49,12 @@ pub(crate) enum Models {
         /// --name calls otherwise
         #[arg(long, value_name = "PRECISION", value_parser = ["int8"])]
         precision: Option<String>,
+        /// Fetch ONNX Runtime for NVIDIA GPUs instead, and look for CUDA's libraries
+        #[arg(long, conflicts_with_all = ["model", "known_as", "precision"])]
+        gpu: bool,
+        /// Look for CUDA's libraries among the packages of this Python, too, as PyTorch brings them
+        #[arg(long, value_name = "PYTHON", requires = "gpu")]
+        python: Option<PathBuf>,
     },
     /// Make a model of 8 bits of one of 32, whose vectors do not depend on the texts beside them
     Quantize {
@@ -146,7 +152,10 @@ pub(crate) fn run(command: Models, output: &Output) -> anyhow::Result<()> {
     let cache = place::cache_dir();
     match command {
         Models::Search { words } => search(&words, &cache, output),
-        Models::Pull { model, known_as, force, precision: Some(_) } => {
+        Models::Pull { gpu: true, python, force, .. } => {
+            pull_gpu(&cache, python.as_deref(), force, output)
+        }
+        Models::Pull { model, known_as, force, precision: Some(_), .. } => {
             let folder = source_of(model.as_deref(), &cache, force, output)?;
             quantize(
                 &folder,
@@ -256,6 +265,35 @@ fn pull_default(cache: &Path, force: bool, output: &Output) -> anyhow::Result<()
         output.line(&format!("model    {}", model.display()));
     }
     Ok(())
+}
+
+/// `brahman models pull --gpu`. That CUDA's libraries are missing is an error: without them the
+/// library for the CPU stays in use.
+fn pull_gpu(
+    cache: &Path,
+    python: Option<&Path>,
+    force: bool,
+    output: &Output,
+) -> anyhow::Result<()> {
+    let pulled = told(output, |tell| pull::gpu_library(cache, python, force, tell))?;
+    let missing: Vec<&str> = pulled.missing.iter().map(|library| library.name).collect();
+    let mend = (!missing.is_empty()).then(|| cuda::pip_line(&pulled.missing));
+    if output.json() {
+        output.print_json(&json!({
+            "library": pulled.library, "cuda": pulled.folders, "missing": missing, "mend": mend,
+        }));
+    } else {
+        output.line(&format!("library  {}", pulled.library.display()));
+        for folder in &pulled.folders {
+            output.line(&format!("cuda     {}", folder.display()));
+        }
+    }
+    let Some(mend) = mend else { return Ok(()) };
+    let names = missing.join(", ");
+    Err(Unsound(format!(
+        "CUDA's libraries are missing ({names}): `{mend}`, then `brahman models pull --gpu --python` with that Python"
+    ))
+    .into())
 }
 
 fn pull_named(

@@ -44,6 +44,9 @@ pub struct MadeModel {
     pub external: bool,
     /// Whether the graph lies in `onnx/`.
     pub nested: bool,
+    /// Whether the table's numbers have 16 bits, and so the output's. [`Self::vector`] is then as
+    /// near as those are.
+    pub half: bool,
     /// Changes the table's numbers.
     pub seed: u32,
 }
@@ -183,10 +186,12 @@ impl MadeModel {
     }
 
     fn table_bytes(&self) -> Vec<u8> {
-        (0..VOCABULARY.len())
-            .flat_map(|id| self.row(id))
-            .flat_map(|x| (x as f32).to_le_bytes())
-            .collect()
+        let numbers = (0..VOCABULARY.len()).flat_map(|id| self.row(id));
+        if self.half {
+            numbers.flat_map(|x| half_bits(x as f32).to_le_bytes()).collect()
+        } else {
+            numbers.flat_map(|x| (x as f32).to_le_bytes()).collect()
+        }
     }
 
     fn matrix(&self, outputs: usize, inputs: usize) -> Vec<f32> {
@@ -199,15 +204,16 @@ impl MadeModel {
 
     /// input_ids, attention_mask → last_hidden_state: a `Gather` from the table.
     fn onnx(&self) -> Vec<u8> {
+        let (element, size) = if self.half { (10, 2) } else { (1, 4) };
         let mut table = [
             number(1, VOCABULARY.len() as u64),
             number(1, HIDDEN as u64),
-            number(2, 1),
+            number(2, element),
             bytes(8, b"table"),
         ]
         .concat();
         if self.external {
-            let length = (VOCABULARY.len() * HIDDEN * size_of::<f32>()).to_string();
+            let length = (VOCABULARY.len() * HIDDEN * size).to_string();
             for (key, value) in
                 [("location", "model.onnx_data"), ("offset", "0"), ("length", &length)]
             {
@@ -241,11 +247,27 @@ impl MadeModel {
             bytes(5, &table),
             bytes(11, &port("input_ids", 7, &any)),
             bytes(11, &port("attention_mask", 7, &any)),
-            bytes(12, &port("last_hidden_state", 1, &hidden)),
+            bytes(12, &port("last_hidden_state", element, &hidden)),
         ]
         .concat();
         [number(1, 8), bytes(7, &graph), bytes(8, &[bytes(1, b""), number(2, 17)].concat())]
             .concat()
+    }
+}
+
+/// A number between -1 and 1 in 16 bits (IEEE), its last digits cut off; one too small for that is
+/// 0.
+fn half_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let sign = ((bits >> 16) & 0x8000) as u16;
+    let exponent = (bits >> 23) & 0xff;
+    if x.is_nan() {
+        return 0x7e00;
+    }
+    // 127 and 15 are where the two count exponents from.
+    match exponent.checked_sub(112) {
+        Some(exponent @ 1..) => sign | ((exponent << 10) | ((bits >> 13) & 0x3ff)) as u16,
+        _ => sign,
     }
 }
 

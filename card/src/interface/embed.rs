@@ -45,6 +45,12 @@ interface! {
         /// The model's output for a text was not finite, or inference failed. The other texts of
         /// the call are in the cache by now.
         BadOutput { #[serde(skip_serializing_if = "Option::is_none")] index: Option<u64> }
+        /// The device's memory does not hold a text of so many tokens, not even alone in its pass.
+        /// The other texts of the call are in the cache by now.
+        OutOfMemory {
+            #[serde(skip_serializing_if = "Option::is_none")] index: Option<u64>,
+            tokens: u64
+        }
         /// The file cannot be read for this caller.
         FileUnreadable { path: String }
     }
@@ -271,7 +277,8 @@ pub struct ModelRecipe {
     pub overrides: Vec<String>,
 }
 
-/// The device asked for and the one in use: cpu or cuda:N.
+/// The device asked for and the one in use: cpu or cuda:N. A GPU may be asked for by its UUID, as
+/// cuda:GPU-….
 #[wire(Eq)]
 pub struct Device {
     /// As the settings say it; `cuda`, too.

@@ -29,6 +29,12 @@ interface! {
         PairTooLong { index: u64, tokens: u64, max_tokens: u64 }
         /// The model's output for a text was not finite, or inference failed.
         BadOutput { #[serde(skip_serializing_if = "Option::is_none")] index: Option<u64> }
+        /// The device's memory does not hold a text and the query of so many tokens together, not
+        /// even alone in their pass.
+        OutOfMemory {
+            #[serde(skip_serializing_if = "Option::is_none")] index: Option<u64>,
+            tokens: u64
+        }
     }
 }
 

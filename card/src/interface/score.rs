@@ -70,6 +70,8 @@ interface! {
         BadOutput {}
         /// The budget does not hold even one pass.
         OutOfBudget { needed: u64, budget: u64 }
+        /// The device's memory does not hold the conversation's tokens, of which there are so many.
+        OutOfMemory { tokens: u64 }
         /// The server behind this provider failed, or answered what cannot be right.
         ServerFailed {}
         /// The file cannot be read for this caller.

@@ -99,7 +99,13 @@ fn status_of(fault: &Fault) -> StatusCode {
         StatusCode::GATEWAY_TIMEOUT
     } else if is_one_of(&[ProviderFailed::NAME]) {
         StatusCode::BAD_GATEWAY
-    } else if is_one_of(&[NoProvider::NAME, Overloaded::NAME]) {
+    } else if is_one_of(&[
+        NoProvider::NAME,
+        Overloaded::NAME,
+        embed::error::OutOfMemory::NAME,
+        rerank::error::OutOfMemory::NAME,
+        score::error::OutOfMemory::NAME,
+    ]) {
         StatusCode::SERVICE_UNAVAILABLE
     } else if is_one_of(&[
         INTERNAL,

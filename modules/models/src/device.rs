@@ -1,13 +1,18 @@
 //! CPU or GPU: what was asked for, what is in use, and why they differ. NVML is looked for at run
-//! time; a machine without it is a machine without a GPU, not an error.
+//! time; a machine without it is a machine without a GPU, not an error. [`uuid`]: a GPU's own name,
+//! and the number by which CUDA knows it.
+
+pub mod uuid;
 
 use brahman_card::interface::embed::{Device, Gpu};
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::{Device as NvmlDevice, Nvml};
 
+use self::uuid::{GpuIdentity, GpuUuid, UuidError, VisibleGpus};
+
 /// `BRAHMAN_DEVICE` names no device.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("BRAHMAN_DEVICE={given}: expected cpu, cuda, cuda:N or auto")]
+#[error("BRAHMAN_DEVICE={given}: expected cpu, cuda, cuda:N, cuda:GPU-UUID or auto")]
 pub struct DeviceError {
     /// What the variable holds instead.
     pub given: String,
@@ -20,12 +25,14 @@ pub enum DeviceChoice {
     Cpu,
     /// `cuda` or `cuda:N`: that, or a refusal unless `BRAHMAN_ALLOW_CPU` is set.
     Cuda(u32),
+    /// `cuda:GPU-…`: the same by the GPU's UUID, which `brahman gpu` lists.
+    CudaUuid(GpuUuid),
     /// `auto`, or nothing: a GPU where one can be used.
     Auto,
 }
 
 impl DeviceChoice {
-    /// Reads `cpu`, `cuda`, `cuda:N` or `auto`.
+    /// Reads `cpu`, `cuda`, `cuda:N`, `cuda:GPU-…` or `auto`.
     ///
     /// # Errors
     /// [`DeviceError`].
@@ -36,10 +43,18 @@ impl DeviceChoice {
             "cuda" => Ok(Self::Cuda(0)),
             _ => text
                 .strip_prefix("cuda:")
-                .and_then(|n| n.parse().ok())
-                .map(Self::Cuda)
+                .and_then(|which| {
+                    let number = which.parse().ok().map(Self::Cuda);
+                    number.or_else(|| GpuUuid::parse(which).map(Self::CudaUuid))
+                })
                 .ok_or_else(|| DeviceError { given: text.to_owned() }),
         }
+    }
+
+    /// Whether a GPU was asked for by name, so that the CPU is no answer unless that is allowed.
+    #[must_use]
+    pub fn names_gpu(self) -> bool {
+        matches!(self, Self::Cuda(_) | Self::CudaUuid(_))
     }
 
     /// As it is reported.
@@ -48,6 +63,7 @@ impl DeviceChoice {
         match self {
             Self::Cpu => "cpu".into(),
             Self::Cuda(n) => format!("cuda:{n}"),
+            Self::CudaUuid(uuid) => format!("cuda:{uuid}"),
             Self::Auto => "auto".into(),
         }
     }
@@ -86,6 +102,67 @@ pub fn gpus() -> Option<Vec<Gpu>> {
     Some(gpus.collect())
 }
 
+/// CUDA's number, in this process, of the GPU that has a UUID.
+///
+/// # Errors
+/// [`UuidError`]: it is not there, is hidden, or its number cannot be known.
+pub fn number_of(uuid: GpuUuid) -> Result<u32, UuidError> {
+    let gpus = identities().unwrap_or_default();
+    let visible = std::env::var("CUDA_VISIBLE_DEVICES").ok();
+    let is_bus_order = std::env::var("CUDA_DEVICE_ORDER").is_ok_and(|order| order == "PCI_BUS_ID");
+    VisibleGpus { visible: visible.as_deref(), is_bus_order, gpus: &gpus }.number(uuid)
+}
+
+/// GPUs in NVML's order; `None` without NVML.
+fn identities() -> Option<Vec<GpuIdentity>> {
+    let nvml = Nvml::init().ok()?;
+    let identity = |index| {
+        let device = nvml.device_by_index(index).ok()?;
+        Some(GpuIdentity { uuid: device.uuid().ok()?, name: device.name().unwrap_or_default() })
+    };
+    // One that does not answer is counted by CUDA all the same: without it the others' numbers are
+    // not known.
+    (0..nvml.device_count().ok()?).map(identity).collect()
+}
+
+/// The newest CUDA that the driver bears, major and minor; `None` without NVML.
+#[must_use]
+pub fn cuda_version() -> Option<(u32, u32)> {
+    let version = u32::try_from(Nvml::init().ok()?.sys_cuda_driver_version().ok()?).ok()?;
+    Some((version / 1000, version % 1000 / 10))
+}
+
+/// What some work took of a GPU's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryGrowth {
+    /// Bytes that this process has more than before, or if the driver does not tell that, that
+    /// anybody has.
+    pub taken: u64,
+    /// Bytes for whoever asks next, after it.
+    pub free: u64,
+}
+
+/// Does some work, and measures what it takes on the GPU of CUDA's number; nothing where NVML does
+/// not tell.
+pub fn measured<T>(index: u32, work: impl FnOnce() -> T) -> (T, Option<MemoryGrowth>) {
+    let state = || -> Option<(Option<u64>, u64, u64)> {
+        let nvml = Nvml::init().ok()?;
+        let device = visible(&nvml, index)?;
+        let memory = device.memory_info().ok()?;
+        Some((own_on(&device), memory.used, memory.free))
+    };
+    let before = state();
+    let done = work();
+    let growth = before.zip(state()).map(|((own, used, _), (own_after, used_after, free))| {
+        let taken = match (own, own_after) {
+            (Some(before), Some(after)) => after.saturating_sub(before),
+            _ => used_after.saturating_sub(used),
+        };
+        MemoryGrowth { taken, free }
+    });
+    (done, growth)
+}
+
 /// Bytes in use on the GPU of CUDA's number, by anybody.
 #[must_use]
 pub fn memory_used(index: u32) -> Option<u64> {
@@ -96,8 +173,11 @@ pub fn memory_used(index: u32) -> Option<u64> {
 /// there; none where the driver does not say, as in a container that numbers processes by itself.
 #[must_use]
 pub fn own_memory(index: u32) -> Option<u64> {
-    let nvml = Nvml::init().ok()?;
-    let processes = visible(&nvml, index)?.running_compute_processes().ok()?;
+    own_on(&visible(&Nvml::init().ok()?, index)?)
+}
+
+fn own_on(device: &NvmlDevice<'_>) -> Option<u64> {
+    let processes = device.running_compute_processes().ok()?;
     let own = processes.iter().find(|process| process.pid == std::process::id())?;
     match own.used_gpu_memory {
         UsedGpuMemory::Used(bytes) => Some(bytes),
@@ -173,5 +253,9 @@ mod tests {
         assert_eq!(DeviceChoice::parse("cuda:3"), Ok(DeviceChoice::Cuda(3)));
         assert_eq!(DeviceChoice::parse(""), Ok(DeviceChoice::Auto));
         assert!(DeviceChoice::parse("gpu").is_err_and(|e| e.to_string().contains("cuda:N")));
+        let uuid = "cuda:GPU-5f0b3c1e-0d1a-4f7b-9c2d-8e6f00112233";
+        let choice = DeviceChoice::parse(uuid).expect("a device");
+        assert_eq!((choice.name().as_str(), choice.names_gpu()), (uuid, true));
+        assert!(!DeviceChoice::Auto.names_gpu() && DeviceChoice::parse("cuda:GPU-5f").is_err());
     }
 }

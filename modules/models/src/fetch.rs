@@ -141,6 +141,12 @@ pub struct Archive {
 }
 
 impl Archive {
+    /// Where it lies until the value is dropped.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The first member whose name is wanted; `wanted` says in words which that is.
     ///
     /// # Errors

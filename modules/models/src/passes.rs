@@ -1,65 +1,33 @@
-//! Passes through a model: what fits one, the queue in front of the threads that run them, and what
-//! becomes of one that does not go through.
+//! Passes through a model: what fits one (`budget`), the queue in front of the threads that run
+//! them, and what becomes of one that does not go through (`rows`).
 //!
 //! Invariants: of passes whose attention takes much memory one runs at a time; a row that the graph
 //! does not take loses no other; as many answers come as rows went in, or the pass has failed; a
 //! lost thread ends the process. Nothing here knows a text or what an answer is.
 
-use std::error::Error;
+mod budget;
+mod rows;
+
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use brahman_card::chain;
+pub use self::budget::{GpuMemory, PROBE_ROWS, PROBE_WIDTH, PassBudget};
+pub use self::rows::{NextTry, PassFailure, RowFailure, answers, next_try, run_rows};
 
-/// Tokens of a pass on the CPU, padding counted. The widest activations of 512 tokens are 3 MB and
-/// stay in the caches: measured with embedding, 8 to 13 % more tokens a second than 4,096, and less
-/// padding; below 256 the matrices get too narrow.
-const TOKENS_CPU: usize = 512;
-/// The same on a GPU, which wants wide passes.
-const TOKENS_GPU: usize = 65_536;
-/// Pairs of tokens in a pass, padding counted: twelve heads of so many take 1.6 GB, which a GPU has
-/// beside the weights. On the CPU the budget of tokens is the narrower one.
-const ATTENTION_MAX: usize = 32 << 20;
+use self::budget::attention;
+
 /// Pairs of tokens in a pass above which no other such pass runs at the same time: a row of 2,048
 /// tokens alone has so many, and twelve heads of it take 200 MB.
 const HEAVY_ABOVE: usize = 4 << 20;
 /// Most threads that may be asked for.
 const THREADS_MAX: usize = 256;
 
-/// Pairs of tokens in a pass: what its attention takes memory for.
-fn attention(rows: usize, width: usize) -> usize {
-    rows.saturating_mul(width).saturating_mul(width)
-}
-
 /// Whether a pass of so many rows, padded to so many tokens, takes so much memory that no other
 /// such pass may run beside it.
 #[must_use]
 pub fn is_heavy(rows: usize, width: usize) -> bool {
     attention(rows, width) > HEAVY_ABOVE
-}
-
-/// What fits a pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PassBudget {
-    /// Tokens, padding counted; a row with more of them goes alone.
-    pub tokens: usize,
-    /// Pairs of tokens (rows times width times width).
-    pub attention: usize,
-}
-
-impl PassBudget {
-    /// For the CPU, or for a GPU.
-    #[must_use]
-    pub fn of(is_cpu: bool) -> Self {
-        Self { tokens: if is_cpu { TOKENS_CPU } else { TOKENS_GPU }, attention: ATTENTION_MAX }
-    }
-
-    /// Whether so many rows fit, padded to so many tokens.
-    #[must_use]
-    pub fn holds(&self, rows: usize, width: usize) -> bool {
-        rows.saturating_mul(width) <= self.tokens && attention(rows, width) <= self.attention
-    }
 }
 
 /// A variable of the environment that names no number of threads.
@@ -272,70 +240,6 @@ impl Drop for EndOfProcess {
     }
 }
 
-/// Why a pass has no answers.
-#[derive(Debug, thiserror::Error)]
-enum PassError<E: Error + 'static> {
-    /// Whatever runs it says why.
-    #[error(transparent)]
-    Run(E),
-    /// It gave too many or too few.
-    #[error("{answers} answers came for {rows} rows")]
-    Count { answers: usize, rows: usize },
-}
-
-/// Runs rows in one pass, or each in one of its own if the model has to be asked so.
-///
-/// # Errors
-/// As `pass` gives them.
-pub fn answers<R, A, E>(
-    rows: &[R],
-    is_alone: bool,
-    pass: impl Fn(&[R]) -> Result<Vec<A>, E>,
-) -> Result<Vec<A>, E> {
-    if !is_alone {
-        return pass(rows);
-    }
-    let mut all = Vec::with_capacity(rows.len());
-    for row in rows {
-        all.extend(pass(std::slice::from_ref(row))?);
-    }
-    Ok(all)
-}
-
-/// Runs a pass; if it does not go through, each of its rows by itself. Gives an answer a row, and
-/// none for a row that the graph does not take; the log has the reason.
-pub fn run_rows<R, A, E: Error + 'static>(
-    rows: &[R],
-    forward: impl Fn(&[R]) -> Result<Vec<A>, E>,
-) -> Vec<Option<A>> {
-    let whole = |rows: &[R]| -> Result<Vec<A>, PassError<E>> {
-        let answers = forward(rows).map_err(PassError::Run)?;
-        // As many answers as questions, or none.
-        if answers.len() == rows.len() {
-            Ok(answers)
-        } else {
-            Err(PassError::Count { answers: answers.len(), rows: rows.len() })
-        }
-    };
-    let refused = |error: &PassError<E>| tracing::error!("inference failed: {}", chain(error));
-    match whole(rows) {
-        Ok(answers) => answers.into_iter().map(Some).collect(),
-        Err(error) if rows.len() > 1 => {
-            tracing::warn!(
-                rows = rows.len(),
-                "a pass does not go through, its rows are tried one by one: {}",
-                chain(&error)
-            );
-            let alone = |row: &R| whole(std::slice::from_ref(row)).inspect_err(refused).ok()?.pop();
-            rows.iter().map(alone).collect()
-        }
-        Err(error) => {
-            refused(&error);
-            rows.iter().map(|_| None).collect()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
@@ -382,6 +286,11 @@ mod tests {
     }
 
     #[test]
+    fn passes_of_much_attention_are_heavy() {
+        assert!(is_heavy(2, 3000) && !is_heavy(1, 2048) && is_heavy(usize::MAX, usize::MAX));
+    }
+
+    #[test]
     fn threads_run_what_is_added_and_a_queue_that_stopped_takes_nothing() {
         let queue = PassQueue::new(InOrder::default());
         let (sender, receiver) = mpsc::channel();
@@ -399,36 +308,5 @@ mod tests {
         queue.stop();
         assert!(queue.add(|passes| passes.0.push_back((4, false))).is_none());
         assert!(queue.next().is_none() && queue.waiting() == 0);
-    }
-
-    #[test]
-    fn a_row_that_is_not_taken_loses_no_other() {
-        let halves = |rows: &[u32]| -> io::Result<Vec<u32>> {
-            if rows.iter().any(|row| row % 2 == 1) {
-                Err(io::Error::other("odd"))
-            } else {
-                Ok(rows.iter().map(|row| row / 2).collect())
-            }
-        };
-        assert_eq!(run_rows(&[2, 3, 4], halves), [Some(1), None, Some(2)]);
-        assert_eq!(run_rows(&[2, 4], halves), [Some(1), Some(2)]);
-        assert_eq!(run_rows(&[3], halves), [None]);
-        let silent = |_: &[u32]| -> io::Result<Vec<u32>> { Ok(Vec::new()) };
-        assert_eq!(run_rows(&[2, 4], silent), [None, None], "too few answers are no answers");
-    }
-
-    #[test]
-    fn rows_go_alone_where_the_model_has_to_be_asked_so() {
-        let lengths = |rows: &[u32]| -> io::Result<Vec<usize>> { Ok(vec![rows.len(); rows.len()]) };
-        assert_eq!(answers(&[1, 2, 3], false, lengths).expect("runs"), [3, 3, 3]);
-        assert_eq!(answers(&[1, 2, 3], true, lengths).expect("runs"), [1, 1, 1]);
-    }
-
-    #[test]
-    fn a_budget_counts_padding_and_attention() {
-        let budget = PassBudget { tokens: 300, attention: 25_000 };
-        assert!(budget.holds(2, 100) && !budget.holds(3, 100), "by attention");
-        assert!(budget.holds(30, 10) && !budget.holds(31, 10), "by tokens");
-        assert!(!budget.holds(usize::MAX, usize::MAX) && is_heavy(2, 3000) && !is_heavy(1, 2048));
     }
 }

@@ -127,11 +127,11 @@ fn varint(bytes: &[u8]) -> Option<(u64, usize)> {
 }
 
 /// A message while it is written.
-#[cfg(any(test, feature = "fetch"))]
+#[cfg(any(test, feature = "fetch", feature = "runtime"))]
 #[derive(Default)]
 pub(crate) struct Message(pub(crate) Vec<u8>);
 
-#[cfg(any(test, feature = "fetch"))]
+#[cfg(any(test, feature = "fetch", feature = "runtime"))]
 impl Message {
     fn varint(&mut self, mut value: u64) {
         while value >= 0x80 {
@@ -147,6 +147,7 @@ impl Message {
         self
     }
 
+    #[cfg(any(test, feature = "fetch"))]
     pub(crate) fn float(mut self, field: u64, value: f32) -> Self {
         self.varint(field << 3 | 5);
         self.0.extend(value.to_le_bytes());
@@ -169,6 +170,7 @@ impl Message {
     }
 
     /// Fields as they stand in another message.
+    #[cfg(any(test, feature = "fetch"))]
     pub(crate) fn raw(mut self, fields: &[u8]) -> Self {
         self.0.extend(fields);
         self

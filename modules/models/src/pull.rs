@@ -2,7 +2,9 @@
 //! or not at all.
 //!
 //! What the environment names (`ORT_DYLIB_PATH`, `BRAHMAN_MODEL_DIR`) is taken as it is and never
-//! written to.
+//! written to. The library for GPUs is `gpu`.
+
+mod gpu;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,9 @@ use crate::catalogue::{self, DIM, FILES, MAX_TOKENS, NAME, ONNX_SHA256, ORT_WHEE
 use crate::convert::{self, ConvertError};
 use crate::fetch::{self, FetchError, Listener, Progress};
 use crate::manifest::{self, Manifest};
+use crate::wheel::WheelError;
+
+pub use self::gpu::{GpuPull, gpu_library};
 
 /// Why there is no library, or no model.
 #[derive(Debug, Error)]
@@ -43,6 +48,26 @@ pub enum PullError {
     /// A file was not fetched.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// A large file was not fetched.
+    #[error(transparent)]
+    Wheel(#[from] WheelError),
+    /// A Python that does not say where its packages are.
+    #[error("{} does not say where its packages are: {said}; expected a Python, as `--python` names it", .program.display())]
+    Python {
+        /// What was asked.
+        program: PathBuf,
+        /// What it said last.
+        said: String,
+    },
+    /// A Python that does not start.
+    #[error("{} cannot be started; expected a Python, as `--python` names it", .program.display())]
+    NoPython {
+        /// What was asked.
+        program: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
     /// The weights were not among the files.
     #[error("the weights were not fetched")]
     NoWeights,

@@ -6,9 +6,10 @@
 //! Nothing here knows a text, a pooling or a score.
 
 mod shared;
+mod sums;
 
 use std::borrow::Cow;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::sync::Arc;
 
 use ort::environment::Environment;
@@ -18,6 +19,7 @@ use ort::session::{RunOptions, Session, SessionInputValue};
 use ort::value::TensorRef;
 
 use self::shared::SharedSession;
+use self::sums::{SummedGraph, with_sums};
 use crate::layout::{GraphFeed, InputPlan, InputRole};
 
 /// Numbers of one head's attention in a pass (rows times width times width) above which ONNX
@@ -36,6 +38,9 @@ pub struct SessionSource<'a> {
     pub weights: &'a [(String, Arc<[u8]>)],
     /// What the graph is fed with, and what is taken from it.
     pub feed: &'a GraphFeed,
+    /// Whether [`GraphSession::sums`] is to be had beside the output, which then is a vector a
+    /// token.
+    pub has_sums: bool,
 }
 
 /// One row of a pass.
@@ -71,6 +76,8 @@ pub struct PassOutput<'a> {
 pub struct GraphSession {
     session: SharedSession,
     inputs: Vec<(CString, InputPlan)>,
+    output: CString,
+    sums: Option<SumPorts>,
     fixed_width: Option<usize>,
     pad_id: i64,
     first_position: i64,
@@ -110,19 +117,28 @@ impl GraphSession {
         for (name, bytes) in source.weights {
             builder = builder.with_external_initializer_file_in_memory(name, Arc::clone(bytes))?;
         }
-        let session = builder.commit_from_memory(source.onnx)?;
         let feed = source.feed;
         let named = |name: &str| CString::new(name).map_err(ort::Error::wrap);
+        let (session, sums) = if source.has_sums {
+            let SummedGraph { onnx, weights, sums } =
+                with_sums(source.onnx, &feed.output).map_err(ort::Error::wrap)?;
+            let ports = SumPorts { weights: named(&weights)?, sums: named(&sums)? };
+            (builder.commit_from_memory(&onnx)?, Some(ports))
+        } else {
+            (builder.commit_from_memory(source.onnx)?, None)
+        };
         let mut shrinking = RunOptions::new()?;
         shrinking
             .set(SHRINK, cuda.map_or("cpu:0".to_owned(), |index| format!("cpu:0;gpu:{index}")))?;
         Ok(Self {
-            session: SharedSession::new(session, named(&feed.output)?, cuda.is_none()),
+            session: SharedSession::new(session, cuda.is_none()),
             inputs: feed
                 .inputs
                 .iter()
                 .map(|input| Ok((named(&input.name)?, input.clone())))
                 .collect::<ort::Result<_>>()?,
+            output: named(&feed.output)?,
+            sums,
             fixed_width: feed.fixed_width,
             pad_id: feed.pad_id.into(),
             first_position: i64::try_from(feed.first_position).unwrap_or(i64::MAX),
@@ -140,12 +156,53 @@ impl GraphSession {
         rows: &[TokenRow<'_>],
         take: impl FnOnce(&PassOutput<'_>) -> ort::Result<T>,
     ) -> ort::Result<T> {
+        // A graph with sums wants weights in any case.
+        self.run(rows, &self.output, |width| vec![0.0; rows.len() * width], take)
+    }
+
+    /// Runs the graph as [`pass`](Self::pass) does; `take` is given, of each row, `count` sums of
+    /// its tokens' vectors in place of them: the shape is rows, sums, numbers of a vector. `weigh`
+    /// is given a row's place, the width to which it was padded, and zeros to be replaced by
+    /// weights: for each sum a number a token. Padding is summed as well: a weight of 0 keeps it
+    /// out if it is a number.
+    ///
+    /// # Errors
+    /// As ONNX Runtime or `take` gives them; that the session was opened without sums.
+    pub fn sums<T>(
+        &self,
+        rows: &[TokenRow<'_>],
+        count: usize,
+        weigh: impl Fn(usize, usize, &mut [f32]),
+        take: impl FnOnce(&PassOutput<'_>) -> ort::Result<T>,
+    ) -> ort::Result<T> {
+        let Some(ports) = &self.sums else {
+            return Err(ort::Error::new("the session was opened without sums"));
+        };
+        let weights = |width: usize| {
+            let mut weights = vec![0.0; rows.len() * count * width];
+            let each = weights.chunks_exact_mut((count * width).max(1));
+            each.enumerate().for_each(|(row, weights)| weigh(row, width, weights));
+            weights
+        };
+        self.run(rows, &ports.sums, weights, take)
+    }
+
+    /// Runs the graph on padded rows for one of its outputs. `weights` makes what is fed to its
+    /// sums, if it has any, for rows of a width.
+    fn run<T>(
+        &self,
+        rows: &[TokenRow<'_>],
+        output: &CStr,
+        weights: impl FnOnce(usize) -> Vec<f32>,
+        take: impl FnOnce(&PassOutput<'_>) -> ort::Result<T>,
+    ) -> ort::Result<T> {
         let longest = rows.iter().map(|row| row.ids.len()).max().unwrap_or(0).max(1);
         let width = self.fixed_width.map_or(longest, |width| width.max(longest));
         let shape = [rows.len() as i64, width as i64];
         let columns: Vec<Column> =
             self.inputs.iter().map(|(_, input)| self.column(input, rows, width)).collect();
-        let mut inputs = Vec::with_capacity(columns.len());
+        let weights = self.sums.as_ref().map(|ports| (ports, weights(width)));
+        let mut inputs = Vec::with_capacity(columns.len() + 1);
         for ((name, _), column) in self.inputs.iter().zip(&columns) {
             let value: SessionInputValue<'_> = match column {
                 Column::Wide(numbers) => {
@@ -157,9 +214,15 @@ impl GraphSession {
             };
             inputs.push((name.as_c_str(), value));
         }
+        if let Some((ports, weights)) = &weights {
+            let sums = weights.len() / (rows.len() * width).max(1);
+            let shape = [rows.len() as i64, sums as i64, width as i64];
+            let value = TensorRef::from_array_view((shape, weights.as_slice()))?;
+            inputs.push((ports.weights.as_c_str(), value.into()));
+        }
         let is_large = rows.len().saturating_mul(width).saturating_mul(width) > SHRINK_ABOVE;
-        let output =
-            self.session.run(&inputs, if is_large { &self.shrinking } else { &self.usual })?;
+        let options = if is_large { &self.shrinking } else { &self.usual };
+        let output = self.session.run(&inputs, output, options)?;
         let (shape, numbers) = output.numbers()?;
         take(&PassOutput { width, shape, numbers })
     }
@@ -181,6 +244,12 @@ impl GraphSession {
             Column::Wide(cells.map(|(row, at)| cell(row, at)).collect())
         }
     }
+}
+
+/// What was added to a graph, by its names there.
+struct SumPorts {
+    weights: CString,
+    sums: CString,
 }
 
 /// Numbers of one input, of the width that it takes.

@@ -166,6 +166,14 @@ pub enum EngineError {
         /// Bytes.
         budget: u64,
     },
+    /// The device's memory does not hold it.
+    #[error(
+        "{tokens} tokens take more memory than the device has free: free some (`brahman gpu` says who holds it), or score a part"
+    )]
+    OutOfMemory {
+        /// Of the conversation, up to where it did not go on.
+        tokens: usize,
+    },
     /// The server behind the engine.
     #[error("the server failed")]
     Server {
@@ -229,6 +237,9 @@ impl EngineError {
             Self::BadOutput { .. } => Fault::of(&error::BadOutput {}, false, message),
             Self::OutOfBudget { needed, budget, .. } => {
                 Fault::of(&error::OutOfBudget { needed: *needed, budget: *budget }, false, message)
+            }
+            Self::OutOfMemory { tokens } => {
+                Fault::of(&error::OutOfMemory { tokens: *tokens as u64 }, false, message)
             }
             Self::Server { retryable, .. } => {
                 Fault::of(&error::ServerFailed {}, *retryable, message)

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use brahman_card::interface::embed::Device;
 use brahman_card::interface::score::InfoOut;
 use brahman_models::device::{self, DeviceChoice, DeviceError};
-use brahman_models::runtime::{self, RuntimeError};
+use brahman_models::runtime::{self, LoadedLibrary, RuntimeError};
 use ort::environment::Environment;
 use ort::ep;
 use ort::session::Session;
@@ -189,10 +189,12 @@ impl Model {
     /// [`OpenError`]: what is missing and how to mend it.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
         let folder = Folder::read(&settings.model)?;
-        let (library, environment) = runtime::load(&settings.cache)?;
+        let LoadedLibrary { path: library, environment, shortfall } =
+            runtime::load(&settings.cache, settings.device)?;
         let open = |cuda| open_session(&environment, &folder.onnx, settings.threads, cuda);
-        let (session, device) = runtime::place(settings.device, settings.allow_cpu, open)
-            .map_err(|source| OpenError::Session { onnx: folder.onnx.clone(), source })?;
+        let (session, device) =
+            runtime::place(settings.device, settings.allow_cpu, shortfall, open)
+                .map_err(|source| OpenError::Session { onnx: folder.onnx.clone(), source })?;
         let wiring = Wiring::find(&session)
             .map_err(|source| OpenError::Wiring { onnx: folder.onnx.clone(), source })?;
         folder.fits(&wiring)?;

@@ -459,3 +459,47 @@ fn a_model_without_products_is_pulled_and_not_quantised() {
     refused(&person.brahman(&["models", "quantize", "./other"]), 4, &["does not exist"]);
     refused(&person.brahman(&["models", "pull", "acme/made", "--precision", "int4"]), 2, &["int8"]);
 }
+
+#[test]
+fn cuda_s_libraries_are_looked_for_and_remembered_and_what_is_missing_is_named() {
+    let hub = Hub::start();
+    let person = Person::of(&hub);
+    // A library of the person's own: nothing is fetched.
+    let (library, folder) =
+        (person.home.path().join("libonnxruntime.so"), person.home.path().join("cuda"));
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::write(&library, b"").expect("written");
+    let pull = |arguments: &[&str]| {
+        person
+            .command(&[&["models", "pull", "--gpu", "--json"][..], arguments].concat())
+            .env("ORT_DYLIB_PATH", &library)
+            .env("LD_LIBRARY_PATH", &folder)
+            .output()
+            .expect("brahman runs")
+    };
+    let names = [
+        "libcudart.so.13",
+        "libnvrtc.so.13",
+        "libcublasLt.so.13",
+        "libcublas.so.13",
+        "libcurand.so.10",
+        "libcufft.so.12",
+        "libcudnn.so.9",
+    ];
+    for name in names {
+        std::fs::write(folder.join(name), b"").expect("written");
+    }
+    let out = pull(&[]);
+    assert!(out.status.success(), "{out:?}");
+    let pulled: Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    assert_eq!(
+        (&pulled["library"], &pulled["missing"], &pulled["mend"]),
+        (&json!(library), &json!([]), &Value::Null)
+    );
+    assert_eq!(pulled["cuda"][0], json!(folder));
+    let record =
+        std::fs::read(person.cache().join("onnxruntime-gpu/cuda.json")).expect("remembered");
+    assert_eq!(serde_json::from_slice::<Value>(&record).expect("JSON")[0], json!(folder));
+    refused(&pull(&["--python", "/nonexistent/python"]), 1, &["/nonexistent/python", "--python"]);
+    refused(&person.brahman(&["models", "pull", "acme/made", "--gpu"]), 2, &["--gpu"]);
+}

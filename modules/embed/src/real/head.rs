@@ -1,5 +1,9 @@
 //! From what a graph gives to a vector: pooling, then what follows it. Pure.
 //!
+//! Every pooling but the largest number in each place is a weighted sum of tokens. Where the graph
+//! makes such sums by itself (on a GPU), [`Head::weigh`] says by which weights, and the rest is the
+//! same for both ways.
+//!
 //! As sentence-transformers defines its modules: `models/Pooling.py`, `Dense.py`, `LayerNorm.py`,
 //! `Normalize.py`. A change of any number that comes out is a change of `HEAD_VERSION` in the
 //! models' layout.
@@ -43,15 +47,12 @@ impl Head {
     /// to be pooled.
     #[must_use]
     pub fn vector(&self, hidden: &[f32], dim: usize, tokens: usize, skip: usize) -> Vec<f32> {
-        let mut vector = match &self.pooling {
+        let vector = match &self.pooling {
             None => hidden.get(..dim).unwrap_or(hidden).to_vec(),
             // Of no token there is no vector, and no number that could be taken for one.
             Some(pooling) if tokens == 0 => vec![f32::NAN; dim * pooling.modes.len()],
             Some(pooling) => {
-                // The mean's divisor would change nothing but the last bits of what is scaled to
-                // length 1 next.
-                let divides = pooling.modes != [PoolingMode::Mean]
-                    || self.stages.first() != Some(&Stage::Normalize);
+                let divides = self.divides(pooling);
                 let mut out = Vec::with_capacity(dim * pooling.modes.len());
                 for mode in &pooling.modes {
                     out.extend(pooled(*mode, hidden, dim, tokens, skip, divides));
@@ -59,6 +60,43 @@ impl Head {
                 out
             }
         };
+        self.after_pooling(vector)
+    }
+
+    /// How many weighted sums of a text's tokens the pooling is; none if the graph pools by itself,
+    /// or if the pooling is no such sum.
+    #[must_use]
+    pub fn sums(&self) -> Option<usize> {
+        let modes = &self.pooling.as_ref()?.modes;
+        let are_sums = !modes.is_empty() && !modes.contains(&PoolingMode::Max);
+        are_sums.then_some(modes.len())
+    }
+
+    /// By which weights the tokens of a text are summed: `weights` are zeros, `width` for each sum,
+    /// and get a number at each place that is pooled. `tokens` and `skip` are as for
+    /// [`vector`](Self::vector); of no token each weight is not a number, and so is what comes out.
+    pub fn weigh(&self, tokens: usize, skip: usize, width: usize, weights: &mut [f32]) {
+        let Some(pooling) = &self.pooling else { return };
+        let divides = self.divides(pooling);
+        let each = weights.chunks_exact_mut(width.max(1));
+        for (mode, weights) in pooling.modes.iter().zip(each) {
+            if tokens == 0 {
+                weights.fill(f32::NAN);
+            } else {
+                weigh(*mode, tokens, skip, divides, weights);
+            }
+        }
+    }
+
+    /// Whether a mean is divided by how many tokens it is of. The divisor would change nothing but
+    /// the last bits of what is scaled to length 1 next.
+    fn divides(&self, pooling: &Pooling) -> bool {
+        pooling.modes != [PoolingMode::Mean] || self.stages.first() != Some(&Stage::Normalize)
+    }
+
+    /// What becomes of a text's pooled numbers.
+    #[must_use]
+    pub fn after_pooling(&self, mut vector: Vec<f32>) -> Vec<f32> {
         for stage in &self.stages {
             vector = match stage {
                 Stage::Dense(dense) => through(dense, &vector),
@@ -78,6 +116,31 @@ impl Head {
 pub fn cut(vector: &[f32], dim: usize, is_normalized: bool) -> Vec<f32> {
     let first = vector.get(..dim).unwrap_or(vector).to_vec();
     if is_normalized { unit(first) } else { first }
+}
+
+/// The weights of one mode: of each token that [`pooled`] takes the factor that it has there.
+fn weigh(mode: PoolingMode, tokens: usize, skip: usize, divides: bool, weights: &mut [f32]) {
+    let counted = tokens.saturating_sub(skip) as f32;
+    let total = || (skip..tokens).map(|at| (at + 1) as f32).sum::<f32>();
+    let mut fill = |weight: &dyn Fn(usize) -> f32| {
+        let body = weights.iter_mut().enumerate().take(tokens).skip(skip);
+        body.for_each(|(at, w)| *w = weight(at));
+    };
+    match mode {
+        PoolingMode::Cls => weights.iter_mut().take(1).for_each(|w| *w = 1.0),
+        PoolingMode::LastToken => {
+            weights.iter_mut().take(tokens).skip(tokens.saturating_sub(1)).for_each(|w| *w = 1.0);
+        }
+        // No sum: whoever asks for weights has asked whether there are any.
+        PoolingMode::Max => weights.fill(f32::NAN),
+        PoolingMode::Mean if divides => fill(&|_| 1.0 / counted.max(1e-9)),
+        PoolingMode::Mean => fill(&|_| 1.0),
+        PoolingMode::MeanSqrtLen => fill(&|_| 1.0 / counted.sqrt().max(1e-9)),
+        PoolingMode::WeightedMean => {
+            let total = total().max(1e-9);
+            fill(&|at| (at + 1) as f32 / total);
+        }
+    }
 }
 
 fn pooled(
@@ -239,6 +302,41 @@ mod tests {
         let side_by_side =
             head(&[PoolingMode::Cls, PoolingMode::Mean], Vec::new()).vector(&HIDDEN, 2, 3, 0);
         near(&side_by_side, &[1.0, 2.0, 3.0, -2.0 / 3.0]);
+    }
+
+    #[test]
+    fn weighted_sums_are_what_pooling_gives() {
+        for mode in PoolingMode::ALL.into_iter().filter(|mode| *mode != PoolingMode::Max) {
+            for stages in [Vec::new(), vec![Stage::Normalize]] {
+                let head = head(&[mode, PoolingMode::Mean], stages.clone());
+                let alone = self::head(&[mode], stages);
+                for (head, tokens, skip) in
+                    [(&head, 3, 0), (&head, 3, 1), (&alone, 3, 2), (&alone, 1, 0), (&alone, 2, 2)]
+                {
+                    let sums = head.sums().expect("sums");
+                    let mut weights = vec![0.0; sums * 4];
+                    head.weigh(tokens, skip, 4, &mut weights);
+                    let mut pooled = Vec::new();
+                    for weights in weights.chunks(4) {
+                        let token = |j: usize| HIDDEN.iter().skip(j).step_by(2);
+                        let sum = |j: usize| token(j).zip(weights).map(|(x, w)| x * w).sum::<f32>();
+                        pooled.extend([sum(0), sum(1)]);
+                    }
+                    let (got, want) =
+                        (head.after_pooling(pooled), head.vector(&HIDDEN, 2, tokens, skip));
+                    assert_eq!(got.len(), want.len());
+                    for (g, w) in got.iter().zip(&want) {
+                        let most = 1e-6 * w.abs().max(1.0);
+                        assert!((g - w).abs() <= most, "{mode:?}: {got:?} {want:?}");
+                    }
+                }
+                let mut weights = [0.0; 4];
+                alone.weigh(0, 0, 4, &mut weights);
+                assert!(weights.iter().all(|w| w.is_nan()), "of no token there is no vector");
+            }
+        }
+        let most = head(&[PoolingMode::Mean, PoolingMode::Max], Vec::new());
+        assert_eq!((most.sums(), Head { pooling: None, ..most }.sums()), (None, None));
     }
 
     #[test]

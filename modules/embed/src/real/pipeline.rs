@@ -15,7 +15,7 @@ use brahman_card::interface::embed::{Device, InfoOut, ModelRecipe, TextTokens, e
 use brahman_models::device;
 use brahman_models::layout::{DimError, ModelPlan, Precision};
 use brahman_models::passes::{PassBudget, PassQueue};
-use brahman_models::runtime::{self as library, RuntimeError};
+use brahman_models::runtime::{self as library, LoadedLibrary, RuntimeError};
 use brahman_models::trial::TrialError;
 use brahman_sidecar::chain;
 use brahman_storage::digest::sha256;
@@ -26,7 +26,7 @@ use super::batch::{Class, INTERACTIVE_MAX};
 use super::cache::{Cache, ContentHash, TokenCounts};
 use super::model::{Model, ModelError};
 use super::queue::{Inference, Item, TextQueue, Texts, VectorOutcome, bad_output, join, push};
-use super::runtime;
+use super::runtime::{self, OpenedSessions};
 use super::store::WriteThrough;
 use super::text::{Prompt, TextReader};
 use crate::engine::{
@@ -87,6 +87,7 @@ pub struct OpenedModel {
     runner: runtime::Runner,
     wide: Option<runtime::Runner>,
     device: Device,
+    budget: PassBudget,
     library: String,
     dim: usize,
     /// What could not be tried.
@@ -99,13 +100,15 @@ impl OpenedModel {
     /// # Errors
     /// [`OpenError`]: what is missing or wrong and how to mend it.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
-        let (path, environment) = library::load(&settings.cache)?;
+        let LoadedLibrary { path, environment, shortfall } =
+            library::load(&settings.cache, settings.device)?;
         let mut model = Model::load(&settings.model, &settings.overrides)?;
-        let (runner, wide, device) = runtime::open(
+        let OpenedSessions { runner, wide, device, budget } = runtime::open(
             &environment,
             &model,
             settings.device,
             settings.allow_cpu,
+            shortfall,
             settings.threads,
         )?;
         // The sessions have them now, and each once is enough.
@@ -119,7 +122,7 @@ impl OpenedModel {
             .try_model(&model)
             .map_err(|source| OpenError::Trial { folder: folder(), source })?;
         let library = format!("ONNX Runtime {}, {}", library::version(), path.display());
-        Ok(Self { model, runner, wide, device, library, dim, untried })
+        Ok(Self { model, runner, wide, device, budget, library, dim, untried })
     }
 
     /// What a person would want to know of it, a line each.
@@ -129,6 +132,10 @@ impl OpenedModel {
             "{}: vectors of {} numbers, on {}",
             self.model.plan.name, self.dim, self.device.active
         )];
+        if self.device.active != "cpu" {
+            let tokens = self.budget.tokens;
+            lines.push(format!("passes of up to {tokens} tokens; {}", self.device.reason));
+        }
         lines.extend(self.model.plan.description());
         lines.push(format!("fingerprint {}", self.model.fingerprint));
         lines.extend(self.untried.iter().cloned());
@@ -204,7 +211,7 @@ impl Pipeline {
         for line in opened.description() {
             tracing::info!("{line}");
         }
-        let OpenedModel { model, runner, wide, device, library, dim, untried: _ } = opened;
+        let OpenedModel { model, runner, wide, device, budget, library, dim, untried: _ } = opened;
         let Model { plan, reader, fingerprint, .. } = model;
         let is_cpu = device.active == "cpu";
         let identity = Identity {
@@ -226,7 +233,7 @@ impl Pipeline {
         let cache = Arc::new(Cache::open(&folder, key, dim, identity.normalized, cache_bytes));
         // One thread feeds a GPU.
         let threads = if is_cpu { settings.threads } else { 1 };
-        let queue: Arc<TextQueue> = PassQueue::new(Texts::new(PassBudget::of(is_cpu), threads));
+        let queue: Arc<TextQueue> = PassQueue::new(Texts::new(budget, threads));
         let inference = Inference {
             runner,
             wide: wide.map(Mutex::new),

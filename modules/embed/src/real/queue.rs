@@ -8,9 +8,10 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use brahman_card::Fault;
-use brahman_card::interface::embed::error::BadOutput;
+use brahman_card::interface::embed::error::{BadOutput, OutOfMemory};
 use brahman_models::passes::{
-    Pass, PassBudget, PassQueue, PassSchedule, ThreadsState, is_heavy, run_rows,
+    Pass, PassBudget, PassFailure, PassQueue, PassSchedule, RowFailure, ThreadsState, is_heavy,
+    run_rows,
 };
 use brahman_sidecar::Deadline;
 use tokio::sync::oneshot;
@@ -176,32 +177,55 @@ impl Inference {
     pub(super) fn run(&self, queue: &TextQueue, batch: &Batch) {
         let wide = self.wide.as_ref().filter(|_| batch.alone).and_then(|wide| wide.try_lock().ok());
         let runner = wide.as_deref().unwrap_or(&self.runner);
-        let rows: Vec<Row<'_>> =
-            batch.items.iter().map(|item| Row { ids: &item.ids, skip: item.skip }).collect();
-        let vectors = run_rows(&rows, |rows| runner.forward(rows));
-        queue.count(rows.len());
-        for (item, vector) in batch.items.iter().zip(vectors) {
-            let outcome = self.sound(vector);
-            // Kept before it is answered, so that whoever asks next finds it.
-            if let Ok(vector) = &outcome {
-                self.cache.put(&item.content, vector, item.counts);
-            }
-            let waiters = queue.with(|texts| texts.waiters.remove(&item.content));
-            for waiter in waiters.into_iter().flatten() {
-                // One that hung up needs no answer.
-                let _ = waiter.send(outcome.clone());
-            }
+        answer(queue, batch, &self.cache, self.is_normalized, |rows| runner.forward(rows));
+    }
+}
+
+/// Runs a batch by whatever gives vectors, keeps them and answers with them.
+fn answer<E: PassFailure>(
+    queue: &TextQueue,
+    batch: &Batch,
+    cache: &Cache,
+    is_normalized: bool,
+    forward: impl Fn(&[Row<'_>]) -> Result<Vec<Vec<f32>>, E>,
+) {
+    let rows: Vec<Row<'_>> =
+        batch.items.iter().map(|item| Row { ids: &item.ids, skip: item.skip }).collect();
+    let vectors = run_rows(&rows, forward);
+    queue.count(rows.len());
+    for (item, vector) in batch.items.iter().zip(vectors) {
+        let outcome = sound(vector, is_normalized, item.ids.len());
+        // Kept before it is answered, so that whoever asks next finds it.
+        if let Ok(vector) = &outcome {
+            cache.put(&item.content, vector, item.counts);
+        }
+        let waiters = queue.with(|texts| texts.waiters.remove(&item.content));
+        for waiter in waiters.into_iter().flatten() {
+            // One that hung up needs no answer.
+            let _ = waiter.send(outcome.clone());
         }
     }
+}
 
-    fn sound(&self, vector: Option<Vec<f32>>) -> VectorOutcome {
-        match vector {
-            Some(vector) if is_sound(&vector, self.is_normalized) => Ok(vector.into()),
-            Some(_) => Err(bad_output("the model's output for this text is not finite, or zero")),
-            None => Err(bad_output(
-                "the model does not take this text; the module's log has the reason",
-            )),
+/// What became of a text of so many tokens.
+fn sound(
+    vector: Result<Vec<f32>, RowFailure>,
+    is_normalized: bool,
+    tokens: usize,
+) -> VectorOutcome {
+    match vector {
+        Ok(vector) if is_sound(&vector, is_normalized) => Ok(vector.into()),
+        Ok(_) => Err(bad_output("the model's output for this text is not finite, or zero")),
+        Err(RowFailure::Refused) => {
+            Err(bad_output("the model does not take this text; the module's log has the reason"))
         }
+        Err(RowFailure::OutOfMemory) => Err(Fault::of(
+            &OutOfMemory { index: None, tokens: tokens as u64 },
+            false,
+            format!(
+                "its {tokens} tokens take more memory than the device has free: free some (`brahman gpu` says who holds it), or shorten the text"
+            ),
+        )),
     }
 }
 
@@ -212,6 +236,7 @@ pub(super) fn bad_output(message: &str) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use brahman_card::interface::WireError as _;
     use brahman_storage::digest::sha256;
 
     use super::*;
@@ -246,6 +271,48 @@ mod tests {
         // Of "a" somebody else still waits; who joined for "b" has hung up.
         assert_eq!(take(&queue, FREE), Some((vec![5], false, false)));
         assert_eq!((queue.waiting(), queue.cancelled(), again.len()), (0, 1, 1));
+    }
+
+    /// That a GPU does not hold rows of so many tokens.
+    #[derive(Debug, thiserror::Error)]
+    #[error("the made-up GPU is full")]
+    struct FullGpu;
+
+    impl PassFailure for FullGpu {
+        fn is_out_of_memory(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_text_that_memory_does_not_hold_is_named_by_its_tokens_and_loses_no_other() {
+        let queue = queue(1);
+        let texts = vec![item("a", 5), item("b", 6), item("c", 90), item("d", 7)];
+        let contents: Vec<ContentHash> = texts.iter().map(|text| text.content).collect();
+        let waits = push(&queue, Class::Bulk, Deadline::NEVER, texts);
+        let batch = queue.with(|texts| texts.take(FREE)).expect("a pass").work;
+        assert_eq!(batch.items.len(), 4);
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let cache = Cache::open(folder.path(), [0; 32], 2, true, 1 << 20);
+        let forward = |rows: &[Row<'_>]| {
+            let tokens: usize = rows.iter().map(|row| row.ids.len()).sum();
+            if tokens > 12 { Err(FullGpu) } else { Ok(vec![vec![0.6, 0.8]; rows.len()]) }
+        };
+        answer(&queue, &batch, &cache, true, forward);
+        assert_eq!((queue.computed(), queue.waiting()), (4, 0));
+        for (content, wait) in contents.iter().zip(waits) {
+            match wait.blocking_recv().expect("answered") {
+                Ok(vector) => {
+                    assert_eq!((&vector[..], cache.get(content).is_some()), (&[0.6, 0.8][..], true))
+                }
+                Err(fault) => {
+                    assert_eq!((content, &*fault.name), (&contents[2], OutOfMemory::NAME));
+                    assert_eq!(fault.parameters["tokens"], 90, "{fault}");
+                    assert!(fault.message().contains("90 tokens") && !fault.retryable(), "{fault}");
+                    assert!(cache.get(content).is_none(), "nothing is kept of it");
+                }
+            }
+        }
     }
 
     #[test]

@@ -615,7 +615,7 @@ fn text(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 /// Where a part of a file begins: `bytes 100-199/200`.
-fn starts_at(headers: &HeaderMap) -> Option<u64> {
+pub(crate) fn starts_at(headers: &HeaderMap) -> Option<u64> {
     text(headers, "content-range")?
         .trim()
         .strip_prefix("bytes ")?

@@ -13,7 +13,7 @@
 )]
 
 use std::borrow::Cow;
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, c_char};
 use std::ptr::{NonNull, null_mut};
 use std::sync::{Mutex, PoisonError};
 
@@ -31,27 +31,27 @@ pub(super) struct RunOutput<'a> {
 /// A session that several threads may run at once.
 pub(super) struct SharedSession {
     session: Session,
-    output: CString,
     /// Held during a run where one at a time is all that the provider bears.
     turn: Option<Mutex<()>>,
 }
 
 impl SharedSession {
-    /// Shares a session of which `output` is taken; `is_cpu` tells whether it is the CPU's alone.
-    pub(super) fn new(session: Session, output: CString, is_cpu: bool) -> Self {
-        Self { session, output, turn: (!is_cpu).then(Mutex::default) }
+    /// Shares a session; `is_cpu` tells whether it is the CPU's alone.
+    pub(super) fn new(session: Session, is_cpu: bool) -> Self {
+        Self { session, turn: (!is_cpu).then(Mutex::default) }
     }
 
-    /// Runs the graph, and gives its output.
+    /// Runs the graph, and gives one output of it. No other one is copied out of it.
     pub(super) fn run(
         &self,
         inputs: &[(&CStr, SessionInputValue<'_>)],
+        output: &CStr,
         options: &RunOptions,
     ) -> ort::Result<RunOutput<'_>> {
         let names: Vec<*const c_char> = inputs.iter().map(|(name, _)| name.as_ptr()).collect();
         let values: Vec<*const ort::sys::OrtValue> =
             inputs.iter().map(|(_, value)| value.ptr()).collect();
-        let output = self.output.as_ptr();
+        let output = output.as_ptr();
         let mut made: *mut ort::sys::OrtValue = null_mut();
         let _turn =
             self.turn.as_ref().map(|turn| turn.lock().unwrap_or_else(PoisonError::into_inner));

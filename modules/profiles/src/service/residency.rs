@@ -84,6 +84,14 @@ pub(super) fn slot_of(
         .map(String::as_str);
     let asked = told.or_else(|| variable(record, DEVICE)).or(usual).unwrap_or("auto");
     let visible = variable(record, VISIBLE).or(visible);
+    // A UUID that a Card names says more than the number that CUDA has for it.
+    let named = variable(record, DEVICE).or(usual).and_then(|named| named.strip_prefix("cuda:"));
+    if let Some(named) = named.filter(|_| asked.starts_with("cuda")) {
+        let is_named = |gpu: &&GpuReading| gpu.uuid.eq_ignore_ascii_case(named);
+        if let Some(gpu) = gpus.iter().find(is_named) {
+            return SlotId::Gpu(gpu.uuid.clone());
+        }
+    }
     let number = match asked {
         "cpu" => return SlotId::Cpu,
         // A mock computes nothing, whatever there is.

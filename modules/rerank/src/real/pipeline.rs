@@ -10,7 +10,7 @@ use brahman_card::interface::rerank::{InfoOut, RerankRecipe, error};
 use brahman_models::device::{self, DeviceChoice, DeviceError};
 use brahman_models::layout::{PairPlan, Precision};
 use brahman_models::passes::{PassBudget, PassQueue, ThreadsError, threads_wanted};
-use brahman_models::runtime::{self as library, RuntimeError};
+use brahman_models::runtime::{self as library, LoadedLibrary, RuntimeError};
 use brahman_models::trial::TrialError;
 use thiserror::Error;
 
@@ -116,6 +116,7 @@ pub struct OpenedModel {
     model: Model,
     runner: Runner,
     device: Device,
+    budget: PassBudget,
     library: String,
     /// What could not be tried.
     untried: Vec<String>,
@@ -127,17 +128,18 @@ impl OpenedModel {
     /// # Errors
     /// [`OpenError`]: what is missing or wrong and how to mend it.
     pub fn open(settings: &Settings) -> Result<Self, OpenError> {
-        let (path, environment) = library::load(&settings.cache)?;
+        let LoadedLibrary { path, environment, shortfall } =
+            library::load(&settings.cache, settings.device)?;
         let mut model = Model::load(&settings.model, settings.graph.as_ref())?;
-        let (runner, device) =
-            runner::open(&environment, &model, settings.device, settings.allow_cpu)?;
+        let (runner, device, budget) =
+            runner::open(&environment, &model, settings.device, settings.allow_cpu, shortfall)?;
         // The session has them now, and once is enough.
         (model.onnx, model.weights) = (Vec::new(), Vec::new());
         let untried = runner
             .try_model(&model)
             .map_err(|source| OpenError::Trial { folder: settings.model.clone(), source })?;
         let library = format!("ONNX Runtime {}, {}", library::version(), path.display());
-        Ok(Self { model, runner, device, library, untried })
+        Ok(Self { model, runner, device, budget, library, untried })
     }
 
     /// What a person would want to know of it, a line each.
@@ -150,6 +152,10 @@ impl OpenedModel {
         };
         let mut lines =
             vec![format!("{}: a cross-encoder, {labels}, on {}", plan.name, self.device.active)];
+        if self.device.active != "cpu" {
+            let tokens = self.budget.tokens;
+            lines.push(format!("passes of up to {tokens} tokens; {}", self.device.reason));
+        }
         lines.extend(plan.description());
         lines.push(format!("fingerprint {}", self.model.fingerprint));
         lines.extend(self.untried.iter().cloned());
@@ -206,7 +212,7 @@ impl Pipeline {
         for line in opened.description() {
             tracing::info!("{line}");
         }
-        let OpenedModel { model, runner, device, library, untried: _ } = opened;
+        let OpenedModel { model, runner, device, budget, library, untried: _ } = opened;
         let Model { plan, reader, fingerprint, .. } = model;
         let is_cpu = device.active == "cpu";
         let identity = Identity {
@@ -217,10 +223,8 @@ impl Pipeline {
             sigmoid: plan.is_sigmoid,
             precision: Some(plan.precision.name().to_owned()),
         };
-        let limits = BatchLimits {
-            budget: PassBudget::of(is_cpu),
-            rows: if plan.alone.is_some() { 1 } else { usize::MAX },
-        };
+        let limits =
+            BatchLimits { budget, rows: if plan.alone.is_some() { 1 } else { usize::MAX } };
         // One thread feeds a GPU.
         let threads = if is_cpu { settings.threads } else { 1 };
         let recipe = recipe(&plan, runner.labels());

@@ -8,8 +8,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use brahman_card::Fault;
-use brahman_card::interface::rerank::error::BadOutput;
-use brahman_models::passes::{Pass, PassQueue, PassSchedule, ThreadsState, is_heavy, run_rows};
+use brahman_card::interface::rerank::error::{BadOutput, OutOfMemory};
+use brahman_models::passes::{
+    Pass, PassQueue, PassSchedule, RowFailure, ThreadsState, is_heavy, run_rows,
+};
 use brahman_models::session::TokenRow;
 use tokio::sync::mpsc;
 
@@ -159,18 +161,27 @@ pub(super) fn run(queue: &CallQueue, runner: &Runner, pass: &JobPass) {
     let rows: Vec<TokenRow<'_>> = places.iter().filter_map(|at| pairs.get(*at)).map(row).collect();
     let relevances = run_rows(&rows, |rows| runner.relevances(rows));
     queue.count(places.len());
+    let outcomes =
+        rows.iter().zip(relevances).map(|(row, relevance)| sound(relevance, row.ids.len()));
     // One that hung up needs no answer, and there is room for all others.
-    let _ =
-        answers.try_send(places.iter().copied().zip(relevances.into_iter().map(sound)).collect());
+    let _ = answers.try_send(places.iter().copied().zip(outcomes).collect());
 }
 
-fn sound(relevance: Option<f64>) -> Result<f64, Fault> {
+/// What became of a pair of so many tokens.
+fn sound(relevance: Result<f64, RowFailure>, tokens: usize) -> Result<f64, Fault> {
     match relevance {
-        Some(relevance) if relevance.is_finite() => Ok(relevance),
-        Some(_) => Err(bad_output("the model's output for this text is not finite")),
-        None => {
+        Ok(relevance) if relevance.is_finite() => Ok(relevance),
+        Ok(_) => Err(bad_output("the model's output for this text is not finite")),
+        Err(RowFailure::Refused) => {
             Err(bad_output("the model does not take this text; the module's log has the reason"))
         }
+        Err(RowFailure::OutOfMemory) => Err(Fault::of(
+            &OutOfMemory { index: None, tokens: tokens as u64 },
+            false,
+            format!(
+                "its {tokens} tokens and the query's take more memory than the device has free: free some (`brahman gpu` says who holds it), or shorten the text"
+            ),
+        )),
     }
 }
 
@@ -181,6 +192,8 @@ fn bad_output(message: &str) -> Fault {
 
 #[cfg(test)]
 mod tests {
+    use brahman_card::interface::WireError as _;
+
     use super::*;
 
     const FREE: ThreadsState = ThreadsState { is_heavy_running: false, idle: 0 };
@@ -218,6 +231,17 @@ mod tests {
         let order: Vec<usize> = (0..7).map(|_| next(&queue)).collect();
         assert_eq!(order, [1, 2, 1, 2, 1, 1, 1]);
         assert_eq!((queue.waiting(), queue.cancelled()), (0, 4));
+    }
+
+    #[test]
+    fn a_pair_that_memory_does_not_hold_is_named_by_its_tokens() {
+        let fault = sound(Err(RowFailure::OutOfMemory), 7001).expect_err("no score");
+        assert_eq!(&*fault.name, OutOfMemory::NAME);
+        assert_eq!(fault.parameters["tokens"], 7001);
+        let other = sound(Err(RowFailure::Refused), 7001).expect_err("no score");
+        assert_eq!(&*other.name, BadOutput::NAME);
+        assert_eq!(sound(Ok(0.5), 3), Ok(0.5));
+        assert!(sound(Ok(f64::NAN), 3).is_err());
     }
 
     #[test]

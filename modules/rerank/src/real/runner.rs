@@ -3,8 +3,8 @@
 
 use brahman_card::interface::embed::Device;
 use brahman_models::device::DeviceChoice;
-use brahman_models::passes::answers;
-use brahman_models::runtime::{RuntimeError, place};
+use brahman_models::passes::{PROBE_ROWS, PROBE_WIDTH, PassBudget, answers};
+use brahman_models::runtime::{GpuLibraryError, RuntimeError, gpu_budget, place};
 use brahman_models::session::{GraphSession, PassOutput, SessionSource, TokenRow};
 use brahman_models::trial::{Trial, TrialError, apart_max};
 use ort::environment::Environment;
@@ -30,7 +30,7 @@ pub struct Runner {
     labels: usize,
 }
 
-/// Opens the one session that all threads share.
+/// Opens the one session that all threads share. Gives what fits a pass as well.
 ///
 /// # Errors
 /// [`RuntimeError`].
@@ -39,8 +39,15 @@ pub fn open(
     model: &Model,
     asked: DeviceChoice,
     allow_cpu: bool,
-) -> Result<(Runner, Device), RuntimeError> {
-    place(asked, allow_cpu, |cuda| Runner::open(environment, model, cuda))
+    shortfall: Option<GpuLibraryError>,
+) -> Result<(Runner, Device, PassBudget), RuntimeError> {
+    let open = |cuda: Option<u32>| -> ort::Result<_> {
+        let runner = Runner::open(environment, model, cuda)?;
+        let budget = cuda.map_or_else(PassBudget::cpu, |index| runner.budget_on(index, model));
+        Ok((runner, budget))
+    };
+    let ((runner, budget), device) = place(asked, allow_cpu, shortfall, open)?;
+    Ok((runner, device, budget))
 }
 
 /// How relevant a text is by what the graph gives for its pair: the number itself, or of two (not
@@ -69,8 +76,12 @@ pub fn row(pair: &PairTokens) -> TokenRow<'_> {
 
 impl Runner {
     fn open(environment: &Environment, model: &Model, cuda: Option<u32>) -> ort::Result<Self> {
-        let source =
-            SessionSource { onnx: &model.onnx, weights: &model.weights, feed: &model.plan.feed };
+        let source = SessionSource {
+            onnx: &model.onnx,
+            weights: &model.weights,
+            feed: &model.plan.feed,
+            has_sums: false,
+        };
         // One thread a pass: passes run side by side.
         let session = GraphSession::open(environment, &source, cuda, 1)?;
         let output = model.plan.feed.output.clone();
@@ -80,6 +91,19 @@ impl Runner {
         let sample = row(&model.samples[0]);
         runner.labels = runner.session.pass(&[sample], |out| runner.labels_of(out, 1))?;
         Ok(runner)
+    }
+
+    /// What fits a pass on the GPU of CUDA's number, on which this session is.
+    fn budget_on(&self, index: u32, model: &Model) -> PassBudget {
+        let (plan, [_, sample]) = (&model.plan, &model.samples);
+        let length = PROBE_WIDTH.min(plan.window.tokens);
+        let filled = |numbers: &[u32]| -> Vec<u32> {
+            numbers.iter().copied().cycle().take(length).collect()
+        };
+        let (ids, types) = (filled(&sample.ids), filled(&sample.types));
+        let rows = vec![TokenRow { ids: &ids, types: &types }; PROBE_ROWS];
+        let width = plan.feed.fixed_width.map_or(length, |width| width.max(length));
+        gpu_budget(index, width, plan.heads, || self.relevances(&rows).map(drop))
     }
 
     /// Numbers that the graph gives a pair: one or two.

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use brahman_models::passes::PassFailure as _;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor};
 
@@ -182,7 +183,7 @@ impl<'a> Reader<'a> {
         } else {
             Cow::Borrowed(piece)
         };
-        self.forwarded += read.len() as u64;
+        let forwarded = read.len() as u64;
         let shape = [1, read.len() as i64];
         let whole =
             |numbers: Vec<i64>, shape: [i64; 2]| -> ort::Result<SessionInputValue<'static>> {
@@ -234,6 +235,7 @@ impl<'a> Reader<'a> {
         }
         let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         let mut outputs = session.run(inputs)?;
+        self.forwarded += forwarded;
         let mut take = |name: &str| {
             outputs
                 .remove(name)
@@ -250,6 +252,30 @@ impl<'a> Reader<'a> {
             CachedTensors::new(values, all as u64 * self.wiring.bytes_per_token(), &self.alive),
             logits,
         ))
+    }
+
+    /// A step of as many tokens as the device's memory holds, of these at most. Gives how many they
+    /// were as well.
+    fn step_that_fits(
+        &mut self,
+        state: &State,
+        tokens: &[u32],
+    ) -> Result<(usize, CachedTensors, DynValue), EngineError> {
+        let mut piece = tokens.len();
+        loop {
+            let error = match self.step(state, &tokens[..piece]) {
+                Ok((cached, logits)) => return Ok((piece, cached, logits)),
+                Err(error) => error,
+            };
+            if !error.is_out_of_memory() {
+                return Err(EngineError::failed(error));
+            }
+            tracing::warn!(piece, "memory does not hold this many tokens of a step: {error}");
+            // Without a cache all is read in one piece.
+            let smaller = if self.wiring.past.is_empty() { None } else { smaller(piece) };
+            let tokens = state.len + tokens.len();
+            piece = smaller.ok_or(EngineError::OutOfMemory { tokens })?;
+        }
     }
 
     /// Logits as numbers of 32 bits.
@@ -274,6 +300,11 @@ impl<'a> Reader<'a> {
             ),
         })
     }
+}
+
+/// The next smaller piece than one that memory does not hold.
+fn smaller(piece: usize) -> Option<usize> {
+    PIECES.into_iter().find(|smaller| *smaller < piece)
 }
 
 /// ln Σ e^x, without overflow.
@@ -311,8 +342,7 @@ impl Stepper for Reader<'_> {
             if let (true, Some((row, norm))) = (wanted[at], &state.next) {
                 out[at] = (f64::from(row[tokens[at] as usize]) - norm) as f32;
             }
-            let (cached, logits) =
-                self.step(state, &tokens[at..at + piece]).map_err(EngineError::failed)?;
+            let (piece, cached, logits) = self.step_that_fits(state, &tokens[at..at + piece])?;
             let rows = self.rows(&logits).map_err(EngineError::failed)?;
             let vocabulary = self.wiring.vocabulary as usize;
             let is_cached = !self.wiring.past.is_empty();
@@ -367,5 +397,21 @@ impl Stepper for Reader<'_> {
         let branch = 2 * (state.len + ahead) as u64 * self.wiring.bytes_per_token();
         let smallest = self.scratch(PIECES[PIECES.len() - 1], state.len + ahead);
         (held(alive + branch + smallest) <= self.plan.budget_bytes).then(|| state.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_that_memory_does_not_hold_becomes_smaller_until_there_is_none() {
+        let pieces: Vec<usize> =
+            std::iter::successors(Some(256), |piece| smaller(*piece)).collect();
+        assert_eq!(pieces, PIECES);
+        assert_eq!(
+            (smaller(200), smaller(17), smaller(16), smaller(1)),
+            (Some(128), Some(16), None, None)
+        );
     }
 }

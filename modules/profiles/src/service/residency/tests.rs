@@ -44,6 +44,13 @@ fn a_module_s_memory_is_where_its_card_says_and_then_where_it_says_itself() {
         of(&record("environment = { BRAHMAN_DEVICE = \"cuda:0\", CUDA_VISIBLE_DEVICES = \"1\" }")),
         "GPU-1"
     );
+    let mut named = record("environment = { BRAHMAN_DEVICE = \"cuda:GPU-1\" }");
+    assert_eq!(of(&named), "GPU-1", "by its UUID");
+    named.attributes.insert("device".to_owned(), "cuda:0".to_owned());
+    named.state = ModuleState::Ready;
+    assert_eq!(of(&named), "GPU-1", "whatever number CUDA has for it");
+    named.attributes.insert("device".to_owned(), "cpu".to_owned());
+    assert_eq!(of(&named), "cpu");
     let mut fallen_back = record("environment = { BRAHMAN_DEVICE = \"cuda:1\" }");
     fallen_back.attributes.insert("device".to_owned(), "cpu".to_owned());
     assert_eq!(of(&fallen_back), "GPU-1", "what it said in an earlier life is not what it will be");
