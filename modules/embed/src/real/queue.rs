@@ -303,7 +303,10 @@ mod tests {
         for (content, wait) in contents.iter().zip(waits) {
             match wait.blocking_recv().expect("answered") {
                 Ok(vector) => {
-                    assert_eq!((&vector[..], cache.get(content).is_some()), (&[0.6, 0.8][..], true))
+                    assert_eq!(
+                        (&vector[..], cache.get(content).is_some()),
+                        (&[0.6, 0.8][..], true)
+                    );
                 }
                 Err(fault) => {
                     assert_eq!((content, &*fault.name), (&contents[2], OutOfMemory::NAME));
