@@ -42,7 +42,7 @@ def secrets(work):
     path = os.path.join(work, "secrets.toml")
     if not os.path.exists(path):
         with open(path, "w") as file:
-            file.write('minio = "secret"\n')
+            file.write('[minio]\npassword = "secret"\n')
         os.chmod(path, 0o600)
     return path
 

@@ -65,10 +65,6 @@ pub(crate) async fn rerank(
         RerankDocument::Text(text) | RerankDocument::Object { text } => text,
     };
     let texts: Vec<String> = request.documents.into_iter().map(text).collect();
-    for (place, text) in texts.iter().enumerate() {
-        // By the name that the request has for it.
-        parameters::has_words(format_args!("documents[{place}]"), text)?;
-    }
     let ask = RerankIn {
         query: request.query,
         texts,

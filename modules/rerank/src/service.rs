@@ -34,12 +34,8 @@ impl<E: Engine> RerankService<E> {
         let RerankIn { query, texts, top_n, truncate, partial } = call.parameters()?;
         check(&query, texts.len(), top_n)?;
         let count = texts.len();
-        let blank = blank(&texts);
         let partial = partial.unwrap_or(false);
-        if !partial && let Some((_, fault)) = blank.first() {
-            return Err(fault.clone());
-        }
-        let mut outcomes = if texts.is_empty() {
+        let outcomes = if texts.is_empty() {
             Vec::new()
         } else {
             Arc::clone(&self.engine).scores(query, texts, truncate.unwrap_or(true)).await?
@@ -49,9 +45,6 @@ impl<E: Engine> RerankService<E> {
                 "{} scores came for {count} texts",
                 outcomes.len()
             )));
-        }
-        for (index, fault) in blank {
-            outcomes[index] = Err(fault);
         }
         if !partial && let Some(fault) = outcomes.iter().find_map(|one| one.as_ref().err()) {
             return Err(fault.clone());
@@ -104,16 +97,6 @@ fn check(query: &str, texts: usize, top_n: Option<u64>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Texts without a word, by their places: they answer nothing, and a model gives them a score all
-/// the same.
-fn blank(texts: &[String]) -> Vec<(usize, Fault)> {
-    let refused = |(index, text): (usize, &String)| {
-        let fault = parameters::has_words(format_args!("texts[{index}]"), text).err()?;
-        Some((index, fault))
-    };
-    texts.iter().enumerate().filter_map(refused).collect()
-}
-
 /// The texts that have a score, the best first; equals stay in the order of the call.
 fn ranked(outcomes: &[PairOutcome], top_n: Option<u64>) -> Vec<RankedText> {
     let mut scored: Vec<_> = outcomes
@@ -155,7 +138,6 @@ impl<E: Engine> Service for RerankService<E> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
     use crate::engine::PairScore;
@@ -195,10 +177,6 @@ mod tests {
         assert!(refused("x", TEXTS_MAX + 1, None).contains("`texts`"));
         assert!(refused("x", 1, Some(0)).contains("`top_n`"));
         assert_eq!(check("x", 0, Some(1)), Ok(()));
-        let blank = blank(&["a".to_owned(), " \n".to_owned(), String::new()]);
-        let places: Vec<_> =
-            blank.iter().map(|(at, fault)| (*at, &fault.parameters["parameter"])).collect();
-        assert_eq!(places, [(1, &json!("texts[1]")), (2, &json!("texts[2]"))]);
     }
 
     proptest! {

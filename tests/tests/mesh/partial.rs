@@ -156,7 +156,7 @@ async fn a_first_refresh_is_searched_by_words_and_by_meaning_while_it_runs() {
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     let file = mesh.folder.path().join("d.csv");
     let lines: String =
-        (0..100_000).map(|row| format!("{row},word{row} of a text that is embedded\n")).collect();
+        (0..30_000).map(|row| format!("{row},word{row} of a text that is embedded\n")).collect();
     std::fs::write(&file, format!("id,text\n{lines}")).expect("written");
     let ask = json!({"dataset": "d", "paths": [file.display().to_string()], "pii": false});
     mesh.call("org.brahman.Ingest.Files", ask).await.expect("ingested");
@@ -213,7 +213,7 @@ async fn a_first_refresh_is_searched_by_words_and_by_meaning_while_it_runs() {
         near["embedded"]
             .as_u64()
             .zip(near["to_embed"].as_u64())
-            .is_some_and(|(done, of)| done < of && of == 100_000),
+            .is_some_and(|(done, of)| done < of && of == 30_000),
         "{near}"
     );
     let shown = mesh.brahman(&["search", "d", "word7", "--lexical"]);
@@ -236,7 +236,7 @@ async fn a_first_refresh_is_searched_by_words_and_by_meaning_while_it_runs() {
         }
     };
     let done = tokio::time::timeout(PATIENCE, done).await.expect("it ends");
-    assert_eq!((&done["phase"], &done["total"]), (&json!("done"), &json!(100_000)));
+    assert_eq!((&done["phase"], &done["total"]), (&json!("done"), &json!(30_000)));
     assert_eq!(
         (&done["dataset_gone"], &done["stale_cleared"]),
         (&json!(true), &json!(false)),

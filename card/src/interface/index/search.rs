@@ -9,8 +9,8 @@ use crate::wire::parameters;
 #[wire]
 pub struct SearchIn {
     pub index: String,
-    /// A query in words, of at least one. By words and in `hybrid`, `"a phrase"` must stand in what is found and
-    /// `-word` must not, unless `literal`.
+    /// A query in words, of at least one. By words and in `hybrid`, `"a phrase"` must stand in what
+    /// is found and `-word` must not, unless `literal`.
     pub text: Option<String>,
     /// Of an index of its dataset's own vectors `hybrid` takes it beside `text`.
     pub vector: Option<Vec<f32>>,

@@ -361,7 +361,7 @@ mod tests {
         best(&output, &BestOut { other_queries: Some(2), ..BestOut::default() });
         assert!(
             output.printed().contains("no trial on this data")
-                && output.printed().contains("2 trials on this data")
+                && output.printed().contains("2 trials were measured on this data")
         );
     }
 

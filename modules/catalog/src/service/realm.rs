@@ -55,8 +55,8 @@ struct KnownContexts {
 /// Who answers in which context, as the broker tells it.
 #[derive(Debug, Default)]
 pub(super) struct Contexts {
-    /// The broker, whose connections are kept: it is asked at every call. None for a catalog that is
-    /// run by itself.
+    /// The broker, whose connections are kept: it is asked at every call. None for a catalog that
+    /// is run by itself.
     mesh: Option<Client>,
     known: Mutex<KnownContexts>,
 }

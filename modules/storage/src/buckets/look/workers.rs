@@ -1,5 +1,5 @@
-//! Threads that work on disks that may hang. One whose work is done waits a while for more: to begin
-//! one takes longer than a look does.
+//! Threads that work on disks that may hang. One whose work is done waits a while for more: to
+//! begin one takes longer than a look does.
 //!
 //! Invariants: work never waits for other work, so what hangs holds up nothing else; what is given
 //! to a thread is done, whenever that would end; few wait, and none for ever.
