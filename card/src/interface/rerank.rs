@@ -42,8 +42,8 @@ interface! {
 pub struct RerankIn {
     /// At least a word.
     pub query: String,
-    /// Of none there is nothing to order, and nothing is answered. A model gives a score to an empty
-    /// one, too.
+    /// Of none there is nothing to order, and nothing is answered. A model gives a score to an
+    /// empty one, too.
     pub texts: Vec<String>,
     /// How many of the best are wanted; all unless said.
     pub top_n: Option<u64>,

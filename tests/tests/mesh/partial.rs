@@ -189,13 +189,13 @@ async fn a_first_refresh_is_searched_by_words_and_by_meaning_while_it_runs() {
     let words = mesh
         .call(
             "org.brahman.Index.Search",
-            json!({"index": "d", "text": "word99999", "mode": "lexical"}),
+            json!({"index": "d", "text": "word29999", "mode": "lexical"}),
         )
         .await;
     let words = words.expect("what was read answers by words");
     assert_eq!(
         (&words["partial"], &words["results"][0][0]["doc_id"]),
-        (&json!(true), &json!("99999")),
+        (&json!(true), &json!("29999")),
         "{words}"
     );
     let mut vector = vec![0.0; 32];
@@ -260,7 +260,7 @@ async fn a_refresh_that_a_person_ends_says_what_is_kept_and_goes_on_from_there()
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     let file = mesh.folder.path().join("d.csv");
     let lines: String =
-        (0..150_000).map(|row| format!("{row},word{row} of a text that is embedded\n")).collect();
+        (0..50_000).map(|row| format!("{row},word{row} of a text that is embedded\n")).collect();
     std::fs::write(&file, format!("id,text\n{lines}")).expect("written");
     let ask = json!({"dataset": "d", "paths": [file.display().to_string()], "pii": false});
     mesh.call("org.brahman.Ingest.Files", ask).await.expect("ingested");
