@@ -274,7 +274,7 @@ async fn files(ask: IngestArguments, context: &McpContext) -> Result<ToolOutput,
         let out = context.ask::<ingest::method::Watch>(&request).await?;
         let (state, format) = (out.watching.state, out.watching.format);
         let made = match format.as_deref() {
-            Some("documents") => ", a row a file",
+            Some("documents") => ", one row per file",
             Some(_) => ", as a table",
             None => "",
         };

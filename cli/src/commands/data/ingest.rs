@@ -115,9 +115,9 @@ pub(crate) async fn watch(
     } else {
         let w = out.watching;
         let made = match w.format.as_deref() {
-            Some("documents") => "a row a file".to_owned(),
+            Some("documents") => "one row per file".to_owned(),
             Some(format) => {
-                format!("a table of {format} files; --format documents makes a row a file")
+                format!("a table of {format} files; --format documents makes one row per file")
             }
             None => "what it is made of is decided by its first files".to_owned(),
         };
