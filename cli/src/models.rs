@@ -515,13 +515,7 @@ fn search(words: &[String], cache: &Path, output: &Output) -> anyhow::Result<()>
 fn list(cache: &Path, output: &Output) -> anyhow::Result<()> {
     let models = manifest::installed(cache);
     let enabled = cards::enabled(&place::cards::own_folder(None));
-    let labels = |name: &str| {
-        enabled
-            .iter()
-            .filter(|card| card.model == name)
-            .map(|card| card.label.clone())
-            .collect::<Vec<String>>()
-    };
+    let labels = |name: &str| cards::serving(&enabled, name);
     if output.json() {
         let models: Vec<_> = models
             .iter()

@@ -448,10 +448,11 @@ fn shown(text: &str, colour: bool, newlines: bool) -> String {
 }
 
 /// Somebody else's text on one line, for the middle of a line, a cell or a bar: no line feed, no
-/// tab, nothing that a terminal acts on. Marks of colour stay.
+/// tab, nothing that a terminal acts on. Marks of colour stay; line feeds at its end, with which
+/// libraries end what they say, are left out.
 pub(crate) fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in text.trim_end_matches(['\n', '\r']).chars() {
         if telemetry::is_unsafe(c) || c == '\n' || c == '\t' {
             out.extend(c.escape_unicode());
         } else {

@@ -28,6 +28,8 @@ pub(crate) enum Request {
     Command {
         label: String,
         command: Command,
+        /// The process that asks.
+        pid: i32,
         reply: oneshot::Sender<Result<(), Fault>>,
     },
     Reload {
@@ -73,7 +75,8 @@ impl InitService {
 
     async fn command(&self, call: &Call, command: Command) -> Result<Reply, Fault> {
         let LabelIn { label } = call.parameters()?;
-        self.ask(|reply| Request::Command { label, command, reply }).await??;
+        let pid = call.peer.pid;
+        self.ask(|reply| Request::Command { label, command, pid, reply }).await??;
         Ok(Reply::empty())
     }
 

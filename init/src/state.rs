@@ -21,6 +21,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use brahman_card::card::{Lifecycle, Supervision};
+use brahman_card::interface::broker;
 use brahman_card::interface::init::{ReloadOut, UpdateIn};
 use brahman_card::{Card, ModuleState};
 
@@ -310,7 +311,10 @@ impl State {
         let Some(entry) = self.modules.get_mut(id) else { return };
         match afterwards {
             Afterwards::Stay => {
-                entry.reason = Some("stopped by command".into());
+                entry.reason = Some(match entry.stopped_by.take() {
+                    Some(label) => format!("stopped by module `{label}`"),
+                    None => "stopped by command".into(),
+                });
                 entry.enter(Phase::Stopped, now);
             }
             Afterwards::Start => {
@@ -390,6 +394,27 @@ impl State {
             _ => {}
         }
         touch(entry, now);
+    }
+
+    /// Notes, before a command, whose it is if it is to stop something: that of the module whose
+    /// process this is, or a person's. What comes by the broker or the gateway is said for others,
+    /// and taken for a person's.
+    pub(crate) fn note_commander(&mut self, label: &str, command: Command, pid: i32) {
+        let is_its =
+            |entry: &&Entry| entry.pid().is_some_and(|own| i64::from(own) == i64::from(pid));
+        let passes_on = |card: &Card| {
+            card.delegate_uid
+                || card.offered_interfaces().any(|name| name == broker::INTERFACE.name)
+        };
+        let its = self
+            .modules
+            .values()
+            .find(is_its)
+            .filter(|entry| command == Command::Stop && !passes_on(&entry.card));
+        let by = its.map(|entry| entry.card.label.to_string());
+        for entry in self.modules.values_mut().filter(|e| e.card.label.answers_to(label)) {
+            entry.stopped_by.clone_from(&by);
+        }
     }
 
     fn command(&mut self, label: &str, command: Command, now: Millis, effects: &mut Vec<Effect>) {

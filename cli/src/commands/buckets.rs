@@ -391,7 +391,7 @@ async fn scrub(socket: &Path, ask: ScrubIn, output: &Output) -> anyhow::Result<(
         let took = duration(out.elapsed_ms as f64 / 1000.0);
         let objects = counted(out.objects, "object", "objects");
         output.line(&format!(
-            "{objects}, {} in {took}: {} damaged",
+            "{objects} of datasets, {} in {took}: {} damaged; files of indexes are verified by `brahman index doctor`",
             bytes(out.bytes),
             out.damaged.len()
         ));

@@ -305,12 +305,28 @@ pub(crate) async fn lineage(
             text(event, "/eventType"),
             text(event, "/outputs/0/facets/version/datasetVersion"),
             text(event, "/outputs/0/outputFacets/outputStatistics/rowCount"),
+            ulid_of(&text(event, "/run/runId")).unwrap_or_default(),
             text(event, "/run/runId"),
             if why.is_empty() { inputs.join(", ") } else { why },
         ]
     });
-    output.table(&["TIME", "EVENT", "GENERATION", "ROWS", "RUN", "FROM / WHY"], rows.collect());
+    let heads = ["TIME", "EVENT", "GENERATION", "ROWS", "RUN", "UUID", "FROM / WHY"];
+    output.table(&heads, rows.collect());
     Ok(())
+}
+
+/// A run's id as `runs` and `datasets show` have it, of the same 128 bits that OpenLineage has as a
+/// UUID; none of what is no UUID.
+fn ulid_of(uuid: &str) -> Option<String> {
+    /// Crockford's base 32.
+    const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+    let hex: String = uuid.chars().filter(|c| *c != '-').collect();
+    let bits = u128::from_str_radix(&hex, 16).ok().filter(|_| hex.len() == 32)?;
+    let digit = |place: u32| {
+        let value = usize::try_from((bits >> (5 * place)) & 31).unwrap_or(0);
+        char::from(DIGITS[value])
+    };
+    Some((0..26).rev().map(digit).collect())
 }
 
 #[cfg(test)]

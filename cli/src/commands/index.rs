@@ -25,7 +25,7 @@ pub(crate) use arguments::{Create, Index, Promote, Search};
 use describe::{describe, details, generations};
 use hits::print_hit;
 pub(crate) use hits::search;
-use tuning::{agent, all_trials, best, evals, given, trials};
+use tuning::{after_autotune, agent, all_trials, best, evals, given, trials};
 
 /// Calls a method and prints the reply: as JSON, or as `person` does.
 async fn show<M: Method>(
@@ -259,14 +259,7 @@ pub(crate) async fn index(socket: &Path, index: Index, output: &Output) -> anyho
             };
             let said = |out: &AutotuneSummary| {
                 trials(output, out.best.as_slice(), out.best.as_ref().map(|b| b.id.as_str()), None);
-                let target = target_recall
-                    .map(|target| format!(" --target-recall {target}"))
-                    .unwrap_or_default();
-                let set = set.as_ref().map(|set| format!(" --set {set}")).unwrap_or_default();
-                output.line(&format!(
-                    "{}; `brahman index promote {name}{target}{set}` lets the best answer",
-                    counted(out.done, "trial", "trials")
-                ));
+                output.line(&after_autotune(&name, out.done, target_recall, set.as_deref()));
             };
             watch::<method::Autotune>(socket, &ask, output, said).await
         }

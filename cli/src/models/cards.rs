@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use brahman_card::interface::embed;
 use brahman_card::wire::KEY_REQUIRE;
 use brahman_card::{Card, Label};
+use brahman_models::catalogue::NAME;
 use brahman_models::install;
 use brahman_models::manifest::ModelKind;
 use brahman_sidecar::place::cards::{files, own_folder, read_one};
@@ -41,6 +42,8 @@ const SHIPPED: [&str; 14] = [
     "score-mock",
     "score-real",
 ];
+/// That one of them which serves the model that `models pull` fetches without a name.
+const DEFAULT: &str = "embed-real";
 /// The variable that says which server embed-http asks.
 const SERVER: &str = "BRAHMAN_EMBED_SERVER";
 /// Farthest that a rank may be from the usual.
@@ -73,6 +76,14 @@ fn written(folder: &Path) -> Vec<EnabledCard> {
 /// Those of models in the cache.
 pub(super) fn enabled(folder: &Path) -> Vec<EnabledCard> {
     written(folder).into_iter().filter(|card| !card.is_remote).collect()
+}
+
+/// Labels of the Cards that serve a model of the cache: the shipped one, of the model that every
+/// mesh begins with, and those that `enable` wrote.
+pub(super) fn serving(enabled: &[EnabledCard], model: &str) -> Vec<String> {
+    let shipped = (model == NAME).then(|| DEFAULT.to_owned());
+    let written = enabled.iter().filter(|card| card.model == model);
+    shipped.into_iter().chain(written.map(|card| card.label.clone())).collect()
 }
 
 /// How a model is served.
@@ -447,5 +458,9 @@ mod tests {
             [EnabledCard { model: "x".into(), label: "embed-x".into(), path, is_remote: false }]
         );
         assert_eq!(written(folder.path()).len(), 2);
+        let all = enabled(folder.path());
+        assert_eq!(serving(&all, "x"), ["embed-x"]);
+        assert_eq!(serving(&all, NAME), ["embed-real"], "a shipped Card serves it");
+        assert!(serving(&all, "y").is_empty() && SHIPPED.contains(&DEFAULT));
     }
 }

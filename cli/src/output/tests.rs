@@ -48,6 +48,7 @@ fn a_line_is_one_line_and_a_text_may_be_many() {
     assert_eq!(shown("a\nb\tc", false, false), "a\\u{a}b\tc");
     assert_eq!(shown("a\nb\tc", false, true), "a\nb\tc");
     assert_eq!(one_line("a\nb\tc – ü"), "a\\u{a}b\\u{9}c – ü");
+    assert_eq!((one_line("said so\r\n"), one_line("\n")), ("said so".to_owned(), String::new()));
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub(crate) struct Entry {
     /// Ends of its process by SIGKILL.
     pub(super) kills: u64,
     pub(super) reason: Option<String>,
+    /// Label of the module that has had it stopped, until it has: a person's command has none.
+    pub(super) stopped_by: Option<String>,
     pub(super) attributes: BTreeMap<String, String>,
     /// Whether those are of its former life: they hold until it says others, or is ready without
     /// any.
@@ -57,6 +59,7 @@ impl Entry {
             deaths: 0,
             kills: 0,
             reason: None,
+            stopped_by: None,
             attributes: BTreeMap::new(),
             is_former: false,
             shortfalls: Vec::new(),

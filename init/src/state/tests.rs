@@ -202,6 +202,25 @@ fn a_reload_touches_only_the_difference() {
 }
 
 #[test]
+fn what_a_module_has_stopped_says_which_and_what_a_person_has_stopped_does_not() {
+    let mut bench = Bench::new(vec![card("a", ""), card("profiles", "")]);
+    bench.ready("a");
+    bench.ready("profiles");
+    let profiles = bench.entry("profiles").pid().expect("a process");
+    for (pid, words) in [
+        (i32::try_from(profiles).expect("a number"), "stopped by module `profiles`"),
+        (1, "stopped by command"),
+    ] {
+        bench.state.note_commander("a", Command::Stop, pid);
+        bench.command("a", Command::Stop);
+        bench.exit("a", Exit::Code(0));
+        assert_eq!(bench.published("a").reason.as_deref(), Some(words));
+        bench.command("a", Command::Start);
+        bench.ready("a");
+    }
+}
+
+#[test]
 fn racing_commands_leave_one_process() {
     let mut bench = Bench::new(vec![card("a", "")]);
     bench.ready("a");

@@ -55,11 +55,12 @@ impl Supervisor {
         // alone.
         match request {
             Request::List { reply } => drop(reply.send(self.records())),
-            Request::Command { label, command, reply } => {
+            Request::Command { label, command, pid, reply } => {
                 let outcome = match self.state.refusal(&label, command) {
                     _ if !self.state.has_label(&label) => Err(no_such_module(&label)),
                     Some(why) => Err(not_supervised(&label, &why)),
                     None => {
+                        self.state.note_commander(&label, command, pid);
                         self.apply(Event::Command { label: label.clone(), command });
                         Ok(())
                     }

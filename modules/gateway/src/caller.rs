@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use brahman_card::Fault;
-use brahman_card::interface::WireError as _;
 use brahman_card::interface::broker::error::Overloaded;
 use brahman_card::interface::service::error::PermissionDenied;
+use brahman_card::interface::{self, WireError as _};
 use brahman_sidecar::CallOptions;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
@@ -155,6 +155,12 @@ impl Caller {
         Err(self.refused(interface, name))
     }
 
+    /// Whether a call of a method can succeed, as far as it is for the gateway and the mesh to say:
+    /// whoever comes by TCP administers nothing, whatever he may open.
+    pub(crate) fn may_call(&self, interface: &str, method: &str) -> bool {
+        self.flows.allow(interface, method) && !(self.is_remote() && administers(interface, method))
+    }
+
     /// Why an interface, or a method of it, is not open.
     fn refused(&self, interface: &str, method: &str) -> Fault {
         let is_for_reading = self.flows.grant(interface) == Some(Grant::Reading);
@@ -188,6 +194,19 @@ impl Caller {
             ..CallOptions::default()
         }
     }
+}
+
+/// Whether a method changes what is everybody's: each answers no one but the mesh's own user and
+/// root. Of init, all but the looking on.
+fn administers(interface: &str, method: &str) -> bool {
+    let is = |known: &brahman_card::Interface| interface == known.name;
+    (is(&interface::broker::INTERFACE) && method == "SetContext")
+        || (is(&interface::init::INTERFACE) && !matches!(method, "List" | "Watch" | "Check"))
+        || (is(&interface::profiles::INTERFACE)
+            && matches!(
+                method,
+                "Activate" | "Deactivate" | "Define" | "Remove" | "Preload" | "Unload"
+            ))
 }
 
 /// The key that a request presents: as a bearer token, or as the libraries of some APIs have it.
@@ -230,6 +249,33 @@ fn too_many(key: &Key, wait: Duration) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_administers_are_methods_that_there_are_and_nobody_by_tcp_may_call_them() {
+        let of = |known: &brahman_card::Interface| {
+            let methods = known.methods.iter().map(|method| method.name);
+            methods.filter(|method| administers(known.name, method)).count()
+        };
+        assert_eq!(of(&interface::broker::INTERFACE), 1);
+        assert_eq!(of(&interface::profiles::INTERFACE), 6);
+        assert_eq!(of(&interface::index::INTERFACE), 0);
+        let by = |uid: Option<u32>| Caller {
+            flows: Flows::whole(),
+            uid,
+            key: None,
+            context: None,
+            trace: None,
+            deadline: None,
+        };
+        let broker = interface::broker::INTERFACE.name;
+        assert!(by(None).may_call(broker, "SetContext"));
+        assert!(!by(Some(NOBODY)).may_call(broker, "SetContext"));
+        assert!(by(Some(NOBODY)).may_call(broker, "GetContext"));
+        let init = interface::init::INTERFACE.name;
+        assert!(
+            by(Some(NOBODY)).may_call(init, "List") && !by(Some(NOBODY)).may_call(init, "Stop")
+        );
+    }
 
     #[test]
     fn whoever_has_no_uid_is_never_the_meshs_own_user() {

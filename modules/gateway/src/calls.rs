@@ -291,7 +291,7 @@ pub(crate) async fn interfaces(mesh: &Mesh, caller: &Caller) -> Result<Answer, R
                     "idempotent": method.is_idempotent,
                     "endless": method.is_endless,
                     "reads": method.only_reads,
-                    "allowed": caller.allow(&format!("{}.{}", known.name, method.name)).is_ok(),
+                    "allowed": caller.may_call(known.name, method.name),
                 })
             };
             facts.map(fact).collect::<Vec<_>>()

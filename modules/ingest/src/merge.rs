@@ -1,15 +1,17 @@
 //! New rows put in the place of old ones with the same key: objects that hold none of them stay as
-//! they are, the others are written anew without them.
+//! they are, the others are written anew without them. Where each new row is what the old one of its
+//! key is already, all stays as it is.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 
-use arrow_array::{BooleanArray, RecordBatch};
+use arrow_array::{Array, BooleanArray, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_schema::{ArrowError, Fields, SchemaRef};
 use arrow_select::filter::filter_record_batch;
+use arrow_select::interleave::interleave;
 use brahman_card::interface::catalog::Object;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -21,6 +23,9 @@ use crate::table::ReadError;
 
 /// New rows at most: their keys are held in memory, sixteen bytes each and as much again.
 const KEYS_MAX: usize = 2_000_000;
+/// Bytes of new rows that are held in memory to be compared with old ones, at most: some hundred
+/// thousand rows. More are taken for changed ones, which is never wrong.
+const COMPARED_BYTES_MAX: usize = 64 << 20;
 /// Rows looked at together.
 const BATCH_ROWS: usize = 8192;
 
@@ -87,6 +92,8 @@ pub struct Merge {
     pub replaced: u64,
     /// Old objects that were written anew.
     pub rewritten: usize,
+    /// Whether each new row was there already, value for value: the objects are the old ones.
+    pub unchanged: bool,
 }
 
 /// A key as sixteen bytes: of a trillion, two are not taken for one.
@@ -185,6 +192,62 @@ fn going_on(cancel: &CancellationToken) -> Result<(), ReadError> {
     if cancel.is_cancelled() { Err(ReadError::Cancelled) } else { Ok(()) }
 }
 
+/// New rows that may be what the old ones of their keys are already.
+struct Comparison {
+    batches: Vec<RecordBatch>,
+    /// By key, the batch and the row of those that no old row has been compared with.
+    left: HashMap<u128, (usize, usize)>,
+}
+
+impl Comparison {
+    /// None without a key, without a row, or if they are more than is held in memory.
+    fn of(
+        new: &[Object],
+        key: &[String],
+        cancel: &CancellationToken,
+    ) -> Result<Option<Self>, ReadError> {
+        if key.is_empty() {
+            return Ok(None);
+        }
+        let (mut held, mut left, mut bytes) = (Vec::new(), HashMap::new(), 0);
+        for object in new {
+            for batch in batches(&object.local(), None)?.1 {
+                going_on(cancel)?;
+                let batch = batch.map_err(ReadError::malformed)?;
+                bytes += batch.get_array_memory_size();
+                if bytes > COMPARED_BYTES_MAX {
+                    return Ok(None);
+                }
+                for (row, hash) in keys(&batch, key)?.into_iter().enumerate() {
+                    if let Some(hash) = hash {
+                        left.insert(hash, (held.len(), row));
+                    }
+                }
+                held.push(batch);
+            }
+        }
+        Ok(Some(Self { batches: held, left }).filter(|all| !all.left.is_empty()))
+    }
+
+    /// Whether each of these old rows is the new one of its key; each key is asked about once.
+    fn has(&mut self, old: &RecordBatch, key: &[String]) -> Result<bool, ReadError> {
+        let mut places = Vec::with_capacity(old.num_rows());
+        for hash in keys(old, key)? {
+            let Some(place) = hash.and_then(|hash| self.left.remove(&hash)) else {
+                return Ok(false);
+            };
+            places.push(place);
+        }
+        let same = old.columns().iter().enumerate().all(|(number, column)| {
+            let new: Vec<&dyn Array> =
+                self.batches.iter().map(|batch| batch.column(number).as_ref()).collect();
+            // What cannot be put together is taken for changed.
+            interleave(&new, &places).is_ok_and(|new| new.to_data() == column.to_data())
+        });
+        Ok(same)
+    }
+}
+
 /// Puts new objects' rows in the place of old ones'. Without a key they are added.
 ///
 /// # Errors
@@ -216,7 +279,8 @@ pub fn merge(
             }
         }
     }
-    let mut merged = Merge { objects: Vec::new(), replaced: 0, rewritten: 0 };
+    let mut same = Comparison::of(&new, key, cancel)?;
+    let mut merged = Merge { objects: Vec::new(), replaced: 0, rewritten: 0, unchanged: false };
     for object in old {
         going_on(cancel)?;
         let (its, mut rows) = batches(&object.local(), Some(key))?;
@@ -245,10 +309,25 @@ pub fn merge(
             let kept = filter_record_batch(&batch, &stays).map_err(ReadError::malformed)?;
             merged.replaced += (batch.num_rows() - kept.num_rows()) as u64;
             sink.write(&kept)?;
+            if let Some(compared) = same.as_mut()
+                && kept.num_rows() < batch.num_rows()
+            {
+                let goes: BooleanArray =
+                    stays.iter().map(|stays| stays.map(|stays| !stays)).collect();
+                let gone = filter_record_batch(&batch, &goes).map_err(ReadError::malformed)?;
+                if !compared.has(&gone, key)? {
+                    same = None;
+                }
+            }
         }
         if sink.rows() > 0 {
             merged.objects.push(sink.finish()?);
         }
+    }
+    if same.is_some_and(|same| same.left.is_empty()) {
+        let written = merged.objects.iter().filter(|object| !old.contains(object));
+        new.iter().chain(written).for_each(|object| drop(std::fs::remove_file(object.local())));
+        return Ok(Merge { objects: old.to_vec(), rewritten: 0, unchanged: true, ..merged });
     }
     let (some, none): (Vec<_>, Vec<_>) = new.into_iter().partition(|object| object.rows > 0);
     none.iter().for_each(|empty| drop(std::fs::remove_file(empty.local())));
@@ -261,9 +340,79 @@ const REWRITTEN: usize = 1000;
 
 #[cfg(test)]
 mod tests {
-    use arrow_schema::{DataType, Field};
+    use std::sync::Arc;
+
+    use arrow_array::{Int64Array, StringArray};
+    use arrow_schema::{DataType, Field, Schema};
 
     use super::*;
+
+    /// An object of rows, which are an `id` and a `v`.
+    fn object(folder: &Path, part: usize, rows: &[(i64, Option<&str>)]) -> Object {
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            Field::new("v", DataType::Utf8, true),
+        ]));
+        let ids: Int64Array = rows.iter().map(|(id, _)| Some(*id)).collect();
+        let texts: StringArray = rows.iter().map(|(_, text)| *text).collect();
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(ids), Arc::new(texts)])
+            .expect("a batch");
+        let mut sink = Sink::create(&place(folder), part, schema).expect("created");
+        sink.write(&batch).expect("written");
+        sink.finish().expect("finished")
+    }
+
+    fn place(folder: &Path) -> Place {
+        Place {
+            folder: folder.to_owned(),
+            bucket: "local".to_owned(),
+            prefix: "datasets/t/r".to_owned(),
+            url_prefix: "brahman://local/datasets/t/r".to_owned(),
+            samples: None,
+            first_part: 0,
+        }
+    }
+
+    #[test]
+    fn rows_that_are_what_they_were_change_nothing_and_any_other_value_or_row_does() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let key = ["id".to_owned()];
+        let merged = |old: &[Object], rows: &[(i64, Option<&str>)]| {
+            let new = object(folder.path(), 500, rows);
+            let (path, cancel) = (new.local(), CancellationToken::new());
+            let merged =
+                merge(old, vec![new], &key, &place(folder.path()), &cancel).expect("merged");
+            (merged, path)
+        };
+        let old = [
+            object(folder.path(), 0, &[(1, Some("a")), (2, Some("b")), (3, None)]),
+            object(folder.path(), 1, &[(4, Some("d")), (5, Some(""))]),
+        ];
+        // In another order, and of several objects.
+        let (same, new) = merged(&old, &[(5, Some("")), (3, None), (2, Some("b"))]);
+        assert!(same.unchanged && same.replaced == 3 && same.objects == old, "{same:?}");
+        assert!(!new.exists(), "nobody needs it");
+        assert!(old.iter().all(|object| object.local().exists()));
+        let left: usize = std::fs::read_dir(folder.path()).expect("a folder").count();
+        assert_eq!(left, old.len(), "what was written for nothing goes");
+        for rows in [
+            &[(2, Some("B")), (3, None)][..],
+            &[(3, Some(""))],
+            &[(5, None)],
+            &[(4, Some("d")), (6, Some("f"))],
+        ] {
+            let (other, _) = merged(&old, rows);
+            assert!(!other.unchanged && other.objects != old, "{rows:?}");
+            assert_eq!(
+                other.objects.iter().map(|object| object.rows).sum::<u64>(),
+                5 + rows.len() as u64 - other.replaced
+            );
+        }
+        // A key that old rows have twice is there once afterwards.
+        let twice = [object(folder.path(), 2, &[(1, Some("a")), (1, Some("a"))])];
+        let (once, _) = merged(&twice, &[(1, Some("a"))]);
+        assert!(!once.unchanged && once.objects.len() == 1);
+    }
 
     #[test]
     fn changed_columns_are_named() {

@@ -53,7 +53,7 @@ pub struct GpuReading {
 pub enum GpuError {
     /// There is no library, which means no driver, which means no GPU.
     #[error("no GPU: NVML's library cannot be loaded")]
-    NoLibrary(#[source] NvmlError),
+    NoLibrary(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// It is there and will not work.
     #[error("NVML does not answer as it should")]
     Failed(#[source] NvmlError),
@@ -113,9 +113,11 @@ impl GpuSource for NvmlSource {
         let nvml = match self.handle.take() {
             Some(nvml) => nvml,
             None => self.open().map_err(|error| match error {
-                NvmlError::LibloadingError(_)
-                | NvmlError::LibraryNotFound
-                | NvmlError::DriverNotLoaded => GpuError::NoLibrary(error),
+                // The loader's own words, which name the file and what is wrong with it.
+                NvmlError::LibloadingError(cause) => GpuError::NoLibrary(cause.into()),
+                NvmlError::LibraryNotFound | NvmlError::DriverNotLoaded => {
+                    GpuError::NoLibrary(error.into())
+                }
                 other => GpuError::Failed(other),
             })?,
         };
@@ -272,7 +274,9 @@ mod tests {
         for _ in 0..3 {
             let why = watch.read().await.expect_err("no library");
             assert!(matches!(why, GpuError::NoLibrary(_)), "{why}");
-            assert!(why.to_string().contains("no GPU"), "{why}");
+            let said = brahman_sidecar::chain(&why);
+            assert!(said.contains("no GPU") && said.contains("/no/such/library.so"), "{said}");
+            assert!(!said.contains("libloading"), "{said}");
         }
     }
 

@@ -160,12 +160,17 @@ pub fn read_all(path: &Path) -> Result<BTreeMap<String, Secret>, SecretError> {
         return Err(unfit(format!("has {} bytes, expected at most {FILE_BYTES_MAX}", meta.len())));
     }
     open.by_ref().take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
-    // The parser's own message quotes the line, and the line may be a password.
+    // What the parser displays quotes the line, and the line may be a password. Its message of text
+    // that is no TOML is of its own words alone; that of TOML which is no secrets may hold a value.
+    let said = toml::de::DeTable::parse(&text)
+        .err()
+        .map(|e| format!(" ({})", e.message()))
+        .unwrap_or_default();
     let line = |at: usize| text[..at].lines().count().max(1);
     toml::from_str(&text).map_err(|e| {
         let place = e.span().map(|span| format!(", near line {}", line(span.start.min(text.len())))).unwrap_or_default();
         unfit(format!(
-            "is no TOML of [name] tables with `url`, `password`, `token` and `customer_key`, or `key_sha256`, `flows` and `per_minute`{place}"
+            "is no TOML of [name] tables with `url`, `password`, `token` and `customer_key`, or `key_sha256`, `flows` and `per_minute`{place}{said}"
         ))
     })
 }
@@ -200,6 +205,16 @@ mod tests {
         write("[shop]\npassword = 'hunter2' hunter2\n", 0o600);
         let error = read(file.path(), "shop").expect_err("no TOML").to_string();
         assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+        write("[shop]\nurl = 'x'\n\n[shop]\npassword = 'hunter2'\n", 0o600);
+        let error = read(file.path(), "shop").expect_err("twice").to_string();
+        assert!(error.contains("line 4 (duplicate key)"), "{error}");
+        for text in
+            ["[shop]\nper_minute = 'hunter2'\n", "[shop]\npassword = hunter2\n", "hunter2\n"]
+        {
+            write(text, 0o600);
+            let error = read(file.path(), "shop").expect_err("unfit").to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
         write("[lake]\npassword = 'p'\ntoken = 't'\ncustomer_key = 'hunter2'\n", 0o600);
         let secret = read(file.path(), "lake").expect("read");
         assert_eq!(

@@ -562,6 +562,17 @@ async fn whoever_comes_by_tcp_needs_a_key_for_more_than_computing_and_opens_no_p
         (&index["allowed"], of("Search"), of("Delete")),
         (&json!(true), json!(true), json!(false))
     );
+    // A key that opens everything administers nothing, and is told so.
+    let told = with("alpha", "GET", "/v1/interfaces", "").json();
+    let mut offered = told["interfaces"].as_array().expect("a list").iter();
+    if let Some(broker) = offered.find(|one| one["name"] == "org.brahman.Broker") {
+        let methods = broker["methods"].as_array().expect("methods");
+        let may = |name: &str| {
+            methods.iter().find(|method| method["name"] == name).expect("a method")["allowed"]
+                .clone()
+        };
+        assert_eq!((may("SetContext"), may("GetContext")), (json!(false), json!(true)));
+    }
     let wrong = with("wrong", "POST", "/v1/embeddings", &embed);
     assert_eq!((wrong.status, &wrong.json()["error"]["code"]), (401, &json!("invalid_api_key")));
     let statuses: Vec<u16> =

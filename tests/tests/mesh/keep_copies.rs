@@ -218,8 +218,14 @@ async fn a_dataset_whose_manifest_and_objects_are_gone_comes_back_from_rescue() 
     assert_eq!(mesh.brahman_json(&["datasets"])["datasets"][0]["state"], "lost");
     ingest(&mesh, "other", 5);
     assert!(copies.join(&key).is_file());
+    // What `other` has left among the copies stays as long as nobody knows what `t` needs.
+    let refused =
+        |told: &Value| told["notes"].to_string().contains("dataset `other`: nothing is tidied");
+    while !refused(&mesh.brahman_json(&["datasets"])) {}
     let out = mesh.brahman_json(&["datasets", "resync", "t"]);
     assert_eq!((&out["rows"], &out["generation"]), (&json!(70), &json!(1)), "{out}");
+    let told = mesh.brahman_json(&["datasets"]);
+    assert!(!told["notes"].to_string().contains("nothing is tidied"), "{told}");
     assert!(path.is_file() && get(&mesh, "t").await["dataset"]["rows"] == 70);
 }
 

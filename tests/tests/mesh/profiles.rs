@@ -443,6 +443,8 @@ async fn a_switch_takes_little_longer_than_loading_the_new_model_does() {
     mesh.call("org.brahman.Profiles.Unload", json!({"model": "model-two"}))
         .await
         .expect("unloaded");
+    let reason = mesh.module("embed-two").await.reason.unwrap_or_default();
+    assert_eq!(reason, "stopped by module `profiles`");
     let begun = Instant::now();
     let told = mesh
         .call("org.brahman.Profiles.Preload", json!({"model": "model-two"}))

@@ -9,6 +9,14 @@ use super::ingest::{ingested, show_runs, show_watches};
 use super::*;
 
 #[test]
+fn a_run_of_the_lineage_has_the_id_by_which_runs_and_datasets_name_it() {
+    let ulid = ulid_of("01563e3a-b5d3-d676-4c61-efb99302bd5b");
+    assert_eq!(ulid.as_deref(), Some("01ARZ3NDEKTSV4RRFFQ69G5FAV"));
+    assert_eq!(ulid_of("ffffffff-ffff-ffff-ffff-ffffffffffff").map(|id| id.len()), Some(26));
+    assert_eq!((ulid_of(""), ulid_of("01563e3a"), ulid_of("no uuid")), (None, None, None));
+}
+
+#[test]
 fn datasets_watches_and_runs_are_tables() {
     let dataset = |name: &str| Dataset {
         name: name.into(),

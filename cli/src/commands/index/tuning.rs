@@ -19,6 +19,23 @@ use crate::output::{Output, Tone, bytes, counted, duration, shortened};
 /// Characters of a data's name that are shown: enough to tell a few apart.
 const DATA_COLUMNS: usize = 12;
 
+/// What comes after an autotune. Whether the best of its trials is better than what answers, only a
+/// promotion finds out: it measures both on the same queries.
+pub(super) fn after_autotune(
+    name: &str,
+    done: u64,
+    target_recall: Option<f64>,
+    set: Option<&str>,
+) -> String {
+    let target =
+        target_recall.map(|target| format!(" --target-recall {target}")).unwrap_or_default();
+    let set = set.map(|set| format!(" --set {set}")).unwrap_or_default();
+    format!(
+        "{}; `brahman index promote {name}{target}{set}` compares the best of them with what answers, and lets it answer if it is better",
+        counted(done, "trial", "trials")
+    )
+}
+
 pub(super) async fn promote(
     socket: &Path,
     promote: Promote,
@@ -363,6 +380,18 @@ mod tests {
             output.printed().contains("no trial on this data")
                 && output.printed().contains("2 trials were measured on this data")
         );
+    }
+
+    #[test]
+    fn an_autotune_promises_no_promotion() {
+        let said = after_autotune("notes", 4, Some(0.9), Some("mine"));
+        assert!(
+            said.starts_with(
+                "4 trials; `brahman index promote notes --target-recall 0.9 --set mine`"
+            ) && said.ends_with("if it is better"),
+            "{said}"
+        );
+        assert!(after_autotune("notes", 1, None, None).contains("promote notes`"));
     }
 
     #[test]

@@ -264,6 +264,7 @@ impl Service for CatalogService {
                 let out =
                     self.resync(realm, name.clone(), runs, accept_damage == Some(true)).await?;
                 self.show(realm, &name).await;
+                self.sweep_again().await;
                 Reply::of(&out)
             }
             "ResyncMissing" => {
@@ -273,6 +274,7 @@ impl Service for CatalogService {
                 for dataset in &out.resynced {
                     self.show(realm, &dataset.name).await;
                 }
+                self.sweep_again().await;
                 Reply::of(&out)
             }
             "Adopt" => self.adopt(&call).await,

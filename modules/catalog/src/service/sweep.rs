@@ -138,6 +138,21 @@ impl CatalogService {
         self.note_unswept(name, notes);
     }
 
+    /// Sweeps once more where it was refused or failed, if by now all can be read: what was said of it
+    /// holds no more.
+    pub(super) async fn sweep_again(&self) {
+        let names: Vec<String> = super::lock(&self.unswept).keys().cloned().collect();
+        if names.is_empty() {
+            return;
+        }
+        let asked = |registry: &DatasetRegistry| registry.doubts().is_empty();
+        if self.consult(Realm::Real, asked).await.unwrap_or(false) {
+            for name in names {
+                self.tidy_remote(&name).await;
+            }
+        }
+    }
+
     /// The buckets, other than folders of datasets, into which some runs may have put something, or
     /// that have copies.
     fn written_by(&self, evidence: &Evidence) -> Vec<String> {

@@ -1,6 +1,8 @@
 //! `Doctor`: verifies every file of an index, searches for every row, and repairs what can be
 //! repaired.
 
+use std::path::Path;
+
 use brahman_card::Fault;
 use brahman_card::interface::index::{DoctorIn, DoctorOut};
 use brahman_sidecar::{Call, Reply, blocking, chain};
@@ -10,7 +12,7 @@ use super::shelf::{Index, lock};
 use super::{IndexService, PARAMETERS};
 use crate::home::Home;
 use crate::refresh::{folder_fault, io_fault};
-use crate::{evals, sealed};
+use crate::{evals, rescue, sealed};
 
 /// Candidates of a row's search for itself.
 const PROBE_EF: usize = 64;
@@ -90,12 +92,50 @@ fn examine(index: &Index) -> Finding {
     found
 }
 
-/// Mends what can be mended; what was put aside.
-fn mend(index: &Index, found: &Finding) -> Result<Vec<String>, Fault> {
+/// Puts back, from an index's replicas, what is damaged or gone of the generation that should
+/// answer, and lets it answer if it is whole with that; which files came back.
+fn fetch(index: &Index, copies: &Path) -> (Vec<String>, bool) {
+    let folder = &index.folder;
+    let manifest_back = rescue::restore_manifest(folder, copies).is_some();
+    let Some(name) = folder.pointer().ok().flatten().map(|pointer| pointer.generation) else {
+        return (Vec::new(), false);
+    };
+    let Ok(manifest) = folder.manifest(&name) else { return (Vec::new(), false) };
+    let mut back = rescue::restore(folder, &manifest, copies);
+    if manifest_back {
+        back.insert(0, "its manifest".to_owned());
+    }
+    if back.is_empty() {
+        return (back, false);
+    }
+    tracing::warn!(
+        index = index.parameters.name,
+        "restored from rescue by a repair: {}",
+        back.join(", ")
+    );
+    let whole = folder.verify(&manifest).is_empty().then(|| folder.load(&name, None).ok());
+    let answers = whole.flatten().map(|whole| index.answer_with_rescued(whole)).is_some();
+    (back, answers)
+}
+
+/// Mends what can be mended, from `copies` first, the index's replicas, if there is a folder for
+/// them; what was put aside.
+fn mend(index: &Index, found: &mut Finding, copies: Option<&Path>) -> Result<Vec<String>, Fault> {
     let name = &index.parameters.name;
     let failed = |doing: &'static str| move |e: std::io::Error| folder_fault(name, doing, &e);
     let mut aside = Vec::new();
-    if found.generation {
+    let (back, answers) = match copies {
+        Some(copies) if found.generation => fetch(index, copies),
+        _ => (Vec::new(), false),
+    };
+    if !back.is_empty() {
+        found.notes.push(format!("put back from bucket rescue: {}", back.join(", ")));
+        // Its manifest may have been among them.
+        if let Some((folder, known)) = &mut found.named {
+            *known = index.folder.manifest(folder).is_ok();
+        }
+    }
+    if found.generation && !answers {
         match &found.named {
             Some((folder, true)) => {
                 let made = index.folder.repair(folder, &index.parameters.dataset, cores());
@@ -157,7 +197,9 @@ impl IndexService {
             found.problems.extend(outside.iter().cloned());
             let mends =
                 repair.unwrap_or(false) && (found.generation || found.unreadable || found.evals);
-            let aside = if mends { mend(&index, &found)? } else { Vec::new() };
+            let copies = stub.parent().and_then(rescue::known).map(|folder| folder.join(&name));
+            let aside =
+                if mends { mend(&index, &mut found, copies.as_deref())? } else { Vec::new() };
             let left = if mends {
                 examine(&index).problems.len() + outside.len()
             } else {

@@ -432,6 +432,13 @@ impl Index {
         lock(&self.answering).rescued
     }
 
+    /// Lets a generation answer whose files were put back from the bucket `rescue`.
+    pub(super) fn answer_with_rescued(&self, generation: Generation) -> Arc<Generation> {
+        let generation = self.answer_with(generation);
+        lock(&self.answering).rescued = true;
+        generation
+    }
+
     /// Lets another generation answer from now on, and removes files that nobody needs any more.
     pub(super) fn answer_with(&self, generation: Generation) -> Arc<Generation> {
         let generation = Arc::new(generation);

@@ -309,12 +309,23 @@ impl IngestService {
                     for (was, column) in before.columns.iter().zip(&mut done.columns) {
                         column.nulls_made += was.nulls_made;
                     }
-                    done.notes.push(format!(
-                        "{rows} rows above `{cursor}` = {}: {} new, {} in the place of old ones; rows deleted at the source stay",
-                        mark.bound,
-                        rows - merged.replaced.min(rows),
-                        merged.replaced
-                    ));
+                    let read = match lag {
+                        0 => format!("{rows} rows above `{cursor}` = {}", mark.bound),
+                        // None of them need be above: they are read again in case of late commits.
+                        lag => format!(
+                            "{rows} rows above `{cursor}` = {} less the lag of {lag}",
+                            mark.bound
+                        ),
+                    };
+                    done.notes.push(if merged.unchanged {
+                        format!("{read}: nothing new, all of them are as they were")
+                    } else {
+                        format!(
+                            "{read}: {} new, {} in the place of old ones; rows deleted at the source stay",
+                            rows - merged.replaced.min(rows),
+                            merged.replaced
+                        )
+                    });
                 }
                 _ => done.notes.push("read whole: the first run by this cursor".to_owned()),
             }

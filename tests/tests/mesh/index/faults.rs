@@ -223,6 +223,36 @@ async fn what_is_lost_or_damaged_comes_back_from_rescue_and_every_reply_says_so(
 }
 
 #[tokio::test]
+async fn a_repair_takes_a_damaged_segment_from_rescue_without_a_restart() {
+    let mesh = indexed(1300).await;
+    let copies = mesh.folder.path().join("copies");
+    mesh.brahman_json(&["buckets", "add", "rescue", &format!("file://{}", copies.display())]);
+    mesh.brahman_json(&["index", "refresh", "t"]);
+    let wanted = mesh.brahman_json(&["search", "t", "chapter 9"]);
+    let folder = mesh.folder.path().join("state/indexes/t");
+    let segment = std::fs::read_dir(folder.join("segments"))
+        .expect("there")
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|kind| kind == "parquet"))
+        .expect("a segment");
+    let copy = copies.join("indexes/t").join(segment.strip_prefix(&folder).expect("below"));
+    let whole = std::fs::read(&segment).expect("there");
+    while std::fs::metadata(&copy).map_or(0, |meta| meta.len()) < whole.len() as u64 {}
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    std::fs::write(&segment, damaged).expect("damaged");
+    let name = segment.file_name().expect("a name").to_string_lossy().into_owned();
+    let mended = mesh.brahman_json(&["index", "doctor", "t", "--repair"]);
+    assert_eq!((&mended["healthy"], &mended["repaired"]), (&json!(true), &json!(true)), "{mended}");
+    let notes = mended["notes"].to_string();
+    assert!(notes.contains("put back from bucket rescue") && notes.contains(&name), "{mended}");
+    assert_eq!(std::fs::read(&segment).expect("there"), whole);
+    let found = mesh.brahman_json(&["search", "t", "chapter 9"]);
+    assert_eq!((&found["results"], &found["rescue"]), (&wanted["results"], &json!(true)));
+}
+
+#[tokio::test]
 async fn an_index_that_was_there_before_rescue_is_replicated_at_once_and_its_deletion_takes_its_replicas_alone()
  {
     let mesh = indexed(300).await;
