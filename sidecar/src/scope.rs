@@ -168,7 +168,7 @@ impl Scope {
         }
         let profile = bounds.profile.clone();
         let message = format!(
-            "profile `{profile}` is active and hides what it does not bind, and {method} is of everything: deactivate the profile first"
+            "profile `{profile}` is active and hides what it does not bind, and {method} acts on everything at once: deactivate the profile first"
         );
         Err(Fault::of(&error::Forbidden { profile, name: "*".to_owned() }, false, message))
     }

@@ -13,10 +13,10 @@ interface! {
     /// is to lie; where it lies already, or `primary`, unless said.
     "org.brahman.Ingest"
     methods {
-        /// Reads text, Markdown, HTML (its text, as Markdown) and source files (a row a file), CSV
-        /// or JSONL (a row a record; gzip and zstd are undone), or Parquet; folders are walked, and
-        /// what their .gitignore names is passed over. Called with `more` it reports progress
-        /// first. Relative paths are refused; wildcards (`*`, `**`, `?`, `{a,b}`) stand for what
+        /// Reads text, Markdown, HTML (its text, as Markdown) and source files (one row per file),
+        /// CSV or JSONL (one row per record; gzip and zstd are undone), or Parquet; folders are
+        /// walked, and what their .gitignore names is passed over. Called with `more` it reports
+        /// progress first. Relative paths are refused; wildcards (`*`, `**`, `?`, `{a,b}`) stand for what
         /// they match.
         Files(FilesIn) -> IngestOut: whole_dataset;
         /// Reads the same and writes nothing: what is guessed of each file, which types the columns
@@ -354,8 +354,8 @@ pub struct WatchStatus {
     /// path is not there), or `ingesting`.
     pub state: String,
     pub reason: Option<String>,
-    /// What is made of it: `documents` (a row a file), or a table of `csv`, `jsonl` or `parquet`.
-    /// Absent until it is decided.
+    /// What is made of it: `documents` (one row per file), or a table of `csv`, `jsonl` or
+    /// `parquet`. Absent until it is decided.
     pub format: Option<String>,
     /// Files at the last look.
     pub files: u64,

@@ -114,7 +114,7 @@ async fn assert_scope(mesh: &Mesh, profile: &str, bound: &str, other: &str) {
         names(&mesh.call("org.brahman.Catalog.List", json!({})).await.expect("listed"), "datasets"),
         [bound]
     );
-    // Nor is it told by what is of everything.
+    // Nor is it told by what acts on everything at once.
     for (method, parameters) in [
         ("org.brahman.Ingest.Runs", json!({})),
         ("org.brahman.Ingest.Watches", json!({})),
