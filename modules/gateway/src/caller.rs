@@ -8,10 +8,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use brahman_card::Fault;
 use brahman_card::interface::WireError as _;
 use brahman_card::interface::broker::error::Overloaded;
 use brahman_card::interface::service::error::PermissionDenied;
+use brahman_card::{Fault, interface};
 use brahman_sidecar::CallOptions;
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName};
@@ -146,11 +146,16 @@ impl Caller {
     /// That this caller may call a method, by its qualified name.
     ///
     /// # Errors
-    /// 403, which names it.
+    /// 403, which names it; 404 if a shipped interface that is open has no such method.
     pub(crate) fn allow(&self, method: &str) -> Result<(), Fault> {
         let (interface, name) = method.rsplit_once('.').unwrap_or((method, ""));
         if self.flows.allow(interface, name) {
             return Ok(());
+        }
+        // What there is not changes nothing.
+        let is_absent = interface::known(interface).is_some_and(|i| i.method(name).is_none());
+        if is_absent && self.opens(interface) {
+            return Err(Fault::method_not_found(method));
         }
         Err(self.refused(interface, name))
     }
@@ -230,6 +235,24 @@ fn too_many(key: &Key, wait: Duration) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_method_that_there_is_not_is_absent_and_not_forbidden_to_whoever_may_read() {
+        let caller = Caller {
+            flows: Flows::of(["index:read"]).expect("flows"),
+            uid: None,
+            key: None,
+            context: None,
+            trace: None,
+            deadline: None,
+        };
+        let refused = |method: &str| caller.allow(method).expect_err("refused").name;
+        let absent = brahman_card::interface::service::error::MethodNotFound::NAME;
+        assert_eq!(refused("org.brahman.Index.Nothing"), absent);
+        assert_eq!(refused("org.brahman.Index.Delete"), PermissionDenied::NAME);
+        assert_eq!(refused("org.brahman.Catalog.Nothing"), PermissionDenied::NAME);
+        caller.allow("org.brahman.Index.Search").expect("open");
+    }
 
     #[test]
     fn whoever_has_no_uid_is_never_the_meshs_own_user() {
