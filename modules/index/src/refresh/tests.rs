@@ -143,3 +143,27 @@ fn an_instant_of_a_named_zone_identifies_a_document() {
     // As it was ever printed.
     assert_eq!(id_of(&at("+02:00"), "at", 1).expect("an id"), "1970-01-01T02:00:00+02:00");
 }
+
+#[test]
+fn a_column_that_is_not_there_is_named_with_its_parameter() {
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Utf8, true),
+        Field::new("text", DataType::Utf8, true),
+    ]);
+    let good = CreateIn {
+        id_column: "id".into(),
+        text_column: Some("text".into()),
+        ..CreateIn::default()
+    };
+    check_columns(&schema, "d", &good).expect("there");
+    for (parameter, parameters) in [
+        ("id_column", CreateIn { id_column: "no".into(), ..good.clone() }),
+        ("text_column", CreateIn { text_column: Some("no".into()), ..good.clone() }),
+        ("vector_column", CreateIn { vector_column: Some("no".into()), ..good.clone() }),
+        ("filter_columns", CreateIn { filter_columns: Some(vec!["no".into()]), ..good.clone() }),
+    ] {
+        let fault = check_columns(&schema, "d", &parameters).expect_err("refused");
+        assert_eq!(fault.parameters["parameter"], parameter);
+        assert!(fault.message().contains("no column `no`"), "{fault}");
+    }
+}
