@@ -192,8 +192,8 @@ pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceE
 
 /// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth).
 /// Hidden files, what a .gitignore names, what editors and downloads have not finished, and folders
-/// that are buckets, states or run folders of a mesh are passed over, and told. Links are not followed: they and what is
-/// no file are given apart.
+/// that are buckets, states or run folders of a mesh are passed over, and told. Links are not
+/// followed: they and what is no file are given apart.
 ///
 /// # Errors
 /// If a path is relative, absent, or there are too many files, or `stop` is cancelled meanwhile.
