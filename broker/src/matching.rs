@@ -145,6 +145,39 @@ fn put_behind(candidates: &mut [RankedProvider]) {
     }
 }
 
+/// The modules as they would be if those that were stopped were ready; none if none is stopped.
+#[must_use]
+pub fn if_woken(modules: &[ModuleRecord]) -> Option<Vec<ModuleRecord>> {
+    if !modules.iter().any(is_stopped) {
+        return None;
+    }
+    let mut woken = modules.to_vec();
+    woken
+        .iter_mut()
+        .filter(|module| is_stopped(module))
+        .for_each(|module| module.state = ModuleState::Ready);
+    Some(woken)
+}
+
+fn is_stopped(module: &ModuleRecord) -> bool {
+    module.state == ModuleState::Stopped && module.pid == 0
+}
+
+/// Whether a stopped provider would lead where one of another model answers: it is to be loaded
+/// first, if it was only unloaded until it is called.
+#[must_use]
+pub fn leads_asleep(modules: &[ModuleRecord], ask: &Ask<'_>, ranking: &Ranking) -> bool {
+    let Some(answering) = ranking.eligible().first() else { return false };
+    let Some(woken) = if_woken(modules) else { return false };
+    let woken = rank(&woken, ask);
+    woken.eligible().first().is_some_and(|leading| {
+        let (own, other) = (&leading.matched, &answering.matched);
+        is_stopped(&modules[leading.index])
+            && base_of(&own.label) != base_of(&other.label)
+            && own.attributes.get(MODEL) != other.attributes.get(MODEL)
+    })
+}
+
 /// What is on its way serves only if nothing is ready: of its own model, where others are behind.
 fn refuse_late(candidates: &mut [RankedProvider]) {
     let is_ready =

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::health::{Outcome, RetryBudget};
-use crate::matching::{Ask, Ranking, elsewhere, rank};
+use crate::matching::{Ask, Ranking, elsewhere, if_woken, leads_asleep, rank};
 use crate::outgoing::Outgoing;
 use crate::provider::{Backend, Provider, Providers, allows, cheaper};
 use crate::quarantine::Quarantine;
@@ -125,6 +125,8 @@ impl Target {
 struct FoundRoute {
     ranking: Arc<Ranking>,
     targets: Arc<[Arc<Target>]>,
+    /// Whether one that may only have been unloaded would lead in the place of another model.
+    is_leader_asleep: bool,
 }
 
 /// Routes found in one table: they hold as long as it does.
@@ -213,6 +215,15 @@ impl Broker {
                 call.interface.clone()
             };
             let found = self.route(&table, &flow, context, call.require.as_ref(), peer);
+            let require = call.require.as_ref();
+            let ask = Ask { flow: &flow, context, require, asker: asker_of(&table, peer) };
+            if found.is_leader_asleep && wakes < WAKES_MAX {
+                wakes += 1;
+                if self.wake_leading(&table, &ask, until).await? {
+                    let _ = tokio::time::timeout(WOKEN_WAIT, changes.changed()).await;
+                    continue;
+                }
+            }
             if let Some(target) = choose(&found, avoid) {
                 if !target.for_group && !self.administers(peer.uid) {
                     let why = format!(
@@ -224,12 +235,6 @@ impl Broker {
                 return Ok(target);
             }
             if !found.ranking.candidates.iter().any(|c| c.refused.is_none()) {
-                let ask = Ask {
-                    flow: &flow,
-                    context,
-                    require: call.require.as_ref(),
-                    asker: asker_of(&table, peer),
-                };
                 let woken = if wakes < WAKES_MAX {
                     wake(&self.init, &table, &ask, until).await
                 } else {
@@ -250,13 +255,8 @@ impl Broker {
                 return Err(
                     match found.ranking.candidates.is_empty() && interface::known(&flow).is_none() {
                         true => Fault::interface_not_found(&flow),
-                        false => {
-                            let asker = asker_of(&table, peer);
-                            let ask =
-                                Ask { flow: &flow, context, require: call.require.as_ref(), asker };
-                            Fault::no_provider(&flow, context, &found.ranking.refusals())
-                                .adding(&elsewhere(&table.modules, &ask))
-                        }
+                        false => Fault::no_provider(&flow, context, &found.ranking.refusals())
+                            .adding(&elsewhere(&table.modules, &ask)),
                     },
                 );
             }
@@ -364,13 +364,8 @@ impl Broker {
         require: Option<&BTreeMap<String, String>>,
         peer: Peer,
     ) -> FoundRoute {
-        let asker = asker_of(table, peer);
-        let key = (
-            flow.to_owned(),
-            context.map(str::to_owned),
-            require.cloned(),
-            asker.map(|a| a.card.id.clone()),
-        );
+        let ask = Ask { flow, context, require, asker: asker_of(table, peer) };
+        let key = route_key(&ask);
         let mut cache = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if !cache.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, table)) || cache.1.len() >= ROUTES_MAX
         {
@@ -380,15 +375,48 @@ impl Broker {
         if let Some(found) = cache.1.get(&key) {
             return found.clone();
         }
-        let ranking = rank(&table.modules, &Ask { flow, context, require, asker });
+        let ranking = rank(&table.modules, &ask);
         let targets = ranking
             .eligible()
             .iter()
             .filter(|c| c.matched.state == ModuleState::Ready && !ranking.waits())
             .map(|c| Arc::new(self.target(&table.modules[c.index], flow)));
-        let found = FoundRoute { targets: targets.collect(), ranking: Arc::new(ranking) };
+        let found = FoundRoute {
+            targets: targets.collect(),
+            is_leader_asleep: leads_asleep(&table.modules, &ask, &ranking),
+            ranking: Arc::new(ranking),
+        };
         cache.1.insert(key, found.clone());
         found
+    }
+
+    /// Has the one that leads loaded, where it was unloaded until it is called. False if it was
+    /// not, or cannot be: then another model answers, and says so, until the table changes.
+    async fn wake_leading(
+        &self,
+        table: &Arc<Table>,
+        ask: &Ask<'_>,
+        until: Instant,
+    ) -> Result<bool, Fault> {
+        let is_woken = match wake(&self.init, table, ask, until).await {
+            Err(fault) if fault.name == interface::broker::error::DeadlineExceeded::NAME => {
+                return Err(fault);
+            }
+            Err(fault) => {
+                tracing::info!("what leads for {} is not loaded: {fault}", ask.flow);
+                false
+            }
+            Ok(is_woken) => is_woken,
+        };
+        if !is_woken {
+            let mut cache = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+            if cache.0.as_ref().is_some_and(|of| Arc::ptr_eq(of, table))
+                && let Some(found) = cache.1.get_mut(&route_key(ask))
+            {
+                found.is_leader_asleep = false;
+            }
+        }
+        Ok(is_woken)
     }
 
     fn target(&self, module: &ModuleRecord, flow: &str) -> Target {
@@ -505,9 +533,6 @@ fn spread(n: usize) -> usize {
 /// Has the profile service load a module that it has unloaded, where that alone keeps a call from
 /// being answered. False if there is no such module, or nobody who would load it.
 async fn wake(init: &Path, table: &Table, ask: &Ask<'_>, until: Instant) -> Result<bool, Fault> {
-    fn is_stopped(module: &ModuleRecord) -> bool {
-        module.state == ModuleState::Stopped && module.pid == 0
-    }
     let offers = |module: &&ModuleRecord| {
         module.card.offered_interfaces().any(|name| name == profiles::INTERFACE.name)
     };
@@ -516,16 +541,8 @@ async fn wake(init: &Path, table: &Table, ask: &Ask<'_>, until: Instant) -> Resu
     else {
         return Ok(false);
     };
-    if !table.modules.iter().any(is_stopped) {
-        return Ok(false);
-    }
     // Who would serve if those that were stopped were not.
-    let mut modules = table.modules.clone();
-    for module in &mut modules {
-        if is_stopped(module) {
-            module.state = ModuleState::Ready;
-        }
-    }
+    let Some(modules) = if_woken(&table.modules) else { return Ok(false) };
     let ranking = rank(&modules, ask);
     let Some(first) = ranking.eligible().first() else { return Ok(false) };
     let preload = PreloadIn { model: first.matched.label.clone(), on_call: Some(true) };
@@ -548,6 +565,15 @@ async fn wake(init: &Path, table: &Table, ask: &Ask<'_>, until: Instant) -> Resu
             Err(Fault::deadline_exceeded(format!("`{}` was being loaded", first.matched.label)))
         }
     }
+}
+
+fn route_key(ask: &Ask<'_>) -> RouteKey {
+    (
+        ask.flow.to_owned(),
+        ask.context.map(str::to_owned),
+        ask.require.cloned(),
+        ask.asker.map(|asker| asker.card.id.clone()),
+    )
 }
 
 /// The module that asks, if one does: one whose Card wants the flow has wishes of its own.

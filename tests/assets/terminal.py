@@ -159,12 +159,12 @@ terminal.until("\x1b[40;")
 terminal.type("q")
 terminal.end()
 
-# Ctrl-C is a key; SIGTERM and SIGINT come from outside.
+# Ctrl-C is a key; SIGTERM, SIGINT and SIGHUP come from outside.
 terminal = Terminal()
 terminal.until("embed-mock")
 terminal.type("\x03")
 terminal.end()
-for number in (signal.SIGTERM, signal.SIGINT):
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
     terminal = Terminal()
     terminal.until("embed-mock")
     os.kill(terminal.pid, number)

@@ -207,6 +207,32 @@ fn another_model_does_not_answer_while_the_one_that_leads_is_on_its_way() {
 }
 
 #[test]
+fn one_that_was_unloaded_is_woken_before_another_model_answers() {
+    let of = |label: &str, model: &str| {
+        module(label, &format!("attributes = {{ model = \"{model}\" }}"))
+    };
+    let mut modules = [of("a", "m"), of("b", "n")];
+    let asleep =
+        |modules: &[ModuleRecord], ask: &Ask<'_>| leads_asleep(modules, ask, &rank(modules, ask));
+    assert!(!asleep(&modules, &ask(None)) && if_woken(&modules).is_none());
+    (modules[0].state, modules[0].pid) = (ModuleState::Stopped, 0);
+    assert!(asleep(&modules, &ask(None)));
+    // Whoever names the other model wakes nobody.
+    let require = BTreeMap::from([("model".to_owned(), "n".to_owned())]);
+    assert!(!asleep(&modules, &Ask { require: Some(&require), ..ask(None) }));
+    // Nobody answers at all: that is another question.
+    modules[1].state = ModuleState::Failed;
+    assert!(!asleep(&modules, &ask(None)));
+    // One that follows by rank, or is of the same model, sleeps on.
+    let mut modules = [of("a", "m"), of("b", "n")];
+    (modules[1].state, modules[1].pid) = (ModuleState::Stopped, 0);
+    assert!(!asleep(&modules, &ask(None)));
+    let mut modules = [of("a", "m"), of("b", "m")];
+    (modules[0].state, modules[0].pid) = (ModuleState::Stopped, 0);
+    assert!(!asleep(&modules, &ask(None)));
+}
+
+#[test]
 fn an_asker_is_never_matched_to_itself_and_its_pins_count() {
     let modules = [module("a", ""), module("b", "")];
     let pinned = "[[flow.input]]\nname = \"embed\"\ntype.interface.name = \"org.brahman.Embed\"\npin_to = \"b\"\n[priority_contexts.x]\npin_to = \"a\"";

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brahman_card::ModuleState;
+use brahman_models::device;
 use brahman_sidecar::{Module, ModuleError, Reporter, chain, run};
 
 use crate::engine::Engine;
@@ -43,7 +44,7 @@ pub fn real() -> ExitCode {
         let pipeline = Arc::new(pipeline);
         let info = pipeline.info();
         let mut attributes = pipeline.identity().attributes();
-        attributes.insert("device_reason".to_owned(), info.device.reason);
+        attributes.extend(device::attributes(&info.device));
         attributes.insert("cache".to_owned(), info.cache.map(|c| c.state).unwrap_or_default());
         let watching =
             tokio::spawn(tell_cache(Arc::clone(&pipeline), module.reporter(), attributes.clone()));

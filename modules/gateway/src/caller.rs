@@ -146,11 +146,16 @@ impl Caller {
     /// That this caller may call a method, by its qualified name.
     ///
     /// # Errors
-    /// 403, which names it.
+    /// 403, which names it; 404 if a shipped interface that is open has no such method.
     pub(crate) fn allow(&self, method: &str) -> Result<(), Fault> {
         let (interface, name) = method.rsplit_once('.').unwrap_or((method, ""));
         if self.flows.allow(interface, name) {
             return Ok(());
+        }
+        // What there is not changes nothing.
+        let is_absent = interface::known(interface).is_some_and(|i| i.method(name).is_none());
+        if is_absent && self.opens(interface) {
+            return Err(Fault::method_not_found(method));
         }
         Err(self.refused(interface, name))
     }
@@ -275,6 +280,24 @@ mod tests {
         assert!(
             by(Some(NOBODY)).may_call(init, "List") && !by(Some(NOBODY)).may_call(init, "Stop")
         );
+    }
+
+    #[test]
+    fn a_method_that_there_is_not_is_absent_and_not_forbidden_to_whoever_may_read() {
+        let caller = Caller {
+            flows: Flows::of(["index:read"]).expect("flows"),
+            uid: None,
+            key: None,
+            context: None,
+            trace: None,
+            deadline: None,
+        };
+        let refused = |method: &str| caller.allow(method).expect_err("refused").name;
+        let absent = brahman_card::interface::service::error::MethodNotFound::NAME;
+        assert_eq!(refused("org.brahman.Index.Nothing"), absent);
+        assert_eq!(refused("org.brahman.Index.Delete"), PermissionDenied::NAME);
+        assert_eq!(refused("org.brahman.Catalog.Nothing"), PermissionDenied::NAME);
+        caller.allow("org.brahman.Index.Search").expect("open");
     }
 
     #[test]

@@ -50,11 +50,7 @@ impl StreamFormat {
     /// What a client would have; none if it wants one reply.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
         let accept = headers.get(ACCEPT)?.to_str().ok()?;
-        let has = |kind: &str| {
-            accept.split(',').any(|part| {
-                part.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(kind)
-            })
-        };
+        let has = |kind: &str| accepts(accept, kind);
         if has("text/event-stream") {
             Some(Self::Events)
         } else if has("application/x-ndjson")
@@ -94,6 +90,22 @@ impl StreamFormat {
         let json = serde_json::to_vec(fault).unwrap_or_default();
         self.part("error", &json)
     }
+}
+
+/// Whether a media type is among those that an `Accept` names; with a weight of 0 it is one that is
+/// not to be sent (RFC 9110, 12.4.2).
+pub(crate) fn accepts(accept: &str, kind: &str) -> bool {
+    let is_refused = |parameter: &str| {
+        parameter.split_once('=').is_some_and(|(name, weight)| {
+            name.trim().eq_ignore_ascii_case("q")
+                && weight.trim().parse::<f32>().is_ok_and(|weight| weight <= 0.0)
+        })
+    };
+    accept.split(',').any(|part| {
+        let mut parts = part.split(';');
+        parts.next().is_some_and(|named| named.trim().eq_ignore_ascii_case(kind))
+            && !parts.any(is_refused)
+    })
 }
 
 /// `POST /v1/call/{method}`.
@@ -316,6 +328,16 @@ pub(crate) async fn interface_text(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_has_no_weight_is_not_accepted() {
+        for accept in ["text/html", "application/xhtml+xml, Text/HTML;q=0.9", "text/html;level=1"] {
+            assert!(accepts(accept, "text/html"), "{accept}");
+        }
+        for accept in ["text/html;q=0", "text/html; Q=0.000, */*", "text/html5", "*/*", ""] {
+            assert!(!accepts(accept, "text/html"), "{accept}");
+        }
+    }
 
     #[test]
     fn a_stream_has_the_shape_that_was_asked_for() {

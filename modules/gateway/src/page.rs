@@ -33,6 +33,7 @@ use serde::Serialize;
 
 use crate::answer::{self, Answer};
 use crate::caller::Caller;
+use crate::calls::accepts;
 use crate::mesh::Mesh;
 use crate::refusal::Refusal;
 use datasets::{dataset, datasets};
@@ -124,7 +125,7 @@ fn refused(refusal: &Refusal, template: &str, here: &str, view: Value) -> Answer
 /// Whether whoever asks is a browser that shows what it gets.
 pub(crate) fn wants_html(headers: &HeaderMap) -> bool {
     let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    accept.contains("text/html")
+    accepts(accept, "text/html")
 }
 
 /// What a browser gets in the place of an error in JSON: the same, as a view of its own.

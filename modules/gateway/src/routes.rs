@@ -220,13 +220,12 @@ pub(crate) fn dialect(path: &str) -> Dialect {
     }
 }
 
-/// Whether a person looks at what is at a path: a view of the page, or nothing that a program asks
-/// for.
+/// Whether a person may look at what is at a path: a view of the page, or nothing at all.
 pub(crate) fn is_of_page(path: &str) -> bool {
     match Route::of(path) {
         Some(Route::Page | Route::View(_) | Route::Matrix) => true,
         Some(_) => false,
-        None => !path.starts_with("/v1/") && !path.starts_with("/api/"),
+        None => true,
     }
 }
 
@@ -277,7 +276,7 @@ mod tests {
             (dialect("/api/nothing"), dialect("/v1/nothing"), dialect("/v1/status")),
             (Dialect::Ollama, Dialect::OpenAi, Dialect::Own)
         );
-        assert!(["/", "/page/x", "/page/matrix", "/nothing"].iter().all(|path| is_of_page(path)));
-        assert!(!["/v1/x", "/api/x", "/v1/status", "/embed"].iter().any(|path| is_of_page(path)));
+        assert!(["/", "/page/x", "/page/matrix", "/x", "/v1/x"].iter().all(|p| is_of_page(p)));
+        assert!(!["/v1/status", "/api/tags", "/embed"].iter().any(|path| is_of_page(path)));
     }
 }

@@ -2,6 +2,8 @@
 //! What is indexed is embedded as documents, what is searched for as a query, so that a model with
 //! prompts gets the right one.
 
+mod leading;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +14,6 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray};
 use arrow_schema::ArrowError;
 use brahman_card::Fault;
 use brahman_card::interface::broker::error::{NoProvider, ProviderFailed};
-use brahman_card::interface::broker::{self, FlowIn};
 use brahman_card::interface::embed::{
     self, EmbedBulkIn, EmbedBulkOut, EmbedTextIn, TokenizeIn, TokenizeOut,
 };
@@ -284,22 +285,14 @@ impl Embedder {
     }
 }
 
-/// Which model answers now, for an index that has none yet: this one if a name is given, else the
-/// context's default, which leads there. It is asked for by its name: an index is bound to it for
-/// good, and what the broker does where that one declines a call (another answers it) is no choice.
+/// The model for an index that has none yet: this one if a name is given, else the context's
+/// default. It is asked for by its name: an index is bound to it for good, and what the broker does
+/// where that one declines a call, or does not come (another answers it), is no choice.
 ///
 /// # Errors
 /// `ModelMismatch` if nobody serves the model that is named; else what the mesh says.
 pub async fn current_model(client: &Client, name: Option<&str>) -> Result<Model, Fault> {
-    let Some(name) = name else {
-        let answering = served_model(client, None).await?;
-        return match leading_model(client).await? {
-            Some(leading) if leading != answering.name => {
-                served_model(client, Some(&leading)).await
-            }
-            _ => Ok(answering),
-        };
-    };
+    let Some(name) = name else { return leading::default_model(client).await };
     served_model(client, Some(name)).await.map_err(|fault| {
         if fault.name != NoProvider::NAME {
             return fault;
@@ -308,14 +301,6 @@ pub async fn current_model(client: &Client, name: Option<&str>) -> Result<Model,
         let error = ModelMismatch { wanted: name.to_owned(), got: String::new() };
         Fault::of(&error, false, message)
     })
-}
-
-/// The name of the model of whoever leads in the context; none if he does not say it.
-async fn leading_model(client: &Client) -> Result<Option<String>, Fault> {
-    let ask = FlowIn { flow: embed::INTERFACE.name.to_owned(), context: None, require: None };
-    let options = CallOptions::default();
-    let answer = client.call_method::<broker::method::Resolve>(&ask, &options).await?;
-    Ok(answer.value.matched.attributes.get("model").cloned())
 }
 
 /// The model of whoever answers a call that requires this name, or none.

@@ -14,6 +14,7 @@ use std::path::Path;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_cast::cast;
 use arrow_cast::display::array_value_to_string;
 use arrow_schema::DataType;
 use brahman_card::Fault;
@@ -426,7 +427,15 @@ fn id_of(ids: &ArrayRef, name: &str, row: usize) -> Result<String, Fault> {
         Value::Decimal(id) => Ok(id),
         // Whole numbers as they are, dates and times by ISO 8601.
         Value::Int(_) | Value::Float(_) => {
-            array_value_to_string(ids, row).map_err(|e| Fault::internal(chain(&e)))
+            let printed = match ids.data_type() {
+                // A zone's name cannot be printed; the instant is the same in UTC.
+                DataType::Timestamp(unit, Some(zone)) if !zone.starts_with(['+', '-']) => {
+                    cast(&ids.slice(row, 1), &DataType::Timestamp(*unit, Some("+00:00".into())))
+                        .and_then(|one| array_value_to_string(&one, 0))
+                }
+                _ => array_value_to_string(ids, row),
+            };
+            printed.map_err(|e| Fault::internal(chain(&e)))
         }
         Value::Null | Value::List(_) => {
             let message = format!("column `{name}` is {}, expected {SCALAR}", ids.data_type());

@@ -26,6 +26,7 @@ use crate::lattice::Kind;
 use crate::run::{Progress, ReadOutcome};
 use crate::sink::{Place, Sink};
 use crate::source::{self, File, Format, HiddenEntries, HidingRule, SourceError, Walk, WalkRules};
+use crate::zones::in_utc;
 use crate::{csv, jsonl, parquet_files};
 
 /// Quarantined rows and files that are named, and inputs; all are counted.
@@ -322,8 +323,9 @@ const SAMPLE_CHARS: usize = 200;
 /// The first rows of a batch as text.
 fn shown(batch: &RecordBatch, rows: usize) -> Result<Vec<Vec<Option<String>>>, ArrowError> {
     let options = FormatOptions::default();
-    let columns = batch
-        .columns()
+    let batch = batch.slice(0, batch.num_rows().min(rows));
+    let arrays = batch.columns().iter().map(in_utc).collect::<Result<Vec<_>, _>>()?;
+    let columns = arrays
         .iter()
         .map(|column| ArrayFormatter::try_new(column, &options))
         .collect::<Result<Vec<_>, _>>()?;
@@ -333,7 +335,7 @@ fn shown(batch: &RecordBatch, rows: usize) -> Result<Vec<Vec<Option<String>>>, A
         Ok::<_, ArrowError>(if short.len() < text.len() { format!("{short}…") } else { short })
     };
     let cells = |row: usize| {
-        let of_row = batch.columns().iter().zip(&columns);
+        let of_row = arrays.iter().zip(&columns);
         of_row
             .map(
                 |(array, column)| {
@@ -342,7 +344,7 @@ fn shown(batch: &RecordBatch, rows: usize) -> Result<Vec<Vec<Option<String>>>, A
             )
             .collect::<Result<Vec<_>, _>>()
     };
-    (0..batch.num_rows().min(rows)).map(cells).collect()
+    (0..batch.num_rows()).map(cells).collect()
 }
 
 /// Reads everything into one Parquet object. Blocks.

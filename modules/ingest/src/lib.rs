@@ -38,3 +38,4 @@ pub mod table;
 pub mod tls;
 pub mod watches;
 pub mod window;
+mod zones;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sink::{Place, Sink};
 use crate::table::ReadError;
+use crate::zones::in_utc;
 
 /// New rows at most: their keys are held in memory, sixteen bytes each and as much again.
 const KEYS_MAX: usize = 2_000_000;
@@ -114,20 +115,24 @@ fn hash(values: &[String]) -> u128 {
 fn keys(batch: &RecordBatch, names: &[String]) -> Result<Vec<Option<u128>>, ReadError> {
     let options = FormatOptions::default();
     let malformed = |e: ArrowError| ReadError::malformed(KeyError(e));
-    let column = |name: &String| {
+    let array = |name: &String| {
         let column = batch
             .column_by_name(name)
             .ok_or_else(|| MergeError::NoColumn { column: name.clone() })?;
-        Ok((column, ArrayFormatter::try_new(column.as_ref(), &options).map_err(malformed)?))
+        in_utc(column).map_err(malformed)
     };
-    let columns = names.iter().map(column).collect::<Result<Vec<_>, ReadError>>()?;
+    let arrays = names.iter().map(array).collect::<Result<Vec<_>, ReadError>>()?;
+    let columns = arrays
+        .iter()
+        .map(|array| ArrayFormatter::try_new(array.as_ref(), &options).map_err(malformed))
+        .collect::<Result<Vec<_>, ReadError>>()?;
     let key = |row: usize| {
-        if columns.iter().any(|(column, _)| column.is_null(row)) {
+        if arrays.iter().any(|array| array.is_null(row)) {
             return Ok(None);
         }
         let values = columns
             .iter()
-            .map(|(_, format)| format.value(row).try_to_string())
+            .map(|format| format.value(row).try_to_string())
             .collect::<Result<Vec<_>, _>>();
         Ok(Some(hash(&values.map_err(malformed)?)))
     };
@@ -342,7 +347,7 @@ const REWRITTEN: usize = 1000;
 mod tests {
     use std::sync::Arc;
 
-    use arrow_array::{Int64Array, StringArray};
+    use arrow_array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray};
     use arrow_schema::{DataType, Field, Schema};
 
     use super::*;
@@ -412,6 +417,15 @@ mod tests {
         let twice = [object(folder.path(), 2, &[(1, Some("a")), (1, Some("a"))])];
         let (once, _) = merged(&twice, &[(1, Some("a"))]);
         assert!(!once.unchanged && once.objects.len() == 1);
+    }
+
+    #[test]
+    fn an_instant_is_a_key() {
+        let at = TimestampMicrosecondArray::from(vec![0_i64, 1, 0]).with_timezone("UTC");
+        let at: ArrayRef = Arc::new(at);
+        let batch = RecordBatch::try_from_iter([("at", at)]).expect("a batch");
+        let keys = keys(&batch, &["at".to_owned()]).expect("hashed");
+        assert!(keys[0].is_some() && keys[0] == keys[2] && keys[0] != keys[1], "{keys:?}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use brahman_storage::BUCKET_MARKER;
@@ -21,6 +22,11 @@ pub use hidden::{HiddenEntries, HidingRule};
 
 /// Most files one call reads: a monorepo, not a whole disk by mistake.
 const FILES_MAX: usize = 1_000_000;
+/// The file that init locks in its state, and how its text begins.
+const STATE_LOCK: &str = ".lock";
+const STATE_MARK: &[u8; 14] = b"brahman-state ";
+/// init's socket, beside the mesh's.
+const INIT_SOCKET: &str = "init.sock";
 
 /// A file, and the name that its row or rows go by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +88,11 @@ pub enum Flaw {
     /// What is watched is a folder: a file is replaced by editors, and its watch would go with it.
     #[error("is not a folder: watch the folder that the file is in")]
     NoFolder,
+    /// What is ingested from it would be found there as new files, for ever.
+    #[error(
+        "is within a bucket or the state of a mesh, where every ingest makes files: watch a folder of yours"
+    )]
+    OfMesh,
     /// More than one call reads.
     #[error("has more than {FILES_MAX} files: give folders further down")]
     TooMany,
@@ -181,8 +192,8 @@ pub fn files(paths: &[String], stop: &CancellationToken) -> Result<Walk, SourceE
 
 /// Every file below the paths, in order of name; a path may have wildcards (`**` for any depth).
 /// Hidden files, what a .gitignore names, what editors and downloads have not finished, and folders
-/// that are buckets of a mesh are passed over, and told. Links are not followed: they and what is
-/// no file are given apart.
+/// that are buckets, states or run folders of a mesh are passed over, and told. Links are not
+/// followed: they and what is no file are given apart.
 ///
 /// # Errors
 /// If a path is relative, absent, or there are too many files, or `stop` is cancelled meanwhile.
@@ -256,7 +267,7 @@ fn builder(root: &Path, rules: &WalkRules) -> WalkBuilder {
     walk.filter_entry(move |entry| {
         let is_folder = entry.depth() > 0 && entry.file_type().is_some_and(|kind| kind.is_dir());
         let is_hidden = no_ignore && is_version_control(entry.path());
-        let is_left_out = is_hidden || is_folder && is_bucket(entry.path());
+        let is_left_out = is_hidden || is_folder && is_of_mesh(entry.path());
         !is_left_out
     });
     walk
@@ -266,6 +277,30 @@ fn builder(root: &Path, rules: &WalkRules) -> WalkBuilder {
 /// would grow by itself for ever.
 pub(crate) fn is_bucket(folder: &Path) -> bool {
     folder.join(BUCKET_MARKER).is_file()
+}
+
+/// Whether a folder is the state of a mesh: every ingest makes files there, and those of its logs
+/// are written to all the time. Its lock says so, whether the mesh runs or not.
+pub(crate) fn is_state(folder: &Path) -> bool {
+    let lock = folder.join(STATE_LOCK);
+    // A pipe of that name would keep whoever opens it waiting.
+    if !lock.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+        return false;
+    }
+    let mut begins = [0; STATE_MARK.len()];
+    std::fs::File::open(lock).and_then(|mut file| file.read_exact(&mut begins)).is_ok()
+        && begins == *STATE_MARK
+}
+
+/// Whether a folder is where a mesh has its sockets, and what goes with the machine's next start.
+fn is_run_folder(folder: &Path) -> bool {
+    let init = folder.join(INIT_SOCKET);
+    init.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket())
+}
+
+/// Whether a mesh writes what lies in a folder.
+fn is_of_mesh(folder: &Path) -> bool {
+    is_bucket(folder) || is_state(folder) || is_run_folder(folder)
 }
 
 /// Whether a name is passed over by the rules.

@@ -40,7 +40,7 @@ use crate::run::{Job, Runs};
 use crate::sink::Place;
 use crate::source::{Flaw, Format, SourceError, WalkRules};
 use events::{tellers, untold};
-use folders::{in_bucket, overlap, within};
+use folders::{in_mesh, overlap, within};
 use listing::Listing;
 use record::{Commit, WatchRecord, WatchesError, read, resting, write};
 use settle::{Settle, Verdict};
@@ -174,11 +174,11 @@ impl Watches {
                 ),
             ));
         }
-        if let Some(bucket) = in_bucket(&ask.paths) {
+        if let Some(own) = in_mesh(&ask.paths) {
             return Err(Fault::invalid_parameter(
                 "paths",
                 format!(
-                    "{bucket} is within a bucket of a mesh, where every ingest makes files: expected a folder of yours"
+                    "{own} is within a bucket or the state of a mesh, where every ingest makes files: expected a folder of yours"
                 ),
             ));
         }
@@ -428,14 +428,24 @@ async fn follow(watches: Arc<Watches>, kept: WatchRecord, changed: Arc<Notify>) 
             // Anew after every failure: the folder may be back.
             let asked = {
                 let (paths, changed) = (ask.paths.clone(), Arc::clone(&changed));
-                tokio::task::spawn_blocking(move || tellers(&paths, &changed))
+                tokio::task::spawn_blocking(move || {
+                    // It may have become a bucket since it is watched.
+                    let own = in_mesh(&paths)
+                        .map(|own| SourceError { given: own.to_owned(), flaw: Flaw::OfMesh });
+                    (tellers(&paths, &changed), own)
+                })
             };
             match asked.await {
-                Ok(Ok(watcher)) => {
+                Ok((_, Some(own))) => {
+                    watches.tell(&dataset, |w| {
+                        (w.state, w.reason) = ("waiting".into(), Some(chain(&own)));
+                    });
+                }
+                Ok((Ok(watcher), None)) => {
                     teller = Some(watcher);
                     watches.tell(&dataset, |w| (w.state, w.reason) = ("watching".into(), None));
                 }
-                Ok(Err(error)) => {
+                Ok((Err(error), None)) => {
                     let (state, why) = untold(&error, poll);
                     watches.tell(&dataset, |w| (w.state, w.reason) = (state, Some(why)));
                 }

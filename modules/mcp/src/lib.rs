@@ -13,7 +13,7 @@ mod resources;
 mod tools;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use brahman_card::Fault;
 use brahman_card::interface::Method;
@@ -169,6 +169,33 @@ pub struct McpContext {
     outgoing: Option<mpsc::Sender<Value>>,
     /// By which the client knows what progress is of, if it wants to hear of any.
     progress: Option<Value>,
+    /// How far the request was last said to be.
+    scale: Arc<Mutex<ProgressScale>>,
+}
+
+/// The phases of one request's work on one scale: by the protocol, what is told increases with each
+/// notification, and each phase counts from nothing.
+#[derive(Debug, Default)]
+struct ProgressScale {
+    phase: String,
+    /// Where the phase began.
+    begun: u64,
+    /// What was told last.
+    told: Option<u64>,
+}
+
+impl ProgressScale {
+    /// What is told of so much in a phase, and of its end, if that is known.
+    fn next(&mut self, phase: &str, done: u64, of: Option<u64>) -> (u64, Option<u64>) {
+        let least = self.told.map_or(0, |told| told + 1);
+        if self.phase != phase {
+            phase.clone_into(&mut self.phase);
+            self.begun = least;
+        }
+        let progress = self.begun.saturating_add(done).max(least);
+        self.told = Some(progress);
+        (progress, of.map(|of| self.begun.saturating_add(of).max(progress)))
+    }
 }
 
 impl fmt::Debug for McpContext {
@@ -188,7 +215,14 @@ impl McpContext {
         options: CallOptions,
         permission: impl Fn(&str) -> Result<(), Fault> + Send + Sync + 'static,
     ) -> Self {
-        Self { client, options, permission: Arc::new(permission), outgoing: None, progress: None }
+        Self {
+            client,
+            options,
+            permission: Arc::new(permission),
+            outgoing: None,
+            progress: None,
+            scale: Arc::default(),
+        }
     }
 
     /// The same, with progress told as messages for the client.
@@ -200,6 +234,7 @@ impl McpContext {
     /// Answers a request.
     pub async fn answer(mut self, request: RpcRequest) -> Value {
         self.progress = request.progress_token().cloned();
+        self.scale = Arc::default();
         let RpcRequest { id, method, params } = request;
         match self.result(&method, params).await {
             Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
@@ -291,9 +326,17 @@ impl McpContext {
         let (Some(token), Some(outgoing)) = (&self.progress, &self.outgoing) else { return };
         let phase = reply["phase"].as_str().unwrap_or("working");
         let done = reply["done"].as_u64().or_else(|| reply["rows"].as_u64());
-        let mut params = json!({ "progressToken": token, "progress": done.unwrap_or(count), "message": format!("{doing}: {phase}") });
-        if let Some(of) = reply["of"].as_u64().filter(|of| *of > 0) {
-            params["total"] = of.into();
+        let (message, of) =
+            (format!("{doing}: {phase}"), reply["of"].as_u64().filter(|of| *of > 0));
+        let (progress, total) = self.scale.lock().unwrap_or_else(PoisonError::into_inner).next(
+            &message,
+            done.unwrap_or(count),
+            of,
+        );
+        let mut params =
+            json!({ "progressToken": token, "progress": progress, "message": message });
+        if let Some(total) = total {
+            params["total"] = total.into();
         }
         // Once nobody reads any more the work ends, too.
         let _ = outgoing
@@ -321,6 +364,29 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn progress_increases_over_all_phases() {
+        let mut scale = ProgressScale::default();
+        let told = [
+            ("read", 0, None),
+            ("embed", 0, Some(10)),
+            ("embed", 8, Some(10)),
+            ("embed", 8, Some(10)),
+            ("write", 0, Some(10)),
+            ("write", 10, Some(10)),
+        ]
+        .map(|(phase, done, of)| scale.next(phase, done, of));
+        let expected = [
+            (0, None),
+            (1, Some(11)),
+            (9, Some(11)),
+            (10, Some(11)),
+            (11, Some(21)),
+            (21, Some(21)),
+        ];
+        assert_eq!(told, expected);
+    }
 
     #[tokio::test]
     async fn a_session_begins_with_a_version_that_both_speak() {

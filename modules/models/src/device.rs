@@ -4,6 +4,8 @@
 
 pub mod uuid;
 
+use std::collections::BTreeMap;
+
 use brahman_card::interface::embed::{Device, Gpu};
 use nvml_wrapper::enums::device::UsedGpuMemory;
 use nvml_wrapper::{Device as NvmlDevice, Nvml};
@@ -225,15 +227,30 @@ pub fn shortfall(device: &Device) -> Option<String> {
     is_short.then(|| format!("on the CPU instead of {}: {}", device.requested, device.reason))
 }
 
+/// What a module tells of its device beside the device itself: why it is that one
+/// (`device_reason`), and that it is not what was asked for (`device_shortfall`; absent if it is).
+#[must_use]
+pub fn attributes(device: &Device) -> BTreeMap<String, String> {
+    let reason = ("device_reason".to_owned(), device.reason.clone());
+    let short = shortfall(device).map(|words| ("device_shortfall".to_owned(), words));
+    std::iter::once(reason).chain(short).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{DeviceChoice, VisibleGpu, entry, report, shortfall};
+    use super::{DeviceChoice, VisibleGpu, attributes, entry, report, shortfall};
 
     #[test]
     fn a_gpu_that_was_asked_for_and_is_not_used_is_said() {
         let said = shortfall(&report(DeviceChoice::Cuda(1), "cpu", "NVML finds no GPU".to_owned()));
         assert_eq!(said.as_deref(), Some("on the CPU instead of cuda:1: NVML finds no GPU"));
-        assert_eq!(shortfall(&report(DeviceChoice::Auto, "cpu", String::new())), None);
+        let as_asked = report(DeviceChoice::Auto, "cpu", String::new());
+        assert_eq!(shortfall(&as_asked), None);
+        assert!(!attributes(&as_asked).contains_key("device_shortfall"));
+        let short = report(DeviceChoice::Cuda(0), "cpu", "no library".to_owned());
+        let told = attributes(&short);
+        assert_eq!(told["device_reason"], "no library");
+        assert_eq!(told["device_shortfall"], "on the CPU instead of cuda:0: no library");
     }
 
     #[test]

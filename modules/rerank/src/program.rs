@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use brahman_card::ModuleState;
+use brahman_models::device;
 use brahman_sidecar::{Module, ModuleError, chain, run};
 
 use crate::engine::Engine;
@@ -37,7 +38,7 @@ pub fn real() -> ExitCode {
             .map_err(ModuleError::refused)?;
         let pipeline = Arc::new(pipeline);
         let mut attributes = pipeline.identity().attributes();
-        attributes.insert("device_reason".to_owned(), pipeline.info().device.reason);
+        attributes.extend(device::attributes(&pipeline.info().device));
         let outcome = module
             .serve_with(Arc::new(RerankService::new(Arc::clone(&pipeline))), attributes)
             .await;

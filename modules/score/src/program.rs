@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use brahman_card::ModuleState;
+use brahman_models::device;
 use brahman_sidecar::{Module, ModuleError, chain, run};
 
 use crate::chat::apart;
@@ -47,7 +48,7 @@ pub fn real() -> ExitCode {
         let opened = tokio::task::spawn_blocking(move || open(server, &cache)).await;
         let engine = opened.map_err(|e| ModuleError::cannot("load the model", e))??;
         let mut attributes = engine.identity().attributes();
-        attributes.insert("device_reason".to_owned(), engine.info().device.reason);
+        attributes.extend(device::attributes(&engine.info().device));
         let kept = ResultStore::open(&module.state.join(module.label()), kept_bytes);
         let service = ScoreService::open(engine, kept).map_err(ModuleError::Failed)?;
         module.serve_with(Arc::new(service), attributes).await

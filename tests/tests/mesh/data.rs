@@ -325,6 +325,19 @@ async fn what_ingest_had_to_choose_is_in_its_reply_and_can_be_said_otherwise() {
 }
 
 #[tokio::test]
+async fn documents_and_instants_are_shown_before_anything_is_written() {
+    let mesh = mesh("test").await;
+    let folder = mesh.folder.path();
+    write(&folder.join("pages"), &[("a.md", "# A page\n")]);
+    write(&folder.join("tables"), &[("a.csv", "n,at\n1,2024-01-01T00:30:00+02:00\n")]);
+    for (name, part) in [("pages", "A page"), ("tables", "2023-12-31T22:30:00Z")] {
+        let path = folder.join(name).display().to_string();
+        let told = mesh.brahman_json(&["ingest", "files", "t", &path, "--explain"]);
+        assert!(told["sample"][0].to_string().contains(part), "{name}: {told}");
+    }
+}
+
+#[tokio::test]
 async fn what_would_come_of_files_is_told_before_anything_is_written() {
     let mesh = mesh("test").await;
     let folder = mesh.folder.path().join("tables");

@@ -418,6 +418,26 @@ async fn embed(mesh: &Mesh, model: &str) -> Result<Value, ClientError> {
 }
 
 #[tokio::test]
+async fn the_default_model_is_loaded_by_a_call_though_another_model_is_ready() {
+    let base = Setup::new(&[shipped("broker"), shipped("profiles")]).context("prod").real_model();
+    let base = base.env("BRAHMAN_DEVICE", "cpu").env("BRAHMAN_NVML", "/no/such/nvml.so");
+    let cards = ["one", "two"].map(|name| real(&base, name));
+    let mesh = base.with_cards(&cards).up().await;
+    mesh.when(|modules| modules.iter().all(|module| module.state == ModuleState::Ready)).await;
+    let unload = json!({"model": "model-one"});
+    mesh.call("org.brahman.Profiles.Unload", unload).await.expect("unloaded");
+    mesh.when_module("embed-one", ModuleState::Stopped).await;
+    mesh.call("org.brahman.Embed.EmbedText", json!({"texts": ["a"]})).await.expect("answered");
+    assert_eq!(mesh.module("embed-one").await.state, ModuleState::Ready, "it was woken");
+    // What a person has stopped stays so, and another model answers.
+    mesh.brahman_json(&["stop", "embed-one"]);
+    mesh.when_module("embed-one", ModuleState::Stopped).await;
+    mesh.call("org.brahman.Embed.EmbedText", json!({"texts": ["a"]})).await.expect("answered");
+    assert_eq!(mesh.module("embed-one").await.state, ModuleState::Stopped);
+    mesh.down();
+}
+
+#[tokio::test]
 async fn a_switch_takes_little_longer_than_loading_the_new_model_does() {
     let base = Setup::new(&[shipped("broker"), shipped("profiles")]).context("prod").real_model();
     let base = base

@@ -45,3 +45,18 @@ async fn without_a_terminal_it_is_one_table() {
     assert_eq!(text.matches("MODULE").count(), 1, "{text}");
     assert!(text.contains("embed-mock (mock)") && !text.contains('\x1b'), "{text}");
 }
+
+#[test]
+fn where_there_is_no_mesh_the_socket_that_was_given_is_named() {
+    for arguments in [&["top"] as &[&str], &["status"]] {
+        let out = Command::new(binary("brahman"))
+            .args(arguments)
+            .env("BRAHMAN_SOCKET", "/nope/brahman.sock")
+            .stdin(Stdio::null())
+            .output()
+            .expect("it runs");
+        let text = String::from_utf8(out.stderr).expect("text");
+        assert!(!out.status.success(), "{text}");
+        assert!(text.contains("cannot connect to /nope/brahman.sock"), "{text}");
+    }
+}

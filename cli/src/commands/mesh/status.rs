@@ -24,10 +24,19 @@ pub(super) async fn read_status(socket: &Path) -> Result<StatusOut, ClientError>
         get::<broker::method::Status>(socket, &Empty {}),
     )
     .await;
-    if let Ok(Ok(status)) = asked {
-        return Ok(status);
-    }
-    let list = get::<init::method::List>(&place::init_socket(socket), &Empty {}).await?;
+    let unanswered = match asked {
+        Ok(Ok(status)) => return Ok(status),
+        Ok(Err(error)) => Some(error),
+        Err(_) => None,
+    };
+    let listed = get::<init::method::List>(&place::init_socket(socket), &Empty {}).await;
+    let list = match (listed, unanswered) {
+        // Nobody is there: the socket that was given is the one to be named.
+        (Err(ClientError::Connect { .. }), Some(error @ ClientError::Connect { .. })) => {
+            return Err(error);
+        }
+        (listed, _) => listed?,
+    };
     let modules = list.modules.into_iter().map(|m| ModuleStatus {
         label: m.card.label.to_string(),
         state: m.state,
@@ -188,6 +197,10 @@ pub(super) fn show_status(status: &StatusOut, socket: &Path, output: &Output) {
         }
         for line in storage_lines(&m.attributes) {
             output.line(&output.paint(&format!("{}: {line}", m.label), Tone::Busy));
+        }
+        if let Some(shortfall) = m.attributes.get("device_shortfall") {
+            let line = one_line(&format!("{}: {shortfall}", m.label));
+            output.line(&output.paint(&line, Tone::Busy));
         }
         for shortfall in m.shortfalls.iter().flatten() {
             output.line(&output.paint(&format!("{}: {shortfall}", m.label), Tone::Faint));

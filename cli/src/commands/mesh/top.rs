@@ -32,12 +32,13 @@ use screen::Screen;
 /// Time between two pictures at least: what changes faster, nobody reads.
 const PICTURE_PAUSE: Duration = Duration::from_millis(40);
 
-/// Shows the mesh until a key, Ctrl-C or SIGTERM ends it; with --json a line each time, and without
+/// Shows the mesh until a key, Ctrl-C, SIGTERM or SIGHUP ends it; with --json a line each time, and without
 /// a terminal one table.
 pub(crate) async fn top(socket: &Path, every: u64, output: &Output) -> anyhow::Result<()> {
     let every = Duration::from_secs(every);
     // Whoever ends it so gets his own screen back, too.
     let mut terminated = signal(SignalKind::terminate())?;
+    let mut hung_up = signal(SignalKind::hangup())?;
     let work = async {
         if output.json() {
             return lines(socket, every, output).await;
@@ -55,6 +56,7 @@ pub(crate) async fn top(socket: &Path, every: u64, output: &Output) -> anyhow::R
         outcome = work => outcome,
         _ = tokio::signal::ctrl_c() => Ok(()),
         _ = terminated.recv() => Ok(()),
+        _ = hung_up.recv() => Ok(()),
     }
 }
 

@@ -136,9 +136,9 @@ fn settled(kind: &DataType, name: &str, old: Option<&Generation>) -> DataType {
 /// # Errors
 /// `InvalidParameter`, which names the column, its type and what was expected.
 pub fn check_columns(schema: &Schema, dataset: &str, parameters: &CreateIn) -> Result<(), Fault> {
-    let field = |name: &str| {
+    let field = |parameter: &str, name: &str| {
         let there = || schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>();
-        schema.field_with_name(name).map_err(|_| no_column(dataset, name, &there()))
+        schema.field_with_name(name).map_err(|_| no_column(parameter, dataset, name, &there()))
     };
     let wrong = |parameter: &str, name: &str, kind: &DataType, expected: &str| {
         Err(Fault::invalid_parameter(
@@ -146,24 +146,24 @@ pub fn check_columns(schema: &Schema, dataset: &str, parameters: &CreateIn) -> R
             format!("column `{name}` is {kind}, expected {expected}"),
         ))
     };
-    let id = field(&parameters.id_column)?.data_type();
+    let id = field("id_column", &parameters.id_column)?.data_type();
     if !filter::is_scalar(id) {
         return wrong("id_column", &parameters.id_column, id, SCALAR);
     }
     for name in &text_columns(parameters) {
-        let kind = field(name)?.data_type();
+        let kind = field("text_column", name)?.data_type();
         if filter::plain_type(kind) != DataType::Utf8 {
             return wrong("text_column", name, kind, "text");
         }
     }
     if let Some(name) = &parameters.vector_column {
-        let kind = field(name)?.data_type();
+        let kind = field("vector_column", name)?.data_type();
         if !is_vector(kind) {
             return wrong("vector_column", name, kind, "a list of Float32 or Float64");
         }
     }
     for name in parameters.filter_columns.iter().flatten() {
-        let kind = field(name)?.data_type();
+        let kind = field("filter_columns", name)?.data_type();
         if !filter::is_filterable(kind) {
             return wrong(
                 "filter_columns",
@@ -185,13 +185,13 @@ fn is_vector(kind: &DataType) -> bool {
     }
 }
 
-/// A column that a dataset does not have.
+/// A column that a dataset does not have, and the parameter that names it.
 #[must_use]
-pub fn no_column(dataset: &str, column: &str, there: &[&str]) -> Fault {
+pub fn no_column(parameter: &str, dataset: &str, column: &str, there: &[&str]) -> Fault {
     // What is searched unless it is said.
     let hint =
         if column == "text" { ": `--text-column NAME` says which is to be searched" } else { "" };
     let message =
         format!("dataset `{dataset}` has no column `{column}`; it has {}{hint}", there.join(", "));
-    Fault::invalid_parameter("id_column, text_column, vector_column, filter_columns", message)
+    Fault::invalid_parameter(parameter, message)
 }

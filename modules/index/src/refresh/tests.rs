@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow_array::types::Int64Type;
-use arrow_array::{Int64Array, StringArray};
+use arrow_array::{Int64Array, StringArray, TimestampMicrosecondArray};
 use arrow_schema::{Field, Schema};
 use brahman_card::interface::catalog::Object;
 use parquet::arrow::ArrowWriter;
@@ -132,4 +132,38 @@ fn a_template_is_filled_once_and_columns_without_one_are_lines() {
     let text = |template, row| text_of(&[&title, &body], &names, template, row).expect("texts");
     assert_eq!(text(Some("# {title}\n{body} {x} {"), 0), "# A {body}\nb {x} {");
     assert_eq!(text(None, 1), "\nc");
+}
+
+#[test]
+fn an_instant_of_a_named_zone_identifies_a_document() {
+    let at = |zone: &str| -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from(vec![1_i64, 0]).with_timezone(zone))
+    };
+    assert_eq!(id_of(&at("UTC"), "at", 1).expect("an id"), "1970-01-01T00:00:00Z");
+    // As it was ever printed.
+    assert_eq!(id_of(&at("+02:00"), "at", 1).expect("an id"), "1970-01-01T02:00:00+02:00");
+}
+
+#[test]
+fn a_column_that_is_not_there_is_named_with_its_parameter() {
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Utf8, true),
+        Field::new("text", DataType::Utf8, true),
+    ]);
+    let good = CreateIn {
+        id_column: "id".into(),
+        text_column: Some("text".into()),
+        ..CreateIn::default()
+    };
+    check_columns(&schema, "d", &good).expect("there");
+    for (parameter, parameters) in [
+        ("id_column", CreateIn { id_column: "no".into(), ..good.clone() }),
+        ("text_column", CreateIn { text_column: Some("no".into()), ..good.clone() }),
+        ("vector_column", CreateIn { vector_column: Some("no".into()), ..good.clone() }),
+        ("filter_columns", CreateIn { filter_columns: Some(vec!["no".into()]), ..good.clone() }),
+    ] {
+        let fault = check_columns(&schema, "d", &parameters).expect_err("refused");
+        assert_eq!(fault.parameters["parameter"], parameter);
+        assert!(fault.message().contains("no column `no`"), "{fault}");
+    }
 }

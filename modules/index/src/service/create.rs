@@ -48,12 +48,16 @@ impl IndexService {
             self.client.call_method::<catalog::method::Get>(&dataset, &options).await?.value;
         self.datasets.hear(&dataset.name, &Version::of(&dataset));
         let filters = wanted.filter_columns.clone().unwrap_or_default();
-        let named =
-            text_columns(&wanted).into_iter().chain(wanted.vector_column.clone()).chain(filters);
-        for column in std::iter::once(wanted.id_column.clone()).chain(named) {
+        let texts = text_columns(&wanted).into_iter().map(|column| ("text_column", column));
+        let vectors = wanted.vector_column.clone().map(|column| ("vector_column", column));
+        let filters = filters.into_iter().map(|column| ("filter_columns", column));
+        let named = texts.chain(vectors).chain(filters);
+        for (parameter, column) in
+            std::iter::once(("id_column", wanted.id_column.clone())).chain(named)
+        {
             if !dataset.columns.iter().any(|c| c.name == column) {
                 let there: Vec<&str> = dataset.columns.iter().map(|c| c.name.as_str()).collect();
-                return Err(no_column(&dataset.name, &column, &there));
+                return Err(no_column(parameter, &dataset.name, &column, &there));
             }
         }
         // What a refresh could not use is said now, while it can still be chosen otherwise.

@@ -14,7 +14,7 @@ use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 use tokio_util::sync::CancellationToken;
 
-use super::{is_bucket, is_unfinished};
+use super::{is_bucket, is_of_mesh, is_unfinished};
 
 /// Rules that are told one by one; what more of them hide is counted together.
 const RULES_MAX: usize = 100;
@@ -24,6 +24,7 @@ const RULE_FILES: [&str; 3] = [".ignore", ".gitignore", ".git/info/exclude"];
 const HIDDEN_NAME: &str = "hidden names, which begin with a dot";
 const UNFINISHED: &str = "names of what editors and downloads have not finished";
 const BUCKET: &str = "buckets of a mesh, in which lies what was ingested";
+const STATE: &str = "state and sockets of a mesh, which it writes itself";
 const OTHER: &str = "git's own excludes, and other rules";
 
 /// A rule, and what it hides.
@@ -82,13 +83,16 @@ impl HiddenEntries {
     }
 
     fn rule_of(&mut self, path: &Path, is_folder: bool) -> String {
+        if is_folder && is_bucket(path) {
+            return BUCKET.to_owned();
+        }
+        if is_folder && is_of_mesh(path) {
+            return STATE.to_owned();
+        }
         let is_dotted =
             path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
         if is_dotted {
             return HIDDEN_NAME.to_owned();
-        }
-        if is_folder && is_bucket(path) {
-            return BUCKET.to_owned();
         }
         for folder in path.ancestors().skip(1) {
             for name in RULE_FILES {
@@ -191,6 +195,31 @@ mod tests {
         .expect("walked");
         assert_eq!(all.files.len(), 9, "everything but what is not finished");
         assert_eq!(all.hidden.rules().iter().map(|rule| rule.count).sum::<u64>(), 1);
+    }
+
+    #[test]
+    fn what_a_mesh_writes_is_left_out_and_named() {
+        let folder = made(&[
+            ("a.md", "a"),
+            ("state/.lock", "brahman-state 7 /run/brahman.sock\n"),
+            ("state/logs/ingest.log", "l"),
+            ("locked/.lock", "somebody else's"),
+            ("locked/b.md", "b"),
+            ("run/mock.md", "m"),
+        ]);
+        let socket = folder.path().join("run/init.sock");
+        let _listener = std::os::unix::net::UnixListener::bind(socket).expect("bound");
+        let paths = [folder.path().display().to_string()];
+        for no_ignore in [false, true] {
+            let rules = WalkRules { no_ignore, ..WalkRules::default() };
+            let found = walk(&paths, &rules, &CancellationToken::new()).expect("walked");
+            let ids: Vec<&str> = found.files.iter().map(|file| file.id.as_str()).collect();
+            let all = ["a.md", "locked/.lock", "locked/b.md"];
+            assert!(ids.iter().all(|id| all.contains(id)) && ids.contains(&"a.md"), "{ids:?}");
+            let rules = found.hidden.rules();
+            let own = rules.iter().find(|rule| rule.rule == STATE).expect("named");
+            assert_eq!((own.count, own.first.ends_with("run")), (2, true), "{rules:?}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::source::is_bucket;
+use crate::source::{is_bucket, is_state};
 
 /// Two of the folders of which the first is the other one or below it, by whatever links.
 pub(super) fn overlap(paths: &[String]) -> Option<(&str, &str)> {
@@ -20,11 +20,12 @@ pub(super) fn overlap(paths: &[String]) -> Option<(&str, &str)> {
         .map(|(one, other)| (paths[one].as_str(), paths[other].as_str()))
 }
 
-/// The first of the folders that is a bucket of a mesh, or within one, by whatever links: what is
-/// ingested from it would be found there as new files.
-pub(super) fn in_bucket(paths: &[String]) -> Option<&str> {
+/// The first of the folders that is a bucket or the state of a mesh, or within one, by whatever
+/// links: what is ingested from it would be found there as new files.
+pub(super) fn in_mesh(paths: &[String]) -> Option<&str> {
     let is_in = |path: &&String| {
-        std::fs::canonicalize(path).is_ok_and(|path| path.ancestors().any(is_bucket))
+        std::fs::canonicalize(path)
+            .is_ok_and(|path| path.ancestors().any(|folder| is_bucket(folder) || is_state(folder)))
     };
     paths.iter().find(is_in).map(String::as_str)
 }

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use brahman_storage::digest::{hex, sha256};
 use tokio_util::sync::CancellationToken;
 
-use crate::source::{self, SourceError, Walk, WalkRules};
+use super::folders::in_mesh;
+use crate::source::{self, Flaw, SourceError, Walk, WalkRules};
 
 /// What a look saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +21,11 @@ impl Listing {
     /// Looks.
     ///
     /// # Errors
-    /// If a path is not there.
+    /// If a path is not there, or a mesh writes what is there: it may have become a bucket since.
     pub fn of(paths: &[String], no_ignore: bool) -> Result<Self, SourceError> {
+        if let Some(own) = in_mesh(paths) {
+            return Err(SourceError { given: own.to_owned(), flaw: Flaw::OfMesh });
+        }
         let rules = WalkRules { no_ignore, ..WalkRules::default() };
         let Walk { files, unread, .. } = source::walk(paths, &rules, &CancellationToken::new())?;
         let mut lines = Vec::new();
@@ -48,6 +52,21 @@ impl Listing {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_has_become_a_bucket_is_not_listed_any_more_nor_one_below_another() {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let below = folder.path().join("below");
+        std::fs::create_dir(&below).expect("made");
+        std::fs::write(folder.path().join("a.md"), "a").expect("written");
+        let look = || Listing::of(&[folder.path().display().to_string()], false);
+        let before = look().expect("looked");
+        std::fs::write(below.join(".brahman-bucket.json"), "{}").expect("written");
+        std::fs::write(below.join("part.parquet"), "p").expect("written");
+        assert_eq!(look().expect("looked"), before);
+        std::fs::write(folder.path().join(".brahman-bucket.json"), "{}").expect("written");
+        assert!(matches!(look(), Err(SourceError { flaw: Flaw::OfMesh, .. })));
+    }
 
     #[test]
     fn a_listing_changes_with_what_lies_there() {

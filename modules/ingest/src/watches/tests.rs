@@ -50,10 +50,10 @@ fn a_folder_in_a_bucket_is_told() {
     std::os::unix::fs::symlink(home.path().join("bucket"), home.path().join("link"))
         .expect("linked");
     for within in ["bucket", "bucket/datasets/d", "link/datasets"] {
-        assert_eq!(in_bucket(&[at("own"), at(within)]), Some(at(within).as_str()));
+        assert_eq!(in_mesh(&[at("own"), at(within)]), Some(at(within).as_str()));
     }
     // One that holds a bucket is watched without it.
-    assert_eq!(in_bucket(&[at("own"), home.path().display().to_string()]), None);
+    assert_eq!(in_mesh(&[at("own"), home.path().display().to_string()]), None);
 }
 
 #[tokio::test]

@@ -147,3 +147,34 @@ async fn whoever_names_no_model_waits_for_the_one_that_leads() {
     let answer = info(None, brahman_tests::PATIENCE).await.expect("answered");
     assert_eq!(answer.value["model"], "mock-hash-32", "nobody waits for what does not come");
 }
+
+#[tokio::test]
+async fn an_index_is_not_bound_to_what_answers_in_the_default_models_place() {
+    let more = "mock = true\nattributes = { model = \"first\" }\nreadiness.timeout_s = 600\n\
+                [priority_contexts.test]\npriority_offset = 100\n\
+                [[flow.output]]\nname = \"embed\"\ntype.interface.name = \"org.brahman.Embed\"\n";
+    let first = script("embed-first", "exec sleep 600", more);
+    let labels = ["broker", "embed-mock", "catalog", "ingest", "index"];
+    let mut cards = labels.map(shipped).to_vec();
+    cards.push(first);
+    let mesh = Setup::new(&cards).context("test").up().await;
+    for label in &labels[1..] {
+        mesh.when_module(label, ModuleState::Ready).await;
+    }
+    mesh.brahman_json(&["stop", "embed-first"]);
+    mesh.when_module("embed-first", ModuleState::Stopped).await;
+    let answer = mesh.call("org.brahman.Embed.Info", json!({})).await.expect("answered");
+    assert_eq!(answer["model"], "mock-hash-32", "what is not kept may be answered by another");
+    let csv = table(mesh.folder.path(), 5);
+    mesh.brahman_json(&["ingest", "files", "t", &csv]);
+    mesh.brahman_json(&["index", "create", "t", "--dataset", "t"]);
+    for (method, ask) in [("Refresh", json!({"name": "t"})), ("Migrate", json!({"name": "t"}))] {
+        let fault = mesh.fault(&format!("org.brahman.Index.{method}"), ask).await;
+        assert_eq!(fault.name, "org.brahman.Broker.NoProvider", "{method}");
+        for words in ["is first, of embed-first", "--model NAME"] {
+            assert!(fault.message().contains(words), "{method}: {fault}");
+        }
+    }
+    let moved = mesh.brahman_json(&["index", "migrate", "t", "--model", "mock-hash-32"]);
+    assert_eq!((&moved["model"], &moved["total"]), (&json!("mock-hash-32"), &json!(5)));
+}
