@@ -16,8 +16,8 @@ interface! {
         /// Reads text, Markdown, HTML (its text, as Markdown) and source files (one row per file),
         /// CSV or JSONL (one row per record; gzip and zstd are undone), or Parquet; folders are
         /// walked, and what their .gitignore names is passed over. Called with `more` it reports
-        /// progress first. Relative paths are refused; wildcards (`*`, `**`, `?`, `{a,b}`) stand for
-        /// what they match.
+        /// progress first. Relative paths are refused; wildcards (`*`, `**`, `?`, `{a,b}`) stand
+        /// for what they match.
         Files(FilesIn) -> IngestOut: whole_dataset;
         /// Reads the same and writes nothing: what is guessed of each file, which types the columns
         /// get and why, what would be left out, and the first rows.

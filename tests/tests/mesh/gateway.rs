@@ -222,6 +222,65 @@ async fn texts_are_ranked_and_responses_are_scored_as_others_ask_for_it() {
     let refused =
         mesh.fault("org.brahman.Rerank.Rerank", json!({ "query": " ", "texts": documents })).await;
     assert_eq!(refused.parameters["parameter"], "query", "{refused}");
+    let order = |value: &Value| -> Vec<u64> {
+        value.as_array().expect("results").iter().filter_map(|one| one["index"].as_u64()).collect()
+    };
+    let ask = json!({ "model": plain["model"], "query": "blue gate", "documents": documents, "top_n": 2, "return_documents": true });
+    let out = post(&mesh, "/v1/rerank", &ask).json();
+    assert_eq!(
+        (order(&out["results"]), &out["results"][0]["document"]["text"]),
+        (vec![1, order(&plain["results"])[1]], &json!(documents[1]))
+    );
+    let out = post(&mesh, "/v2/rerank", &ask).json();
+    assert!(
+        out["results"][0].get("document").is_none()
+            && out["results"][0]["relevance_score"].is_number(),
+        "{out}"
+    );
+    let out = post(&mesh, "/rerank", &json!({ "query": "blue gate", "texts": documents })).json();
+    assert_eq!(order(&out), order(&plain["results"]));
+
+    // The mock's tokens are read back as text, and in it the responses are found.
+    let talk = "user: hi\nassistant: the boat is called Kolva\nuser: again\nassistant: the boat is called Kolva\n";
+    let logprobs =
+        mesh.call("org.brahman.Score.Logprobs", json!({ "text": talk })).await.expect("scored");
+    let tokens = logprobs["tokens"].clone();
+    let ask = json!({ "model": logprobs["model"], "prompt": tokens, "logprobs": 1, "priority": 5 });
+    let answer = post(&mesh, "/v1/score", &ask);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let scores = answer.json()["scores"].clone();
+    assert_eq!(scores.as_array().map(Vec::len), Some(2), "{scores}");
+    assert!(
+        scores
+            .as_array()
+            .into_iter()
+            .flatten()
+            .all(|score| score["total_logprob"].as_f64().is_some_and(|sum| sum < 0.0)),
+        "{scores}"
+    );
+    let ranges: Vec<Value> =
+        scores.as_array().expect("scores").iter().map(|score| score["range"].clone()).collect();
+    let mut ask = ask;
+    ask["ranges"] = ranges.into();
+    assert_eq!(post(&mesh, "/v1/score", &ask).json()["scores"], scores);
+}
+
+#[tokio::test]
+async fn an_error_has_the_shape_that_its_api_has() {
+    let mesh = mesh().await;
+    let answer =
+        post(&mesh, "/v1/embeddings", &json!({ "model": "text-embedding-3-small", "input": "x" }));
+    assert_eq!((answer.status, &answer.json()["error"]["code"]), (404, &json!("model_not_found")));
+    let answer = post(&mesh, "/v1/embeddings", &json!({ "model": "", "input": [[1, 2]] }));
+    assert_eq!((answer.status, &answer.json()["error"]["param"]), (400, &json!("input")));
+    let answer = post(&mesh, "/api/embed", &json!({ "model": "nothing", "input": "x" }));
+    assert_eq!(answer.status, 404);
+    assert!(answer.json()["error"].as_str().is_some_and(|words| words.contains("nothing")));
+    let answer = post(&mesh, "/embed", &json!({ "inputs": 7 }));
+    assert_eq!((answer.status, &answer.json()["error_type"]), (422, &json!("Tokenizer")));
+    let answer = post(&mesh, "/v1/rerank", &json!({ "query": "x", "documents": [] }));
+    assert_eq!(answer.status, 400);
+    assert!(answer.json()["message"].is_string());
     // A passage without a word is one to a model, as other servers have it.
     let answer = post(&mesh, "/v1/rerank", &json!({ "query": "x", "documents": ["a", " "] }));
     assert_eq!(answer.json()["results"].as_array().map(Vec::len), Some(2));
