@@ -400,6 +400,9 @@ impl ProgressLines<'_> {
         if self.phase != phase {
             phase.clone_into(&mut self.phase);
             self.since = (now, done);
+            // What it does now is told soon, however long the last one took.
+            self.pause = FIRST_LINE;
+            self.next = self.next.min(now + FIRST_LINE);
         }
         if now < self.next {
             return;

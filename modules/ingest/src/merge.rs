@@ -1,6 +1,6 @@
 //! New rows put in the place of old ones with the same key: objects that hold none of them stay as
-//! they are, the others are written anew without them. Where each new row is what the old one of its
-//! key is already, all stays as it is.
+//! they are, the others are written anew without them. Where each new row is what the old one of
+//! its key is already, all stays as it is.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;

@@ -260,7 +260,7 @@ async fn a_refresh_that_a_person_ends_says_what_is_kept_and_goes_on_from_there()
     mesh.when(|m| m.iter().all(|m| m.state == ModuleState::Ready)).await;
     let file = mesh.folder.path().join("d.csv");
     let lines: String =
-        (0..50_000).map(|row| format!("{row},word{row} of a text that is embedded\n")).collect();
+        (0..80_000).map(|row| format!("{row},word{row} of a text that is embedded\n")).collect();
     std::fs::write(&file, format!("id,text\n{lines}")).expect("written");
     let ask = json!({"dataset": "d", "paths": [file.display().to_string()], "pii": false});
     mesh.call("org.brahman.Ingest.Files", ask).await.expect("ingested");

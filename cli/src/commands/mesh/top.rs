@@ -32,8 +32,8 @@ use screen::Screen;
 /// Time between two pictures at least: what changes faster, nobody reads.
 const PICTURE_PAUSE: Duration = Duration::from_millis(40);
 
-/// Shows the mesh until a key, Ctrl-C, SIGTERM or SIGHUP ends it; with --json a line each time, and without
-/// a terminal one table.
+/// Shows the mesh until a key, Ctrl-C, SIGTERM or SIGHUP ends it; with --json a line each time, and
+/// without a terminal one table.
 pub(crate) async fn top(socket: &Path, every: u64, output: &Output) -> anyhow::Result<()> {
     let every = Duration::from_secs(every);
     // Whoever ends it so gets his own screen back, too.

@@ -138,8 +138,8 @@ impl CatalogService {
         self.note_unswept(name, notes);
     }
 
-    /// Sweeps once more where it was refused or failed, if by now all can be read: what was said of it
-    /// holds no more.
+    /// Sweeps once more where it was refused or failed, if by now all can be read: what was said of
+    /// it holds no more.
     pub(super) async fn sweep_again(&self) {
         let names: Vec<String> = super::lock(&self.unswept).keys().cloned().collect();
         if names.is_empty() {
