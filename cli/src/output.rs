@@ -341,6 +341,7 @@ impl Output {
             since: (now, 0),
             next: now + FIRST_LINE,
             pause: FIRST_LINE / 2,
+            told: None,
         }
     }
 
@@ -370,6 +371,8 @@ impl Output {
 const FIRST_LINE: Duration = Duration::from_secs(1);
 /// The longest pause between two such lines.
 const LINE_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The shortest, where a work's next phase begins.
+const PHASE_PAUSE: Duration = Duration::from_millis(100);
 
 /// How far a long work is, by lines on standard error, where there is no bar: for people in words,
 /// with `--json` one object a line.
@@ -381,6 +384,8 @@ pub(crate) struct ProgressLines<'a> {
     since: (Instant, u64),
     next: Instant,
     pause: Duration,
+    /// The last line.
+    told: Option<Instant>,
 }
 
 impl ProgressLines<'_> {
@@ -400,15 +405,18 @@ impl ProgressLines<'_> {
         if self.phase != phase {
             phase.clone_into(&mut self.phase);
             self.since = (now, done);
-            // What it does now is told soon, however long the last one took.
+            // What it does now is told at once, however long the last one took.
             self.pause = FIRST_LINE;
-            self.next = self.next.min(now + FIRST_LINE);
+            if let Some(told) = self.told {
+                self.next = self.next.min(told + PHASE_PAUSE);
+            }
         }
         if now < self.next {
             return;
         }
         self.pause = (self.pause * 2).min(LINE_PAUSE_MAX);
         self.next = now + self.pause;
+        self.told = Some(now);
         let left_s =
             left(now - self.since.0, done.saturating_sub(self.since.1), of.saturating_sub(done));
         // What is no result may be lost.
